@@ -1,0 +1,31 @@
+"""Three classes of real chest X-rays (normal, pneumonia, COVID-19), patient-level splits, from random initialisation.
+
+python launch/train.py --config=configs/cxr3.py:resnet18 --workdir=runs/cxr3 --config.dataset.root=FOLDER
+"""
+
+import os
+
+from ml_collections import ConfigDict
+
+from covidjax.config import default_config
+
+
+def get_config(model: str = "resnet18") -> ConfigDict:
+    """model: a name of covidjax.models, such as cnn or resnet18."""
+    config = default_config()
+    config.dataset.name = "folder"
+    config.dataset.root = os.path.join(os.environ.get("COVIDJAX_DATA_DIR", "data"), "cxr3")
+    config.dataset.image_size = 128
+    config.model.name = model
+    config.batch_size = 32
+    config.epochs = 40
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.schedule = "one_cycle"
+    config.augment.rotate = 10.0
+    config.augment.shift = 0.05
+    config.augment.scale = 0.1
+    config.augment.brightness = 0.1
+    config.augment.contrast = 0.2
+    return config

@@ -1,0 +1,55 @@
+"""What every command in `launch/` shares: its arguments, and errors for the person at the keyboard."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from covidjax import config as configs
+from covidjax.errors import UserError
+
+STOPPED_BY_SIGTERM = 143
+
+
+def parse_with_config(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, ConfigDict]:
+    """The parser's own flags, and the validated config of `--config=... --config.key=value`.
+
+    Raises UserError for what is neither.
+    """
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the config of the experiment")
+    parser.epilog = "Any key of the config can be changed: --config.optimizer.learning_rate=3e-4"
+    overrides = [argument for argument in arguments if argument.startswith("--config.")]
+    flags, unknown = parser.parse_known_args([argument for argument in arguments if argument not in overrides])
+    if unknown:
+        known = ", ".join(sorted(action.option_strings[-1] for action in parser._actions if action.option_strings))
+        raise UserError(f"unknown argument {unknown[0]!r}: allowed are {known} and --config.key=value")
+    return flags, configs.load(flags.config, overrides)
+
+
+def set_precision(precision: str) -> None:
+    """Turns 64-bit types on for a run in float64; call before the first array is made."""
+    if precision == "float64":
+        jax.config.update("jax_enable_x64", True)
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs a command: one line and exit status 2 for a mistake, no traceback."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(message: str) -> None:
+    """Prints one line on standard error and ends with status 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,1 @@
+"""Sources of images, and how they reach the device."""

@@ -1,0 +1,107 @@
+"""Random changes of images on the device, from a key: one affine map by one bilinear gather, then grey levels."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Ranges of the random changes; the fields are those of `config.augment`.
+
+    rotate: degrees either way. shift: fraction of the side either way. scale: size factor in 1 - scale .. 1 + scale.
+    flip: left and right with probability one half. brightness: factor in 1 - brightness .. 1 + brightness.
+    contrast: factor in 1 - contrast .. 1 + contrast on the distance from the image's mean.
+    """
+
+    rotate: float = 0.0
+    shift: float = 0.0
+    scale: float = 0.0
+    flip: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change place."""
+        return bool(self.rotate or self.shift or self.scale or self.flip)
+
+
+def augment(
+    key: jax.Array, images: jax.Array, augmentation: Augmentation, masks: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array | None]:
+    """Changes each image (and its mask, in the same way) at random.
+
+    images: [batch, height, width, channels] floating, values 0..255, kept in that range; masks: [batch, height,
+    width] integer class ids, moved to the nearest position. Outside the image its edge is continued.
+    """
+    geometry_key, grey_key = jax.random.split(key)
+    if augmentation.moves:
+        rows, columns = _source_positions(geometry_key, images.shape, images.dtype, augmentation)
+        images = jax.vmap(bilinear)(images, rows, columns)
+        if masks is not None:
+            masks = jax.vmap(nearest)(masks, rows, columns)
+    if augmentation.brightness or augmentation.contrast:
+        shape, dtype = (images.shape[0], 1, 1, 1), images.dtype
+        brightness_key, contrast_key = jax.random.split(grey_key)
+        brightness = _around_one(brightness_key, shape, dtype, augmentation.brightness)
+        contrast = _around_one(contrast_key, shape, dtype, augmentation.contrast)
+        mean = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
+        images = jnp.clip(((images - mean) * contrast + mean) * brightness, 0.0, 255.0)
+    return images, masks
+
+
+def bilinear(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Values of one image between its pixels, by one gather with flat indices.
+
+    image: [height, width, channels]; rows, columns: [out_height, out_width] in pixels, clamped to the image.
+    """
+    height, width, channels = image.shape
+    rows, columns = jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)
+    top = jnp.minimum(jnp.floor(rows).astype(jnp.int32), max(height - 2, 0))
+    left = jnp.minimum(jnp.floor(columns).astype(jnp.int32), max(width - 2, 0))
+    down, right = rows - top, columns - left
+    bottom_step, right_step = (width if height > 1 else 0), (1 if width > 1 else 0)
+    corner = top * width + left
+    indices = jnp.stack([corner, corner + right_step, corner + bottom_step, corner + bottom_step + right_step])
+    weights = jnp.stack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right])
+    values = image.reshape(height * width, channels)[indices]
+    return jnp.sum(values * weights[..., None], axis=0)
+
+
+def nearest(mask: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Values of one mask [height, width] at the nearest positions; rows, columns as in `bilinear`."""
+    height, width = mask.shape
+    row = jnp.clip(jnp.round(rows), 0, height - 1).astype(jnp.int32)
+    column = jnp.clip(jnp.round(columns), 0, width - 1).astype(jnp.int32)
+    return mask.reshape(-1)[row * width + column]
+
+
+def _around_one(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, spread: float) -> jax.Array:
+    return jax.random.uniform(key, shape, dtype, 1 - spread, 1 + spread)
+
+
+def _source_positions(
+    key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, augmentation: Augmentation
+) -> tuple[jax.Array, jax.Array]:
+    """For each output pixel the place in the input that it shows: two arrays [batch, height, width] in pixels."""
+    batch, height, width = shape[:3]
+    keys = jax.random.split(key, 5)
+
+    def symmetric(key: jax.Array, spread: float) -> jax.Array:
+        return jax.random.uniform(key, (batch, 1, 1), dtype, -spread, spread)
+
+    angle = symmetric(keys[0], augmentation.rotate * jnp.pi / 180)
+    size = 1 + symmetric(keys[1], augmentation.scale)
+    shift_rows = symmetric(keys[2], augmentation.shift * height)
+    shift_columns = symmetric(keys[3], augmentation.shift * width)
+    mirror = jnp.ones((batch, 1, 1), dtype)
+    if augmentation.flip:
+        mirror = jnp.where(jax.random.bernoulli(keys[4], 0.5, (batch, 1, 1)), -mirror, mirror)
+    rows = (jnp.arange(height, dtype=dtype) - (height - 1) / 2)[None, :, None] / size
+    columns = (jnp.arange(width, dtype=dtype) - (width - 1) / 2)[None, None, :] / size
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    source_rows = cosine * rows - sine * columns + (height - 1) / 2 - shift_rows
+    source_columns = (sine * rows + cosine * columns) * mirror + (width - 1) / 2 - shift_columns
+    return source_rows, source_columns

@@ -1,0 +1,35 @@
+"""The decoded form that every data source ends in."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """One split, decoded once, ready to be placed on a device or streamed.
+
+    images: [n, height, width, channels] uint8, possibly a read-only memory map
+    labels: [n] int32, an index into `classes`
+    names: n unique identifiers (for files, the path below the data root)
+    patients: n patient identifiers; where the source knows none, each image is its own patient and
+        `patients_known` is False
+    classes: class names, in label order
+    fingerprint: SHA-256 of the content that the split was made from, so that a changed pixel is noticed
+    notes: sentences for the person who runs this (held-out split, dropped files), printed and recorded
+    masks: [n, height, width] uint8 or None
+    """
+
+    split: str
+    images: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+    patients: tuple[str, ...]
+    patients_known: bool
+    classes: tuple[str, ...]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+    masks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)

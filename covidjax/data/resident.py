@@ -1,0 +1,30 @@
+"""Where the training split lives: on the device as uint8 where it fits, else on the host."""
+
+import os
+from typing import Any
+
+import jax
+
+from covidjax.data.examples import Examples
+
+DEVICE_SHARE = 0.4  # of an accelerator's memory; activations and optimizer state need the rest
+HOST_SHARE = 0.25  # of the machine's memory, where the device is the CPU
+
+
+def choose_placement(examples: Examples, placement: str) -> dict[str, Any]:
+    """{'placement': 'device' | 'stream', 'bytes': of the split, 'note': a sentence with the count that decided}."""
+    size = int(examples.images.nbytes)
+    limit, where = _room()
+    fits = size <= limit
+    chosen = ("device" if fits else "stream") if placement == "auto" else placement
+    reason = f"{size / 2**20:.1f} MiB, {'within' if fits else 'over'} the {limit / 2**20:,.0f} MiB that {where} lends"
+    asked = "" if placement == "auto" else ", as config.dataset.placement says"
+    return {"placement": chosen, "bytes": size, "note": f"training images: {chosen} ({reason}){asked}"}
+
+
+def _room() -> tuple[float, str]:
+    device = jax.local_devices()[0]
+    memory = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
+    if memory:
+        return memory * DEVICE_SHARE, device.device_kind
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * HOST_SHARE, "this machine's memory"

@@ -1,0 +1,114 @@
+"""Exact evaluation: every example counted once, whatever the batch size and the number of devices."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+from jax.sharding import AxisType, Mesh
+
+from covidjax import files, losses, metrics
+from covidjax.data.examples import Examples
+from covidjax.errors import UserError
+from covidjax.models.layers import Staged
+from covidjax.preprocessing import Preprocessing
+from covidjax.train.parallel import by_example, replicated
+from covidjax.trained import Which, load_trained
+
+Forward = Callable[[Any, jax.Array], jax.Array]
+
+
+@flax.struct.dataclass
+class EvaluationMetrics(clu_metrics.Collection):
+    """Sums over batches; padded examples are masked out."""
+
+    loss: clu_metrics.Average.from_output("loss")  # type: ignore[valid-type]
+    accuracy: clu_metrics.Accuracy
+
+
+def make_forward(model: Staged, preprocessing: Preprocessing, mesh: Mesh) -> Forward:
+    """The compiled network in inference: (variables, images [batch, height, width, channels] uint8) -> logits."""
+
+    def forward(variables: Any, images: jax.Array) -> jax.Array:
+        logits: jax.Array = model.apply(variables, preprocessing(images.astype(model.param_dtype)))  # type: ignore[assignment]
+        return logits
+
+    whole, parts = replicated(mesh), by_example(mesh)
+    return jax.jit(forward, in_shardings=(whole, parts), out_shardings=parts)
+
+
+def predict(forward: Forward, variables: Any, images: np.ndarray, batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Logits of all images. images: [n, height, width, channels] uint8 -> [n, classes] float32 or float64."""
+    parts = []
+    for batch, count in _padded(images, _divisible(batch_size, mesh)):
+        logits = forward(variables, jax.device_put(batch, by_example(mesh)))
+        parts.append(np.asarray(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))[:count])
+    return np.concatenate(parts)
+
+
+def measure(
+    forward: Forward, variables: Any, examples: Examples, batch_size: int, mesh: Mesh, loss: str
+) -> dict[str, float]:
+    """Mean loss, without class weights or label smoothing, and accuracy: {'loss', 'accuracy'}."""
+    batch_size = _divisible(batch_size, mesh)
+    total = EvaluationMetrics.empty()
+    for start, (batch, count) in enumerate(_padded(examples.images, batch_size)):
+        logits = forward(variables, jax.device_put(batch, by_example(mesh)))
+        labels = np.zeros(batch_size, np.int32)
+        labels[:count] = examples.labels[start * batch_size : start * batch_size + count]
+        total = total.merge(_batch_metrics(logits, jax.device_put(labels, by_example(mesh)), count, loss))
+    return {name: float(value) for name, value in total.compute().items()}
+
+
+@jax.jit(static_argnames="loss")
+def _batch_metrics(logits: jax.Array, labels: jax.Array, count: jax.Array, loss: str) -> EvaluationMetrics:
+    values = getattr(losses, loss)(logits, labels)
+    mask = jnp.arange(len(labels)) < count
+    return EvaluationMetrics.single_from_model_output(logits=logits, labels=labels, loss=values, mask=mask)
+
+
+def _padded(images: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Batches of one size, the last filled up with zeros, and how many examples of each are real."""
+    for start in range(0, len(images), batch_size):
+        part = images[start : start + batch_size]
+        count = len(part)
+        if count < batch_size:
+            part = np.concatenate([part, np.zeros((batch_size - count, *images.shape[1:]), images.dtype)])
+        yield part, count
+
+
+def _divisible(batch_size: int, mesh: Mesh) -> int:
+    return -(-batch_size // mesh.size) * mesh.size
+
+
+def evaluate_workdir(workdir: Path, examples: Examples, which: Which) -> dict[str, Any]:
+    """Evaluates a checkpoint of a run on a split; writes predictions_<split>.csv and evaluation_<split>.json.
+
+    Returns what the JSON holds. Raises UserError where the checkpoint or the classes do not fit.
+    """
+    trained = load_trained(workdir, which)
+    if examples.classes != trained.classes:
+        raise UserError(
+            f"the classes of the {examples.split} split are {', '.join(examples.classes)}; the network of {workdir} "
+            f"knows {', '.join(trained.classes)}"
+        )
+    config, split = trained.config, examples.split
+    mesh = jax.make_mesh((jax.local_device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    forward = make_forward(trained.model, trained.preprocessing, mesh)
+    logits = predict(
+        forward, jax.device_put(trained.variables, replicated(mesh)), examples.images, config.batch_size, mesh
+    )
+    probabilities = np.asarray(losses.probabilities(jnp.asarray(logits), config.loss.name))
+    loss = float(np.mean(getattr(losses, config.loss.name)(jnp.asarray(logits), jnp.asarray(examples.labels))))
+    result = metrics.classification_report(
+        probabilities, examples.labels, examples.patients, examples.patients_known, examples.classes, loss, split
+    )
+    result["checkpoint"] = {"step": trained.step, "which": trained.which}
+    path = workdir / f"predictions_{split}.csv"
+    metrics.write_predictions(path, examples.names, examples.patients, examples.labels, probabilities, examples.classes)
+    files.write_json(workdir / f"evaluation_{split}.json", result)
+    return result

@@ -1,0 +1,141 @@
+"""Classification losses per example, class weights, and the probabilities that go with each loss.
+
+The mean over the batch is the caller's, also with class weights: `sum(weight * loss) / batch`, the convention of
+`class_weight` in Keras (PyTorch divides by the sum of the weights instead).
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from covidjax.errors import UserError
+
+LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy")
+
+LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def softmax_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    class_weights: tuple[float, ...] | None = None,
+    label_smoothing: float = 0.0,
+) -> jax.Array:
+    """Cross-entropy between the softmax of the logits and the labels, times the weight of the label's class.
+
+    logits: [batch, classes] float; labels: [batch] int in 0..classes-1; class_weights: one number per class.
+    With `label_smoothing` s the target is 1 - s + s / classes for the label and s / classes for the others.
+    Returns [batch], float32 for half-precision logits, else the dtype of the logits.
+    """
+    logits = _at_least_float32(logits)
+    log_probabilities = jax.nn.log_softmax(logits)
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    # `where` rather than a product: 0 * -inf is NaN when a logit is further below the maximum than float32 reaches.
+    losses = -jnp.sum(log_probabilities, axis=-1, where=is_label)
+    if label_smoothing:
+        losses = (1 - label_smoothing) * losses - label_smoothing * jnp.mean(log_probabilities, axis=-1)
+    return _weighted(losses, labels, class_weights)
+
+
+def sigmoid_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    class_weights: tuple[float, ...] | None = None,
+    label_smoothing: float = 0.0,
+) -> jax.Array:
+    """Binary cross-entropy of one sigmoid per class against the one-hot label, averaged over the classes.
+
+    What `binary_crossentropy` of Keras gives on such outputs, times the weight of the label's class.
+    logits: [batch, classes] float; labels: [batch] int in 0..classes-1; class_weights: one number per class.
+    With `label_smoothing` s the targets are 1 - s / 2 for the label and s / 2 for the others.
+    Returns [batch], float32 for half-precision logits, else the dtype of the logits.
+    """
+    logits = _at_least_float32(logits)
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    targets = (1 - label_smoothing) * targets + label_smoothing / 2
+    losses = -targets * jax.nn.log_sigmoid(logits) - (1 - targets) * jax.nn.log_sigmoid(-logits)
+    return _weighted(jnp.mean(losses, axis=-1), labels, class_weights)
+
+
+def _at_least_float32(logits: jax.Array) -> jax.Array:
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def _weighted(losses: jax.Array, labels: jax.Array, class_weights: tuple[float, ...] | None) -> jax.Array:
+    if class_weights is None:
+        return losses
+    return losses * jnp.asarray(class_weights, losses.dtype)[labels]
+
+
+def probabilities(logits: jax.Array, name: str) -> jax.Array:
+    """The distribution over the classes that a model trained with the loss `name` predicts; rows sum to 1.
+
+    'softmax_cross_entropy': the softmax. 'sigmoid_cross_entropy': the sigmoids of the classes divided by their sum, as
+    labels exclude each other; the sigmoids themselves need not sum to 1.
+    logits: [batch, classes] float. Returns [batch, classes], float32 for half-precision logits, else their dtype.
+    Raises UserError for an unknown name.
+    """
+    _check_name(name)
+    logits = _at_least_float32(logits)
+    if name == "sigmoid_cross_entropy":
+        # softmax(log(s)) is s / sum(s), without the 0 / 0 of sigmoids that all underflow.
+        logits = jax.nn.log_sigmoid(logits)
+    return jax.nn.softmax(logits)
+
+
+def class_weights(spec: str | Sequence[float], labels: np.ndarray, num_classes: int) -> tuple[float, ...] | None:
+    """The weight of each class in the loss, from the training labels.
+
+    spec: 'none' (gives None), 'balanced' (examples / (classes * examples of the class), as scikit-learn has it, so that
+    the mean weight over the examples is 1) or one finite number, at least 0, per class. labels: [examples] int.
+    Raises UserError for another spec, a wrong number of weights, or 'balanced' where a class has no example.
+    """
+    if isinstance(spec, str):
+        if spec == "none":
+            return None
+        if spec != "balanced":
+            raise UserError(
+                f"loss.class_weights is {spec!r}; allowed: 'none', 'balanced' or a tuple of {num_classes} numbers; "
+                "set it to one of these"
+            )
+        counts = np.bincount(np.asarray(labels), minlength=num_classes)
+        if not counts.all():
+            raise UserError(
+                f"loss.class_weights is 'balanced', but class {int(np.argmin(counts))} has no training example; "
+                "every class needs one; add images or set 'none'"
+            )
+        return tuple(float(weight) for weight in counts.sum() / (num_classes * counts))
+    weights = tuple(float(weight) for weight in spec)
+    if len(weights) != num_classes or not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise UserError(
+            f"loss.class_weights is {weights}; a tuple must hold {num_classes} finite numbers, at least 0, one per "
+            "class; give them in label order"
+        )
+    return weights
+
+
+def loss_function(loss_config: Any, class_weights: tuple[float, ...] | None) -> LossFunction:
+    """The loss of a config section with `name` and `label_smoothing`: (logits, labels) -> [batch].
+
+    The result is hashable and can be a static argument of jit; two results are equal only if they are the same object,
+    so make it once. class_weights: what the function of that name returned. Raises UserError for an unknown name or a
+    `label_smoothing` outside [0, 1).
+    """
+    _check_name(loss_config.name)
+    label_smoothing = float(loss_config.label_smoothing)
+    if not 0 <= label_smoothing < 1:
+        raise UserError(f"loss.label_smoothing is {label_smoothing}; it must be at least 0 and below 1; set 0 for none")
+    loss = softmax_cross_entropy if loss_config.name == "softmax_cross_entropy" else sigmoid_cross_entropy
+    return functools.partial(loss, class_weights=class_weights, label_smoothing=label_smoothing)
+
+
+def _check_name(name: str) -> None:
+    if name not in LOSSES:
+        raise UserError(f"loss.name is {name!r}; allowed: {', '.join(LOSSES)}; set it to one of these")

@@ -1,0 +1,307 @@
+"""Figures of a classifier with their intervals, and the table of its predictions.
+
+In numpy on the host: a split is evaluated once, and its predictions fit in memory many times over.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from covidjax import files
+from covidjax.errors import UserError
+
+COLUMNS = ("file", "patient", "label", "predicted", "correct")
+PROBABILITY = "probability_"
+WEIGHTS_AT_ONCE = 2**21  # elements of a block of bootstrap weights: 16 MiB
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictions:
+    """The content of predictions_<split>.csv.
+
+    names, patients: n identifiers; labels: [n] int32, an index into `classes`
+    probabilities: [n, classes] float64, columns in the order of `classes`
+    """
+
+    names: tuple[str, ...]
+    patients: tuple[str, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """[n] int64: the class of the greatest probability, the first of equal ones."""
+        return self.probabilities.argmax(axis=1)
+
+
+def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The score interval of a binomial proportion (Wilson 1927).
+
+    It takes the trials as independent: with several images of a patient it is too narrow.
+    Without any trial nothing is known: a total of 0 gives (0.0, 1.0).
+    """
+    if total == 0:
+        return 0.0, 1.0
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    share = successes / total
+    scale = 1 + z * z / total
+    center = (share + z * z / (2 * total)) / scale
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / scale
+    # At the ends the formula is exact and its rounding is not.
+    return (center - half if successes else 0.0), (center + half if successes < total else 1.0)
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts: rows true, columns predicted. labels, predicted: [n] int -> [num_classes, num_classes] int64."""
+    flat = np.bincount(labels.astype(np.int64) * num_classes + predicted, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """The mean distance between stated probability and share of right predictions (Guo et al. 2017).
+
+    probabilities: [n, classes] float; labels: [n] int; bins: of equal width on [0, 1], each closed on the right.
+    """
+    confidences = probabilities.max(axis=1).astype(np.float64)
+    correct = probabilities.argmax(axis=1) == labels
+    index = np.digitize(confidences, np.linspace(0.0, 1.0, bins + 1)[1:-1], right=True)
+    return float(np.abs(np.bincount(index, weights=correct - confidences)).sum() / len(labels))
+
+
+def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
+    """The area under the ROC curve by mid-ranks (Mann and Whitney): a tie counts half.
+
+    scores: [n] float; is_positive: [n] bool. NaN where there is no positive or no negative.
+    """
+    positives = int(np.count_nonzero(is_positive))
+    negatives = len(is_positive) - positives
+    if positives == 0 or negatives == 0:
+        return math.nan
+    ranks = stats.rankdata(scores)[is_positive].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def weighted_auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """`auroc` under many weightings at once; a whole weight k is the same as the example repeated k times.
+
+    scores: [n] float; is_positive: [n] bool; weights: [resamples, n] float64, not negative -> [resamples] float64,
+    NaN where the positives or the negatives weigh nothing.
+    """
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    tie_starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    weights = weights[:, order]
+    positive = np.add.reduceat(np.where(is_positive[order], weights, 0.0), tie_starts, axis=1)
+    negative = np.add.reduceat(np.where(is_positive[order], 0.0, weights), tie_starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def resample_weights(clusters: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
+    """How often each example is drawn when whole clusters are drawn with replacement, as many as there are.
+
+    clusters: [n] int, 0 to the number of clusters - 1, each of them in use -> [resamples, n] float64, whole numbers.
+    """
+    count = int(clusters.max()) + 1
+    return generator.multinomial(count, np.full(count, 1 / count), size=resamples)[:, clusters].astype(np.float64)
+
+
+def classification_report(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    patients: Sequence[str],
+    patients_known: bool,
+    classes: Sequence[str],
+    loss: float,
+    split: str,
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """The content of evaluation_<split>.json but for `checkpoint`, of Python numbers that are finite, or None.
+
+    probabilities: [n, classes] float; labels: [n] int; patients: n identifiers; loss: mean over the examples.
+
+    A figure with denominator 0 is undefined, and None with its interval: precision of a class that was never predicted,
+    recall of a class without examples, F1 = 2 TP / (2 TP + FP + FN) of a class with neither, AUROC of a class that
+    has no example or all of them, a loss that is not finite. F1 is 0 where only TP is 0.
+    Balanced accuracy and the macro figures are means over the classes that are present in the labels.
+
+    Intervals, 95 %: Wilson for proportions, which takes images as independent; for AUROC and F1 percentiles of a
+    bootstrap that draws whole patients or, where they are unknown, images. Resamples in which the figure is undefined
+    are left out. A single patient gives no interval; and no bootstrap sees beyond its examples: a perfect figure has
+    an interval of width 0.
+
+    Raises UserError where there are no examples or probabilities are not finite.
+    """
+    if len(labels) == 0:
+        raise UserError(f"split {split!r} has no examples to evaluate: choose a split that has some")
+    _require_finite(probabilities, f"split {split!r}")
+    probabilities = probabilities.astype(np.float64)
+    num_classes, num_examples = len(classes), len(labels)
+    predicted = probabilities.argmax(axis=1)
+    matrix = confusion_matrix(labels, predicted, num_classes)
+    hits, support, predictions = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    correct_rejections = num_examples - support - predictions + hits
+    present = support > 0
+
+    f1 = _f1(hits, support, predictions)
+    areas = np.array([auroc(probabilities[:, index], labels == index) for index in range(num_classes)])
+    clusters = np.unique(np.asarray(patients), return_inverse=True)[1] if patients_known else np.arange(num_examples)
+    samples = _bootstrap(probabilities, labels, clusters, seed, resamples)
+
+    per_class = {}
+    for index, name in enumerate(classes):
+        figures: dict[str, Any] = {}
+        figures |= _proportion("precision", hits[index], predictions[index])
+        figures |= _proportion("recall", hits[index], support[index])
+        figures |= _proportion("specificity", correct_rejections[index], num_examples - support[index])
+        figures |= _bootstrapped("f1", f1[index], samples["f1"][:, index])
+        figures |= _bootstrapped("auroc", areas[index], samples["auroc"][:, index])
+        per_class[name] = figures | {"support": int(support[index])}
+
+    unit = "by patient" if patients_known else "by image (no patient ids)"
+    return {
+        "split": split,
+        "num_examples": num_examples,
+        "loss": _number(loss),
+        **_proportion("accuracy", hits.sum(), num_examples),
+        "balanced_accuracy": _number(_mean_over(present, _ratio(hits, support))),
+        **_bootstrapped("macro_f1", _mean_over(present, f1), samples["macro_f1"]),
+        **_bootstrapped("macro_auroc", _mean_over(present, areas), samples["macro_auroc"]),
+        "ece": expected_calibration_error(probabilities, labels),
+        "confusion_matrix": matrix.tolist(),
+        "classes": list(classes),
+        "per_class": per_class,
+        "intervals": {
+            "proportions": "Wilson 95 %",
+            "auroc and f1": f"bootstrap {unit}, {resamples} resamples, 95 % percentile",
+        },
+        "research_use_only": True,
+    }
+
+
+def write_predictions(
+    path: Path,
+    names: Sequence[str],
+    patients: Sequence[str],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+) -> None:
+    """Writes predictions_<split>.csv: label and predicted as class names, probabilities with all their digits.
+
+    names, patients: n identifiers; labels: [n] int; probabilities: [n, classes] float32 or float64.
+    Raises UserError where probabilities are not finite or the file cannot be written; an old file stays then.
+    """
+    _require_finite(probabilities, str(path))
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow([*COLUMNS, *(PROBABILITY + name for name in classes)])
+    predicted = probabilities.argmax(axis=1)
+    # A Python float is written with the digits that give it back exactly.
+    rows = probabilities.astype(np.float64).tolist()
+    for name, patient, label, guess, row in zip(names, patients, labels, predicted, rows, strict=True):
+        writer.writerow([name, patient, classes[label], classes[guess], int(label == guess), *row])
+    files.write_text(path, table.getvalue())
+
+
+def read_predictions(path: Path) -> Predictions:
+    """What `write_predictions` wrote. Raises UserError where it is missing, in another form or in contradiction."""
+    again = "write it again with launch/evaluate.py"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file, strict=True)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {path}: {again}") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table: {error}: {again}") from error
+    scores = header[len(COLUMNS) :]
+    if header[: len(COLUMNS)] != [*COLUMNS] or not scores or not all(name.startswith(PROBABILITY) for name in scores):
+        raise UserError(f"{path} must have the columns {', '.join(COLUMNS)}, {PROBABILITY}<class>...: {again}")
+    classes = tuple(name.removeprefix(PROBABILITY) for name in scores)
+    labels = np.empty(len(rows), np.int32)
+    probabilities = np.empty((len(rows), len(classes)))
+    for index, row in enumerate(rows):
+        try:
+            if len(row) != len(header):
+                raise ValueError("a row is as long as the header")
+            labels[index] = classes.index(row[2])
+            probabilities[index] = [float(text) for text in row[len(COLUMNS) :]]
+            guess = int(probabilities[index].argmax())
+            consistent = row[3] == classes[guess] and row[4] == str(int(guess == labels[index]))
+        except ValueError as error:
+            raise UserError(f"{path}: example {index + 1} is not a row of predictions: {again}") from error
+        if not consistent:
+            raise UserError(f"{path}: example {index + 1}: predicted or correct contradict the probabilities: {again}")
+    _require_finite(probabilities, str(path))
+    names, patients = (tuple(row[column] for row in rows) for column in (0, 1))
+    return Predictions(names, patients, labels, probabilities, classes)
+
+
+def _bootstrap(
+    probabilities: np.ndarray, labels: np.ndarray, clusters: np.ndarray, seed: int, resamples: int
+) -> dict[str, np.ndarray]:
+    """F1 and AUROC, [resamples, classes], and their macro means, [resamples]; none of a single cluster."""
+    num_classes = probabilities.shape[1]
+    one_hot = np.eye(num_classes)
+    true, guess = one_hot[labels], one_hot[probabilities.argmax(axis=1)]
+    indicators = np.concatenate([true * guess, true, guess], axis=1)
+    generator = np.random.default_rng(seed)
+    f1, areas = np.full((2, resamples, num_classes), np.nan)
+    macro = np.full((2, resamples), np.nan)
+    block = max(1, WEIGHTS_AT_ONCE // len(labels))
+    for start in range(0, resamples if clusters.max() > 0 else 0, block):
+        part = slice(start, min(start + block, resamples))
+        weights = resample_weights(clusters, generator, part.stop - start)
+        hits, support, predictions = np.split(weights @ indicators, 3, axis=1)
+        f1[part] = _f1(hits, support, predictions)
+        for index in range(num_classes):
+            areas[part, index] = weighted_auroc(probabilities[:, index], labels == index, weights)
+        macro[:, part] = _mean_over(support > 0, f1[part]), _mean_over(support > 0, areas[part])
+    return {"f1": f1, "auroc": areas, "macro_f1": macro[0], "macro_auroc": macro[1]}
+
+
+def _f1(hits: np.ndarray, support: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    return _ratio(2 * hits, support + predictions)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """NaN where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
+
+
+def _mean_over(present: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The mean over the last axis of the values that are present; NaN where one of those is undefined."""
+    return np.where(present, values, 0.0).sum(axis=-1) / present.sum(axis=-1)
+
+
+def _proportion(name: str, successes: int, total: int) -> dict[str, Any]:
+    if total == 0:
+        return {name: None, f"{name}_ci95": None}
+    return {name: float(successes / total), f"{name}_ci95": list(wilson_interval(int(successes), int(total)))}
+
+
+def _bootstrapped(name: str, value: Any, samples: np.ndarray) -> dict[str, Any]:
+    defined = samples[np.isfinite(samples)]
+    interval = np.percentile(defined, [2.5, 97.5]).tolist() if np.isfinite(value) and len(defined) else None
+    return {name: _number(value), f"{name}_ci95": interval}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _require_finite(probabilities: np.ndarray, where: str) -> None:
+    broken = int(np.count_nonzero(~np.isfinite(probabilities).all(axis=1)))
+    if broken:
+        advice = "the network has diverged: take an earlier checkpoint or train with a lower learning rate"
+        raise UserError(f"{where}: {broken} of {len(probabilities)} predictions are not finite: {advice}")

@@ -1,0 +1,65 @@
+"""A small convolutional network for any input size and number of channels."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from covidjax import ops
+from covidjax.models.layers import BatchNorm, Conv, Dense, Staged
+
+
+class Block(nn.Module):
+    """3x3 convolution, BatchNorm, ReLU, and a 2x2 maximum where the map is still larger than one position."""
+
+    features: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
+        """x: [batch, height, width, channels] -> [batch, height // 2, width // 2, features]."""
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = Conv(self.features, 3, padding=1, name="conv", **kinds)(x)
+        x = nn.relu(BatchNorm(name="norm", **kinds)(x, use_batch_statistics=use_batch_statistics))
+        return ops.max_pool(x, window=(2, 2), strides=(2, 2)) if min(x.shape[1:3]) > 1 else x
+
+
+class Head(nn.Module):
+    """Global average, dropout, one dense layer to the logits."""
+
+    num_classes: int
+    dropout: float
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
+        """x: [batch, height, width, features] -> logits [batch, num_classes]."""
+        x = ops.global_average_pool(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return Dense(self.num_classes, self.dtype, self.param_dtype, name="dense")(x)
+
+
+class CNN(Staged):
+    """Stages `block1 .. blockN, head`; the width doubles with each block."""
+
+    num_classes: int
+    width: int = 16
+    num_blocks: int = 4
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stage names, input first."""
+        return (*(f"block{number}" for number in range(1, self.num_blocks + 1)), "head")
+
+    def setup(self) -> None:
+        """One submodule a stage."""
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        for index in range(self.num_blocks):
+            setattr(self, f"block{index + 1}", Block(self.width * 2**index, **kinds))
+        self.head = Head(self.num_classes, self.dropout, **kinds)

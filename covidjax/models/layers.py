@@ -1,0 +1,129 @@
+"""Parameterised layers over `covidjax.ops`, and the staged network that every model is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from covidjax import ops
+from covidjax.errors import UserError
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al. 2015, as torchvision initialises
+BATCH_NORM_MOMENTUM = 0.9
+
+
+class Conv(nn.Module):
+    """Convolution with explicit symmetric padding; parameters `kernel` [kh, kw, in, out] and `bias` [out]."""
+
+    features: int
+    kernel_size: int
+    strides: int = 1
+    padding: int = 0
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """inputs: [batch, height, width, in_features] -> [batch, out_height, out_width, features]."""
+        shape = (self.kernel_size, self.kernel_size, inputs.shape[-1], self.features)
+        kernel = self.param("kernel", he_normal, shape, self.param_dtype)
+        outputs = ops.convolution(
+            inputs.astype(self.dtype),
+            kernel.astype(self.dtype),
+            strides=(self.strides, self.strides),
+            padding=((self.padding, self.padding), (self.padding, self.padding)),
+        )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+            outputs = outputs + bias.astype(self.dtype)
+        return outputs
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over `batch_stats` {mean, var}; parameters `scale` and `bias` [features].
+
+    The running variance is the biased one, as in Keras and Flax; PyTorch accumulates the unbiased one.
+    """
+
+    epsilon: float = 1e-5
+    scale_init: Callable[..., Any] = nn.initializers.ones
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, *, use_batch_statistics: bool) -> jax.Array:
+        """inputs: [batch, ..., features]; normalised by the batch, or by the running statistics."""
+        features = (inputs.shape[-1],)
+        scale = self.param("scale", self.scale_init, features, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, self.param_dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features, self.param_dtype)
+        mean, var = running_mean.value, running_var.value
+        if use_batch_statistics:
+            mean, var = ops.batch_statistics(inputs)
+            if not self.is_initializing():
+                keep = BATCH_NORM_MOMENTUM
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean
+                running_var.value = keep * running_var.value + (1 - keep) * var
+        return ops.normalise(inputs.astype(self.dtype), scale, bias, mean, var, epsilon=self.epsilon)
+
+
+class Dense(nn.Module):
+    """Matrix product with `kernel` [in, out] and `bias` [out]."""
+
+    features: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """inputs: [batch, in_features] -> [batch, features]."""
+        shape = (inputs.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        return inputs.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class Staged(nn.Module):
+    """A network as an ordered tuple of named stages; the top-level keys of its variables are the stage names.
+
+    A subclass names its stages in `stages` and creates a submodule of each name in `setup`. Each stage is called as
+    `stage(x, train=..., use_batch_statistics=...)`; what flows between stages is a pytree.
+    """
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stage names, input first."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        x: Any,
+        *,
+        train: bool = False,
+        batch_norm_stages: tuple[str, ...] = (),
+        start: str | None = None,
+        stop: str | None = None,
+    ) -> Any:
+        """Runs the stages from `start` up to, not including, `stop` (None: from the first, to the end).
+
+        x: [batch, height, width, channels] for the whole network, else what flows into `start`.
+        train: dropout on. batch_norm_stages: the stages whose BatchNorm runs on (and updates) batch statistics.
+        Returns logits [batch, classes], or what flows into `stop`. Raises UserError for an unknown stage.
+        """
+        for name in span(self.stages, start, stop):
+            x = getattr(self, name)(x, train=train, use_batch_statistics=name in batch_norm_stages)
+        return x
+
+
+def span(stages: tuple[str, ...], start: str | None = None, stop: str | None = None) -> tuple[str, ...]:
+    """The stages from `start` up to, not including, `stop`. Raises UserError for an unknown stage."""
+    for name in (start, stop):
+        if name is not None and name not in stages:
+            raise UserError(f"there is no stage {name!r}: the stages are {', '.join(stages)}")
+    first = 0 if start is None else stages.index(start)
+    last = len(stages) if stop is None else stages.index(stop)
+    return stages[first:last]

@@ -1,0 +1,287 @@
+"""Optimizers, learning-rate schedules and the plateau rule, as Keras 3 defines them.
+
+`optimizer` in the signatures is the config section of that name, any object with the attributes
+name ('adam' | 'adamw' | 'adamax' | 'sgd' | 'rmsprop'), learning_rate, momentum and nesterov (sgd only),
+schedule ('constant' | 'cosine' | 'step' | 'one_cycle' | 'plateau'), warmup_epochs (cosine only), pct_start (one_cycle
+only), step_epochs and step_factor (step only), weight_decay, clip_norm, plateau_factor, plateau_patience,
+plateau_min_delta and plateau_min_learning_rate (plateau only).
+
+A transformation made here gives *unit-rate directions*; the caller moves the parameters, so that the rate can be a
+traced value with a static factor per leaf:
+
+    direction, opt_state = tx.update(gradients, opt_state, params)
+    params = params - schedule(step) * plateau.scale * factor_of_leaf * direction
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from covidjax.errors import UserError
+
+OPTIMIZERS = ("adam", "adamw", "adamax", "sgd", "rmsprop")
+SCHEDULES = ("constant", "cosine", "step", "one_cycle", "plateau")
+
+# The defaults of keras.optimizers (3.15).
+BETA_1 = 0.9
+BETA_2 = 0.999
+RHO = 0.9
+EPSILON = 1e-7
+
+# The defaults of torch.optim.lr_scheduler.OneCycleLR.
+ONE_CYCLE_INITIAL_DIVISOR = 25.0
+ONE_CYCLE_FINAL_DIVISOR = 1e4
+
+Schedule = Callable[[ArrayLike], ArrayLike]
+Mask = Callable[[Any], Any]
+
+
+class Plateau(flax.struct.PyTreeNode):
+    """State of the plateau rule: part of the train state and of the checkpoint.
+
+    scale: [] float32, the factor on the rate; best: [] float32, the lowest epoch loss so far; wait: [] int32, epochs
+    since then.
+    """
+
+    scale: jax.Array
+    best: jax.Array
+    wait: jax.Array
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def learning_rate_schedule(optimizer: Any, total_steps: int, steps_per_epoch: int) -> Schedule:
+    """The learning rate of a step, counted from 0, of a phase of `total_steps` steps.
+
+    - 'constant' and 'plateau': `learning_rate`; the plateau's factor is in `Plateau.scale`.
+    - 'cosine': linearly from 0 to `learning_rate` over `warmup_epochs`, then half a cosine to 0 at `total_steps`.
+    - 'step': times `step_factor` from the first step after each of `step_epochs` finished epochs.
+    - 'one_cycle': see `_one_cycle`.
+
+    The result works on Python ints and, under jit, on integer arrays. Raises UserError for a value out of range.
+    """
+    rate = optimizer.learning_rate
+    _require(
+        math.isfinite(rate) and rate > 0,
+        f"optimizer.learning_rate is {rate}; it must be a finite number above 0; set e.g. 0.001",
+    )
+    _require(
+        total_steps >= 1 and steps_per_epoch >= 1,
+        f"the schedule has {total_steps} steps of {steps_per_epoch} an epoch; at least 1 of each is needed; "
+        "raise epochs or lower batch_size",
+    )
+    match optimizer.schedule:
+        case "constant":
+            return optax.constant_schedule(rate)
+        case "plateau":
+            _require_plateau(optimizer)
+            return optax.constant_schedule(rate)
+        case "cosine":
+            return _cosine(optimizer, total_steps, steps_per_epoch)
+        case "step":
+            return _steps(optimizer, steps_per_epoch)
+        case "one_cycle":
+            return _one_cycle(rate, optimizer.pct_start, total_steps)
+    raise UserError(
+        f"optimizer.schedule is {optimizer.schedule!r}; allowed: {', '.join(SCHEDULES)}; set it to one of these"
+    )
+
+
+def _cosine(optimizer: Any, total_steps: int, steps_per_epoch: int) -> Schedule:
+    warmup_steps = round(optimizer.warmup_epochs * steps_per_epoch)
+    _require(
+        0 <= warmup_steps < total_steps,
+        f"optimizer.warmup_epochs is {optimizer.warmup_epochs}, {warmup_steps} of {total_steps} steps; it must be at "
+        "least 0 and shorter than the phase; lower it or raise epochs",
+    )
+    if warmup_steps == 0:
+        return optax.cosine_decay_schedule(optimizer.learning_rate, total_steps)
+    return optax.warmup_cosine_decay_schedule(0.0, optimizer.learning_rate, warmup_steps, total_steps)
+
+
+def _steps(optimizer: Any, steps_per_epoch: int) -> Schedule:
+    epochs = tuple(optimizer.step_epochs)
+    _require(
+        all(epoch >= 1 for epoch in epochs) and list(epochs) == sorted(set(epochs)),
+        f"optimizer.step_epochs is {epochs}; it must be rising whole epochs from 1; set e.g. (30, 60)",
+    )
+    _require(
+        math.isfinite(optimizer.step_factor) and optimizer.step_factor > 0,
+        f"optimizer.step_factor is {optimizer.step_factor}; it must be a finite number above 0; set e.g. 0.1",
+    )
+    factors = {epoch * steps_per_epoch: optimizer.step_factor for epoch in epochs}
+    return optax.piecewise_constant_schedule(optimizer.learning_rate, factors)
+
+
+def _one_cycle(peak: float, pct_start: float, total_steps: int) -> Schedule:
+    """Half a cosine from peak / 25 up to `peak`, then half a cosine down to (peak / 25) / 1e4 at the last step.
+
+    Equal to torch.optim.lr_scheduler.OneCycleLR with its two phases (fastai 1 ends there too, fastai 2 at peak / 1e5):
+    the peak is at step `pct_start * total_steps - 1`, the end at step `total_steps - 1`. Where torch would put the peak
+    before step 0 (a run of a few steps) the cycle starts at its peak. The momentum is not cycled.
+    """
+    _require(0 < pct_start < 1, f"optimizer.pct_start is {pct_start}; it must lie between 0 and 1; set e.g. 0.3")
+    initial = peak / ONE_CYCLE_INITIAL_DIVISOR
+    final = initial / ONE_CYCLE_FINAL_DIVISOR
+    rise = max(pct_start * total_steps - 1, 0.0)
+    fall = total_steps - 1 - rise
+
+    def anneal(start: float, end: float, fraction: ArrayLike) -> jax.Array:
+        return end + (start - end) * (1 + jnp.cos(jnp.pi * jnp.clip(fraction, 0.0, 1.0))) / 2
+
+    def rate(step: ArrayLike) -> jax.Array:
+        step = jnp.asarray(step)
+        rising = anneal(initial, peak, step / (rise or 1.0))
+        falling = anneal(peak, final, (step - rise) / (fall or 1.0))
+        return jnp.where(step < rise, rising, falling)
+
+    return rate
+
+
+def optimizer(config: Any, decay_mask: Mask | Any) -> optax.GradientTransformation:
+    """Clipping, then the rule of `config.name`, then weight decay: gradients to unit-rate directions.
+
+    - Clipping: by the global norm of the tree it is given, so of the trainable leaves only; `clip_norm` 0 is off.
+    - Rules: those of keras.optimizers with Keras' default constants, `_scale_by_moments` for adam, adamw and adamax.
+      sgd keeps the momentum of the gradients, while Keras keeps that of `rate * gradient`: the two are equal at a
+      constant rate; after a change of rate Keras' velocity still carries the old one, here the new rate holds at once.
+    - Weight decay: decoupled for every rule, `variable -= rate * weight_decay * variable`, exactly as in Keras 3 (so
+      adam and adamw are the same rule), on the leaves where `decay_mask` (a boolean tree, or a function of the
+      parameters giving one) is True. 0 is off.
+
+    The state has a slot per given leaf and none for an `optax.MaskedNode`; its structure depends on the rule only, not
+    on `clip_norm` or `weight_decay`. Leaves keep their dtype. Raises UserError for a value out of range.
+    """
+    _require(
+        math.isfinite(config.clip_norm) and config.clip_norm >= 0,
+        f"optimizer.clip_norm is {config.clip_norm}; it must be a finite number, at least 0; set 0 for no clipping",
+    )
+    _require(
+        math.isfinite(config.weight_decay) and config.weight_decay >= 0,
+        f"optimizer.weight_decay is {config.weight_decay}; it must be a finite number, at least 0; set 0 for none",
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        _rule(config),
+        _decay_weights(config.weight_decay, decay_mask) if config.weight_decay else optax.identity(),
+    )
+
+
+def _rule(config: Any) -> optax.GradientTransformation:
+    match config.name:
+        case "adam" | "adamw":
+            return _scale_by_moments(infinity_norm=False)
+        case "adamax":
+            return _scale_by_moments(infinity_norm=True)
+        case "rmsprop":
+            return optax.scale_by_rms(decay=RHO, eps=EPSILON, eps_in_sqrt=True)
+        case "sgd":
+            _require(
+                0 <= config.momentum < 1,
+                f"optimizer.momentum is {config.momentum}; it must be at least 0 and below 1; set e.g. 0.9",
+            )
+            if config.momentum == 0:
+                return optax.identity()
+            return optax.trace(decay=config.momentum, nesterov=config.nesterov)
+    raise UserError(f"optimizer.name is {config.name!r}; allowed: {', '.join(OPTIMIZERS)}; set it to one of these")
+
+
+def _scale_by_moments(*, infinity_norm: bool) -> optax.GradientTransformation:
+    """Adam, or with `infinity_norm` Adamax, with Keras' place for epsilon.
+
+    Keras adds epsilon before the bias correction: `sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + epsilon)`. optax adds
+    it after, which for adam is an epsilon smaller by sqrt(1 - b2^t) (32 times at the first step): small gradients then
+    take visibly longer steps. For adamax optax adds it to the gradient inside the running maximum.
+    """
+
+    def init(params: Any) -> optax.ScaleByAdamState:
+        zeros = optax.tree.zeros_like
+        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros(params), nu=zeros(params))
+
+    def update(gradients: Any, state: optax.ScaleByAdamState, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
+        del params
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(gradients, state.mu, BETA_1, 1)
+        correction = 1 / (1 - BETA_1**count)
+        if infinity_norm:
+            nu = jax.tree.map(lambda norm, gradient: jnp.maximum(BETA_2 * norm, abs(gradient)), state.nu, gradients)
+            size = nu
+        else:
+            nu = optax.tree.update_moment(gradients, state.nu, BETA_2, 2)
+            correction *= jnp.sqrt(1 - BETA_2**count)
+            size = jax.tree.map(jnp.sqrt, nu)
+        direction = jax.tree.map(lambda mean, norm: mean * correction / (norm + EPSILON), mu, size)
+        return direction, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _decay_weights(weight_decay: float, decay_mask: Mask | Any) -> optax.GradientTransformation:
+    """`optax.add_decayed_weights`, but without a state, so that turning it on keeps the structure of the whole."""
+
+    def add(updates: Any, params: Any) -> Any:
+        mask = decay_mask(params) if callable(decay_mask) else decay_mask
+        return jax.tree.map(
+            lambda decayed, update, param: update + weight_decay * param if decayed else update, mask, updates, params
+        )
+
+    return optax.stateless(add)
+
+
+def decay_mask(params: Any) -> Any:
+    """True for the leaves that weight decay may shrink: kernels, not biases or normalisation parameters.
+
+    That is the leaves with at least two dimensions. params: a tree of arrays or shapes; an `optax.MaskedNode` stays.
+    """
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+
+
+def plateau_init() -> Plateau:
+    """The state before the first epoch: a scale of 1 and no loss seen."""
+    return Plateau(
+        scale=jnp.ones((), jnp.float32), best=jnp.full((), jnp.inf, jnp.float32), wait=jnp.zeros((), jnp.int32)
+    )
+
+
+def plateau_update(state: Plateau, epoch_loss: ArrayLike, optimizer: Any) -> Plateau:
+    """The state after an epoch, by the rule of Keras' ReduceLROnPlateau (mode 'min', cooldown 0).
+
+    After `plateau_patience` epochs whose loss is not below the best by more than `plateau_min_delta`, the rate falls by
+    `plateau_factor`, but not below `plateau_min_learning_rate` (of the base rate, before factors of single leaves).
+    epoch_loss: [] float. A NaN or infinite loss is no improvement, also in the first epoch, where Keras would take it
+    for the best. With another schedule the state is returned as it is. Works under jit, `optimizer` being static.
+    """
+    if optimizer.schedule != "plateau":
+        return state
+    loss = jnp.asarray(epoch_loss, jnp.float32)
+    min_scale = jnp.float32(optimizer.plateau_min_learning_rate / optimizer.learning_rate)
+    improved = loss + optimizer.plateau_min_delta < state.best
+    wait = jnp.where(improved, 0, state.wait + 1)
+    reduced = ~improved & (wait >= optimizer.plateau_patience) & (state.scale > min_scale)
+    return Plateau(
+        scale=jnp.where(reduced, jnp.maximum(state.scale * optimizer.plateau_factor, min_scale), state.scale),
+        best=jnp.where(improved, loss, state.best),
+        wait=jnp.where(reduced, 0, wait),
+    )
+
+
+def _require_plateau(optimizer: Any) -> None:
+    _require(
+        0 < optimizer.plateau_factor < 1,
+        f"optimizer.plateau_factor is {optimizer.plateau_factor}; it must lie between 0 and 1; set e.g. 0.1",
+    )
+    for key in ("plateau_patience", "plateau_min_delta", "plateau_min_learning_rate"):
+        value = getattr(optimizer, key)
+        _require(
+            math.isfinite(value) and value >= 0,
+            f"optimizer.{key} is {value}; it must be a finite number, at least 0; set e.g. 0",
+        )

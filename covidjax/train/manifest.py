@@ -1,0 +1,102 @@
+"""Manifests of finished checkpoints: `manifests/<step>.json` has the SHA-256 of every file in `<step>/`, and facts."""
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from covidjax.errors import UserError
+
+
+class DamageError(UserError):
+    """A checkpoint is not what its manifest says; `reason` is the bare finding, such as "file x is missing"."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        where = f"checkpoint {folder.name} in {folder.parent}"
+        super().__init__(f"{where} is damaged ({reason}): name another one or put back a copy")
+        self.reason = reason
+
+
+def finished_steps(directory: Path) -> list[int]:
+    """Steps that have both a folder and a manifest, ascending."""
+    names = (path.stem for path in (directory / "manifests").glob("*.json"))
+    return sorted(int(name) for name in names if name.isdecimal() and (directory / name).is_dir())
+
+
+def write(directory: Path, step: int, facts: dict[str, Any]) -> None:
+    """Writes the manifest of a step, with `facts` (JSON) in it, once the step's files have reached the disk.
+
+    It is absent or complete at every instant. Raises OSError.
+    """
+    path, folder = _paths(directory, step)
+    path.parent.mkdir(exist_ok=True)
+    for written in (*folder.rglob("*"), folder, directory):
+        _sync(written)
+    content = {**facts, "files": _digest_files(folder)}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"content": content, "sha256": _digest_json(content)}, indent=1))
+    _sync(temporary)
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def read(directory: Path, step: int) -> dict[str, Any]:
+    """Returns the facts and, under "files", name -> SHA-256; raises DamageError if it is not what `write` wrote."""
+    path, folder = _paths(directory, step)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        stored = json.loads(path.read_bytes())
+        if stored["sha256"] == _digest_json(stored["content"]):
+            return stored["content"]
+    raise DamageError(folder, "its manifest is unreadable")
+
+
+def verify(directory: Path, step: int) -> dict[str, Any]:
+    """Reads the manifest; raises DamageError unless the step has the files listed there, byte by byte, and no other."""
+    content, folder = read(directory, step), _paths(directory, step)[1]
+    listed = content["files"]
+    try:
+        found = _digest_files(folder)
+    except OSError as error:
+        raise DamageError(folder, f"file {error.filename} cannot be read: {error.strerror}") from error
+    for name in sorted(listed.keys() | found.keys()):
+        if name not in found:
+            raise DamageError(folder, f"file {name} is missing")
+        if name not in listed:
+            raise DamageError(folder, f"file {name} is not in its manifest")
+        if listed[name] != found[name]:
+            raise DamageError(folder, f"file {name} differs from its manifest")
+    return content
+
+
+def remove_stale(directory: Path) -> None:
+    """Removes temporary manifests and those of steps that are gone."""
+    for path in list((directory / "manifests").glob("*")):
+        if path.suffix == ".tmp" or (path.stem.isdecimal() and not (directory / path.stem).is_dir()):
+            path.unlink()
+
+
+def _paths(directory: Path, step: int) -> tuple[Path, Path]:
+    return directory / "manifests" / f"{step}.json", directory / str(step)
+
+
+def _digest_files(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _digest_json(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,118 @@
+"""What a workdir says of its run: config.json and run.json, and whether a run may go on in it."""
+
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from covidjax import config as configs
+from covidjax import files
+from covidjax.data.examples import Examples
+from covidjax.errors import UserError
+from covidjax.train.setup import Job
+
+PACKAGES = ("covidjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy")
+# A resumed run may differ in these: they change where data lies and what is kept, not what is computed.
+FREE_TO_CHANGE = (
+    "dataset.root",
+    "dataset.cache_dir",
+    "dataset.placement",
+    "checkpoint.every_epochs",
+    "checkpoint.keep",
+)
+
+
+def open_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Makes the folder, or checks that it holds a run of the same config.
+
+    Raises UserError with the keys that differ, or where the folder cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(f"--workdir: cannot write to {workdir}: {error.strerror}: choose another folder") from error
+    path, wanted = workdir / "config.json", configs.to_json(config)
+    if path.exists():
+        before, now = dict(configs.flatten(files.read_json(path))), dict(configs.flatten(wanted))
+        differing = sorted(
+            key for key in before.keys() | now.keys() if key not in FREE_TO_CHANGE and before.get(key) != now.get(key)
+        )
+        if differing:
+            changes = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in differing)
+            raise UserError(
+                f"{workdir} holds a run of another config: {changes}: use another --workdir, or the former values"
+            )
+    files.write_json(path, wanted)
+
+
+def open_record(workdir: Path, job: Job) -> dict[str, Any]:
+    """The content of run.json as a run begins; what an earlier part of it recorded on times and test reads stays.
+
+    Raises UserError where the data are not those that the run began with.
+    """
+    path = workdir / "run.json"
+    before = files.read_json(path) if path.exists() else {}
+    data = {"train": {**describe(job.train_split), **job.placement}, "val": describe(job.val_split)}
+    for name, split in data.items():
+        former = before.get("data", {}).get(name, {}).get("fingerprint")
+        if former not in (None, split["fingerprint"]):
+            raise UserError(f"the {name} images are not those that {workdir} was trained on: use another --workdir")
+    devices = jax.local_devices()
+    return {
+        "versions": {"python": sys.version.split()[0], **versions()},
+        "device": devices[0].device_kind,
+        "platform": devices[0].platform,
+        "num_devices": len(devices),
+        "git_revision": git_revision(),
+        "data": data,
+        "notes": list(job.notes),
+        "freeze": [],
+        "timings": before.get("timings", {}),
+        "test_reads": before.get("test_reads", []),
+    }
+
+
+def describe(examples: Examples) -> dict[str, Any]:
+    """What run.json tells of a split."""
+    counts = np.bincount(examples.labels, minlength=len(examples.classes))
+    return {
+        "num_examples": len(examples),
+        "num_patients": len(set(examples.patients)),
+        "patients_known": examples.patients_known,
+        "fingerprint": examples.fingerprint,
+        "classes": {name: int(count) for name, count in zip(examples.classes, counts, strict=True)},
+        "bytes": int(examples.images.nbytes),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of the packages that decide a result."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found
+
+
+def git_revision() -> str:
+    """The revision of the source, with '+changes' where files differ from it; 'unknown' outside a checkout."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

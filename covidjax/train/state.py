@@ -1,0 +1,70 @@
+"""What a training step takes in and gives back."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from covidjax.optim import Plateau
+
+
+@flax.struct.dataclass
+class StepMetrics:
+    """Sums over the steps of an epoch so far; they stay on the device until they are logged.
+
+    loss, gradient_norm: float32 sums over steps; correct, count: int32 over examples; steps: int32;
+    nonfinite_step: int32, the first step whose loss or gradient was not finite, or -1.
+    """
+
+    loss: jax.Array
+    gradient_norm: jax.Array
+    correct: jax.Array
+    count: jax.Array
+    steps: jax.Array
+    nonfinite_step: jax.Array
+
+    @classmethod
+    def empty(cls) -> "StepMetrics":
+        """Sums over nothing."""
+        zero, none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+        # Distinct buffers: the state is donated, and one buffer cannot be donated twice.
+        return cls(zero, zero + 0.0, none, none + 0, none + 0, jnp.full((), -1, jnp.int32))
+
+    def add(
+        self, step: jax.Array, loss: jax.Array, gradient_norm: jax.Array, correct: jax.Array, count: int
+    ) -> "StepMetrics":
+        """The sums with one more step."""
+        finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+        first_bad = (self.nonfinite_step < 0) & ~finite
+        return StepMetrics(
+            loss=self.loss + loss.astype(jnp.float32),
+            gradient_norm=self.gradient_norm + gradient_norm.astype(jnp.float32),
+            correct=self.correct + correct.astype(jnp.int32),
+            count=self.count + count,
+            steps=self.steps + 1,
+            nonfinite_step=jnp.where(first_bad, step, self.nonfinite_step),
+        )
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that training changes; a pytree that is donated to each step and saved in checkpoints.
+
+    step: int32, finished optimizer steps of the whole run
+    key: typed PRNG key of the run; a step's randomness is `fold_in(key, step)`
+    params, batch_stats: trees keyed by stage, whole whatever the freeze plan
+    opt_state: of the trainable leaves only
+    average: moving average of the trainable leaves, with holes; None where config.ema_decay is 0
+    plateau: scale of the learning rate and what decides it
+    metrics: sums since the epoch began
+    """
+
+    step: jax.Array
+    key: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    average: Any
+    plateau: Plateau
+    metrics: StepMetrics

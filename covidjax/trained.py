@@ -1,0 +1,74 @@
+"""The trained network of a workdir: its config, its classes, its weights."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from covidjax import config as configs
+from covidjax import files, models
+from covidjax.errors import UserError
+from covidjax.freeze import make_plan
+from covidjax.models.layers import Staged
+from covidjax.preprocessing import Preprocessing
+from covidjax.train.checkpoint import Checkpoints
+from covidjax.train.phases import make_phases, phase_at
+
+Which = int | Literal["best", "latest"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A network as a checkpoint left it. which: 'best', 'latest' or a step; step: the one that this came to."""
+
+    config: ConfigDict
+    classes: tuple[str, ...]
+    model: Staged
+    preprocessing: Preprocessing
+    variables: dict[str, Any]
+    step: int
+    which: Which
+
+
+def open_checkpoints(workdir: Path, config: ConfigDict) -> Checkpoints:
+    """The checkpoints of a run."""
+    higher_is_better = config.checkpoint.best == "accuracy"
+    return Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, higher_is_better=higher_is_better)
+
+
+def load_trained(workdir: Path, which: Which) -> Trained:
+    """Restores the network of a checkpoint, with the moving average of the trained leaves where the run kept one.
+
+    'best' falls to 'latest' where no checkpoint has a finite validation figure.
+    Raises UserError where the workdir holds no run, or the checkpoint is missing or damaged.
+    """
+    config = configs.from_json(files.read_json(workdir / "config.json"))
+    data = files.read_json(workdir / "run.json")["data"]["train"]
+    classes = tuple(data["classes"])
+    model = models.build(config.model, len(classes), config.precision)
+    shape = (1, config.dataset.image_size, config.dataset.image_size, config.dataset.channels)
+    abstract = jax.eval_shape(lambda key: model.init(key, jnp.zeros(shape, model.param_dtype)), jax.random.key(0))
+    wanted: dict[str, Any] = {"params": abstract["params"], "batch_stats": abstract.get("batch_stats", {})}
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with open_checkpoints(workdir, config) as checkpoints:
+        if not checkpoints.steps():
+            raise UserError(f"there is no finished checkpoint in {workdir}: train first, or name another workdir")
+        if which == "best" and checkpoints.best_step() is None:
+            which = "latest"
+        step = which if isinstance(which, int) else checkpoints.steps()[-1]
+        if which == "best" and (best_step := checkpoints.best_step()) is not None:
+            step = best_step
+        phase = phase_at(make_phases(config, data["num_examples"] // config.batch_size), step)
+        plan = make_plan(phase.freeze, wanted, model.stages, batch_norm=phase.batch_norm, lr_scale=phase.lr_scale)
+        trainable, _ = plan.split(wanted["params"])
+        if config.ema_decay:
+            wanted["average"] = trainable
+        wanted = jax.tree.map(lambda leaf: leaf.update(sharding=device), wanted)
+        state = dict(checkpoints.restore(step, wanted, partial=True).state)
+    if config.ema_decay:
+        _, frozen = plan.split(state["params"])
+        state["params"] = plan.merge(state.pop("average"), frozen)
+    return Trained(config, classes, model, Preprocessing(), state, step, which)

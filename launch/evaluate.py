@@ -1,0 +1,40 @@
+"""Evaluates a run on a split, exactly; the only command that reads the test split, and it records that it did.
+
+python launch/evaluate.py --workdir=runs/quickstart --split=test [--checkpoint=best]
+"""
+
+import argparse
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from covidjax import command, evaluate, files, report
+from covidjax import config as configs
+from covidjax.data import sources
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the arguments, evaluates, writes the report anew."""
+    parser = argparse.ArgumentParser(prog="launch/evaluate.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of a run of launch/train.py")
+    parser.add_argument("--split", required=True, choices=sources.SPLITS)
+    parser.add_argument("--checkpoint", default="best", help="best (default), latest, or a step")
+    flags = parser.parse_args(arguments)
+    which = flags.checkpoint if flags.checkpoint in ("best", "latest") else int(flags.checkpoint)
+    config = configs.from_json(files.read_json(flags.workdir / "config.json"))
+    command.set_precision(config.precision)
+    run = files.read_json(flags.workdir / "run.json")
+    if flags.split == "test":
+        run["test_reads"].append(datetime.now(UTC).isoformat(timespec="seconds"))
+        files.write_json(flags.workdir / "run.json", run)
+    examples = sources.load(config.dataset, flags.split)
+    result = evaluate.evaluate_workdir(flags.workdir, examples, which)
+    low, high = result["accuracy_ci95"]
+    print(f"{flags.split}: {result['num_examples']} examples, checkpoint of step {result['checkpoint']['step']}")
+    print(f"accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})")
+    print(f"balanced accuracy {result['balanced_accuracy']:.4f}, macro F1 {result['macro_f1']:.4f}")
+    print(f"report: {report.write(flags.workdir, {flags.split: examples})}")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,29 @@
+"""Trains what a config says; the same command again resumes, or does nothing where the run is finished.
+
+python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart [--config.key=value ...]
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from covidjax import command
+from covidjax.train import loop
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the arguments, trains, says where the report is."""
+    parser = argparse.ArgumentParser(prog="launch/train.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run, made if missing")
+    flags, config = command.parse_with_config(parser, arguments)
+    command.set_precision(config.precision)
+    try:
+        print(f"report: {loop.train(config, flags.workdir)}")
+    except loop.Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(command.STOPPED_BY_SIGTERM)
+
+
+if __name__ == "__main__":
+    command.run(main)

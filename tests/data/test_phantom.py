@@ -1,0 +1,255 @@
+"""The phantom: reproducible, honest about patients, solvable by looking at the lungs and not by a light meter."""
+
+import collections
+
+import ml_collections
+import numpy as np
+import pytest
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+
+from covidjax.data import phantom as module
+from covidjax.data.phantom import CLASSES, SPLITS, Phantom, load, phantom
+from covidjax.errors import UserError
+
+COVID19, NORMAL, PNEUMONIA = range(3)
+
+
+def dataset(**changes: int) -> ml_collections.ConfigDict:
+    fields = {"name": "phantom", "seed": 5, "image_size": 32, "channels": 1, "num_images": 40}
+    return ml_collections.ConfigDict(fields | changes)
+
+
+def draw(split: str, count: int, size: int) -> list[Phantom]:
+    return [phantom(11, split, index, size) for index in range(count)]
+
+
+def upright(random: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pose of a patient who stands still: stands in for the random one."""
+    steps = ((np.arange(size) + 0.5) * (2.0 / size) - 1.0).astype(np.float32)
+    x, y = np.meshgrid(steps, steps)
+    return x, y
+
+
+@pytest.fixture
+def standing_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_coordinates", upright)
+
+
+@pytest.fixture(scope="module")
+def train() -> list[Phantom]:
+    return draw("train", 400, 32)
+
+
+@pytest.fixture(scope="module")
+def test() -> list[Phantom]:
+    return draw("test", 400, 32)
+
+
+def labels_of(images: list[Phantom]) -> np.ndarray:
+    return np.array([one.label for one in images])
+
+
+def test_same_arguments_draw_the_same_bits() -> None:
+    first, second = phantom(3, "val", 17, 48), phantom(3, "val", 17, 48)
+    np.testing.assert_array_equal(first.image, second.image)
+    np.testing.assert_array_equal(first.lungs, second.lungs)
+    np.testing.assert_array_equal(first.lesions, second.lesions)
+    assert (first.label, first.patient) == (second.label, second.patient)
+
+
+@pytest.mark.parametrize("other", [(4, "val", 17), (3, "test", 17), (3, "val", 18)])
+def test_seed_split_and_index_each_change_the_image(other: tuple[int, str, int]) -> None:
+    assert not np.array_equal(phantom(3, "val", 17, 48).image, phantom(*other, 48).image)
+
+
+def test_image_does_not_depend_on_num_images() -> None:
+    few, many = load(dataset(num_images=13), "train"), load(dataset(num_images=53), "train")
+    assert len(few) == 13 and len(many) == 53
+    np.testing.assert_array_equal(few.images, many.images[:13])
+    np.testing.assert_array_equal(few.labels, many.labels[:13])
+    assert few.patients == many.patients[:13]
+
+
+def test_size_changes_the_resolution_and_not_the_scene() -> None:
+    for index in range(6):
+        coarse, fine = phantom(3, "train", index, 32), phantom(3, "train", index, 128)
+        assert (coarse.label, coarse.patient) == (fine.label, fine.patient)
+        shrunk = fine.image.reshape(32, 4, 32, 4).mean(axis=(1, 3))
+        assert np.corrcoef(shrunk.ravel(), coarse.image.ravel())[0, 1] > 0.95
+
+
+def test_no_patient_is_in_two_splits() -> None:
+    train, val, test = ({one.patient for one in draw(split, 200, 16)} for split in SPLITS)
+    assert not (train & val or train & test or val & test)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_patient_has_one_to_four_images_of_one_class(split: str) -> None:
+    images = draw(split, 400, 16)
+    counts = collections.Counter(one.patient for one in images)
+    assert set(counts.values()) == {1, 2, 3, 4}
+    classes: dict[str, set[int]] = collections.defaultdict(set)
+    for one in images:
+        classes[one.patient].add(one.label)
+    assert all(len(found) == 1 for found in classes.values())
+
+
+@pytest.mark.usefixtures("standing_still")
+def test_images_of_a_patient_share_the_anatomy_and_nothing_else() -> None:
+    groups: dict[str, list[Phantom]] = collections.defaultdict(list)
+    for one in draw("train", 60, 64):
+        groups[one.patient].append(one)
+    lungs = set()
+    for group in groups.values():
+        for one in group[1:]:
+            np.testing.assert_array_equal(one.lungs, group[0].lungs)
+            np.testing.assert_array_equal(one.lesions, group[0].lesions)
+            assert not np.array_equal(one.image, group[0].image)
+        lungs.add(group[0].lungs.tobytes())
+    assert len(lungs) == len(groups)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_split_is_balanced_at_any_length(split: str) -> None:
+    labels = labels_of(draw(split, 200, 16))
+    assert set(labels[:3]) == {COVID19, NORMAL, PNEUMONIA}
+    for count in range(5, 201, 5):
+        np.testing.assert_array_equal(np.bincount(labels[:count], minlength=3) * 5, np.array([1, 2, 2]) * count)
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_lesions_are_in_the_lungs_of_the_ill_only(size: int) -> None:
+    for one in draw("train", 200, size):
+        assert one.lesions.any() == (one.label != NORMAL)
+        assert not np.any(one.lesions > one.lungs)
+        assert 0.15 < one.lungs.mean() < 0.45
+
+
+@pytest.mark.usefixtures("standing_still")
+def test_covid19_is_bilateral_and_peripheral_and_pneumonia_in_one_lung() -> None:
+    x = np.abs(upright(np.random.default_rng(0), 64)[0])
+    for one in draw("train", 200, 64):
+        left, right = one.lesions[:, :32].any(), one.lesions[:, 32:].any()
+        if one.label == COVID19:
+            assert left and right
+            assert x[one.lesions == 1].mean() > x[one.lungs == 1].mean() + 0.05
+        if one.label == PNEUMONIA:
+            assert left != right
+
+
+def test_lesions_are_brighter_than_the_same_place_in_the_mirror() -> None:
+    differences = []
+    for one in draw("train", 200, 64):
+        if one.label == PNEUMONIA:
+            place = (one.lesions == 1) & (one.lungs[:, ::-1] == 1)
+            image = one.image.astype(float)
+            differences.append((image - image[:, ::-1])[place].mean() if place.any() else 0.0)
+    assert np.mean(np.array(differences) > 0) > 0.8
+
+
+@pytest.mark.usefixtures("standing_still")
+def test_heart_is_on_the_right_of_the_image_and_lungs_are_dark() -> None:
+    x, y = upright(np.random.default_rng(0), 64)
+    heart = (x > 0.18) & (x < 0.35) & (y > 0.1) & (y < 0.3)
+    for one in draw("val", 60, 64):
+        image = one.image.astype(float)
+        assert image[heart].mean() > image[heart[:, ::-1]].mean() or one.label == PNEUMONIA
+        assert one.lungs[:, :32].sum() > one.lungs[:, 32:].sum()
+        healthy = (one.lungs == 1) & (one.lesions == 0)
+        flank = (np.abs(x) < 0.6) & (y > 0.75)
+        assert image[healthy].mean() < image[flank].mean()
+
+
+def test_mean_intensity_does_not_tell_the_classes(train: list[Phantom], test: list[Phantom]) -> None:
+    seen, unseen = (np.array([[one.image.mean(), one.image.std()] for one in images]) for images in (train, test))
+    for columns in ([0], [0, 1]):
+        rule = DecisionTreeClassifier(max_leaf_nodes=4, random_state=0).fit(seen[:, columns], labels_of(train))
+        assert rule.score(unseen[:, columns], labels_of(test)) < 0.5
+
+
+@pytest.mark.usefixtures("standing_still")
+def test_exposure_varies_within_a_patient() -> None:
+    means: dict[str, list[float]] = collections.defaultdict(list)
+    for one in draw("train", 200, 32):
+        means[one.patient].append(float(one.image.mean()))
+    assert np.mean([np.std(group) for group in means.values() if len(group) > 1]) > 10.0
+
+
+def test_pixels_tell_the_classes_unless_the_labels_are_shuffled(train: list[Phantom], test: list[Phantom]) -> None:
+    seen, unseen = (np.array([one.image.ravel() / 255.0 for one in images]) for images in (train, test))
+    labels = labels_of(train)
+    shuffled = np.random.default_rng(0).permutation(labels)
+
+    def accuracy(of: np.ndarray) -> float:
+        model = make_pipeline(StandardScaler(), RidgeClassifier(1000.0)).fit(seen, of)
+        return float(model.score(unseen, labels_of(test)))
+
+    assert 0.48 < accuracy(labels) < 0.85
+    assert accuracy(shuffled) < 0.45
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_load_returns_what_examples_promises(channels: int) -> None:
+    train, val = (load(dataset(channels=channels), split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (40, 10)
+    assert train.images.shape == (40, 32, 32, channels) and train.images.dtype == np.uint8
+    assert np.all(train.images == train.images[..., :1])
+    assert train.labels.shape == (40,) and train.labels.dtype == np.int32
+    assert train.classes == CLASSES == tuple(sorted(CLASSES))
+    assert train.names[17] == "train/000017" and len(set(train.names)) == 40
+    assert train.patients_known and len(train.patients) == 40
+    assert train.masks is not None and train.masks.shape == (40, 32, 32) and train.masks.dtype == np.uint8
+    one = phantom(5, "train", 1, 32)
+    np.testing.assert_array_equal(train.images[1, ..., 0], one.image)
+    np.testing.assert_array_equal(train.masks[1] == 2, one.lesions == 1)
+    np.testing.assert_array_equal(train.masks[1] > 0, one.lungs == 1)
+
+
+def test_smallest_data_set_has_every_class_in_every_split() -> None:
+    for split in SPLITS:
+        assert set(load(dataset(num_images=12), split).labels) == {COVID19, NORMAL, PNEUMONIA}
+
+
+def test_fingerprint_follows_the_content() -> None:
+    base = load(dataset(), "val").fingerprint
+    assert base == load(dataset(), "val").fingerprint
+    others = [load(dataset(**{name: value}), "val").fingerprint
+              for name, value in (("seed", 6), ("image_size", 33), ("channels", 3), ("num_images", 44))]  # fmt: skip
+    assert len({base, load(dataset(), "test").fingerprint, *others}) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "split", "named"),
+    [
+        ({}, "validation", "train, val, test"),
+        ({"image_size": 15}, "train", "image_size"),
+        ({"num_images": 11}, "train", "num_images"),
+        ({"num_images": 11}, "val", "num_images"),
+        ({"channels": 2}, "train", "channels"),
+        ({"seed": -1}, "train", "seed"),
+    ],
+)
+def test_mistake_is_refused_in_one_line(changes: dict[str, int], split: str, named: str) -> None:
+    with pytest.raises(UserError, match=named) as caught:
+        load(dataset(**changes), split)
+    assert "\n" not in str(caught.value) and "allowed" in str(caught.value)
+
+
+def test_smallest_size_is_drawn_and_bad_arguments_are_refused() -> None:
+    assert phantom(0, "train", 0, 16).image.shape == (16, 16)
+    for arguments in ((0, "dev", 0, 32), (0, "train", 0, 15), (0, "train", -1, 32), (-1, "train", 0, 32)):
+        with pytest.raises(UserError):
+            phantom(*arguments)
+
+
+def test_pose_varies_within_bounds() -> None:
+    """The centre of the lungs moves from image to image, and the lungs stay in the frame."""
+    centres = []
+    for one in draw("train", 100, 32):
+        rows, columns = np.nonzero(one.lungs)
+        centres.append((rows.mean(), columns.mean()))
+        assert one.lungs[:, 0].sum() + one.lungs[:, -1].sum() == 0
+    assert np.all(np.std(centres, axis=0) > 0.5)

@@ -1,0 +1,119 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from covidjax.data.examples import Examples
+from covidjax.data.splits import assign_fold, check_disjoint, check_patients_in_one_split, hold_out_eighth
+from covidjax.errors import UserError
+
+
+def population(num_patients: int = 80) -> tuple[list[int], list[str]]:
+    """One to four images of each patient, three classes with a 2 : 1 : 1 mix."""
+    generator = np.random.default_rng(0)
+    labels, patients = [], []
+    for number in range(num_patients):
+        for _ in range(generator.integers(1, 5)):
+            labels.append((0, 0, 1, 2)[number % 4])
+            patients.append(f"p{number}")
+    return labels, patients
+
+
+def examples(split: str, patients: tuple[str, ...], known: bool = True) -> Examples:
+    size = len(patients)
+    names = tuple(f"{split}/{index}" for index in range(size))
+    images = np.zeros((size, 2, 2, 1), np.uint8)
+    return Examples(split, images, np.zeros(size, np.int32), names, patients, known, ("x",), "")
+
+
+def test_hold_out_keeps_patients_whole_and_classes_in_proportion() -> None:
+    labels, patients = population()
+    held_out = hold_out_eighth(labels, patients)
+    inside = {patient for patient, out in zip(patients, held_out, strict=True) if out}
+    outside = {patient for patient, out in zip(patients, held_out, strict=True) if not out}
+    assert not inside & outside
+    counts = Counter(labels)
+    for label, held in Counter(np.array(labels)[held_out].tolist()).items():
+        assert abs(held - counts[label] / 8) <= 3
+    assert set(np.array(labels)[held_out]) == {0, 1, 2}
+
+
+def test_hold_out_by_image_is_an_exact_eighth() -> None:
+    labels = [0] * 80 + [1] * 40
+    held_out = hold_out_eighth(labels, None)
+    assert Counter(np.array(labels)[held_out].tolist()) == {0: 10, 1: 5}
+
+
+def test_hold_out_does_not_depend_on_global_randomness() -> None:
+    labels, patients = population()
+    np.random.seed(1)  # scikit-learn's fallback generator
+    first = hold_out_eighth(labels, patients)
+    np.random.seed(2)
+    np.testing.assert_array_equal(first, hold_out_eighth(labels, patients))
+
+
+@pytest.mark.parametrize(
+    ("labels", "patients"),
+    [
+        ([0, 1, 0, 1], None),
+        ([0, 1] * 8, ["same"] * 16),
+        ([0, 1] * 8, ["one", "two"] * 8),
+    ],
+)
+def test_too_few_to_hold_out_is_an_error(labels: list[int], patients: list[str] | None) -> None:
+    with pytest.raises(UserError, match="too few to hold out"):
+        hold_out_eighth(labels, patients)
+
+
+def test_hold_out_never_takes_a_whole_class() -> None:
+    patients = [str(number) for number in range(13)]
+    refused = 0
+    for rare in range(13):
+        labels = [int(number == rare) for number in range(13)]
+        try:
+            held_out = hold_out_eighth(labels, patients)
+        except UserError:
+            refused += 1
+        else:
+            assert not held_out[rare]
+    assert 0 < refused < 13
+
+
+def test_fold_is_the_test_split_and_an_eighth_of_the_rest_is_val() -> None:
+    labels, patients = population()
+    folds = [int(patient[1:]) % 5 for patient in patients]
+    seen_in_test: list[int] = []
+    for fold in range(5):
+        assigned = assign_fold(folds, fold, labels, patients)
+        test = [index for index, split in enumerate(assigned) if split == "test"]
+        assert {folds[index] for index in test} == {fold}
+        seen_in_test += test
+        rest = [index for index in range(len(folds)) if folds[index] != fold]
+        expected = hold_out_eighth([labels[index] for index in rest], [patients[index] for index in rest])
+        assert [assigned[index] == "val" for index in rest] == expected.tolist()
+        check_patients_in_one_split(assigned, patients)
+    assert sorted(seen_in_test) == list(range(len(labels)))
+
+
+@pytest.mark.parametrize("fold", [5, -2])
+def test_unknown_fold_names_those_there_are(fold: int) -> None:
+    with pytest.raises(UserError, match="allowed: 0, 1, or -1"):
+        assign_fold([0, 1, 0, 1], fold, [0, 0, 1, 1], ["a", "b", "c", "d"])
+
+
+def test_single_fold_leaves_nothing_to_train_on() -> None:
+    with pytest.raises(UserError, match="no other fold"):
+        assign_fold([0, 0], 0, [0, 1], ["a", "b"])
+
+
+def test_patient_in_two_splits_is_refused() -> None:
+    with pytest.raises(UserError, match="both train and val: p2;"):
+        check_disjoint(examples("train", ("p1", "p2")), examples("val", ("p2", "p3")))
+    with pytest.raises(UserError, match="both test and train: p1;"):
+        check_patients_in_one_split(("train", "val", "test"), ("p1", "p2", "p1"))
+    check_disjoint(examples("train", ("p1", "p2")), examples("val", ("p3", "p3")))
+    check_patients_in_one_split(("train", "train", "test"), ("p1", "p1", "p2"))
+
+
+def test_unknown_patients_are_not_compared() -> None:
+    check_disjoint(examples("train", ("a",), known=False), examples("val", ("a",), known=False))

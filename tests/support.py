@@ -1,0 +1,77 @@
+"""Small recipes, states and batches that several tests build on."""
+
+import collections
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from covidjax import losses, models, optim
+from covidjax.config import default_config
+from covidjax.data.augment import Augmentation
+from covidjax.freeze import make_plan
+from covidjax.models.layers import Staged
+from covidjax.preprocessing import Preprocessing
+from covidjax.train.phases import initial_state
+from covidjax.train.state import TrainState
+from covidjax.train.step import Recipe
+
+
+def small_config(model: str = "cnn", **changes: Any) -> ConfigDict:
+    """The defaults with a model and dotted changes, such as `optimizer__name='sgd'`."""
+    config = default_config()
+    config.model.name = model
+    with config.unlocked():
+        for key, value in changes.items():
+            owner, _, leaf = key.replace("__", ".").rpartition(".")
+            (config[owner] if owner else config)[leaf] = value
+    return config
+
+
+def make_model(config: ConfigDict, num_classes: int = 3) -> Staged:
+    return models.build(config.model, num_classes, config.precision)
+
+
+def make_variables(model: Staged, size: int = 32, seed: int = 0) -> dict[str, Any]:
+    """Fresh weights, with the scale of every residual branch moved off zero so that gradients flow everywhere."""
+    images = jnp.zeros((2, size, size, 1), model.param_dtype)
+    variables = model.init(jax.random.key(seed), images)
+    params = jax.tree.map(lambda leaf: leaf + 0.3 if leaf.ndim == 1 else leaf, variables["params"])
+    return {"params": params, "batch_stats": variables.get("batch_stats", {})}
+
+
+def make_recipe(config: ConfigDict, model: Staged, variables: Any, **changes: Any) -> Recipe:
+    """The recipe of a config of one phase."""
+    plan = make_plan(
+        config.freeze, variables, model.stages, batch_norm=config.batch_norm, lr_scale=tuple(config.lr_scale)
+    )
+    values: dict[str, Any] = {
+        "model": model,
+        "plan": plan,
+        "tx": optim.optimizer(config.optimizer, optim.decay_mask),
+        "learning_rate": optim.learning_rate_schedule(config.optimizer, 100, 10),
+        "loss": losses.loss_function(config.loss, None),
+        "augmentation": Augmentation(**config.augment.to_dict()),
+        "preprocessing": Preprocessing(),
+        "accumulation_steps": config.accumulation_steps,
+        "ema_decay": config.ema_decay,
+    }
+    return Recipe(**values | changes)
+
+
+def make_state(recipe: Recipe, variables: Any, seed: int = 0) -> TrainState:
+    return initial_state(recipe, variables, jax.random.key(seed))
+
+
+def make_batch(size: int = 32, batch_size: int = 8, seed: int = 0) -> dict[str, jax.Array]:
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (batch_size, size, size, 1), np.uint8)
+    return {"image": jnp.asarray(images), "label": jnp.asarray(random.integers(0, 3, batch_size), jnp.int32)}
+
+
+def operations(compiled: Any) -> collections.Counter[str]:
+    """How often each operation stands in an optimised HLO program."""
+    return collections.Counter(re.findall(r" = \S+ ([a-z][a-z\-]*)\(", compiled.as_text()))

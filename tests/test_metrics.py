@@ -1,0 +1,412 @@
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from covidjax import metrics
+from covidjax.errors import UserError
+
+CLASSES = ("normal", "pneumonia", "covid19")
+PROPORTIONS = ("precision", "recall", "specificity")
+
+
+def make_predictions(seed: int, count: int = 120, num_classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities in steps of 1/20, so that many tie, and labels that they tell something about."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, num_classes, count).astype(np.int32)
+    labels[:num_classes] = np.arange(num_classes)
+    draws = generator.multinomial(20, np.eye(num_classes)[labels] * 0.3 + 0.7 / num_classes)
+    return draws / 20, labels
+
+
+def make_report(probabilities: np.ndarray, labels: np.ndarray, **options: Any) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "patients": tuple(f"patient{index}" for index in range(len(labels))),
+        "patients_known": True,
+        "classes": CLASSES[: probabilities.shape[1]],
+        "loss": 0.5,
+        "split": "test",
+        "resamples": 200,
+    }
+    return metrics.classification_report(probabilities, labels, **(arguments | options))
+
+
+def width(interval: list[float]) -> float:
+    return interval[1] - interval[0]
+
+
+@pytest.mark.parametrize(
+    ("successes", "total", "confidence", "low", "high"),
+    [
+        (30, 31, 0.95, 0.838, 0.994),
+        (81, 263, 0.95, 0.2553, 0.3662),  # Newcombe 1998, table I, method 3
+        (15, 148, 0.95, 0.0624, 0.1605),
+        (0, 20, 0.95, 0.0, 0.1611),
+        (1, 29, 0.95, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_interval_equals_published_values(
+    successes: int, total: int, confidence: float, low: float, high: float
+) -> None:
+    digits = 3 if total == 31 else 4
+    assert [round(end, digits) for end in metrics.wilson_interval(successes, total, confidence)] == [low, high]
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_wilson_interval_holds_its_estimate_and_mirrors_exactly_at_the_ends(confidence: float) -> None:
+    for total in (1, 2, 7, 225, 10_000):
+        for successes in {0, 1, total // 3, total - 1, total}:
+            low, high = metrics.wilson_interval(successes, total, confidence)
+            assert 0 <= low <= successes / total <= high <= 1
+            mirrored = metrics.wilson_interval(total - successes, total, confidence)
+            np.testing.assert_allclose((low, high), (1 - mirrored[1], 1 - mirrored[0]), atol=1e-12)
+        assert metrics.wilson_interval(0, total)[0] == 0.0
+        assert metrics.wilson_interval(total, total)[1] == 1.0
+
+
+def test_wilson_interval_of_no_trials_is_everything() -> None:
+    assert metrics.wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_report_equals_scikit_learn(seed: int) -> None:
+    probabilities, labels = make_predictions(seed)
+    predicted = probabilities.argmax(axis=1)
+    report = make_report(probabilities, labels)
+    assert report["confusion_matrix"] == sklearn.metrics.confusion_matrix(labels, predicted).tolist()
+    areas = [sklearn.metrics.roc_auc_score(labels == index, probabilities[:, index]) for index in range(3)]
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(labels, predicted),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(labels, predicted),
+        "macro_f1": sklearn.metrics.f1_score(labels, predicted, average="macro"),
+        "macro_auroc": np.mean(areas),
+    }
+    assert {key: report[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+    for index, name in enumerate(CLASSES):
+        true, guess = labels == index, predicted == index
+        expected = {
+            "precision": sklearn.metrics.precision_score(true, guess),
+            "recall": sklearn.metrics.recall_score(true, guess),
+            "specificity": sklearn.metrics.recall_score(~true, ~guess),
+            "f1": sklearn.metrics.f1_score(true, guess),
+            "auroc": areas[index],
+            "support": true.sum(),
+        }
+        found = {key: report["per_class"][name][key] for key in expected}
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10_000])
+def test_auroc_equals_scikit_learn_with_ties(levels: int) -> None:
+    generator = np.random.default_rng(levels)
+    for _ in range(10):
+        scores = generator.integers(0, levels, 50) / levels
+        positive = generator.random(50) < 0.3
+        positive[:2] = True, False
+        expected = sklearn.metrics.roc_auc_score(positive, scores)
+        assert metrics.auroc(scores, positive) == pytest.approx(expected, abs=1e-12)
+
+
+def test_auroc_without_a_class_is_nan() -> None:
+    scores = np.arange(4) / 4
+    for positive in (np.zeros(4, bool), np.ones(4, bool)):
+        assert math.isnan(metrics.auroc(scores, positive))
+        assert np.isnan(metrics.weighted_auroc(scores, positive, np.ones((2, 4)))).all()
+
+
+def test_weighted_auroc_equals_auroc_of_repeated_data() -> None:
+    generator = np.random.default_rng(0)
+    scores = generator.integers(0, 8, 40) / 8
+    positive = generator.random(40) < 0.4
+    counts = generator.integers(0, 4, (25, 40))
+    counts[0] = 1
+    repeated = [metrics.auroc(np.repeat(scores, row), np.repeat(positive, row)) for row in counts]
+    np.testing.assert_array_equal(metrics.weighted_auroc(scores, positive, counts.astype(np.float64)), repeated)
+
+
+def test_weighted_auroc_is_nan_where_a_class_is_not_drawn() -> None:
+    positive = np.array([True, True, False, False])
+    weights = np.array([[1.0, 1, 1, 1], [0, 0, 2, 2], [2, 2, 0, 0]])
+    areas = metrics.weighted_auroc(np.array([0.9, 0.8, 0.1, 0.2]), positive, weights)
+    np.testing.assert_array_equal(areas, [1.0, np.nan, np.nan])
+
+
+def test_resampling_moves_all_images_of_a_patient_together() -> None:
+    clusters = np.array([2, 0, 1, 2, 0, 2, 3])
+    weights = metrics.resample_weights(clusters, np.random.default_rng(0), 500)
+    multiplicity = np.stack([weights[:, np.flatnonzero(clusters == cluster)[0]] for cluster in range(4)], axis=1)
+    np.testing.assert_array_equal(weights, multiplicity[:, clusters])
+    np.testing.assert_array_equal(multiplicity.sum(axis=1), 4)
+    # With replacement: a patient is missing in (3/4)^4 = 32 % of the resamples, and drawn once on average.
+    np.testing.assert_allclose((multiplicity == 0).mean(axis=0), 0.75**4, atol=0.08)
+    np.testing.assert_allclose(multiplicity.mean(axis=0), 1.0, atol=0.12)
+
+
+def test_bootstrap_equals_figures_of_resampled_data() -> None:
+    probabilities, labels = make_predictions(3, count=30)
+    patients = tuple(f"p{index % 11}" for index in range(30))
+    clusters = np.unique(patients, return_inverse=True)[1]
+    counts = metrics.resample_weights(clusters, np.random.default_rng(7), 40).astype(int)
+    f1, areas = [], []
+    for row in counts:
+        chosen, true = np.repeat(probabilities, row, axis=0), np.repeat(labels, row)
+        present = [index for index in range(3) if (true == index).any()]
+        scores = sklearn.metrics.f1_score(true, chosen.argmax(axis=1), average=None, labels=[0, 1, 2], zero_division=0)
+        f1.append(scores[present].mean())
+        areas.append(np.mean([sklearn.metrics.roc_auc_score(true == index, chosen[:, index]) for index in present]))
+    report = make_report(probabilities, labels, patients=patients, seed=7, resamples=40)
+    assert report["macro_f1_ci95"] == pytest.approx(np.percentile(f1, [2.5, 97.5]), abs=1e-12)
+    assert report["macro_auroc_ci95"] == pytest.approx(np.percentile(areas, [2.5, 97.5]), abs=1e-12)
+
+
+def test_patients_with_equal_images_widen_the_intervals() -> None:
+    probabilities, labels = make_predictions(1, count=40)
+    repeats = 6
+    patients = np.repeat([f"p{index}" for index in range(40)], repeats)
+    arguments = np.repeat(probabilities, repeats, axis=0), np.repeat(labels, repeats)
+    by_patient = make_report(*arguments, patients=tuple(patients))
+    by_image = make_report(*arguments, patients=tuple(patients), patients_known=False)
+    once = make_report(probabilities, labels, patients=tuple(patients[::repeats]))
+    for key in ("macro_f1", "macro_auroc"):
+        assert by_patient[key] == by_image[key] == pytest.approx(once[key])
+        # sqrt(6) = 2.4 in the limit; and copies of an image teach nothing.
+        assert width(by_patient[f"{key}_ci95"]) > 1.8 * width(by_image[f"{key}_ci95"])
+        assert by_patient[f"{key}_ci95"] == pytest.approx(once[f"{key}_ci95"], abs=1e-12)
+
+
+def test_report_says_what_was_resampled() -> None:
+    probabilities, labels = make_predictions(0)
+    by_patient = make_report(probabilities, labels)["intervals"]
+    by_image = make_report(probabilities, labels, patients_known=False, resamples=50)["intervals"]
+    assert by_patient["auroc and f1"] == "bootstrap by patient, 200 resamples, 95 % percentile"
+    assert by_image["auroc and f1"] == "bootstrap by image (no patient ids), 50 resamples, 95 % percentile"
+    assert by_patient["proportions"] == "Wilson 95 %"
+
+
+def test_unknown_patients_are_never_grouped() -> None:
+    probabilities, labels = make_predictions(0)
+    same = make_report(probabilities, labels, patients=("",) * len(labels), patients_known=False)
+    own = make_report(probabilities, labels, patients_known=False)
+    assert same == own
+
+
+def test_report_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    probabilities, labels = make_predictions(0)
+    first = make_report(probabilities, labels, seed=1)
+    assert make_report(probabilities, labels, seed=1) == first
+    assert make_report(probabilities, labels, seed=2)["macro_f1_ci95"] != first["macro_f1_ci95"]
+    monkeypatch.setattr(metrics, "WEIGHTS_AT_ONCE", 7 * len(labels))
+    assert make_report(probabilities, labels, seed=1) == first
+
+
+def test_report_has_the_agreed_keys_and_wilson_intervals() -> None:
+    probabilities, labels = make_predictions(0)
+    report = make_report(probabilities, labels)
+    assert list(report) == [
+        "split", "num_examples", "loss", "accuracy", "accuracy_ci95", "balanced_accuracy", "macro_f1", "macro_f1_ci95",
+        "macro_auroc", "macro_auroc_ci95", "ece", "confusion_matrix", "classes", "per_class", "intervals",
+        "research_use_only",
+    ]  # fmt: skip
+    keys = {f"{name}{end}" for name in (*PROPORTIONS, "f1", "auroc") for end in ("", "_ci95")} | {"support"}
+    matrix = np.array(report["confusion_matrix"])
+    for index, name in enumerate(CLASSES):
+        assert set(report["per_class"][name]) == keys
+        hits, support, predicted = matrix[index, index], matrix[index].sum(), matrix[:, index].sum()
+        totals = {
+            "precision": (hits, predicted),
+            "recall": (hits, support),
+            "specificity": (len(labels) - support - predicted + hits, len(labels) - support),
+        }
+        for key, (successes, total) in totals.items():
+            assert report["per_class"][name][f"{key}_ci95"] == list(metrics.wilson_interval(successes, total))
+    assert report["accuracy_ci95"] == list(metrics.wilson_interval(np.trace(matrix), len(labels)))
+    assert report["research_use_only"] is True
+    assert report["classes"] == list(CLASSES)
+
+
+def test_absent_class_is_undefined_and_outside_the_macro_means() -> None:
+    probabilities, labels = make_predictions(0)
+    probabilities = np.column_stack([probabilities, np.zeros(len(labels))])
+    whole = make_report(probabilities[:, :3], labels)
+    report = make_report(probabilities, labels, classes=(*CLASSES, "other"))
+    other = report["per_class"].pop("other")
+    for key in ("precision", "recall", "f1", "auroc"):
+        assert other[key] is None
+        assert other[f"{key}_ci95"] is None
+    assert (other["specificity"], other["support"]) == (1.0, 0)
+    assert report["per_class"] == whole["per_class"]
+    for key in ("balanced_accuracy", "macro_f1", "macro_f1_ci95", "macro_auroc", "macro_auroc_ci95"):
+        assert report[key] == whole[key]
+
+
+def test_class_without_hits_has_f1_of_zero_and_absent_but_predicted_class_stays_out_of_the_macro_means() -> None:
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.6, 0.4, 0.0], [0.1, 0.2, 0.7]])
+    report = make_report(probabilities, labels)
+    missed, absent = report["per_class"]["pneumonia"], report["per_class"]["covid19"]
+    assert (missed["precision"], missed["recall"], missed["f1"]) == (None, 0.0, 0.0)
+    assert (absent["precision"], absent["recall"], absent["f1"], absent["auroc"]) == (0.0, None, 0.0, None)
+    assert report["macro_f1"] == pytest.approx((0.8 + 0.0) / 2)
+    assert report["balanced_accuracy"] == pytest.approx(0.5)
+
+
+def test_single_class_leaves_auroc_and_specificity_undefined() -> None:
+    report = make_report(np.tile([0.6, 0.3, 0.1], (4, 1)), np.zeros(4, int))
+    assert report["macro_auroc"] is None
+    assert report["macro_auroc_ci95"] is None
+    assert report["per_class"]["normal"]["specificity"] is None
+    assert report["macro_f1"] == report["accuracy"] == 1.0
+
+
+def test_single_patient_gives_no_bootstrap_interval() -> None:
+    probabilities, labels = make_predictions(0)
+    report = make_report(probabilities, labels, patients=("one",) * len(labels))
+    assert report["macro_auroc"] > 0.5
+    assert report["macro_auroc_ci95"] is None
+    assert report["per_class"]["normal"]["f1_ci95"] is None
+
+
+def test_perfect_predictions_score_one() -> None:
+    labels = np.arange(30) % 3
+    report = make_report(np.eye(3)[labels], labels)
+    for key in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
+        assert report[key] == 1.0
+    assert report["ece"] == 0.0
+    assert report["accuracy_ci95"][0] < 0.9
+    assert report["macro_auroc_ci95"] == [1.0, 1.0]
+    assert report["confusion_matrix"] == (10 * np.eye(3, dtype=int)).tolist()
+
+
+def test_inverted_predictions_score_zero() -> None:
+    labels = np.arange(30) % 2
+    report = make_report(np.eye(2)[1 - labels], labels)
+    for key in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
+        assert report[key] == 0.0
+    assert report["ece"] == 1.0
+    assert report["accuracy_ci95"][1] > 0.1
+
+
+def test_calibration_error_equals_its_definition() -> None:
+    generator = np.random.default_rng(0)
+    probabilities, labels = generator.dirichlet(np.ones(3), 500), generator.integers(0, 3, 500)
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    for bins in (1, 10, 15):
+        total = 0.0
+        for index in range(bins):
+            inside = (confidence > index / bins) & (confidence <= (index + 1) / bins)
+            if inside.any():
+                total += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
+        assert metrics.expected_calibration_error(probabilities, labels, bins) == pytest.approx(total, abs=1e-12)
+
+
+def test_calibration_bins_are_closed_on_the_right() -> None:
+    probabilities = np.array([[0.5, 0.4], [0.4, 0.3], [0.75, 0.25]])
+    # (0, 0.5] holds the first two, one right; (0.5, 1] the third, right.
+    expected = (abs(1 - 0.9) + abs(1 - 0.75)) / 3
+    assert metrics.expected_calibration_error(probabilities, np.array([0, 1, 0]), 2) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_report_survives_json(dtype: Any) -> None:
+    probabilities, labels = make_predictions(0)
+    labels[labels == 2] = 1
+    report = make_report(probabilities.astype(dtype), labels, loss=np.float32(math.inf))
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["loss"] is None
+    assert report["per_class"]["covid19"]["auroc"] is None
+
+
+def test_diverged_predictions_and_empty_splits_are_refused(tmp_path: Path) -> None:
+    probabilities, labels = make_predictions(0, count=5)
+    with pytest.raises(UserError, match="'test' has no examples"):
+        make_report(probabilities[:0], labels[:0])
+    probabilities[3, 1] = np.nan
+    with pytest.raises(UserError, match="1 of 5 predictions are not finite"):
+        make_report(probabilities, labels)
+    with pytest.raises(UserError, match="not finite"):
+        metrics.write_predictions(tmp_path / "predictions_test.csv", "abcde", "abcde", labels, probabilities, CLASSES)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_predictions_read_back_bit_exactly(tmp_path: Path, dtype: Any) -> None:
+    generator = np.random.default_rng(0)
+    logits = 30 * generator.normal(size=(50, 3))
+    probabilities = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(dtype)
+    probabilities[0] = np.nextafter(dtype(0), dtype(1)), 1 - np.finfo(dtype).epsneg, 0.0
+    labels = generator.integers(0, 3, 50).astype(np.int32)
+    names = ('a,"b".png', "c\nd\r.png", "Röntgen/肺.png", *(f"{index}.png" for index in range(47)))
+    patients = ("", " p ", *(f"p{index}" for index in range(48)))
+    path = tmp_path / "predictions_test.csv"
+    metrics.write_predictions(path, names, patients, labels, probabilities, CLASSES)
+    found = metrics.read_predictions(path)
+    assert (found.names, found.patients, found.classes) == (names, patients, CLASSES)
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.probabilities.astype(dtype).tobytes(), probabilities.tobytes())
+    np.testing.assert_array_equal(found.predicted, probabilities.argmax(axis=1))
+    known = {"patients": patients, "classes": CLASSES}
+    assert make_report(found.probabilities, found.labels, **known) == make_report(probabilities, labels, **known)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_predictions_have_the_agreed_columns(tmp_path: Path) -> None:
+    path = tmp_path / "predictions_val.csv"
+    probabilities = np.array([[0.25, 0.75], [0.5, 0.5]])
+    metrics.write_predictions(path, ("a.png", "b.png"), ("1", "2"), np.array([0, 0]), probabilities, ("no", "yes"))
+    with path.open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["file", "patient", "label", "predicted", "correct", "probability_no", "probability_yes"],
+            ["a.png", "1", "no", "yes", "0", "0.25", "0.75"],
+            ["b.png", "2", "no", "no", "1", "0.5", "0.5"],
+        ]
+
+
+def test_failed_write_keeps_the_old_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "predictions_val.csv"
+    path.write_text("old")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(UserError, match="No space left"):
+        metrics.write_predictions(path, "a", "a", np.array([0]), np.array([[0.5, 0.5]]), ("no", "yes"))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+HEADER = "file,patient,label,predicted,correct,probability_no,probability_yes\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as a table"),
+        (b"\xff\xfe", "cannot be read as a table"),
+        (b"file,label\n", "must have the columns"),
+        (b"file,patient,label,predicted,correct\n", "must have the columns"),
+        (f"{HEADER}a,1,no,no,1,0.9\n".encode(), "example 1 is not a row"),
+        (f"{HEADER}a,1,no\n".encode(), "example 1 is not a row"),
+        (f"{HEADER}a,1,no,no,1,0.9,0.1\nb,1,maybe,no,1,0.9,0.1\n".encode(), "example 2 is not a row"),
+        (f"{HEADER}a,1,no,no,1,0.9,x\n".encode(), "example 1 is not a row"),
+        (f"{HEADER}a,1,no,yes,0,0.9,0.1\n".encode(), "contradict"),
+        (f"{HEADER}a,1,no,no,0,0.9,0.1\n".encode(), "contradict"),
+        (f"{HEADER}a,1,no,no,1,inf,0.1\n".encode(), "not finite"),
+    ],
+)
+def test_broken_table_is_refused_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "predictions_val.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        metrics.read_predictions(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no .*launch/evaluate.py"):
+        metrics.read_predictions(tmp_path / "predictions_val.csv")

@@ -1,0 +1,456 @@
+import base64
+import dataclasses
+import io
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from covidjax import figures, metrics, page, report, workdir
+from covidjax.data.examples import Examples
+from covidjax.errors import UserError
+
+CLASSES = ("normal", "pneumonia", "covid19")
+SIDE = 24
+NUM_EXAMPLES = 90
+EPOCHS, FIRST_PHASE = 40, 15
+
+
+def make_examples(split: str, images: np.ndarray | None = None, classes: tuple[str, ...] = CLASSES) -> Examples:
+    if images is None:
+        images = np.random.default_rng(5).integers(0, 255, (NUM_EXAMPLES, SIDE, SIDE, 1), np.uint8)
+    count = len(images)
+    labels = np.arange(count, dtype=np.int32) % len(classes)
+    return Examples(
+        split=split,
+        images=images,
+        labels=labels,
+        names=tuple(f"{split}/{classes[label]}/image{index:03d}.png" for index, label in enumerate(labels)),
+        patients=tuple(f"patient{index // 2}" for index in range(count)),
+        patients_known=True,
+        classes=classes,
+        fingerprint="0123456789abcdef" * 4,
+    )
+
+
+def predict(examples: Examples, seed: int) -> np.ndarray:
+    """Plausible class probabilities: [n, classes], mostly right, sometimes confidently wrong."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 1.1, (len(examples), len(examples.classes)))
+    logits[np.arange(len(examples)), examples.labels] += 2.2
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def write_evaluation(workdir: Path, examples: Examples, seed: int = 0) -> dict[str, Any]:
+    """Writes evaluation_<split>.json and predictions_<split>.csv as an evaluation does, with few resamples."""
+    probabilities, known = predict(examples, seed), examples.patients_known
+    evaluation = metrics.classification_report(
+        probabilities, examples.labels, examples.patients, known, examples.classes, 0.4567, examples.split, resamples=40
+    )
+    evaluation["checkpoint"] = {"step": 31 * 24, "which": "best"}
+    (workdir / f"evaluation_{examples.split}.json").write_text(json.dumps(evaluation))
+    metrics.write_predictions(
+        workdir / f"predictions_{examples.split}.csv",
+        examples.names, examples.patients, examples.labels, probabilities, examples.classes,
+    )  # fmt: skip
+    return evaluation
+
+
+def write_config(workdir: Path) -> None:
+    config = {
+        "seed": 3,
+        "batch_size": 32,
+        "epochs": 10,
+        "freeze": "none",
+        "pretrained": "",
+        "precision": "float32",
+        "lr_scale": [["layer1", 0.01]],
+        "model": {"name": "resnet18", "dropout": 0.0},
+        "dataset": {"name": "folder", "root": "/data/cxr3", "image_size": 224, "crop": "center"},
+        "optimizer": {"name": "adam", "learning_rate": 1e-3, "schedule": "cosine"},
+        "checkpoint": {"best": "loss", "keep": 2},
+        "phases": [
+            {"epochs": FIRST_PHASE, "freeze": "backbone"},
+            {"epochs": EPOCHS - FIRST_PHASE, "freeze": "none", "optimizer": {"learning_rate": 1e-4}},
+        ],
+    }
+    (workdir / "config.json").write_text(json.dumps(config))
+
+
+def write_metrics(workdir: Path) -> None:
+    generator = np.random.default_rng(1)
+    lines = []
+    for epoch in range(1, EPOCHS + 1):
+        phase = int(epoch > FIRST_PHASE)
+        done, of = (epoch - FIRST_PHASE, EPOCHS - FIRST_PHASE) if phase else (epoch, FIRST_PHASE)
+        train = 0.25 + 0.9 * np.exp(-epoch / 9) + 0.02 * generator.normal()
+        val = 0.42 + 0.8 * np.exp(-epoch / 8) + 0.004 * abs(epoch - 31) + 0.01 * generator.normal()
+        common = {"step": epoch * 24, "epoch": epoch, "phase": phase}
+        rate = (1e-4 if phase else 1e-3) * 0.5 * (1.001 + np.cos(np.pi * done / of))
+        lines += [
+            {**common, "split": "train", "loss": train, "accuracy": 1 - 0.4 * train, "learning_rate": rate,
+             "gradient_norm": 1.2, "images_per_second": 61.0},
+            {**common, "split": "val", "loss": val, "accuracy": 1 - 0.4 * val},
+        ]  # fmt: skip
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_run(workdir: Path) -> dict[str, Any]:
+    stages = (("stem", 9_536, 2.4e9), ("layer1", 147_968, 14.8e9), ("layer2", 525_568, 13.2e9),
+              ("layer3", 2_099_712, 13.1e9), ("layer4", 8_393_728, 13.1e9), ("head", 1_539, 9.8e4))  # fmt: skip
+
+    def rows(trains: set[str]) -> list[dict[str, Any]]:
+        return [
+            {"stage": stage, "parameters": count, "trainable": count if stage in trains else 0,
+             "optimizer_bytes": 8 * count if stage in trains else 0, "forward_flops": flops,
+             "backward_flops": 2 * flops if stage in trains else 0.0, "full_backward_flops": 2 * flops,
+             "batch_norm": "-" if stage == "head" else "batch" if stage in trains else "running"}
+            for stage, count, flops in stages
+        ]  # fmt: skip
+
+    def split(count: int) -> dict[str, Any]:
+        return {"num_examples": count, "num_patients": count * 2 // 3, "patients_known": True,
+                "fingerprint": "0123456789abcdef" * 4, "classes": dict.fromkeys(CLASSES, count // 3),
+                "placement": "device", "bytes": count * 224 * 224}  # fmt: skip
+
+    record = {
+        "versions": {"python": "3.11.9", "jax": "0.10.2", "flax": "0.12.8", "optax": "0.2.8", "numpy": "2.3.4"},
+        "device": "NVIDIA H200",
+        "num_devices": 1,
+        "git_revision": "3f9c2d1",
+        "data": {"train": split(768), "val": split(90), "test": split(90)},
+        "notes": ["test: 90 examples are held out and read by evaluate only.", "train: 2 files could not be decoded."],
+        "freeze": [
+            {
+                "phase": 0,
+                "strategy": "backbone",
+                "rows": rows({"head"}),
+                "summary": "1,539 of 11,178,051 parameters train",
+            },
+            {
+                "phase": 1,
+                "strategy": "none",
+                "rows": rows({name for name, *_ in stages}),
+                "summary": "All of them train",
+            },
+        ],
+        "timings": {"compile_seconds": 21.4, "train_seconds": 754.2, "data_seconds": 3.1, "images_per_second": 1034.7},
+        "test_reads": ["2026-11-20T12:00:00Z"],
+    }
+    (workdir / "run.json").write_text(json.dumps(record))
+    return record
+
+
+class Page(HTMLParser):
+    """Reads a report back: its text, tables as lists of rows of cell texts, figures as (image bytes, caption)."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.figures: list[tuple[bytes, str]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        elif tag == "img" and "figure" in self._open:
+            source = dict(attrs)["src"] or ""
+            self.figures.append((base64.b64decode(source.partition(",")[2]), ""))
+        if tag not in page.VOID_ELEMENTS:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._open:
+            return
+        self.text += data
+        if {"td", "th"} & set(self._open):
+            self.tables[-1][-1][-1] += data
+        elif "figcaption" in self._open and self.figures:
+            self.figures[-1] = (self.figures[-1][0], self.figures[-1][1] + data)
+
+    def table(self, *header: str) -> list[list[str]]:
+        """The rows of the first table whose head holds `header`."""
+        return next(rows for rows in self.tables if set(header) <= set(rows[0]))
+
+
+def write_report(workdir: Path, examples: dict[str, Examples] | None = None) -> Page:
+    return Page(report.write(workdir, examples or {}).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A run without its learning curves, which take the longest to draw."""
+    write_config(tmp_path)
+    write_run(tmp_path)
+    return tmp_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A report of a run whose test and val splits were evaluated, and what it was made from."""
+
+    content: str
+    read: Page
+    examples: dict[str, Examples]
+    evaluations: dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    folder = tmp_path_factory.mktemp("run")
+    write_config(folder)
+    write_metrics(folder)
+    write_run(folder)
+    examples = {split: make_examples(split) for split in ("test", "val")}
+    evaluations = {split: write_evaluation(folder, examples[split], len(split)) for split in examples}
+    content = report.write(folder, examples).read_text(encoding="utf-8")
+    return Written(content, Page(content), examples, evaluations)
+
+
+def test_report_needs_nothing_outside_itself(written: Written) -> None:
+    content, read = written.content, written.read
+    assert not re.search(r"https?://|@import|url\(", content)
+    assert not {tag for tag, _ in read.tags} & {"script", "link", "iframe", "object"}
+    sources = [attributes["src"] or "" for _, attributes in read.tags if "src" in attributes]
+    assert len(sources) > 10
+    assert all(source.startswith("data:image/") for source in sources)
+    for data, _ in read.figures:
+        if b"<svg" in data:
+            assert all(target.startswith(b"#") for target in re.findall(rb'href="([^"]*)"', data))
+
+
+def test_text_from_outside_is_escaped(run_folder: Path) -> None:
+    classes = ("<i>", 'a" onload="alert(1)', "R&D")
+    examples = make_examples("test", classes=classes)
+    write_evaluation(run_folder, examples)
+    record = json.loads((run_folder / "run.json").read_text())
+    record["notes"].append("<script>alert(1)</script>")
+    (run_folder / "run.json").write_text(json.dumps(record))
+    content = report.write(run_folder, {"test": examples}).read_text(encoding="utf-8")
+    read = Page(content)
+    assert not {tag for tag, _ in read.tags} & {"i", "script"}
+    assert not any("onload" in attributes for _, attributes in read.tags)
+    assert "&lt;i&gt;" in content
+    assert "R&amp;D" in content
+    assert [row[0] for row in read.table("Class", "Support")[1:]] == list(classes)
+
+
+def test_headline_is_the_test_split_and_val_until_that_is_evaluated(run_folder: Path) -> None:
+    val = write_evaluation(run_folder, make_examples("val"), seed=1)
+    before = write_report(run_folder)
+    assert f"Val accuracy{val['accuracy']:.3f}[{val['accuracy_ci95'][0]:.3f}, " in before.text
+    assert "Not evaluated yet: run launch/evaluate.py with --split=test." in before.text
+    test = write_evaluation(run_folder, make_examples("test"), seed=2)
+    assert test["accuracy"] != val["accuracy"]
+    after = write_report(run_folder)
+    assert f"Test accuracy{test['accuracy']:.3f}[{test['accuracy_ci95'][0]:.3f}, " in after.text
+    assert "ot evaluated yet" not in after.text
+
+
+def test_figures_shown_equal_the_evaluation(written: Written) -> None:
+    read, test = written.read, written.evaluations["test"]
+    rows = {row[0]: row[1:] for row in read.table("Class", "Support")[1:]}
+    columns = ("precision", "recall", "specificity", "f1", "auroc")
+    for name, scores in test["per_class"].items():
+        shown = [f"{scores[key]:.3f} {page.interval(scores[key + '_ci95'])}" for key in columns]
+        assert rows[name] == [str(scores["support"]), *shown]
+    summary = {row[0]: row[1:] for row in read.table("95 % interval")[1:]}
+    assert summary["Loss"] == ["0.457", ""]
+    for title, key in (("Accuracy", "accuracy"), ("Macro F1", "macro_f1"), ("Macro AUROC", "macro_auroc")):
+        low, high = test[f"{key}_ci95"]
+        assert summary[title] == [f"{test[key]:.3f}", f"[{low:.3f}, {high:.3f}]"]
+    assert summary["Calibration error (ECE)"] == [f"{test['ece']:.3f}", ""]
+    matrix = read.table("predicted")[2:]
+    assert [row[0] for row in matrix] == list(CLASSES)
+    for row, counts in zip(matrix, test["confusion_matrix"], strict=True):
+        expected = [f"{count}{100 * count / sum(counts):.1f}\N{NO-BREAK SPACE}%" for count in counts]
+        assert row[1:] == expected
+
+
+def test_wrong_images_come_most_confident_first_and_are_the_right_pixels(written: Written) -> None:
+    test = written.examples["test"]
+    probabilities = predict(test, len("test"))
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = sorted(np.flatnonzero(predicted != test.labels), key=lambda index: -confidence[index])[:12]
+    assert len(wrong) == 12
+    samples = [(data, caption) for data, caption in written.read.figures if "test/" in caption]
+    for index, (data, caption) in zip(wrong, samples, strict=False):
+        true, guess = CLASSES[test.labels[index]], CLASSES[predicted[index]]
+        assert caption == f"{true} \N{RIGHTWARDS ARROW} {guess}p = {confidence[index]:.3f}{test.names[index]}"
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), test.images[index, ..., 0])
+    right = [caption for _, caption in samples[12:]]
+    assert [caption.split()[0] for caption in right] == [*CLASSES, *CLASSES]
+    assert all(caption.split()[2].startswith(caption.split()[0]) for caption in right)
+
+
+def test_images_appear_only_for_examples_at_hand(run_folder: Path) -> None:
+    write_evaluation(run_folder, make_examples("test"))
+    for at_hand in ({}, {"test": make_examples("train")}, {"val": make_examples("test")}):
+        assert not any(".png" in caption for _, caption in write_report(run_folder, at_hand).figures)
+
+
+def test_predictions_of_another_evaluation_are_pointed_out(run_folder: Path) -> None:
+    evaluation = write_evaluation(run_folder, make_examples("test"))
+    assert "another evaluation" not in write_report(run_folder).text
+    changed = {**evaluation, "num_examples": NUM_EXAMPLES + 1}
+    (run_folder / "evaluation_test.json").write_text(json.dumps(changed))
+    assert "holds 90 examples and is from another evaluation" in write_report(run_folder).text
+
+
+def test_config_and_metrics_are_enough(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    write_metrics(tmp_path)
+    read = write_report(tmp_path)
+    assert "not evaluated yet" in read.text
+    assert len(read.figures) == 3
+    (tmp_path / "metrics.jsonl").unlink()
+    read = write_report(tmp_path)
+    assert "No epoch has finished yet." in read.text
+    assert not read.figures
+
+
+def test_a_folder_without_a_run_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config\.json"):
+        report.write(tmp_path, {})
+    write_config(tmp_path)
+    (tmp_path / "run.json").write_text('{"versions": ')
+    with pytest.raises(UserError, match=r"run\.json"):
+        report.write(tmp_path, {})
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_interrupted_write_leaves_the_old_report(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = report.write(run_folder, {}).read_bytes()
+    (run_folder / "run.json").unlink()
+    files = sorted(run_folder.iterdir())
+
+    def full_disk(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(UserError, match="No space left"):
+        report.write(run_folder, {})
+    assert (run_folder / "report.html").read_bytes() == before
+    assert sorted(run_folder.iterdir()) == files
+
+
+def test_metrics_that_are_not_finite_missing_or_cut_are_told_and_left_out(run_folder: Path) -> None:
+    lines = [
+        {"step": 1, "epoch": 1, "phase": 0, "split": "train", "loss": float("nan"), "learning_rate": 0.0},
+        {"step": 2, "epoch": 2, "split": "train", "accuracy": None, "learning_rate": 1e-3},
+        {"step": 2, "epoch": 2, "split": "val", "loss": float("inf")},
+        {"step": 3, "split": "val", "loss": 0.5},
+    ]
+    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "ep')
+    read = write_report(run_folder)
+    assert "not finite, left as gaps: 2." in read.text
+    assert "could not be read, left out: 2." in read.text
+    assert "Best epoch" not in read.text
+
+
+def test_the_last_line_of_an_epoch_counts(run_folder: Path) -> None:
+    write_metrics(run_folder)
+    with (run_folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 48, "epoch": 2, "phase": 0, "split": "val", "loss": 0.125}) + "\n")
+    epochs, losses = workdir.values(workdir.read(run_folder), "val", "loss")
+    assert epochs == list(range(1, EPOCHS + 1))
+    assert losses[1] == 0.125
+
+
+def test_best_epoch_is_that_of_the_evaluated_checkpoint(run_folder: Path) -> None:
+    write_metrics(run_folder)
+    read = workdir.read(run_folder)
+    epochs, losses = workdir.values(read, "val", "loss")
+    assert workdir.best_epoch(read) == epochs[int(np.argmin(losses))]
+    evaluation = write_evaluation(run_folder, make_examples("val"))
+    evaluation["checkpoint"] = {"step": 7 * 24, "which": "best"}
+    (run_folder / "evaluation_val.json").write_text(json.dumps(evaluation))
+    assert workdir.best_epoch(workdir.read(run_folder)) == 7
+    assert sum(b"<!-- best, epoch 7 -->" in data for data, _ in write_report(run_folder).figures) == 2
+
+
+def test_freeze_table_adds_up(written: Written) -> None:
+    head, *rows, total = written.read.table("Stage", "Optimizer state")
+    assert len(head) == 7
+    assert rows[0] == ["stem", "9,536", "0", "0", "2.400", "0", "running"]
+    assert rows[-1] == ["head", "1,539", "1,539", "12.0\N{NO-BREAK SPACE}KiB", "< 0.001", "< 0.001", "-"]
+    assert total[:6] == ["all stages", "11,178,051", "1,539", "12.0\N{NO-BREAK SPACE}KiB", "56.600", "< 0.001"]
+
+
+def test_split_without_patient_ids_is_called_a_split_by_image(run_folder: Path) -> None:
+    record = json.loads((run_folder / "run.json").read_text())
+    record["data"]["val"]["patients_known"] = False
+    (run_folder / "run.json").write_text(json.dumps(record))
+    rows = {row[0]: row for row in write_report(run_folder).table("Split", "Fingerprint")[1:]}
+    assert rows["train"][2:4] == ["512", "patient"]
+    assert rows["val"][2:4] == ["unknown", "image (no patient ids)"]
+    assert rows["val"][6] == "0123456789ab"
+
+
+def test_every_config_key_is_listed(written: Written) -> None:
+    rows = {row[0]: row[1] for row in written.read.table("Key", "Value")[1:]}
+    assert list(rows) == sorted(rows)
+    assert rows["phases[1].optimizer.learning_rate"] == "0.0001"
+    assert rows["lr_scale"] == '[["layer1", 0.01]]'
+    assert rows["dataset.root"] == '"/data/cxr3"'
+
+
+def test_images_per_second_comes_from_the_epochs_where_the_run_recorded_none(run_folder: Path) -> None:
+    assert "Images per second1,035" in write_report(run_folder).text
+    (run_folder / "run.json").unlink()
+    rates = (1.0, 61.2, 60.0, 63.0)
+    lines = [{"step": i, "epoch": i, "phase": 0, "split": "train", "images_per_second": r} for i, r in enumerate(rates)]
+    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "Images per second60.6" in write_report(run_folder).text
+
+
+def test_phase_labels_that_do_not_fit_are_shortened() -> None:
+    curve = figures.Curve("train", (1, 2, 3, 4), (4.0, 3.0, 2.0, 1.0))
+
+    def drawn(strategy: str) -> bytes:
+        spans = [figures.PhaseSpan(0, strategy, 1, 2), figures.PhaseSpan(1, r"a$ \d_$", 3, 4)]
+        return figures.learning_curve([curve], spans)
+
+    assert rb"<!-- phase 1: a$ \d_$ -->" in drawn("backbone")
+    assert b"<!-- phase 1 -->" in drawn("a pattern as long as the figure")
+
+
+def test_reliability_diagram_puts_each_probability_in_one_bin() -> None:
+    edges = np.linspace(0, 1, 11)
+    for confidences in (np.array([1.0]), np.array([0.0, 0.1, 1.0]), np.linspace(0, 1, 50)):
+        assert b"<svg" in figures.reliability_diagram(confidences, confidences > 0.5, edges)
+
+
+def test_drawing_leaves_matplotlib_as_it_was(run_folder: Path) -> None:
+    write_metrics(run_folder)
+    with matplotlib.rc_context({"font.size": 7.0}):
+        before = dict(matplotlib.rcParams)
+        write_report(run_folder)
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_that_are_undefined_show_a_dash(run_folder: Path) -> None:
+    evaluation = write_evaluation(run_folder, make_examples("test"))
+    evaluation["per_class"]["covid19"] |= {"recall": None, "recall_ci95": None}
+    (run_folder / "evaluation_test.json").write_text(json.dumps({**evaluation, "macro_auroc": None}))
+    read = write_report(run_folder)
+    assert read.table("Class", "Support")[3][3] == page.MISSING
+    assert ["Macro AUROC", page.MISSING] in [row[:2] for row in read.table("95 % interval")]

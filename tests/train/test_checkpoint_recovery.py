@@ -1,0 +1,328 @@
+"""Whatever happens to a save or to its files afterwards, the last good checkpoint is used: damage, kill, full disk."""
+
+import contextlib
+import errno
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covidjax.errors import UserError
+from covidjax.train import manifest
+from covidjax.train.checkpoint import Checkpoints
+
+WEIGHTS = 4096
+
+
+def open_checkpoints(directory: Path) -> Checkpoints:
+    return Checkpoints(directory, keep=2, higher_is_better=True)
+
+
+def make_state(step: int) -> dict[str, jax.Array]:
+    return {"weight": jax.random.normal(jax.random.key(step), (WEIGHTS,))}
+
+
+def save_steps(directory: Path, steps: list[int]) -> None:
+    with open_checkpoints(directory) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, make_state(step), {"epoch": step}, None)
+
+
+def restore_latest(directory: Path) -> tuple[int, tuple[str, ...]]:
+    """Step and notes, after a check that the state is that of the step."""
+    with open_checkpoints(directory) as checkpoints:
+        restored = checkpoints.restore_latest(lambda step: make_state(0))
+    assert restored is not None
+    assert (restored.state["weight"] == make_state(restored.step)["weight"]).all()
+    return restored.step, restored.notes
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def flip_byte(directory: Path) -> str:
+    files = [path for path in (directory / "3").rglob("*") if path.is_file()]
+    biggest = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(biggest.read_bytes())
+    data[len(data) // 2] ^= 1
+    biggest.write_bytes(data)
+    return f"file {biggest.relative_to(directory / '3').as_posix()} differs from its manifest"
+
+
+def delete_file(directory: Path) -> str:
+    (directory / "3" / "progress" / "metadata").unlink()
+    return "file progress/metadata is missing"
+
+
+def add_file(directory: Path) -> str:
+    (directory / "3" / "state" / "copy").write_text("x")
+    return "file state/copy is not in its manifest"
+
+
+def change_manifest(directory: Path) -> str:
+    path = directory / "manifests" / "3.json"
+    path.write_text(path.read_text().replace('"metric": null', '"metric": 9999'))
+    return "its manifest is unreadable"
+
+
+def truncate_manifest(directory: Path) -> str:
+    path = directory / "manifests" / "3.json"
+    path.write_bytes(path.read_bytes()[:40])
+    return "its manifest is unreadable"
+
+
+Damage = Callable[[Path], str]
+every_damage = pytest.mark.parametrize("damage", [flip_byte, delete_file, add_file, change_manifest, truncate_manifest])
+
+
+@every_damage
+def test_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, damage: Damage) -> None:
+    save_steps(tmp_path, [1, 2, 3])
+    reason = damage(tmp_path)
+    damaged = contents(tmp_path / "3")
+    assert restore_latest(tmp_path) == (2, (f"checkpoint 3 is damaged ({reason}): using 2",))
+    assert contents(tmp_path / "damaged" / "3") == damaged
+    assert restore_latest(tmp_path) == (2, ())
+    save_steps(tmp_path, [3])
+    assert restore_latest(tmp_path) == (3, ())
+
+
+@every_damage
+def test_damaged_checkpoint_asked_for_by_name_is_refused_and_left_alone(tmp_path: Path, damage: Damage) -> None:
+    save_steps(tmp_path, [2, 3])
+    reason = damage(tmp_path)
+    before = contents(tmp_path)
+    with open_checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(UserError) as named:
+            checkpoints.restore(3, make_state(0))
+        with pytest.raises(UserError) as latest:
+            checkpoints.restore("latest", make_state(0))
+        assert checkpoints.restore(2, make_state(0)).step == 2
+    assert str(named.value) == str(latest.value)
+    assert str(named.value).startswith(f"checkpoint 3 in {tmp_path} is damaged ({reason}): ")
+    assert contents(tmp_path) == before
+
+
+def test_damage_of_an_older_checkpoint_is_found_before_it_is_needed(tmp_path: Path) -> None:
+    save_steps(tmp_path, [3, 4])
+    reason = flip_byte(tmp_path)
+    assert restore_latest(tmp_path) == (4, (f"checkpoint 3 is damaged ({reason}): using 4",))
+    save_steps(tmp_path, [5])
+    assert names(tmp_path) == {"4", "5", "damaged", "manifests"}
+
+
+def test_training_does_not_start_over_when_all_checkpoints_are_damaged(tmp_path: Path) -> None:
+    save_steps(tmp_path, [2, 3])
+    (tmp_path / "2" / "progress" / "metadata").unlink()
+    reason = flip_byte(tmp_path)
+    before = contents(tmp_path)
+    with open_checkpoints(tmp_path) as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.restore_latest(lambda step: make_state(0))
+    assert f"(2: file progress/metadata is missing; 3: {reason})" in str(error.value)
+    assert contents(tmp_path) == before
+
+
+def test_step_damaged_twice_is_set_aside_twice(tmp_path: Path) -> None:
+    save_steps(tmp_path, [2, 3])
+    for _ in range(2):
+        flip_byte(tmp_path)
+        restore_latest(tmp_path)
+        save_steps(tmp_path, [3])
+    assert names(tmp_path / "damaged") == {"3", "3+"}
+
+
+def test_checkpoint_without_manifest_is_not_used_and_its_step_can_be_saved_again(tmp_path: Path) -> None:
+    save_steps(tmp_path, [1, 2, 3])
+    (tmp_path / "manifests" / "3.json").unlink()
+    with open_checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [2]
+        assert checkpoints.restore("latest", make_state(0)).step == 2
+        with pytest.raises(UserError, match="no checkpoint 3 in"):
+            checkpoints.restore(3, make_state(0))
+    assert restore_latest(tmp_path) == (2, ())
+    assert names(tmp_path) == {"2", "manifests"}
+    save_steps(tmp_path, [3])
+    assert restore_latest(tmp_path) == (3, ())
+
+
+def test_checkpoints_that_lost_all_manifests_are_not_deleted(tmp_path: Path) -> None:
+    save_steps(tmp_path, [1, 2])
+    shutil.rmtree(tmp_path / "manifests")
+    with open_checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_latest(lambda step: make_state(0)) is None
+    save_steps(tmp_path, [1])
+    assert names(tmp_path / "damaged") == {"1", "2"}
+
+
+def test_finished_checkpoint_exists_while_the_next_has_no_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weakest_instants = []  # orbax has retired old steps, and the new one is not finished yet
+    write = manifest.write
+
+    def recording_write(directory: Path, step: int, facts: dict[str, Any]) -> None:
+        weakest_instants.append((step, manifest.finished_steps(directory)))
+        write(directory, step, facts)
+
+    monkeypatch.setattr(manifest, "write", recording_write)
+    save_steps(tmp_path, [1, 2, 3, 4])
+    assert weakest_instants == [(1, []), (2, [1]), (3, [2]), (4, [3])]
+
+
+CHILD = """
+import sys, pathlib, numpy, jax.numpy
+from covidjax.train.checkpoint import Checkpoints
+values = numpy.random.default_rng(0).random(50_000_000, dtype=numpy.float32)
+with Checkpoints(pathlib.Path(sys.argv[1]), keep=2, higher_is_better=True) as checkpoints:
+    for step in range(1, 6):
+        weight = jax.numpy.full(values.shape, step, numpy.float32) if step < 3 else jax.numpy.asarray(values)
+        checkpoints.save(step, {"weight": weight}, {"epoch": step}, step / 10)
+"""
+
+
+@pytest.mark.parametrize("moment", ["3.orbax-checkpoint-tmp/state*", "3", "deleted/1", "manifests/3.json"])
+def test_kill_during_a_save_leaves_a_sound_checkpoint(tmp_path: Path, moment: str) -> None:
+    directory = tmp_path / "checkpoints"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(directory)], env=environment)
+    while not any(directory.glob(moment)):
+        assert child.poll() is None, f"the child ended before {moment} was seen"
+        time.sleep(0.0005)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    with open_checkpoints(directory) as checkpoints:
+        restored = checkpoints.restore_latest(lambda step: {"weight": jnp.zeros(50_000_000)})
+        assert restored is not None
+        step = restored.step
+        assert (step, restored.progress, restored.notes) in ((2, {"epoch": 2}, ()), (3, {"epoch": 3}, ()))
+        expected = np.float32(2) if step == 2 else np.random.default_rng(0).random(50_000_000, dtype=np.float32)
+        assert (np.asarray(restored.state["weight"]) == expected).all()
+        checkpoints.save(step + 1, {"weight": jnp.zeros(50_000_000)}, {}, 0.1)
+        checkpoints.wait()
+        assert checkpoints.steps() == [step, step + 1]
+    assert names(directory) == {str(step), str(step + 1), "manifests"}
+
+
+def noise() -> dict[str, jax.Array]:
+    return {"weight": jax.random.normal(jax.random.key(0), (4_000_000,))}  # does not compress
+
+
+def zeros() -> dict[str, jax.Array]:
+    return {"weight": jnp.zeros(4_000_000)}
+
+
+def check_that_a_failed_save_harms_nothing(
+    directory: Path, limit: contextlib.AbstractContextManager[None], reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open_checkpoints(directory) as checkpoints:
+        checkpoints.save(200, zeros(), {}, 0.5)
+        checkpoints.wait()
+        with limit:
+            checkpoints.save(240, noise(), {}, 0.6)
+            with pytest.raises(UserError) as error:
+                checkpoints.save(280, zeros(), {}, 0.7)
+            assert str(error.value) == (
+                f"cannot write checkpoint 240 to {directory}: {reason}; "
+                "free space and run the same command again: training resumes from 200"
+            )
+            checkpoints.save(240, noise(), {}, 0.6)
+            with pytest.raises(UserError, match=reason):
+                checkpoints.wait()
+            assert names(directory) == {"200", "manifests"}
+            restored = checkpoints.restore_latest(lambda step: zeros())
+            assert restored is not None and (restored.step, restored.notes) == (200, ())
+        for step in (240, 280, 300):
+            checkpoints.save(step, zeros(), {}, 1 / step)
+        checkpoints.wait()
+        assert checkpoints.steps() == [200, 280, 300]
+    assert capfd.readouterr().err == ""
+
+
+@contextlib.contextmanager
+def file_size_limit() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_refused_write_is_reported_and_harms_no_older_checkpoint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    check_that_a_failed_save_harms_nothing(tmp_path, file_size_limit(), "File too large", capfd)
+
+
+def test_full_disk_is_reported_and_harms_no_older_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs root, to mount a small file system")
+    try:
+        no_limit = contextlib.nullcontext()
+        check_that_a_failed_save_harms_nothing(tmp_path / "checkpoints", no_limit, "No space left on device", capfd)
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_manifest_that_cannot_be_written_leaves_the_step_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = manifest._sync
+
+    def full_disk(path: Path) -> None:
+        if path.suffix == ".tmp":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(path)
+
+    save_steps(tmp_path, [1, 2])
+    with open_checkpoints(tmp_path) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(manifest, "_sync", full_disk)
+            checkpoints.save(3, make_state(3), {}, None)
+            with pytest.raises(UserError, match=r"cannot write checkpoint 3 .* training resumes from 2"):
+                checkpoints.wait()
+        assert checkpoints.steps() == [2]
+        assert names(tmp_path) == {"2", "manifests"} and names(tmp_path / "manifests") == {"2.json"}
+        checkpoints.save(3, make_state(3), {}, None)
+    assert restore_latest(tmp_path) == (3, ())
+
+
+def test_failed_last_save_is_raised_at_the_end_but_hides_no_other_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"cannot write checkpoint 1 to .*: training starts from the beginning"),
+        file_size_limit(),
+        open_checkpoints(tmp_path / "a") as checkpoints,
+    ):
+        checkpoints.save(1, noise(), {}, None)
+    with (
+        pytest.raises(ZeroDivisionError) as error,
+        file_size_limit(),
+        open_checkpoints(tmp_path / "b") as checkpoints,
+    ):
+        checkpoints.save(1, noise(), {}, None)
+        raise ZeroDivisionError
+    assert "cannot write checkpoint 1 to" in error.value.__notes__[0]
+
+
+def test_directory_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    message = r"cannot write checkpoint 1 to .*: Not a directory; make it writable"
+    with open_checkpoints(tmp_path / "file" / "checkpoints") as checkpoints, pytest.raises(UserError, match=message):
+        checkpoints.save(1, make_state(1), {}, None)

@@ -1,0 +1,178 @@
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covidjax import optim
+from covidjax.train.step import train_step
+from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, operations, small_config
+
+EVERYTHING_ON: dict[str, Any] = {
+    "optimizer__name": "adamw",
+    "optimizer__weight_decay": 0.1,
+    "optimizer__clip_norm": 1.0,
+    "accumulation_steps": 2,
+    "ema_decay": 0.9,
+}
+
+
+def compiled_step(model_name: str, strategy: str, size: int = 64) -> tuple[Any, Any]:
+    config = small_config(model_name, freeze=strategy, **EVERYTHING_ON)
+    model = make_model(config)
+    variables = jax.eval_shape(lambda: make_variables(model, size))
+    recipe = make_recipe(config, model, variables)
+    state = jax.eval_shape(lambda variables: make_state(recipe, variables), variables)
+    batch = jax.eval_shape(lambda: make_batch(size))
+    return recipe, jax.jit(partial(train_step, recipe=recipe)).lower(state, batch).compile()
+
+
+def expected_convolutions(recipe: Any) -> int:
+    """Forward of all, weight gradients of the trainable, input gradients of all whose input depends on a trainable."""
+    kernels = [(path, trains) for path, trains, _ in recipe.plan.leaves if "conv" in path and path.endswith("/kernel")]
+    trained = [path for path, trains in kernels if trains]
+    first = recipe.plan.first_trained
+    enters_first = 0
+    if trained:
+        # In the first trained stage the first convolution, and the shortcut beside it, see an input without gradient.
+        own = [path for path in trained if path.startswith(f"{first}/")]
+        enters_first = sum(
+            path == f"{first}/conv1/kernel"
+            or path in (f"{first}/block1/conv1/kernel", f"{first}/block1/shortcut_conv/kernel")
+            for path in own
+        )
+    return len(kernels) + 2 * len(trained) - enters_first
+
+
+@pytest.mark.parametrize("strategy", ["none", "until:layer3", "backbone"])
+@pytest.mark.parametrize("model_name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+def test_compiled_step_holds_forward_of_all_and_backward_of_the_trained_suffix(model_name: str, strategy: str) -> None:
+    recipe, compiled = compiled_step(model_name, strategy)
+    assert operations(compiled)["convolution"] == expected_convolutions(recipe)
+
+
+def test_frozen_backbone_has_as_many_convolutions_as_inference() -> None:
+    config = small_config("resnet18")
+    model = make_model(config)
+    variables = jax.eval_shape(lambda: make_variables(model, 64))
+    images = jax.ShapeDtypeStruct((8, 64, 64, 1), jnp.float32)
+    inference = jax.jit(lambda variables, images: model.apply(variables, images)).lower(variables, images).compile()
+    _, step = compiled_step("resnet18", "backbone")
+    assert operations(step)["convolution"] == operations(inference)["convolution"] == 20
+
+
+@pytest.mark.parametrize("strategy", ["until:layer3", "backbone", "all_but_norm"])
+def test_frozen_leaves_have_no_optimizer_slot_and_no_average(strategy: str) -> None:
+    config = small_config("resnet18", freeze=strategy, **EVERYTHING_ON)
+    model = make_model(config)
+    variables = jax.eval_shape(lambda: make_variables(model))
+    recipe = make_recipe(config, model, variables)
+    state = jax.eval_shape(lambda variables: make_state(recipe, variables), variables)
+    trained = sum(trains for _, trains, _ in recipe.plan.leaves)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.shape]
+    assert len(shapes) == 2 * trained  # Adam's two moments
+    assert len(jax.tree.leaves(state.average)) == trained
+    assert trained < len(recipe.plan.leaves)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop", "adamax"])
+@pytest.mark.parametrize("strategy", ["backbone", "until:block2", "all_but_norm", ("block[13]/conv",)])
+def test_frozen_parameters_and_statistics_keep_their_bits(optimizer: str, strategy: Any) -> None:
+    changes = EVERYTHING_ON | {"optimizer__name": optimizer}
+    config = small_config("cnn", freeze=strategy, model__width=4, augment__rotate=5.0, **changes)
+    model = make_model(config)
+    variables = make_variables(model)
+    recipe = make_recipe(config, model, variables)
+    before = jax.tree.map(np.asarray, variables)
+    state, step = make_state(recipe, variables), jax.jit(partial(train_step, recipe=recipe))
+    for seed in range(20):
+        state = step(state, make_batch(seed=seed))
+    after = jax.tree.map(np.asarray, {"params": state.params, "batch_stats": state.batch_stats})
+    for path, trains, _ in recipe.plan.leaves:
+        old, new = before["params"], after["params"]
+        for part in path.split("/"):
+            old, new = old[part], new[part]
+        assert np.array_equal(old, new) != trains, path
+    for stage in recipe.plan.normalised_stages:
+        same = [
+            np.array_equal(a, b)
+            for a, b in zip(
+                *map(jax.tree.leaves, (before["batch_stats"][stage], after["batch_stats"][stage])), strict=True
+            )
+        ]
+        assert not any(same) if stage in recipe.plan.batch_norm_stages else all(same), stage
+
+
+def test_accumulation_equals_the_whole_batch_without_batch_statistics() -> None:
+    results = []
+    with jax.enable_x64(True):
+        for steps in (1, 4):
+            config = small_config(
+                "cnn", precision="float64", batch_norm="running", accumulation_steps=steps, optimizer__name="sgd"
+            )
+            model = make_model(config)
+            variables = make_variables(model)
+            recipe = make_recipe(config, model, variables)
+            state = make_state(recipe, variables)
+            for seed in range(3):
+                state = jax.jit(partial(train_step, recipe=recipe))(state, make_batch(seed=seed))
+            results.append(jax.tree.leaves(state.params))
+    for one, four in zip(*results, strict=True):
+        np.testing.assert_allclose(one, four, rtol=1e-10, atol=1e-13)
+
+
+def test_average_follows_the_trained_parameters() -> None:
+    config = small_config("cnn", ema_decay=0.75, freeze="until:block3", model__width=4)
+    model = make_model(config)
+    variables = make_variables(model)
+    recipe = make_recipe(config, model, variables)
+    state, step = make_state(recipe, variables), jax.jit(partial(train_step, recipe=recipe))
+    expected = np.asarray(variables["params"]["head"]["dense"]["kernel"])
+    for seed in range(3):
+        state = step(state, make_batch(seed=seed))
+        expected = 0.75 * expected + 0.25 * np.asarray(state.params["head"]["dense"]["kernel"])
+    np.testing.assert_allclose(state.average["head"]["dense"]["kernel"], expected, rtol=1e-6)
+
+
+def test_rate_factors_scale_the_move_of_their_stage_only() -> None:
+    moves = []
+    for lr_scale in ((), (("block2/", 0.25),)):
+        config = small_config("cnn", optimizer__name="sgd", lr_scale=lr_scale)
+        model = make_model(config)
+        variables = make_variables(model)
+        recipe = make_recipe(config, model, variables)
+        state = jax.jit(partial(train_step, recipe=recipe))(make_state(recipe, variables), make_batch())
+        moves.append(jax.tree.map(lambda new, old: np.asarray(new - old), state.params, variables["params"]))
+    for stage in moves[0]:
+        factor = 0.25 if stage == "block2" else 1.0
+        for full, scaled in zip(jax.tree.leaves(moves[0][stage]), jax.tree.leaves(moves[1][stage]), strict=True):
+            np.testing.assert_allclose(scaled, factor * full, atol=3e-7)
+
+
+def test_first_step_that_is_not_finite_is_named() -> None:
+    config = small_config("cnn", model__width=4)
+    model = make_model(config)
+    variables = make_variables(model)
+    recipe = make_recipe(config, model, variables)
+    step = jax.jit(partial(train_step, recipe=recipe))
+    state = step(make_state(recipe, variables), make_batch())
+    assert int(state.metrics.nonfinite_step) == -1
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, state.params)
+    state = step(step(dataclasses.replace(state, params=broken), make_batch()), make_batch())
+    assert int(state.metrics.nonfinite_step) == 1
+
+
+def test_plateau_scale_scales_the_step() -> None:
+    config = small_config("cnn", optimizer__name="sgd", optimizer__schedule="plateau")
+    model = make_model(config)
+    variables = make_variables(model)
+    recipe = make_recipe(config, model, variables)
+    full = make_state(recipe, variables)
+    half = dataclasses.replace(full, plateau=dataclasses.replace(optim.plateau_init(), scale=jnp.float32(0.5)))
+    step = jax.jit(partial(train_step, recipe=recipe))
+    moved = [step(state, make_batch()).params["head"]["dense"]["kernel"] for state in (full, half)]
+    start = variables["params"]["head"]["dense"]["kernel"]
+    np.testing.assert_allclose(moved[1] - start, 0.5 * (moved[0] - start), atol=1e-7)

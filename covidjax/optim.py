@@ -38,7 +38,7 @@ EPSILON = 1e-7
 ONE_CYCLE_INITIAL_DIVISOR = 25.0
 ONE_CYCLE_FINAL_DIVISOR = 1e4
 
-Schedule = Callable[[ArrayLike], ArrayLike]
+Schedule = Callable[[ArrayLike], jax.Array]
 Mask = Callable[[Any], Any]
 
 
@@ -67,7 +67,8 @@ def learning_rate_schedule(optimizer: Any, total_steps: int, steps_per_epoch: in
     - 'step': times `step_factor` from the first step after each of `step_epochs` finished epochs.
     - 'one_cycle': see `_one_cycle`.
 
-    The result works on Python ints and, under jit, on integer arrays. Raises UserError for a value out of range.
+    The result takes Python ints and, under jit, integer arrays, and gives [] float of weak type (it takes the dtype of
+    what it multiplies). Raises UserError for a value out of range.
     """
     rate = optimizer.learning_rate
     _require(
@@ -81,19 +82,19 @@ def learning_rate_schedule(optimizer: Any, total_steps: int, steps_per_epoch: in
     )
     match optimizer.schedule:
         case "constant":
-            return optax.constant_schedule(rate)
+            schedule = optax.constant_schedule(rate)
         case "plateau":
             _require_plateau(optimizer)
-            return optax.constant_schedule(rate)
+            schedule = optax.constant_schedule(rate)
         case "cosine":
-            return _cosine(optimizer, total_steps, steps_per_epoch)
+            schedule = _cosine(optimizer, total_steps, steps_per_epoch)
         case "step":
-            return _steps(optimizer, steps_per_epoch)
+            schedule = _steps(optimizer, steps_per_epoch)
         case "one_cycle":
-            return _one_cycle(rate, optimizer.pct_start, total_steps)
-    raise UserError(
-        f"optimizer.schedule is {optimizer.schedule!r}; allowed: {', '.join(SCHEDULES)}; set it to one of these"
-    )
+            schedule = _one_cycle(rate, optimizer.pct_start, total_steps)
+        case name:
+            raise UserError(f"optimizer.schedule is {name!r}; allowed: {', '.join(SCHEDULES)}; set it to one of these")
+    return lambda step: jnp.asarray(schedule(step))
 
 
 def _cosine(optimizer: Any, total_steps: int, steps_per_epoch: int) -> Schedule:

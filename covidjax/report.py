@@ -209,8 +209,8 @@ def _data(run: Run) -> list[Html]:
     ]
     reads = run.run.get("test_reads", [])
     times = f"{len(reads)} time{'s' if len(reads) > 1 else ''}: {', '.join(reads)}." if reads else "never."
-    notes = [f"{name}: {split['note']}" for name, split in data.items() if split.get("note")]
-    notes += run.run.get("notes", [])
+    placements = [split["note"] for split in data.values() if split.get("note")]
+    notes = dict.fromkeys([*placements, *run.run.get("notes", [])])
     return [
         element("div", page.table(header, rows, "lrrllrl"), class_="wide"),
         page.table(("Examples of class", *data), counts, "l" + "r" * len(data)),

@@ -44,6 +44,8 @@ def split_section(
         parts += [element("h3", "Per class"), element("div", _per_class(evaluation), class_="wide")]
     if predictions is not None and examples is not None:
         parts += _samples(predictions, examples)
+    else:
+        parts.append(element("p", "This page was written without the images of this split.", class_="muted"))
     return parts
 
 
@@ -105,7 +107,7 @@ def _description(evaluation: Mapping[str, Any], predictions: Predictions | None)
     if intervals:
         sentences.append(f"Intervals {'; '.join(intervals)}")
     if predictions is None:
-        sentences.append("There is no table of predictions, hence no reliability diagram and no images")
+        sentences.append("There is no table of predictions, hence no reliability diagram")
     elif len(predictions.names) != evaluation.get("num_examples"):
         sentences.append(
             f"The table of predictions holds {len(predictions.names)} examples and is from another evaluation: "

@@ -11,6 +11,7 @@ from pathlib import Path
 from covidjax import command, evaluate, files, report
 from covidjax import config as configs
 from covidjax.data import sources
+from covidjax.train import record
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -18,9 +19,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="launch/evaluate.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path, help="folder of a run of launch/train.py")
     parser.add_argument("--split", required=True, choices=sources.SPLITS)
-    parser.add_argument("--checkpoint", default="best", help="best (default), latest, or a step")
+    parser.add_argument("--checkpoint", default="best", type=_which, help="best (default), latest, or a step")
     flags = parser.parse_args(arguments)
-    which = flags.checkpoint if flags.checkpoint in ("best", "latest") else int(flags.checkpoint)
     config = configs.from_json(files.read_json(flags.workdir / "config.json"))
     command.set_precision(config.precision)
     run = files.read_json(flags.workdir / "run.json")
@@ -28,12 +28,21 @@ def main(arguments: Sequence[str]) -> None:
         run["test_reads"].append(datetime.now(UTC).isoformat(timespec="seconds"))
         files.write_json(flags.workdir / "run.json", run)
     examples = sources.load(config.dataset, flags.split)
-    result = evaluate.evaluate_workdir(flags.workdir, examples, which)
+    run["data"].setdefault(flags.split, record.describe(examples))
+    files.write_json(flags.workdir / "run.json", run)
+    result = evaluate.evaluate_workdir(flags.workdir, examples, flags.checkpoint)
+    shown = {flags.split: examples}
+    if flags.split != "val" and (flags.workdir / "predictions_val.csv").exists():
+        shown["val"] = sources.load(config.dataset, "val")
     low, high = result["accuracy_ci95"]
     print(f"{flags.split}: {result['num_examples']} examples, checkpoint of step {result['checkpoint']['step']}")
     print(f"accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})")
     print(f"balanced accuracy {result['balanced_accuracy']:.4f}, macro F1 {result['macro_f1']:.4f}")
-    print(f"report: {report.write(flags.workdir, {flags.split: examples})}")
+    print(f"report: {report.write(flags.workdir, shown)}")
+
+
+def _which(text: str) -> str | int:
+    return text if text in ("best", "latest") else int(text)
 
 
 if __name__ == "__main__":

@@ -303,6 +303,7 @@ def test_wrong_images_come_most_confident_first_and_are_the_right_pixels(written
 
 def test_images_appear_only_for_examples_at_hand(run_folder: Path) -> None:
     write_evaluation(run_folder, make_examples("test"))
+    assert "written without the images" in write_report(run_folder).text
     for at_hand in ({}, {"test": make_examples("train")}, {"val": make_examples("test")}):
         assert not any(".png" in caption for _, caption in write_report(run_folder, at_hand).figures)
 

@@ -1,21 +1,18 @@
 """Checkpoints that are verified before they are used, and of which one is always left.
 
 `checkpoints/` holds `<step>/`, written by orbax; `manifests/<step>.json`, with the SHA-256 of every file in `<step>/`,
-the metric, and the name, shape and dtype of every leaf; `damaged/<step>/`, set aside and never read; and `deleted/`,
-where retired steps are on their way out. A checkpoint is finished once its manifest is there, and only finished ones
-are used: orbax commits a step by renaming its folder, and later notices neither a flipped byte nor most lost files.
+the metric, and the name, shape and dtype of every leaf; `damaged/<step>/`, set aside and never read. A checkpoint is
+finished once its manifest is there, and only finished ones are used: orbax commits a step by renaming its folder, and
+later notices neither a flipped byte nor most lost files.
 
-From the moment the first checkpoint is finished there is a finished one at every instant, wherever the process is
-killed and whichever write fails:
+Once the first checkpoint is finished there is a finished one at every instant, whatever is killed and whatever fails:
+`save` of step n waits until the step m before it has its manifest, and raises if that failed. Orbax writes n under a
+temporary name, renames it, and only then retires old steps, of which it keeps the latest `keep` >= 2, at least n and m;
+so m outlives the save of n. A retired step leaves by one rename into `deleted/`, never half deleted under its own name.
+Then the manifest of n is written under a temporary name, synced and renamed, and n is finished. What a killed or failed
+save leaves is cleared before the next one, so the same step can be saved again.
 
-1. `save` of step n waits until the step m before it has its manifest; if that save failed, it raises instead.
-2. Orbax writes n under a temporary name and renames it. Only then does it retire old steps, and it keeps the latest
-   `keep` >= 2, which are at least n and m: m, which is finished, outlives the save of n.
-3. The manifest of n is written under a temporary name, synced and renamed: now n is finished.
-4. A retired step leaves by one rename into `deleted/`: no step is ever half deleted under its own name.
-
-What a killed or failed save leaves is cleared before the next one, so the same step can be saved again. The processes
-of one run call the methods together, on a shared file system; process 0 clears and writes the manifests.
+The processes of one run call the methods together, on a shared file system; process 0 clears and writes manifests.
 """
 
 import concurrent.futures
@@ -62,21 +59,20 @@ class Checkpoints:
     keep: how many of the latest checkpoints stay, at least 2 (else UserError); the one with the best metric also stays
     higher_is_better: how metrics compare; of equal ones the later is better, and a non-finite one is never best
 
-    Log records of orbax are dropped, by a filter on the logger 'absl' that passes those of other libraries: what they
-    tell is raised here.
+    A filter on the logger 'absl' drops the log records of orbax, and no others: what they tell is raised here.
     """
 
     def __init__(self, directory: Path, *, keep: int, higher_is_better: bool) -> None:
         if keep < 2:
             raise UserError(f"checkpoint.keep is {keep}; use 2 or more, as one has to stay while the next is written")
         logging.getLogger("absl").addFilter(_is_not_from_orbax)
-        score = operator.itemgetter("metric")
+        metric = operator.itemgetter("metric")
         best = checkpoint_managers.BestN(
-            get_metric_fn=score, reverse=not higher_is_better, n=1, keep_checkpoints_without_metrics=False
+            get_metric_fn=metric, reverse=not higher_is_better, n=1, keep_checkpoints_without_metrics=False
         )
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), best]),
-            best_fn=score,  # has orbax store the metrics, which the policy needs after a restart
+            best_fn=metric,  # has orbax store the metrics, which the policy needs after a restart
             todelete_subdir="deleted",
         )
         self._directory = Path(directory).absolute()
@@ -123,21 +119,19 @@ class Checkpoints:
                 f"checkpoint {step} cannot be saved: {self._directory} already has checkpoint {latest}; "
                 "resume from that one or use another workdir"
             )
-        leaves = _describe_leaves(state)
-        metrics = {"metric": float(metric)} if metric is not None and math.isfinite(metric) else None
+        score = float(metric) if metric is not None and math.isfinite(metric) else None
+        facts = {"metric": score, "leaves": _describe_leaves(state)}
         progress_args = ocp.args.JsonSave(json.loads(json.dumps(progress)))
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=progress_args)
         try:
             self._clear_leftovers()
             if self._manager is None:
                 self._manager = ocp.CheckpointManager(self._directory, options=self._options)
-            # Without force orbax answers a step that it does not want with False and writes nothing.
-            started = self._manager.save(step, args=items, metrics=metrics, force=True)
+            metrics = None if score is None else {"metric": score}
+            if not self._manager.save(step, args=items, metrics=metrics, force=True):  # False: nothing was written
+                raise RuntimeError(f"orbax refused to save checkpoint {step} to {self._directory}")
         except Exception as error:
             self._fail(step, error)
-        if not started:
-            raise RuntimeError(f"orbax refused to save checkpoint {step} to {self._directory}")
-        facts = {"metric": metrics and metrics["metric"], "leaves": leaves}
         self._pending = step, self._background.submit(self._finish, self._manager, step, facts)
 
     def wait(self) -> None:
@@ -244,8 +238,7 @@ class Checkpoints:
     def _close_manager(self) -> None:
         manager, self._manager = self._manager, None
         if manager is not None:
-            # Orbax raises the error of a failed save once in each thread; the background has reported it.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # orbax raises the error of a save once more in each thread
                 manager.wait_until_finished()
             manager.close()
 

@@ -82,6 +82,7 @@ def train(config: ConfigDict, workdir: Path) -> Path:
             if phase.index and chronicle.step == phase.first_step:
                 state = job.begin_phase(phase, state)
             take_step = compile_step(job, recipe, state, chronicle)
+            progress.restart(chronicle.step)
             began, began_step, shown = time.monotonic(), chronicle.step, time.monotonic()
             for arguments in inputs(job, chronicle.step, phase.last_step):
                 state = take_step(state, *arguments)
@@ -105,7 +106,12 @@ def train(config: ConfigDict, workdir: Path) -> Path:
         checkpoints.wait()
 
     # ---- Validation figures of the best checkpoint, and the report ----
-    run["timings"] |= {name: round(getattr(chronicle, name), 2) for name in ("train_seconds", "compile_seconds")}
+    images = chronicle.step * config.batch_size
+    run["timings"] |= {
+        "train_seconds": round(chronicle.train_seconds, 2),
+        "compile_seconds": round(chronicle.compile_seconds, 2),
+        "images_per_second": round(images / max(chronicle.train_seconds, 1e-9), 2),
+    }
     files.write_json(workdir / "run.json", run)
     evaluate.evaluate_workdir(workdir, job.val_split, "best")
     return report.write(workdir, {"val": job.val_split})

@@ -60,10 +60,10 @@ def open_record(workdir: Path, job: Job) -> dict[str, Any]:
     """
     path = workdir / "run.json"
     before = files.read_json(path) if path.exists() else {}
+    former = before.get("data", {})
     data = {"train": {**describe(job.train_split), **job.placement}, "val": describe(job.val_split)}
     for name, split in data.items():
-        former = before.get("data", {}).get(name, {}).get("fingerprint")
-        if former not in (None, split["fingerprint"]):
+        if name in former and former[name]["fingerprint"] != split["fingerprint"]:
             raise UserError(f"the {name} images are not those that {workdir} was trained on: use another --workdir")
     devices = jax.local_devices()
     return {
@@ -72,7 +72,7 @@ def open_record(workdir: Path, job: Job) -> dict[str, Any]:
         "platform": devices[0].platform,
         "num_devices": len(devices),
         "git_revision": git_revision(),
-        "data": data,
+        "data": former | data,
         "notes": list(job.notes),
         "freeze": [],
         "timings": before.get("timings", {}),

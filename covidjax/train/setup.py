@@ -83,7 +83,7 @@ def prepare(config: ConfigDict) -> Job:
     variables, start = initial_variables(config, model, train_split)
     phases = make_phases(config, epoch_steps)
     recipes = tuple(make_recipe(config, phase, model, variables, train_split, epoch_steps) for phase in phases)
-    notes = (*train_split.notes, *val_split.notes, placement["note"], start)
+    notes = tuple(dict.fromkeys((*train_split.notes, *val_split.notes, placement["note"], start)))
     return Job(config, mesh, train_split, val_split, placement, epoch_steps, phases, recipes, variables, notes)
 
 

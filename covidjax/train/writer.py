@@ -71,9 +71,13 @@ class Progress:
 
     def __init__(self, total_steps: int, steps_per_epoch: int, batch_size: int, first_step: int) -> None:
         self._total, self._steps_per_epoch, self._batch_size = total_steps, steps_per_epoch, batch_size
-        self._began, self._first_step = time.monotonic(), first_step
+        self.restart(first_step)
         self._terminal = sys.stdout.isatty()
         self.interval_seconds = 0.5 if self._terminal else 30.0
+
+    def restart(self, step: int) -> None:
+        """Rates count from here: nothing before it, such as compilation, was training."""
+        self._began, self._first_step = time.monotonic(), step
 
     def within_epoch(self, step: int, loss: float, best: str) -> None:
         """step: finished steps of the run; loss: mean of the epoch so far."""

@@ -123,6 +123,7 @@ def test_donation_right_after_save_does_not_change_what_is_saved(tmp_path: Path)
         (True, [0.3, 0.3, 0.2, 0.1], 2),
         (True, [math.nan, None, math.nan, None], None),
         (True, [0.1, 0.2, 0.3, 0.4], 4),
+        (False, [0.3, 0.0, 0.2, 0.1], 2),
     ],
 )
 def test_latest_two_and_best_are_kept(

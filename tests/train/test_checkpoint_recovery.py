@@ -39,13 +39,14 @@ def save_steps(directory: Path, steps: list[int]) -> None:
             checkpoints.save(step, make_state(step), {"epoch": step}, None)
 
 
-def restore_latest(directory: Path) -> tuple[int, tuple[str, ...]]:
-    """Step and notes, after a check that the state is that of the step."""
+def restore_latest(directory: Path, step: int) -> tuple[str, ...]:
+    """Notes, after a check that it is this step, and its state, that is restored."""
     with open_checkpoints(directory) as checkpoints:
-        restored = checkpoints.restore_latest(lambda step: make_state(0))
+        restored = checkpoints.restore_latest({step: make_state(0)}.__getitem__)
     assert restored is not None
-    assert (restored.state["weight"] == make_state(restored.step)["weight"]).all()
-    return restored.step, restored.notes
+    assert restored.step == step
+    assert (restored.state["weight"] == make_state(step)["weight"]).all()
+    return restored.notes
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -96,11 +97,11 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(tmp_path:
     save_steps(tmp_path, [1, 2, 3])
     reason = damage(tmp_path)
     damaged = contents(tmp_path / "3")
-    assert restore_latest(tmp_path) == (2, (f"checkpoint 3 is damaged ({reason}): using 2",))
+    assert restore_latest(tmp_path, 2) == (f"checkpoint 3 is damaged ({reason}): using 2",)
     assert contents(tmp_path / "damaged" / "3") == damaged
-    assert restore_latest(tmp_path) == (2, ())
+    assert restore_latest(tmp_path, 2) == ()
     save_steps(tmp_path, [3])
-    assert restore_latest(tmp_path) == (3, ())
+    assert restore_latest(tmp_path, 3) == ()
 
 
 @every_damage
@@ -122,7 +123,7 @@ def test_damaged_checkpoint_asked_for_by_name_is_refused_and_left_alone(tmp_path
 def test_damage_of_an_older_checkpoint_is_found_before_it_is_needed(tmp_path: Path) -> None:
     save_steps(tmp_path, [3, 4])
     reason = flip_byte(tmp_path)
-    assert restore_latest(tmp_path) == (4, (f"checkpoint 3 is damaged ({reason}): using 4",))
+    assert restore_latest(tmp_path, 4) == (f"checkpoint 3 is damaged ({reason}): using 4",)
     save_steps(tmp_path, [5])
     assert names(tmp_path) == {"4", "5", "damaged", "manifests"}
 
@@ -142,7 +143,7 @@ def test_step_damaged_twice_is_set_aside_twice(tmp_path: Path) -> None:
     save_steps(tmp_path, [2, 3])
     for _ in range(2):
         flip_byte(tmp_path)
-        restore_latest(tmp_path)
+        restore_latest(tmp_path, 2)
         save_steps(tmp_path, [3])
     assert names(tmp_path / "damaged") == {"3", "3+"}
 
@@ -155,10 +156,10 @@ def test_checkpoint_without_manifest_is_not_used_and_its_step_can_be_saved_again
         assert checkpoints.restore("latest", make_state(0)).step == 2
         with pytest.raises(UserError, match="no checkpoint 3 in"):
             checkpoints.restore(3, make_state(0))
-    assert restore_latest(tmp_path) == (2, ())
+    assert restore_latest(tmp_path, 2) == ()
     assert names(tmp_path) == {"2", "manifests"}
     save_steps(tmp_path, [3])
-    assert restore_latest(tmp_path) == (3, ())
+    assert restore_latest(tmp_path, 3) == ()
 
 
 def test_checkpoints_that_lost_all_manifests_are_not_deleted(tmp_path: Path) -> None:
@@ -301,7 +302,7 @@ def test_manifest_that_cannot_be_written_leaves_the_step_unfinished(
         assert checkpoints.steps() == [2]
         assert names(tmp_path) == {"2", "manifests"} and names(tmp_path / "manifests") == {"2.json"}
         checkpoints.save(3, make_state(3), {}, None)
-    assert restore_latest(tmp_path) == (3, ())
+    assert restore_latest(tmp_path, 3) == ()
 
 
 def test_failed_last_save_is_raised_at_the_end_but_hides_no_other_error(tmp_path: Path) -> None:

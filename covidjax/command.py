@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
+from covidjax.allocator import keep_memory
 from covidjax.errors import UserError
 
 STOPPED_BY_SIGTERM = 143
@@ -30,10 +31,11 @@ def parse_with_config(
     return flags, configs.load(flags.config, overrides)
 
 
-def set_precision(precision: str) -> None:
-    """Turns 64-bit types on for a run in float64; call before the first array is made."""
+def prepare_process(precision: str) -> str:
+    """Settings of the whole process, before the first array is made; returns what became of the allocator."""
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
+    return keep_memory()
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--checkpoint", default="best", type=_which, help="best (default), latest, or a step")
     flags = parser.parse_args(arguments)
     config = configs.from_json(files.read_json(flags.workdir / "config.json"))
-    command.set_precision(config.precision)
+    command.prepare_process(config.precision)
     run = files.read_json(flags.workdir / "run.json")
     if flags.split == "test":
         run["test_reads"].append(datetime.now(UTC).isoformat(timespec="seconds"))

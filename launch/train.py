@@ -17,9 +17,9 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="launch/train.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run, made if missing")
     flags, config = command.parse_with_config(parser, arguments)
-    command.set_precision(config.precision)
+    allocator = command.prepare_process(config.precision)
     try:
-        print(f"report: {loop.train(config, flags.workdir)}")
+        print(f"report: {loop.train(config, flags.workdir, allocator)}")
     except loop.Interrupted as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(command.STOPPED_BY_SIGTERM)

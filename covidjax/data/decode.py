@@ -5,9 +5,6 @@ import hashlib
 import io
 import json
 import os
-import sys
-import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +17,8 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 
 from covidjax.data.examples import Examples
+from covidjax.data.image_cache import cache_dir, load_cache, reserve_cache, store_cache
+from covidjax.data.progress import Progress, say
 from covidjax.errors import UserError
 
 FORMAT_VERSION = 1
@@ -102,11 +101,11 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
     notes = list(files.notes)
     shape = (len(readable), settings["image_size"], settings["image_size"], settings["channels"])
     identity = [FORMAT_VERSION, PIL.__version__, settings, [(files.names[i], digests[i]) for i in readable]]
-    cache = _cache_dir(dataset.cache_dir) / f"{_fingerprint(identity)}.npy"
-    cached = _load_cache(cache, shape)
+    cache = cache_dir(dataset.cache_dir) / f"{_fingerprint(identity)}.npy"
+    cached = load_cache(cache, shape)
     if cached is not None:
         images, undecodable = cached
-        _say(f"{files.split}: {len(readable) - len(undecodable)} images from the cache {cache}")
+        say(f"{files.split}: {len(readable) - len(undecodable)} images from the cache {cache}")
     else:
         images, undecodable, problem = _decode_and_store(
             files, readable, digests, settings=settings, cache=cache, shape=shape
@@ -149,12 +148,6 @@ def _fingerprint(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _cache_dir(configured: str) -> Path:
-    if configured:
-        return Path(configured).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "covidjax"
-
-
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
@@ -193,7 +186,7 @@ def _digest_files(files: ImageFiles) -> tuple[dict[int, str], list[str]]:
         except OSError as error:
             return "", error.strerror or type(error).__name__
 
-    results = _in_parallel(digest, len(files.names), _Progress(f"{files.split}: reading", len(files.names), patience=5))
+    results = _in_parallel(digest, len(files.names), Progress(f"{files.split}: reading", len(files.names), patience=5))
     return {index: reason for index, (_, reason) in enumerate(results) if reason}, [digest for digest, _ in results]
 
 
@@ -201,7 +194,7 @@ def _decode_and_store(
     files: ImageFiles, readable: list[int], digests: list[str], *, settings: dict, cache: Path, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, dict[int, str], str]:
     """Return the images (good ones first, in order), the reasons of the bad rows, and why there is no cache, or ''."""
-    temporary, problem = _reserve(cache, shape)
+    temporary, problem = reserve_cache(cache, shape)
     try:
         images = np.empty(shape, np.uint8) if temporary is None else np.lib.format.open_memmap(temporary, mode="r+")
 
@@ -219,7 +212,7 @@ def _decode_and_store(
                 return str(error)
             return ""
 
-        progress = _Progress(f"{files.split}: decoding", len(readable))
+        progress = Progress(f"{files.split}: decoding", len(readable))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode_image refuses those by itself
             reasons = _in_parallel(decode_row, len(readable), progress)
@@ -231,67 +224,13 @@ def _decode_and_store(
                 images[target] = images[row]
         if temporary is not None:
             try:
-                images = _store_cache(images, temporary, cache, undecodable)
+                images = store_cache(images, temporary, cache, undecodable)
             except OSError as error:
                 problem = error.strerror or type(error).__name__
         return images, undecodable, problem
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-
-
-def _reserve(cache: Path, shape: tuple[int, ...]) -> tuple[Path | None, str]:
-    """Make a temporary .npy file with room for the images; else say why there is none."""
-    temporary = None
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f"{cache.stem}.", suffix=".tmp", dir=cache.parent)
-        os.close(handle)
-        temporary = Path(name)
-        np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # a hole in a memory map on a full disk kills the process when written
-            with temporary.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-        return temporary, ""
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        return None, error.strerror or type(error).__name__
-
-
-def _store_cache(images: np.ndarray, temporary: Path, cache: Path, undecodable: dict[int, str]) -> np.ndarray:
-    if isinstance(images, np.memmap):
-        images.flush()
-    record = {"undecodable": list(undecodable.items())}
-    record_text = json.dumps(record | {"sha256": _checksum(temporary, record)})
-    os.replace(temporary, cache)
-    temporary.write_text(record_text)
-    os.replace(temporary, cache.with_suffix(".json"))
-    return np.load(cache, mmap_mode="r")
-
-
-def _load_cache(cache: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[int, str]] | None:
-    """Return the images and the reasons of the bad rows, or None if nothing usable is there."""
-    if not (cache.exists() and cache.with_suffix(".json").exists()):
-        return None
-    try:
-        record = json.loads(cache.with_suffix(".json").read_text())
-        if record.pop("sha256") != _checksum(cache, record):
-            raise ValueError("its checksum differs")
-        images = np.load(cache, mmap_mode="r")
-        if images.shape != shape or images.dtype != np.uint8:
-            raise ValueError(f"it holds {images.dtype} {images.shape}")
-        return images, dict(record["undecodable"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        _say(f"the cache file {cache} is damaged ({error}): decoding again")
-        return None
-
-
-def _checksum(path: Path, record: dict) -> str:
-    with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256")
-    checksum.update(json.dumps(record).encode())
-    return checksum.hexdigest()
 
 
 def _bad_files(files: ImageFiles, bad: dict[int, str]) -> UserError:
@@ -302,7 +241,7 @@ def _bad_files(files: ImageFiles, bad: dict[int, str]) -> UserError:
     return UserError(f"{len(bad)} of {len(files.names)} {files.split} files are bad: {listed}; {advice}")
 
 
-def _in_parallel(work: Callable[[int], Result], count: int, progress: "_Progress") -> list[Result]:
+def _in_parallel(work: Callable[[int], Result], count: int, progress: Progress) -> list[Result]:
     """Return [work(0), ..., work(count - 1)], computed in one thread per core that this process may use."""
 
     def block(start: int) -> list[Result]:
@@ -315,32 +254,3 @@ def _in_parallel(work: Callable[[int], Result], count: int, progress: "_Progress
             results += part
             progress.show(len(results))
     return results
-
-
-def _say(text: str) -> None:
-    erase = "\r\x1b[K" if sys.stderr.isatty() else ""
-    print(erase + text, file=sys.stderr, flush=True)
-
-
-class _Progress:
-    """A bar on a terminal, else a line every five seconds. Silent for the first `patience` seconds."""
-
-    def __init__(self, text: str, total: int, patience: float = 0) -> None:
-        self.text, self.total = text, total
-        self.terminal = sys.stderr.isatty()
-        self.start = time.monotonic()
-        self.next = self.start + max(patience, 0 if self.terminal else 5)
-
-    def show(self, done: int) -> None:
-        now = time.monotonic()
-        if now < self.next:
-            return
-        self.next = now + (0.1 if self.terminal else 5)
-        if self.terminal:
-            print(f"\r{self.text} [{'#' * (30 * done // self.total):30}] {done}/{self.total}", end="", file=sys.stderr)
-            sys.stderr.flush()
-        else:
-            _say(f"{self.text} {done}/{self.total}")
-
-    def finish(self, text: str) -> None:
-        _say(f"{text} in {time.monotonic() - self.start:.1f} s")

@@ -41,8 +41,10 @@ class Chronicle:
     best: dict[str, float] | None = None
 
 
-def train(config: ConfigDict, workdir: Path) -> Path:
+def train(config: ConfigDict, workdir: Path, allocator: str = "default") -> Path:
     """Trains as `config` says, resuming what `workdir` holds, evaluates the validation split, writes the report.
+
+    allocator: what the command says of it, for run.json.
 
     Returns the path of report.html. The test split is never read. Raises UserError for what a person can mend, and
     Interrupted after SIGTERM.
@@ -52,6 +54,7 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     began = time.monotonic()
     job = prepare(config)
     run = record.open_record(workdir, job)
+    run["allocator"] = allocator
     run["timings"]["data_seconds"] = round(time.monotonic() - began, 2)
     print(*job.notes, sep="\n")
     for phase in job.phases:

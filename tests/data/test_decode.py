@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from covidjax.data import decode as decode_module
+from covidjax.data import image_cache
 from covidjax.data.decode import BadImageError, ImageFiles, decode, decode_image
 from covidjax.errors import UserError
 
@@ -282,7 +283,7 @@ def truncate(cache: Path) -> None:
 def other_shape(cache: Path) -> None:
     np.save(cache, np.zeros((1, 2), np.uint8))
     record: dict = {"undecodable": []}
-    cache.with_suffix(".json").write_text(json.dumps(record | {"sha256": decode_module._checksum(cache, record)}))
+    cache.with_suffix(".json").write_text(json.dumps(record | {"sha256": image_cache._checksum(cache, record)}))
 
 
 def garble_record(cache: Path) -> None:

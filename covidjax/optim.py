@@ -15,7 +15,7 @@ traced value with a static factor per leaf:
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -52,6 +52,21 @@ class Plateau(flax.struct.PyTreeNode):
     scale: jax.Array
     best: jax.Array
     wait: jax.Array
+
+
+class AdamState(NamedTuple):
+    """A count of steps ([] int32) and two moments for each leaf.
+
+    Each leaf counts its own steps, so that one that begins to train in a later phase has its own bias correction.
+    """
+
+    count: Any
+    mu: Any
+    nu: Any
+
+
+class AdamaxState(AdamState):
+    """The same with the infinity norm as `nu`; a type of its own, so that no phase takes it for Adam's."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -203,25 +218,29 @@ def _scale_by_moments(*, infinity_norm: bool) -> optax.GradientTransformation:
     it after, which for adam is an epsilon smaller by sqrt(1 - b2^t) (32 times at the first step): small gradients then
     take visibly longer steps. For adamax optax adds it to the gradient inside the running maximum.
     """
+    moments = AdamaxState if infinity_norm else AdamState
 
-    def init(params: Any) -> optax.ScaleByAdamState:
+    def init(params: Any) -> AdamState:
         zeros = optax.tree.zeros_like
-        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros(params), nu=zeros(params))
+        return moments(jax.tree.map(lambda leaf: jnp.zeros((), jnp.int32), params), zeros(params), zeros(params))
 
-    def update(gradients: Any, state: optax.ScaleByAdamState, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
+    def update(gradients: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
         del params
-        count = optax.safe_increment(state.count)
+        count = jax.tree.map(optax.safe_increment, state.count)
         mu = optax.tree.update_moment(gradients, state.mu, BETA_1, 1)
-        correction = 1 / (1 - BETA_1**count)
         if infinity_norm:
             nu = jax.tree.map(lambda norm, gradient: jnp.maximum(BETA_2 * norm, abs(gradient)), state.nu, gradients)
-            size = nu
         else:
             nu = optax.tree.update_moment(gradients, state.nu, BETA_2, 2)
-            correction *= jnp.sqrt(1 - BETA_2**count)
-            size = jax.tree.map(jnp.sqrt, nu)
-        direction = jax.tree.map(lambda mean, norm: mean * correction / (norm + EPSILON), mu, size)
-        return direction, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+        def direction(count: jax.Array, mean: jax.Array, size: jax.Array) -> jax.Array:
+            correction = 1 / (1 - BETA_1**count)
+            if not infinity_norm:
+                correction *= jnp.sqrt(1 - BETA_2**count)
+                size = jnp.sqrt(size)
+            return mean * correction / (size + EPSILON)
+
+        return jax.tree.map(direction, count, mu, nu), moments(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
 

@@ -15,7 +15,8 @@ from covidjax.freeze import make_plan
 from covidjax.models.layers import Staged
 from covidjax.preprocessing import Preprocessing
 from covidjax.train.checkpoint import Checkpoints
-from covidjax.train.phases import make_phases, phase_at
+from covidjax.train.phases import evaluation_variables, make_phases, phase_at
+from covidjax.train.step import averaged_part
 
 Which = int | Literal["best", "latest"]
 
@@ -63,12 +64,10 @@ def load_trained(workdir: Path, which: Which) -> Trained:
             step = best_step
         phase = phase_at(make_phases(config, data["num_examples"] // config.batch_size), step)
         plan = make_plan(phase.freeze, wanted, model.stages, batch_norm=phase.batch_norm, lr_scale=phase.lr_scale)
-        trainable, _ = plan.split(wanted["params"])
         if config.ema_decay:
-            wanted["average"] = trainable
+            trainable, _ = plan.split(wanted["params"])
+            wanted["average"] = averaged_part(plan, trainable, wanted["batch_stats"])
         wanted = jax.tree.map(lambda leaf: leaf.update(sharding=device), wanted)
         state = dict(checkpoints.restore(step, wanted, partial=True).state)
-    if config.ema_decay:
-        _, frozen = plan.split(state["params"])
-        state["params"] = plan.merge(state.pop("average"), frozen)
-    return Trained(config, classes, model, Preprocessing(), state, step, which)
+    variables = evaluation_variables(state["params"], state["batch_stats"], state.get("average"), plan)
+    return Trained(config, classes, model, Preprocessing(), variables, step, which)

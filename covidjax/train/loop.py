@@ -19,7 +19,7 @@ from covidjax.data.order import batch_indices
 from covidjax.errors import UserError
 from covidjax.train import parallel, record
 from covidjax.train.checkpoint import Checkpoints
-from covidjax.train.phases import Phase, evaluation_params
+from covidjax.train.phases import Phase, evaluation_variables
 from covidjax.train.setup import Job, describe_freeze, prepare
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe
@@ -177,8 +177,8 @@ def finish_epoch(
     chronicle: Chronicle,
 ) -> float:
     """Measures the validation split, writes the epoch's figures, remembers the best; returns what checkpoints go by."""
-    params = evaluation_params(state, job.recipes[phase.index].plan)
-    variables = {"params": params, "batch_stats": state.batch_stats}
+    plan = job.recipes[phase.index].plan
+    variables = evaluation_variables(state.params, state.batch_stats, state.average, plan)
     measured = evaluate.measure(
         forward, variables, job.val_split, job.config.batch_size, job.mesh, job.config.loss.name
     )

@@ -10,7 +10,7 @@ from covidjax import optim
 from covidjax.errors import UserError
 from covidjax.freeze import FreezePlan
 from covidjax.train.state import StepMetrics, TrainState
-from covidjax.train.step import Recipe
+from covidjax.train.step import Recipe, averaged_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def initial_state(recipe: Recipe, variables: Any, key: jax.Array) -> TrainState:
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=recipe.tx.init(trainable),
-        average=jax.tree.map(jax.numpy.array, trainable) if recipe.ema_decay else None,
+        average=_fresh_average(recipe, variables["params"], variables.get("batch_stats", {})),
         plateau=optim.plateau_init(),
         metrics=StepMetrics.empty(),
     )
@@ -80,9 +80,9 @@ def enter_phase(state: TrainState, old: Recipe, new: Recipe) -> TrainState:
     opt_state = new.tx.init(trainable)
     if _optimizer_kind(old, state) == _optimizer_kind(new, state):
         opt_state = _carry_over(state.opt_state, opt_state)
-    average = None
-    if new.ema_decay:
-        average = _carry_over(state.average, jax.tree.map(jax.numpy.array, trainable))
+    average = _fresh_average(new, state.params, state.batch_stats)
+    if average is not None:
+        average = _carry_over(state.average, average)
     return dataclasses.replace(state, opt_state=opt_state, average=average, plateau=optim.plateau_init())
 
 
@@ -91,12 +91,20 @@ def _optimizer_kind(recipe: Recipe, state: TrainState) -> str:
     return str(jax.tree.structure(jax.eval_shape(recipe.tx.init, state.params)))
 
 
-def evaluation_params(state: TrainState, plan: FreezePlan) -> Any:
-    """The parameters to evaluate: the moving average of the trained leaves where there is one."""
-    if state.average is None:
-        return state.params
-    _, frozen = plan.split(state.params)
-    return plan.merge(state.average, frozen)
+def evaluation_variables(params: Any, batch_stats: Any, average: Any, plan: FreezePlan) -> dict[str, Any]:
+    """{'params', 'batch_stats'} to evaluate: the moving averages where there are any."""
+    if average is None:
+        return {"params": params, "batch_stats": batch_stats}
+    _, frozen = plan.split(params)
+    return {"params": plan.merge(average["params"], frozen), "batch_stats": {**batch_stats, **average["batch_stats"]}}
+
+
+def _fresh_average(recipe: Recipe, params: Any, batch_stats: Any) -> Any:
+    if not recipe.ema_decay:
+        return None
+    trainable, _ = recipe.plan.split(params)
+    # Copies: the state is donated, and one buffer cannot be donated twice.
+    return jax.tree.map(jax.numpy.array, averaged_part(recipe.plan, trainable, batch_stats))
 
 
 def _carry_over(old: Any, new: Any) -> Any:

@@ -55,7 +55,8 @@ class TrainState:
     key: typed PRNG key of the run; a step's randomness is `fold_in(key, step)`
     params, batch_stats: trees keyed by stage, whole whatever the freeze plan
     opt_state: of the trainable leaves only
-    average: moving average of the trainable leaves, with holes; None where config.ema_decay is 0
+    average: moving averages, {'params': of the trainable leaves, with holes, 'batch_stats': of the stages on batch
+        statistics}; None where config.ema_decay is 0
     plateau: scale of the learning rate and what decides it
     metrics: sums since the epoch began
     """

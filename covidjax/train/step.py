@@ -62,9 +62,9 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
     trainable = jax.tree.map(
         lambda p, d, factor: p - (rate * factor).astype(p.dtype) * d, trainable, direction, plan.rates()
     )
-    average = state.average
-    if recipe.ema_decay:
-        average = jax.tree.map(lambda a, p: recipe.ema_decay * a + (1 - recipe.ema_decay) * p, average, trainable)
+    live = averaged_part(plan, trainable, batch_stats)
+    keep = recipe.ema_decay
+    average = jax.tree.map(lambda a, v: keep * a + (1 - keep) * v, state.average, live) if keep else None
     return dataclasses.replace(
         state,
         step=state.step + 1,
@@ -79,6 +79,11 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
 def learning_rate(state: TrainState, recipe: Recipe) -> jax.Array:
     """The rate of the state's next step, before the factors of `lr_scale`."""
     return recipe.learning_rate(state.step - recipe.first_step) * state.plateau.scale
+
+
+def averaged_part(plan: FreezePlan, trainable: Any, batch_stats: Any) -> dict[str, Any]:
+    """What a moving average follows. Averaged weights need averaged statistics: those of the last step do not fit."""
+    return {"params": trainable, "batch_stats": {stage: batch_stats[stage] for stage in plan.batch_norm_stages}}
 
 
 def train_forward(

@@ -74,7 +74,8 @@ def test_frozen_leaves_have_no_optimizer_slot_and_no_average(strategy: str) -> N
     trained = sum(trains for _, trains, _ in recipe.plan.leaves)
     shapes = [leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.shape]
     assert len(shapes) == 2 * trained  # Adam's two moments
-    assert len(jax.tree.leaves(state.average)) == trained
+    assert len(jax.tree.leaves(state.average["params"])) == trained
+    assert set(state.average["batch_stats"]) == set(recipe.plan.batch_norm_stages)
     assert trained < len(recipe.plan.leaves)
 
 
@@ -134,7 +135,7 @@ def test_average_follows_the_trained_parameters() -> None:
     for seed in range(3):
         state = step(state, make_batch(seed=seed))
         expected = 0.75 * expected + 0.25 * np.asarray(state.params["head"]["dense"]["kernel"])
-    np.testing.assert_allclose(state.average["head"]["dense"]["kernel"], expected, rtol=1e-6)
+    np.testing.assert_allclose(state.average["params"]["head"]["dense"]["kernel"], expected, rtol=1e-6)
 
 
 def test_rate_factors_scale_the_move_of_their_stage_only() -> None:

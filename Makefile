@@ -1,10 +1,10 @@
-# make train | test | lint | setup        PYTHON=python3.12 chooses another interpreter, with an environment of its own
+# make train | test | test-slow | lint | setup        PYTHON=python3.12 chooses another interpreter, with an environment of its own
 PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup train test lint
+.PHONY: setup train test test-slow lint
 
 setup: $(INSTALLED)
 
@@ -18,7 +18,10 @@ train: setup
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .

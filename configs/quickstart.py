@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.dataset.num_images = 600
     config.model.name = "cnn"
     config.batch_size = 32
-    config.epochs = 8
+    config.epochs = 20
     config.optimizer.learning_rate = 3e-3
     config.optimizer.schedule = "one_cycle"
     config.augment.rotate = 5.0

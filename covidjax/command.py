@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import jax
 from ml_collections import ConfigDict
@@ -12,6 +13,14 @@ from covidjax.allocator import keep_memory
 from covidjax.errors import UserError
 
 STOPPED_BY_SIGTERM = 143
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line, like all errors of a command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(f"{message}: see --help")
 
 
 def parse_with_config(

@@ -4,7 +4,7 @@ import ast
 import difflib
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dataset.crop": ("center", "pad", "squash"),
     "dataset.placement": ("auto", "device", "stream"),
     "model.name": models.NAMES,
+    "model.arrangement": ("torchvision", "keras"),
+    "model.pooling": ("average", "max", "flatten"),
+    "model.head": ("original", "paper"),
+    "model.stem": ("replicate", "fold"),
+    "model.upsampling": ("transposed", "bilinear"),
     "batch_norm": ("auto", "batch", "running"),
     "optimizer.name": ("adam", "adamw", "adamax", "sgd", "rmsprop"),
     "optimizer.schedule": ("constant", "cosine", "step", "one_cycle", "plateau"),
@@ -28,6 +33,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 # key: (lowest, highest, lowest itself allowed)
 RANGES: dict[str, tuple[float, float, bool]] = {
+    "seed": (0, 2**31 - 1, True),
     "batch_size": (1, 1e9, True),
     "epochs": (1, 1e9, True),
     "accumulation_steps": (1, 1e9, True),
@@ -53,6 +59,23 @@ RANGES: dict[str, tuple[float, float, bool]] = {
 }
 # A value of one of these kinds may stand where the default has the other.
 TEXT_OR_TUPLE = ("freeze", "loss.class_weights")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str) and _is_number(value[1])
+
+
+# What a tuple holds: the check of one element, and its description.
+ELEMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "freeze": (lambda part: isinstance(part, str), "patterns, such as ('stem', 'layer1/')"),
+    "lr_scale": (_is_factor, "pairs of a pattern and a factor, such as (('layer1', 0.01),)"),
+    "loss.class_weights": (_is_number, "numbers, one per class"),
+    "optimizer.step_epochs": (lambda part: isinstance(part, int), "whole numbers, such as (30, 60)"),
+}
 PHASE_KEYS = ("epochs", "freeze", "batch_norm", "optimizer", "lr_scale")
 
 
@@ -63,7 +86,7 @@ def default_config() -> ConfigDict:
     config.batch_size = 32  # images per optimizer step, over all devices
     config.epochs = 10
     config.precision = "float32"
-    config.pretrained = ""  # the workdir of an earlier run: its weights are the start of this one
+    config.pretrained = ""  # an id of the catalog, a file of weights, or the workdir of an earlier run
     config.freeze = FieldReference("none", field_type=object)  # a name, or a tuple of patterns
     config.batch_norm = "auto"
     config.lr_scale = ()
@@ -89,6 +112,12 @@ def default_config() -> ConfigDict:
     config.model.width = 16
     config.model.num_blocks = 4
     config.model.dropout = 0.0
+    config.model.arrangement = "torchvision"  # of resnet50, resnet101, resnet152: where stride and biases are
+    config.model.pooling = "average"  # before the head of a ResNet
+    config.model.head = "original"  # of vgg16: 4096, 4096, or the paper's 1024, 1024 units before the logits
+    config.model.stem = "replicate"  # one-channel images under three-channel weights: repeat them, or fold the kernels
+    config.model.upsampling = "transposed"  # of unet
+    config.model.attention = False  # of unet_resnet18, unet_resnet34, unet_resnet50
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"
@@ -147,6 +176,11 @@ def load(spec: str, overrides: Sequence[str]) -> ConfigDict:
     except Exception as error:
         message = " ".join(str(error).split())
         raise UserError(f"--config: {path} could not be evaluated: {type(error).__name__}: {message}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"--config: get_config in {path} returns {type(config).__name__}: it has to return the ConfigDict of "
+            "covidjax.config.default_config(), changed"
+        )
     for override in overrides:
         _apply(config, override)
     validate(config)
@@ -173,21 +207,18 @@ def validate(config: ConfigDict) -> None:
             f"config.batch_size {config.batch_size} is not a multiple of config.accumulation_steps "
             f"{config.accumulation_steps}: choose a batch size that is"
         )
-    for pair in config.lr_scale:
-        if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], int | float)):
-            raise UserError("config.lr_scale: allowed are pairs of a pattern and a factor, (('layer1', 0.01), ...)")
     for number, phase in enumerate(config.phases):
         _check_phase(f"config.phases[{number}]", phase, known)
 
 
 def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Pairs of a dotted key and its value."""
-    for key in sorted(config.keys()):
+    for key in sorted(config.keys(), key=str):
         value = config[key]
         if isinstance(value, ConfigDict | dict):
             yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value
 
 
 def from_json(values: dict[str, Any]) -> ConfigDict:
@@ -212,6 +243,8 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 def _check_phase(name: str, phase: Any, known: dict[str, Any]) -> None:
     if not isinstance(phase, dict | ConfigDict):
         raise UserError(f"{name} is {phase!r}: allowed is a dict with keys among {', '.join(PHASE_KEYS)}")
+    if dotted := [key for key in phase if "." in str(key)]:
+        raise UserError(f"{name} has the key {dotted[0]!r}: write {{'optimizer': {{'learning_rate': 1e-4}}}} instead")
     for key, value in flatten(phase):
         if key.split(".")[0] not in PHASE_KEYS or key not in known:
             allowed = [k for k in known if k.split(".")[0] in PHASE_KEYS]
@@ -245,7 +278,7 @@ def _check_value(name: str, key: str, value: Any, default: Any) -> None:
     elif isinstance(default, int):
         right, allowed = isinstance(value, int) and not isinstance(value, bool), "a whole number"
     elif isinstance(default, float):
-        right, allowed = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+        right, allowed = _is_number(value), "a number"
     elif key in TEXT_OR_TUPLE:
         right, allowed = isinstance(value, str | tuple | list), "a name or a tuple"
     elif isinstance(default, tuple):
@@ -258,6 +291,10 @@ def _check_value(name: str, key: str, value: Any, default: Any) -> None:
         raise UserError(f"{name} is {value!r}: allowed are {', '.join(CHOICES[key])}{hint}")
     if not right:
         raise UserError(f"{name} is {value!r}: allowed is {allowed}, such as its default {default!r}")
+    if key in ELEMENTS and not isinstance(value, str):
+        is_right, allowed = ELEMENTS[key]
+        if not all(is_right(part) for part in value):
+            raise UserError(f"{name} is {value!r}: allowed are {allowed}")
     if key in RANGES:
         low, high, closed = RANGES[key]
         if not (low <= value <= high) or (value == low and not closed):
@@ -266,8 +303,8 @@ def _check_value(name: str, key: str, value: Any, default: Any) -> None:
 
 def _unknown_key(key: str, known: Any, name: str = "config") -> str:
     near = difflib.get_close_matches(key, known, 1, cutoff=0.3)
-    by_leaf = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
-    nearest = (by_leaf or near or list(known))[0]
+    same_leaf = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
+    nearest = (difflib.get_close_matches(key, same_leaf, 1, cutoff=0) or near or list(known))[0]
     owner = nearest.rpartition(".")[0]
     siblings = [other for other in known if other.rpartition(".")[0] == owner]
     group = f"{name}.{owner}" if owner else name

@@ -17,7 +17,7 @@ from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.preprocessing import Preprocessing
 from covidjax.train.parallel import by_example, replicated
-from covidjax.trained import Which, load_trained
+from covidjax.trained import Trained
 
 Forward = Callable[[Any, jax.Array], jax.Array]
 
@@ -85,12 +85,11 @@ def _divisible(batch_size: int, mesh: Mesh) -> int:
     return -(-batch_size // mesh.size) * mesh.size
 
 
-def evaluate_workdir(workdir: Path, examples: Examples, which: Which) -> dict[str, Any]:
-    """Evaluates a checkpoint of a run on a split; writes predictions_<split>.csv and evaluation_<split>.json.
+def evaluate_workdir(workdir: Path, trained: Trained, examples: Examples) -> dict[str, Any]:
+    """Evaluates the network of a run on a split; writes predictions_<split>.csv and evaluation_<split>.json.
 
-    Returns what the JSON holds. Raises UserError where the checkpoint or the classes do not fit.
+    Returns what the JSON holds. Raises UserError where the classes do not fit.
     """
-    trained = load_trained(workdir, which)
     if examples.classes != trained.classes:
         raise UserError(
             f"the classes of the {examples.split} split are {', '.join(examples.classes)}; the network of {workdir} "

@@ -17,6 +17,7 @@ from covidjax.preprocessing import Preprocessing
 from covidjax.train.checkpoint import Checkpoints
 from covidjax.train.phases import evaluation_variables, make_phases, phase_at
 from covidjax.train.step import averaged_part
+from covidjax.weights import inputs
 
 Which = int | Literal["best", "latest"]
 
@@ -50,8 +51,11 @@ def load_trained(workdir: Path, which: Which) -> Trained:
     data = files.read_json(workdir / "run.json")["data"]["train"]
     classes = tuple(data["classes"])
     model = models.build(config.model, len(classes), config.precision)
+    preprocessing = inputs.of_run(config)
     shape = (1, config.dataset.image_size, config.dataset.image_size, config.dataset.channels)
-    abstract = jax.eval_shape(lambda key: model.init(key, jnp.zeros(shape, model.param_dtype)), jax.random.key(0))
+    abstract = jax.eval_shape(
+        lambda key: model.init(key, preprocessing(jnp.zeros(shape, model.param_dtype))), jax.random.key(0)
+    )
     wanted: dict[str, Any] = {"params": abstract["params"], "batch_stats": abstract.get("batch_stats", {})}
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with open_checkpoints(workdir, config) as checkpoints:
@@ -60,6 +64,11 @@ def load_trained(workdir: Path, which: Which) -> Trained:
         if which == "best" and checkpoints.best_step() is None:
             which = "latest"
         step = which if isinstance(which, int) else checkpoints.steps()[-1]
+        if step not in checkpoints.steps():
+            raise UserError(
+                f"there is no checkpoint {step} in {workdir}: use best, latest or one of "
+                f"{', '.join(map(str, checkpoints.steps()))}"
+            )
         if which == "best" and (best_step := checkpoints.best_step()) is not None:
             step = best_step
         phase = phase_at(make_phases(config, data["num_examples"] // config.batch_size), step)
@@ -70,4 +79,4 @@ def load_trained(workdir: Path, which: Which) -> Trained:
         wanted = jax.tree.map(lambda leaf: leaf.update(sharding=device), wanted)
         state = dict(checkpoints.restore(step, wanted, partial=True).state)
     variables = evaluation_variables(state["params"], state["batch_stats"], state.get("average"), plan)
-    return Trained(config, classes, model, Preprocessing(), variables, step, which)
+    return Trained(config, classes, model, preprocessing, variables, step, which)

@@ -3,7 +3,6 @@
 python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart [--config.key=value ...]
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from covidjax.train import loop
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, trains, says where the report is."""
-    parser = argparse.ArgumentParser(prog="launch/train.py", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="launch/train.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run, made if missing")
     flags, config = command.parse_with_config(parser, arguments)
     allocator = command.prepare_process(config.precision)

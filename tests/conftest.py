@@ -1,6 +1,7 @@
-"""Tests leave the user's caches alone."""
+"""Tests leave the user's caches alone, and compare with Keras where it is installed."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,3 +12,12 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder: Path = tmp_path_factory.mktemp("cache")
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_CACHE_HOME", str(folder))
+
+
+@pytest.fixture
+def keras(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    module = pytest.importorskip("keras", reason="Keras is not installed: no parity check")
+    if module.backend.backend() != "jax":
+        pytest.skip("Keras runs on another backend than jax: no parity check")
+    return module

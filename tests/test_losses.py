@@ -21,15 +21,6 @@ def make_batch(dtype: Any = np.float32) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(logits.astype(dtype)), jnp.asarray(generator.integers(0, 3, size=16), jnp.int32)
 
 
-@pytest.fixture
-def keras(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    module = pytest.importorskip("keras", reason="Keras is not installed: no parity check")
-    if module.backend.backend() != "jax":
-        pytest.skip("Keras runs on another backend than jax: no parity check")
-    return module
-
-
 @pytest.mark.parametrize("loss", LOSS_FUNCTIONS)
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weights", [None, WEIGHTS])

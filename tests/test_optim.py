@@ -1,5 +1,4 @@
 import math
-import types
 from typing import Any
 
 import jax
@@ -11,8 +10,8 @@ from ml_collections import ConfigDict
 
 from covidjax import optim
 from covidjax.errors import UserError
+from tests.optimizers import dtypes, make_config
 
-RATE = 2.0**-9  # exact in float32, in which Keras keeps its rate
 RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("adam", {}),
     ("adamw", {}),
@@ -23,30 +22,6 @@ RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("sgd", {"momentum": 0.9, "nesterov": True}),
 )
 KERAS_NAMES = {"adam": "Adam", "adamw": "AdamW", "adamax": "Adamax", "rmsprop": "RMSprop", "sgd": "SGD"}
-
-
-def make_config(**changes: Any) -> ConfigDict:
-    config = ConfigDict(
-        {
-            "name": "adam",
-            "learning_rate": RATE,
-            "momentum": 0.9,
-            "nesterov": False,
-            "schedule": "constant",
-            "warmup_epochs": 0.0,
-            "pct_start": 0.3,
-            "step_epochs": (3, 6),
-            "step_factor": 0.1,
-            "weight_decay": 0.0,
-            "clip_norm": 0.0,
-            "plateau_factor": 0.7,
-            "plateau_patience": 5,
-            "plateau_min_delta": 1e-4,
-            "plateau_min_learning_rate": 0.0,
-        }
-    )
-    config.update(changes)
-    return config
 
 
 def make_params(dtype: Any = np.float32) -> dict[str, dict[str, np.ndarray]]:
@@ -68,10 +43,6 @@ def make_gradients(params: Any, steps: int = 30) -> list[Any]:
     return [draw(scale) for scale in np.geomspace(1.0, 1e-6, steps).tolist()]
 
 
-def dtypes(tree: Any) -> list[Any]:
-    return [leaf.dtype for leaf in jax.tree.leaves(tree)]
-
-
 def same_structure(tree: Any, other: Any) -> bool:
     return str(jax.tree.structure(tree)) == str(jax.tree.structure(other))
 
@@ -89,15 +60,6 @@ def train(config: ConfigDict, params: Any, gradients: list[Any]) -> Any:
     for gradient in gradients:
         params, opt_state = step(params, opt_state, gradient)
     return params
-
-
-@pytest.fixture
-def keras(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    module = pytest.importorskip("keras", reason="Keras is not installed: no parity check")
-    if module.backend.backend() != "jax":
-        pytest.skip("Keras runs on another backend than jax: no parity check")
-    return module
 
 
 def keras_train(keras: Any, config: ConfigDict, options: dict[str, Any], params: Any, gradients: list[Any]) -> Any:
@@ -228,190 +190,6 @@ def test_state_structure_does_not_depend_on_clipping_or_decay() -> None:
     plain = optim.optimizer(make_config(), optim.decay_mask).init(params)
     full = optim.optimizer(make_config(clip_norm=1.0, weight_decay=0.1), optim.decay_mask).init(params)
     assert same_structure(plain, full)
-
-
-def one_cycle_by_hand(step: int, total: int, pct_start: float, peak: float) -> float:
-    top = pct_start * total - 1
-    if step <= top:
-        start, end, fraction = peak / 25, peak, step / top
-    else:
-        start, end, fraction = peak, peak / 25 / 1e4, (step - top) / (total - 1 - top)
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))
-
-
-@pytest.mark.parametrize(("total", "pct_start"), [(100, 0.3), (240, 0.25), (77, 0.43)])
-def test_one_cycle_is_two_half_cosines(total: int, pct_start: float) -> None:
-    schedule = jax.jit(
-        optim.learning_rate_schedule(
-            make_config(schedule="one_cycle", pct_start=pct_start, learning_rate=0.4), total, 5
-        )
-    )
-    for step in {0, 1, 7, round(pct_start * total) - 1, total // 2, total - 2, total - 1}:
-        assert float(schedule(step)) == pytest.approx(one_cycle_by_hand(step, total, pct_start, 0.4), abs=4e-7)
-    assert float(schedule(0)) == pytest.approx(0.4 / 25)
-    assert float(schedule(total - 1)) == pytest.approx(0.4 / 2.5e5, rel=1e-3)
-    assert float(schedule(total + 100)) == float(schedule(total - 1))
-
-
-def test_one_cycle_equals_torch() -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: no parity check")
-    total = 90
-    rule = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    reference = torch.optim.lr_scheduler.OneCycleLR(rule, max_lr=0.1, total_steps=total, cycle_momentum=False)
-    schedule = jax.jit(optim.learning_rate_schedule(make_config(schedule="one_cycle", learning_rate=0.1), total, 9))
-    for step in range(total):
-        assert float(schedule(step)) == pytest.approx(rule.param_groups[0]["lr"], abs=1e-7)
-        if step < total - 1:
-            rule.step()
-            reference.step()
-
-
-@pytest.mark.parametrize("total", [2, 3, 4])
-@pytest.mark.parametrize("schedule_name", optim.SCHEDULES)
-def test_a_run_of_a_few_steps_has_finite_rates(schedule_name: str, total: int) -> None:
-    schedule = jax.jit(optim.learning_rate_schedule(make_config(schedule=schedule_name, pct_start=1 / total), total, 1))
-    rates = [float(schedule(step)) for step in range(total)]
-    assert all(0 <= rate <= RATE for rate in rates)
-    assert max(rates) > 0
-
-
-@pytest.mark.parametrize("schedule_name", optim.SCHEDULES)
-def test_a_run_of_one_step_uses_the_full_rate(schedule_name: str) -> None:
-    schedule = optim.learning_rate_schedule(make_config(schedule=schedule_name), 1, 1)
-    with jax.debug_nans(True):  # not under jit, so that each operation is looked at
-        assert float(schedule(0)) == pytest.approx(RATE)
-
-
-def test_cosine_warms_up_from_zero_and_decays_to_zero() -> None:
-    config = make_config(schedule="cosine", warmup_epochs=0.5, learning_rate=0.2)
-    schedule = jax.jit(optim.learning_rate_schedule(config, total_steps=100, steps_per_epoch=20))
-    assert float(schedule(0)) == 0.0
-    assert float(schedule(4)) == pytest.approx(0.08)
-    assert float(schedule(10)) == pytest.approx(0.2)
-    assert float(schedule(55)) == pytest.approx(0.1)
-    assert float(schedule(40)) == pytest.approx(0.2 * (1 + math.cos(math.pi / 3)) / 2)
-    assert float(schedule(100)) == pytest.approx(0.0, abs=1e-8)
-    no_warmup = jax.jit(optim.learning_rate_schedule(make_config(schedule="cosine"), 100, 20))
-    assert float(no_warmup(0)) == pytest.approx(RATE)
-
-
-def test_step_schedule_changes_after_the_given_epochs() -> None:
-    schedule = jax.jit(optim.learning_rate_schedule(make_config(schedule="step", learning_rate=1.0), 100, 10))
-    rates = [float(schedule(step)) for step in (0, 29, 30, 59, 60, 99)]
-    assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01, 0.01])
-
-
-def losses_of_a_run() -> list[float]:
-    generator = np.random.default_rng(5)
-    losses = np.exp(-np.arange(80) / 15) + 0.05 * generator.random(80)
-    return [float(loss) for loss in losses.astype(np.float32)]
-
-
-@pytest.mark.parametrize(
-    ("patience", "factor", "min_delta"), [(5, 0.7, 1e-4), (2, 0.5, 1e-2), (1, 0.3, 0.0), (0, 0.9, 0.0)]
-)
-@pytest.mark.parametrize("min_rate", [0.0, 1e-4])
-def test_plateau_equals_keras_epoch_by_epoch(
-    keras: Any, patience: int, factor: float, min_delta: float, min_rate: float
-) -> None:
-    config = make_config(
-        schedule="plateau",
-        plateau_patience=patience,
-        plateau_factor=factor,
-        plateau_min_delta=min_delta,
-        plateau_min_learning_rate=min_rate,
-    )
-    model = types.SimpleNamespace(optimizer=keras.optimizers.SGD(config.learning_rate))
-    callback = keras.callbacks.ReduceLROnPlateau(
-        monitor="loss", mode="min", factor=factor, patience=patience, min_delta=min_delta, min_lr=min_rate
-    )
-    callback.set_model(model)
-    callback.on_train_begin()
-    update = jax.jit(lambda state, loss: optim.plateau_update(state, loss, config))
-    state = optim.plateau_init()
-    ours, theirs = [], []
-    losses = losses_of_a_run()
-    losses[33] = math.nan
-    for epoch, loss in enumerate(losses):
-        callback.on_epoch_end(epoch, {"loss": loss})
-        state = update(state, loss)
-        ours.append(config.learning_rate * float(state.scale))
-        theirs.append(float(model.optimizer.learning_rate))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    assert len(set(theirs)) > 2
-    assert min_rate == 0.0 or patience == 5 or theirs[-1] == pytest.approx(min_rate)
-
-
-def test_plateau_counts_nan_as_no_improvement() -> None:
-    config = make_config(schedule="plateau", plateau_patience=3, plateau_factor=0.5)
-    state = optim.plateau_init()
-    scales = []
-    for loss in (math.nan, 1.0, math.nan, math.nan, math.nan, 0.5, math.inf):
-        state = optim.plateau_update(state, loss, config)
-        scales.append(float(state.scale))
-    assert scales == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
-    assert float(state.best) == 0.5
-    assert int(state.wait) == 1
-
-
-def test_plateau_counts_an_equal_loss_as_no_improvement() -> None:
-    config = make_config(schedule="plateau", plateau_patience=2, plateau_factor=0.5, plateau_min_delta=0.0)
-    state = optim.plateau_init()
-    for _ in range(3):
-        state = optim.plateau_update(state, 1.0, config)
-    assert float(state.scale) == 0.5
-
-
-def test_plateau_never_raises_the_rate() -> None:
-    config = make_config(schedule="plateau", plateau_patience=0, plateau_min_learning_rate=10 * RATE)
-    state = optim.plateau_init()
-    for _ in range(3):
-        state = optim.plateau_update(state, 1.0, config)
-    assert float(state.scale) == 1.0
-
-
-def test_plateau_state_keeps_shapes_and_dtypes() -> None:
-    with jax.enable_x64(True):
-        state = optim.plateau_init()
-        new_state = jax.jit(lambda state: optim.plateau_update(state, 1.0, make_config(schedule="plateau")))(state)
-        assert jax.tree.map(jnp.shape, new_state) == jax.tree.map(jnp.shape, state)
-        assert dtypes(new_state) == [jnp.float32, jnp.float32, jnp.int32]
-
-
-def test_scale_stays_one_without_the_plateau_schedule() -> None:
-    state = optim.plateau_init()
-    for _ in range(20):
-        state = optim.plateau_update(state, 1.0, make_config(schedule="cosine"))
-    assert float(state.scale) == 1.0
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"learning_rate": 0.0},
-        {"learning_rate": math.nan},
-        {"schedule": "linear"},
-        {"schedule": "cosine", "warmup_epochs": 10.0},
-        {"schedule": "cosine", "warmup_epochs": -1.0},
-        {"schedule": "step", "step_epochs": (6, 3)},
-        {"schedule": "step", "step_epochs": (0, 3)},
-        {"schedule": "step", "step_factor": 0.0},
-        {"schedule": "one_cycle", "pct_start": 1.0},
-        {"schedule": "plateau", "plateau_factor": 1.0},
-        {"schedule": "plateau", "plateau_patience": -1},
-        {"schedule": "plateau", "plateau_min_delta": math.nan},
-    ],
-)
-def test_bad_schedule_values_are_named(changes: dict[str, Any]) -> None:
-    key = [name for name in changes if name != "schedule"] or ["schedule"]
-    with pytest.raises(UserError, match=rf"^optimizer\.{key[0]} is ") as caught:
-        optim.learning_rate_schedule(make_config(**changes), total_steps=100, steps_per_epoch=10)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_empty_schedule_is_refused() -> None:
-    with pytest.raises(UserError, match="0 steps"):
-        optim.learning_rate_schedule(make_config(), total_steps=0, steps_per_epoch=0)
 
 
 @pytest.mark.parametrize(

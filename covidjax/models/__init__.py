@@ -6,10 +6,14 @@ import jax.numpy as jnp
 
 from covidjax.errors import UserError
 from covidjax.models.cnn import CNN
-from covidjax.models.layers import Staged
-from covidjax.models.resnet import BOTTLENECK, LAYERS, ResNet
+from covidjax.models.layers import POOLINGS, Staged
+from covidjax.models.resnet import ARRANGEMENTS, BOTTLENECK, KERAS, KERAS_V2, LAYERS, PREACTIVATED, ResNet
+from covidjax.models.segmentation import NAMES as SEGMENTATION
+from covidjax.models.segmentation import build_segmentation
+from covidjax.models.vgg import HIDDEN, VGG16
 
-NAMES = ("cnn", *LAYERS)
+CLASSIFIERS = ("cnn", "vgg16", *LAYERS, *PREACTIVATED)
+NAMES = (*CLASSIFIERS, *SEGMENTATION)
 # precision: (dtype of activations, dtype of parameters and statistics)
 PRECISIONS = {
     "float32": (jnp.float32, jnp.float32),
@@ -21,19 +25,42 @@ PRECISIONS = {
 def build(model: Any, num_classes: int, precision: str) -> Staged:
     """The network that `config.model` names, without parameters.
 
-    Raises UserError for an unknown name or precision.
+    Raises UserError for an unknown name, precision or option, and for an arrangement that the network does not have.
     """
     if model.name not in NAMES:
         raise UserError(f"model.name is {model.name!r}: allowed are {', '.join(NAMES)}")
     if precision not in PRECISIONS:
         raise UserError(f"precision is {precision!r}: allowed are {', '.join(PRECISIONS)}")
     dtype, param_dtype = PRECISIONS[precision]
+    if model.name in SEGMENTATION:
+        return build_segmentation(model, num_classes, dtype, param_dtype)
     common: dict[str, Any] = {
         "num_classes": num_classes,
         "dropout": model.dropout,
         "dtype": dtype,
         "param_dtype": param_dtype,
     }
+    if model.name == "vgg16":
+        _check("head", model.head, tuple(HIDDEN))
+        return VGG16(head_name=model.head, **common)
+    _check("pooling", model.pooling, POOLINGS)
+    common["pooling"] = model.pooling
     if model.name == "cnn":
         return CNN(width=model.width, num_blocks=model.num_blocks, **common)
-    return ResNet(num_blocks=LAYERS[model.name], bottleneck=model.name in BOTTLENECK, **common)
+    _check("arrangement", model.arrangement, tuple(ARRANGEMENTS))
+    if model.name in PREACTIVATED:
+        name, arrangement = PREACTIVATED[model.name], KERAS_V2
+    else:
+        name, arrangement = model.name, ARRANGEMENTS[model.arrangement]
+    bottleneck = name in BOTTLENECK
+    if arrangement is KERAS and not bottleneck:
+        raise UserError(
+            f"model.arrangement is 'keras', which {name} does not have: allowed is 'torchvision', or the networks "
+            f"{', '.join(BOTTLENECK)}"
+        )
+    return ResNet(num_blocks=LAYERS[name], bottleneck=bottleneck, arrangement=arrangement, **common)
+
+
+def _check(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"model.{key} is {value!r}: allowed are {', '.join(allowed)}")

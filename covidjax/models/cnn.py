@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from covidjax import ops
-from covidjax.models.layers import BatchNorm, Conv, Dense, Staged
+from covidjax.models.layers import BatchNorm, Conv, Head, Staged
 
 
 class Block(nn.Module):
@@ -26,22 +26,6 @@ class Block(nn.Module):
         return ops.max_pool(x, window=(2, 2), strides=(2, 2)) if min(x.shape[1:3]) > 1 else x
 
 
-class Head(nn.Module):
-    """Global average, dropout, one dense layer to the logits."""
-
-    num_classes: int
-    dropout: float
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
-        """x: [batch, height, width, features] -> logits [batch, num_classes]."""
-        x = ops.global_average_pool(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return Dense(self.num_classes, self.dtype, self.param_dtype, name="dense")(x)
-
-
 class CNN(Staged):
     """Stages `block1 .. blockN, head`; the width doubles with each block."""
 
@@ -49,6 +33,7 @@ class CNN(Staged):
     width: int = 16
     num_blocks: int = 4
     dropout: float = 0.0
+    pooling: str = "average"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -62,4 +47,4 @@ class CNN(Staged):
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for index in range(self.num_blocks):
             setattr(self, f"block{index + 1}", Block(self.width * 2**index, **kinds))
-        self.head = Head(self.num_classes, self.dropout, **kinds)
+        self.head = Head(self.num_classes, self.dropout, self.pooling, **kinds)

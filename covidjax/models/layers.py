@@ -1,41 +1,58 @@
 """Parameterised layers over `covidjax.ops`, and the staged network that every model is."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from covidjax import ops
 from covidjax.errors import UserError
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al. 2015, as torchvision initialises
-BATCH_NORM_MOMENTUM = 0.9
+POOLINGS = ("average", "max", "flatten")
 
 
 class Conv(nn.Module):
-    """Convolution with explicit symmetric padding; parameters `kernel` [kh, kw, in, out] and `bias` [out]."""
+    """Convolution with explicit symmetric padding; parameters `kernel` [kh, kw, in, out] and `bias` [out].
+
+    dilation: the distance of neighbouring taps of the kernel in the input.
+    """
 
     features: int
     kernel_size: int
     strides: int = 1
     padding: int = 0
     use_bias: bool = False
+    dilation: int = 1
+    kernel_init: Callable[..., Any] = he_normal
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """inputs: [batch, height, width, in_features] -> [batch, out_height, out_width, features]."""
-        shape = (self.kernel_size, self.kernel_size, inputs.shape[-1], self.features)
-        kernel = self.param("kernel", he_normal, shape, self.param_dtype)
-        outputs = ops.convolution(
-            inputs.astype(self.dtype),
-            kernel.astype(self.dtype),
-            strides=(self.strides, self.strides),
-            padding=((self.padding, self.padding), (self.padding, self.padding)),
+    def __call__(self, inputs: jax.Array | tuple[jax.Array, ...]) -> jax.Array:
+        """inputs: [batch, height, width, in_features] -> [batch, out_height, out_width, features].
+
+        A tuple stands for its arrays side by side in in_features; one with batch 1 is the same for all images, and is
+        convolved once.
+        """
+        parts = inputs if isinstance(inputs, tuple) else (inputs,)
+        widths = [part.shape[-1] for part in parts]
+        shape = (self.kernel_size, self.kernel_size, sum(widths), self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype).astype(self.dtype)
+        kernels = jnp.split(kernel, np.cumsum(widths)[:-1], axis=2)
+        convolve = partial(
+            ops.convolution,
+            strides=(self.strides,) * 2,
+            padding=((self.padding, self.padding),) * 2,
+            dilation=(self.dilation,) * 2,
         )
+        outputs, *others = (convolve(part.astype(self.dtype), k) for part, k in zip(parts, kernels, strict=True))
+        for other in others:
+            outputs = outputs + other
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
             outputs = outputs + bias.astype(self.dtype)
@@ -45,10 +62,12 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation over `batch_stats` {mean, var}; parameters `scale` and `bias` [features].
 
+    momentum: the part of the running statistics that a step keeps (PyTorch's `momentum` is one minus this).
     The running variance is the biased one, as in Keras and Flax; PyTorch accumulates the unbiased one.
     """
 
     epsilon: float = 1e-5
+    momentum: float = 0.9
     scale_init: Callable[..., Any] = nn.initializers.ones
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -65,7 +84,7 @@ class BatchNorm(nn.Module):
         if use_batch_statistics:
             mean, var = ops.batch_statistics(inputs)
             if not self.is_initializing():
-                keep = BATCH_NORM_MOMENTUM
+                keep = self.momentum
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_var.value = keep * running_var.value + (1 - keep) * var
         return ops.normalise(inputs.astype(self.dtype), scale, bias, mean, var, epsilon=self.epsilon)
@@ -85,6 +104,33 @@ class Dense(nn.Module):
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         return inputs.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class Head(nn.Module):
+    """One number a feature or all of them (`pooling`), dropout, one dense layer to the logits."""
+
+    num_classes: int
+    dropout: float = 0.0
+    pooling: str = "average"
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
+        """x: [batch, height, width, features] -> logits [batch, num_classes]."""
+        x = pool(x, self.pooling)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return Dense(self.num_classes, self.dtype, self.param_dtype, name="dense")(x)
+
+
+def pool(x: jax.Array, pooling: str) -> jax.Array:
+    """x: [batch, height, width, features] -> [batch, features], or [batch, height * width * features] for 'flatten'.
+
+    Flattening runs over height, width, features, as in Keras; PyTorch flattens features, height, width.
+    """
+    if pooling == "flatten":
+        return x.reshape(x.shape[0], -1)
+    return jnp.max(x, axis=(1, 2)) if pooling == "max" else ops.global_average_pool(x)
 
 
 class Staged(nn.Module):

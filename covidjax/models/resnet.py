@@ -1,8 +1,10 @@
-"""ResNet in the torchvision v1.5 arrangement: the stride of a bottleneck sits on its 3x3 convolution.
+"""ResNets as torchvision and as Keras arrange them, with and without pre-activation.
 
-He et al. 2016 (arXiv 1512.03385), table 1; torchvision `models/resnet.py` for padding, stride and epsilon 1e-5.
+He et al. 2016 (arXiv 1512.03385, table 1; pre-activation: arXiv 1603.05027); torchvision `models/resnet.py` and Keras
+`applications/resnet.py` for padding, stride, bias and epsilon.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -10,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from covidjax import ops
-from covidjax.models.cnn import Head
-from covidjax.models.layers import BatchNorm, Conv, Staged
+from covidjax.models.layers import BatchNorm, Conv, Head, Staged
 
 LAYERS = {
     "resnet18": (2, 2, 2, 2),
@@ -20,12 +21,41 @@ LAYERS = {
     "resnet101": (3, 4, 23, 3),
     "resnet152": (3, 8, 36, 3),
 }
+PREACTIVATED = {"resnet50v2": "resnet50", "resnet101v2": "resnet101", "resnet152v2": "resnet152"}
 BOTTLENECK = ("resnet50", "resnet101", "resnet152")
 
 
-class Stem(nn.Module):
-    """7x7 convolution with stride 2, BatchNorm, ReLU, 3x3 maximum with stride 2."""
+@dataclasses.dataclass(frozen=True)
+class Arrangement:
+    """What sets apart networks that are all called ResNet. Convolutions and blocks count from 1.
 
+    strided_conv: the convolution of a bottleneck that carries the stride. biased: the convolutions with a bias.
+    preactivation: BatchNorm and ReLU come before each convolution, and the stride of a layer sits in its last block.
+    """
+
+    preactivation: bool = False
+    strided_conv: int = 2
+    biased: tuple[str, ...] = ()
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+
+
+TORCHVISION = Arrangement()
+KERAS = Arrangement(
+    strided_conv=1,
+    biased=("stem", "conv1", "conv2", "conv3", "shortcut_conv"),
+    epsilon=1.001e-5,
+    momentum=0.99,
+)
+KERAS_V2 = Arrangement(preactivation=True, biased=("stem", "conv3", "shortcut_conv"), epsilon=1.001e-5, momentum=0.99)
+ARRANGEMENTS = {"torchvision": TORCHVISION, "keras": KERAS}
+
+
+class Stem(nn.Module):
+    """7x7 convolution with stride 2, BatchNorm and ReLU unless pre-activated, 3x3 maximum with stride 2 if `pooled`."""
+
+    arrangement: Arrangement = TORCHVISION
+    pooled: bool = True
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -33,73 +63,140 @@ class Stem(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, ceil(height / 4), ceil(width / 4), 64]."""
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = Conv(64, 7, strides=2, padding=3, name="conv1", **kinds)(x)
-        x = nn.relu(BatchNorm(name="norm1", **kinds)(x, use_batch_statistics=use_batch_statistics))
+        rules = self.arrangement
+        x = Conv(64, 7, strides=2, padding=3, use_bias="stem" in rules.biased, name="conv1", **kinds)(x)
+        if rules.preactivation:
+            # Keras pads this signed map with zeros, and a zero may win: they are part of the network.
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            return ops.max_pool(x, window=(3, 3), strides=(2, 2))
+        norm = BatchNorm(rules.epsilon, rules.momentum, name="norm1", **kinds)
+        x = nn.relu(norm(x, use_batch_statistics=use_batch_statistics))
+        if not self.pooled:
+            return x
         return ops.max_pool(x, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 class Block(nn.Module):
     """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the width (bottleneck).
 
-    The last BatchNorm of a block starts at scale zero, so that a fresh block is the identity (Goyal et al. 2017, 5.1).
+    `norm1` belongs to `conv1` and so on: it follows its convolution, or precedes it where the block is pre-activated.
+    The last BatchNorm that follows a convolution starts at scale zero, so that a fresh block is the identity
+    (Goyal et al. 2017, 5.1).
     """
 
     features: int
     strides: int
     bottleneck: bool
+    arrangement: Arrangement = TORCHVISION
+    dilation: int = 1
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, ceil(height / strides), ceil(width / strides), out]."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        rules = self.arrangement
         out_features = self.features * (4 if self.bottleneck else 1)
-        plan: tuple[tuple[int, int, int], ...]
-        if self.bottleneck:
-            plan = ((self.features, 1, 1), (self.features, 3, self.strides), (out_features, 1, 1))
-        else:
-            plan = ((self.features, 3, self.strides), (out_features, 3, 1))
-        y = x
-        for number, (features, size, strides) in enumerate(plan, start=1):
-            last = number == len(plan)
-            y = Conv(features, size, strides, size // 2, name=f"conv{number}", **kinds)(y)
-            scale_init = nn.initializers.zeros if last else nn.initializers.ones
-            norm = BatchNorm(scale_init=scale_init, name=f"norm{number}", **kinds)
-            y = norm(y, use_batch_statistics=use_batch_statistics)
-            y = y if last else nn.relu(y)
-        if x.shape != y.shape:
-            x = Conv(out_features, 1, self.strides, name="shortcut_conv", **kinds)(x)
-            x = BatchNorm(name="shortcut_norm", **kinds)(x, use_batch_statistics=use_batch_statistics)
-        return nn.relu(x + y)
+        widths = (self.features, self.features, out_features) if self.bottleneck else (self.features, out_features)
+        sizes = (1, 3, 1) if self.bottleneck else (3, 3)
+        strided = rules.strided_conv if self.bottleneck else 1
+        y = entry = x
+        for number, (features, size) in enumerate(zip(widths, sizes, strict=True), start=1):
+            last = number == len(sizes)
+            if rules.preactivation:
+                y = nn.relu(self._norm(f"norm{number}", y, use_batch_statistics))
+                entry = y if number == 1 else entry
+            y = self._conv(f"conv{number}", y, features, size, self.strides if number == strided else 1)
+            if not rules.preactivation:
+                y = self._norm(f"norm{number}", y, use_batch_statistics, fresh_scale=0.0 if last else 1.0)
+                y = y if last else nn.relu(y)
+        if x.shape[-1] != out_features:
+            x = self._conv("shortcut_conv", entry, out_features, 1, self.strides)
+            if not rules.preactivation:
+                x = self._norm("shortcut_norm", x, use_batch_statistics)
+        elif self.strides > 1:
+            x = x[:, :: self.strides, :: self.strides]  # Keras says MaxPooling2D(1, strides)
+        return x + y if rules.preactivation else nn.relu(x + y)
+
+    def _conv(self, name: str, x: jax.Array, features: int, size: int, strides: int) -> jax.Array:
+        dilation = self.dilation if size > 1 else 1
+        conv = Conv(
+            features,
+            size,
+            strides,
+            padding=dilation * (size // 2),
+            use_bias=name in self.arrangement.biased,
+            dilation=dilation,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )
+        return conv(x)
+
+    def _norm(self, name: str, x: jax.Array, use_batch_statistics: bool, fresh_scale: float = 1.0) -> jax.Array:
+        norm = BatchNorm(
+            self.arrangement.epsilon,
+            self.arrangement.momentum,
+            nn.initializers.constant(fresh_scale),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )
+        return norm(x, use_batch_statistics=use_batch_statistics)
 
 
 class Layer(nn.Module):
-    """Residual blocks `block1 .. blockN` of one width; the first may halve the map."""
+    """Residual blocks `block1 .. blockN` of one width; the first, or pre-activated the last, may halve the map.
+
+    dilations: of the 3x3 convolutions of the first block, and of the others.
+    final_norm: a BatchNorm `norm` with ReLU at the end.
+    """
 
     features: int
     num_blocks: int
     strides: int
     bottleneck: bool
+    arrangement: Arrangement = TORCHVISION
+    dilations: tuple[int, int] = (1, 1)
+    final_norm: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
-        """x: [batch, height, width, channels] -> [batch, height / strides, width / strides, out]."""
+        """x: [batch, height, width, channels] -> [batch, ceil(height / strides), ceil(width / strides), out]."""
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        rules = self.arrangement
+        strided = self.num_blocks if rules.preactivation else 1
         for number in range(1, self.num_blocks + 1):
-            strides = self.strides if number == 1 else 1
-            block = Block(self.features, strides, self.bottleneck, self.dtype, self.param_dtype, name=f"block{number}")
+            block = Block(
+                self.features,
+                self.strides if number == strided else 1,
+                self.bottleneck,
+                rules,
+                self.dilations[number > 1],
+                name=f"block{number}",
+                **kinds,
+            )
             x = block(x, use_batch_statistics=use_batch_statistics)
+        if self.final_norm:
+            norm = BatchNorm(rules.epsilon, rules.momentum, name="norm", **kinds)
+            x = nn.relu(norm(x, use_batch_statistics=use_batch_statistics))
         return x
 
 
 class ResNet(Staged):
-    """Stages `stem, layer1 .. layer4, head`."""
+    """Stages `stem, layer1 .. layer4, head`.
+
+    The BatchNorm that closes a pre-activated network ends layer4: it normalises what layer4 adds up, has statistics
+    of the source images like every other norm there, and the head stays one dense layer that can be replaced.
+    """
 
     num_classes: int
     num_blocks: tuple[int, int, int, int]
     bottleneck: bool
+    arrangement: Arrangement = TORCHVISION
+    pooling: str = "average"
     dropout: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -112,8 +209,17 @@ class ResNet(Staged):
     def setup(self) -> None:
         """One submodule a stage."""
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        self.stem = Stem(**kinds)
-        for index, num_blocks in enumerate(self.num_blocks):
-            strides = 1 if index == 0 else 2
-            setattr(self, f"layer{index + 1}", Layer(64 * 2**index, num_blocks, strides, self.bottleneck, **kinds))
-        self.head = Head(self.num_classes, self.dropout, **kinds)
+        late = self.arrangement.preactivation
+        self.stem = Stem(self.arrangement, **kinds)
+        for index, strides in enumerate((2, 2, 2, 1) if late else (1, 2, 2, 2)):
+            layer = Layer(
+                64 * 2**index,
+                self.num_blocks[index],
+                strides,
+                self.bottleneck,
+                self.arrangement,
+                final_norm=late and index == len(self.num_blocks) - 1,
+                **kinds,
+            )
+            setattr(self, f"layer{index + 1}", layer)
+        self.head = Head(self.num_classes, self.dropout, self.pooling, **kinds)

@@ -20,7 +20,6 @@ import contextlib
 import dataclasses
 import errno
 import json
-import logging
 import math
 import operator
 import os
@@ -38,6 +37,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from covidjax.errors import UserError
 from covidjax.train import manifest
+from covidjax.train.silence import silence_orbax
 
 PyTree = Any
 
@@ -59,13 +59,13 @@ class Checkpoints:
     keep: how many of the latest checkpoints stay, at least 2 (else UserError); the one with the best metric also stays
     higher_is_better: how metrics compare; of equal ones the later is better, and a non-finite one is never best
 
-    A filter on the logger 'absl' drops the log records of orbax, and no others: what they tell is raised here.
+    What orbax prints by itself is dropped, see `silence_orbax`: what it tells is raised here.
     """
 
     def __init__(self, directory: Path, *, keep: int, higher_is_better: bool) -> None:
         if keep < 2:
             raise UserError(f"checkpoint.keep is {keep}; use 2 or more, as one has to stay while the next is written")
-        logging.getLogger("absl").addFilter(_is_not_from_orbax)
+        silence_orbax()
         metric = operator.itemgetter("metric")
         best = checkpoint_managers.BestN(
             get_metric_fn=metric, reverse=not higher_is_better, n=1, keep_checkpoints_without_metrics=False
@@ -238,9 +238,9 @@ class Checkpoints:
     def _close_manager(self) -> None:
         manager, self._manager = self._manager, None
         if manager is not None:
-            with contextlib.suppress(Exception):  # orbax raises the error of a save once more in each thread
-                manager.wait_until_finished()
-            manager.close()
+            for finish in (manager.wait_until_finished, manager.close):
+                with contextlib.suppress(Exception):  # orbax raises the error of a save once more for each thread
+                    finish()
 
     def _fail(self, step: int, error: BaseException) -> NoReturn:
         """Clears what the failed save left, since the disk may be full of it, and raises."""
@@ -281,10 +281,6 @@ class Checkpoints:
                     target.parent.mkdir(exist_ok=True)
                     os.replace(path, target)
         manifest.remove_stale(self._directory)
-
-
-def _is_not_from_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 def _describe_leaves(tree: PyTree) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import jax
 from ml_collections import ConfigDict
 
+from covidjax import config as configs
 from covidjax import evaluate, files, freeze, optim, report
 from covidjax.data import stream
 from covidjax.data.order import batch_indices
@@ -24,7 +25,7 @@ from covidjax.train.setup import Job, describe_freeze, prepare
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe
 from covidjax.train.writer import MetricsWriter, Progress
-from covidjax.trained import open_checkpoints
+from covidjax.trained import load_trained, open_checkpoints
 
 
 class Interrupted(Exception):
@@ -62,6 +63,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default") -> Path
         run["freeze"].append(table)
         print(f"\nphase {phase.index}: freeze {phase.freeze!r}, {phase.last_step - phase.first_step} steps")
         print(freeze.format_table(table["rows"], table["summary"]), flush=True)
+    files.write_json(workdir / "config.json", configs.to_json(config))
     files.write_json(workdir / "run.json", run)
 
     # ---- The newest sound checkpoint, or the beginning ----
@@ -116,7 +118,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default") -> Path
         "images_per_second": round(images / max(chronicle.train_seconds, 1e-9), 2),
     }
     files.write_json(workdir / "run.json", run)
-    evaluate.evaluate_workdir(workdir, job.val_split, "best")
+    evaluate.evaluate_workdir(workdir, load_trained(workdir, "best"), job.val_split)
     return report.write(workdir, {"val": job.val_split})
 
 
@@ -137,6 +139,7 @@ def inputs(job: Job, first_step: int, last_step: int) -> Iterator[tuple[Any, ...
 def compile_step(job: Job, recipe: Recipe, state: TrainState, chronicle: Chronicle) -> Callable[..., TrainState]:
     """The compiled step of a phase; its compile time is told apart from training time."""
     began = time.monotonic()
+    print("\ncompiling the step ...", flush=True)
     examples, size = job.train_split, job.config.batch_size
     rows = len(examples) if job.resident else size
     split = {
@@ -146,7 +149,7 @@ def compile_step(job: Job, recipe: Recipe, state: TrainState, chronicle: Chronic
     indices = (jax.ShapeDtypeStruct((size,), "int32"),) if job.resident else ()
     compiled = parallel.jit_step(recipe, job.mesh, resident=job.resident).lower(state, split, *indices).compile()
     chronicle.compile_seconds += time.monotonic() - began
-    print(f"\ncompiled the step in {time.monotonic() - began:.1f} s", flush=True)
+    print(f"compiled in {time.monotonic() - began:.1f} s", flush=True)
     return compiled
 
 
@@ -160,8 +163,8 @@ def fetch_sums(state: TrainState, recipe: Recipe, checkpoints: Checkpoints) -> S
             f"the last good checkpoint is step {checkpoints.steps()[-1]}" if checkpoints.steps() else "none was saved"
         )
         raise UserError(
-            f"the loss or its gradient is not finite at step {bad} (learning rate {rate:.3g}); {good}: lower "
-            "config.optimizer.learning_rate, set config.optimizer.clip_norm, or look at the images"
+            f"the loss or its gradient is not finite in step {bad + 1} (learning rate {rate:.3g}); {good}: look at the "
+            "images, or use another --workdir with a lower config.optimizer.learning_rate or config.optimizer.clip_norm"
         )
     return sums
 

@@ -71,9 +71,9 @@ def verify(directory: Path, step: int) -> dict[str, Any]:
 
 
 def remove_stale(directory: Path) -> None:
-    """Removes temporary manifests and those of steps that are gone."""
+    """Removes manifests, also half written ones, of steps that are gone."""
     for path in list((directory / "manifests").glob("*")):
-        if path.suffix == ".tmp" or (path.stem.isdecimal() and not (directory / path.stem).is_dir()):
+        if path.stem.isdecimal() and not (directory / path.stem).is_dir():
             path.unlink()
 
 

@@ -29,7 +29,7 @@ FREE_TO_CHANGE = (
 
 
 def open_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Makes the folder, or checks that it holds a run of the same config.
+    """Makes the folder, or checks that it holds a run of the same config; writes nothing into it.
 
     Raises UserError with the keys that differ, or where the folder cannot be written.
     """
@@ -39,9 +39,9 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
             pass
     except OSError as error:
         raise UserError(f"--workdir: cannot write to {workdir}: {error.strerror}: choose another folder") from error
-    path, wanted = workdir / "config.json", configs.to_json(config)
+    path = workdir / "config.json"
     if path.exists():
-        before, now = dict(configs.flatten(files.read_json(path))), dict(configs.flatten(wanted))
+        before, now = dict(configs.flatten(files.read_json(path))), dict(configs.flatten(configs.to_json(config)))
         differing = sorted(
             key for key in before.keys() | now.keys() if key not in FREE_TO_CHANGE and before.get(key) != now.get(key)
         )
@@ -50,7 +50,6 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
             raise UserError(
                 f"{workdir} holds a run of another config: {changes}: use another --workdir, or the former values"
             )
-    files.write_json(path, wanted)
 
 
 def open_record(workdir: Path, job: Job) -> dict[str, Any]:

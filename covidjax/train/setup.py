@@ -1,11 +1,9 @@
 """Everything of a run that is settled before its first step: data, network, phases, recipes."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -17,12 +15,11 @@ from covidjax.data.order import steps_per_epoch
 from covidjax.data.resident import choose_placement
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
-from covidjax.preprocessing import Preprocessing
 from covidjax.train import parallel
 from covidjax.train.phases import Phase, enter_phase, initial_state, make_phases, phase_at
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
-from covidjax.trained import load_trained
+from covidjax.weights.start import Start, start
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +67,11 @@ class Job:
 
 def prepare(config: ConfigDict) -> Job:
     """Loads the training and validation splits and settles the rest. Raises UserError for what a person can mend."""
+    if config.model.name not in models.CLASSIFIERS:
+        raise UserError(
+            f"config.model.name is {config.model.name!r}, which answers with masks: training has labels for whole "
+            f"images only, so allowed are {', '.join(models.CLASSIFIERS)}"
+        )
     mesh = parallel.make_mesh(config.batch_size, config.accumulation_steps)
     train_split, val_split = sources.load(config.dataset, "train"), sources.load(config.dataset, "val")
     splits.check_disjoint(train_split, val_split)
@@ -80,18 +82,20 @@ def prepare(config: ConfigDict) -> Job:
         )
     placement = choose_placement(train_split, config.dataset.placement)
     model = models.build(config.model, len(train_split.classes), config.precision)
-    variables, start = initial_variables(config, model, train_split)
+    begin = start(config, model, train_split.images.shape[1:])
     phases = make_phases(config, epoch_steps)
-    recipes = tuple(make_recipe(config, phase, model, variables, train_split, epoch_steps) for phase in phases)
-    notes = tuple(dict.fromkeys((*train_split.notes, *val_split.notes, placement["note"], start)))
-    return Job(config, mesh, train_split, val_split, placement, epoch_steps, phases, recipes, variables, notes)
+    recipes = tuple(make_recipe(config, phase, model, begin, train_split, epoch_steps) for phase in phases)
+    notes = tuple(dict.fromkeys((*train_split.notes, *val_split.notes, placement["note"], *begin.notes)))
+    return Job(config, mesh, train_split, val_split, placement, epoch_steps, phases, recipes, begin.variables, notes)
 
 
 def make_recipe(
-    config: ConfigDict, phase: Phase, model: Staged, variables: Any, train_split: Examples, epoch_steps: int
+    config: ConfigDict, phase: Phase, model: Staged, begin: Start, train_split: Examples, epoch_steps: int
 ) -> Recipe:
     """What a step of the phase does."""
-    plan = freeze.make_plan(phase.freeze, variables, model.stages, batch_norm=phase.batch_norm, lr_scale=phase.lr_scale)
+    plan = freeze.make_plan(
+        phase.freeze, begin.variables, model.stages, batch_norm=phase.batch_norm, lr_scale=phase.lr_scale
+    )
     weights = losses.class_weights(config.loss.class_weights, train_split.labels, len(train_split.classes))
     return Recipe(
         model=model,
@@ -100,58 +104,17 @@ def make_recipe(
         learning_rate=optim.learning_rate_schedule(phase.optimizer, phase.last_step - phase.first_step, epoch_steps),
         loss=losses.loss_function(config.loss, weights),
         augmentation=Augmentation(**config.augment.to_dict()),
-        preprocessing=Preprocessing(),
+        preprocessing=begin.preprocessing,
         first_step=phase.first_step,
         accumulation_steps=config.accumulation_steps,
         ema_decay=config.ema_decay,
     )
 
 
-def initial_variables(config: ConfigDict, model: Staged, train_split: Examples) -> tuple[dict[str, Any], str]:
-    """{'params', 'batch_stats'} at the start of a run, and a sentence on where they come from."""
-    shape = (1, *train_split.images.shape[1:])
-    init = jax.jit(lambda key: model.init(key, jnp.zeros(shape, model.param_dtype)))
-    # The run's own key makes augmentation and dropout; the weights come from a key folded out of it.
-    fresh = init(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1))
-    fresh = {"params": fresh["params"], "batch_stats": fresh.get("batch_stats", {})}
-    if not config.pretrained:
-        return fresh, "weights: random initialisation"
-    source = load_trained(Path(config.pretrained), "best").variables
-    return adopt(fresh, source, config.pretrained)
-
-
-def adopt(fresh: dict[str, Any], source: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
-    """`fresh` with every stage of `source` that has the same parameters in the same shapes.
-
-    Raises UserError where a stage other than the last differs.
-    """
-    stages = list(source["params"])
-    taken = [
-        stage
-        for stage in fresh["params"]
-        if stage in source["params"] and _shapes(fresh, stage) == _shapes(source, stage)
-    ]
-    new = sorted(set(fresh["params"]) - set(taken))
-    if set(new) - {"head"}:
-        raise UserError(
-            f"config.pretrained: the stages {', '.join(new)} of {name} differ from this network's (it has "
-            f"{', '.join(sorted(stages))}): use the same model"
-        )
-    variables = {
-        kind: {stage: (source if stage in taken else fresh)[kind][stage] for stage in tree}
-        for kind, tree in fresh.items()
-    }
-    return variables, f"weights: {name}" + (f"; newly initialised: {', '.join(new)}" if new else "")
-
-
-def _shapes(variables: dict[str, Any], stage: str) -> Any:
-    parts = [variables[kind].get(stage, {}) for kind in ("params", "batch_stats")]
-    return [(jax.tree.structure(part), [leaf.shape for leaf in jax.tree.leaves(part)]) for part in parts]
-
-
 def describe_freeze(job: Job, phase: Phase) -> dict[str, Any]:
     """The freeze table of a phase: {'phase', 'strategy', 'rows', 'summary'}."""
     recipe, config = job.recipes[phase.index], job.config
-    images = jax.ShapeDtypeStruct((config.batch_size, *job.train_split.images.shape[1:]), recipe.model.param_dtype)
+    pixels = jax.ShapeDtypeStruct((config.batch_size, *job.train_split.images.shape[1:]), recipe.model.param_dtype)
+    images = jax.eval_shape(recipe.preprocessing, pixels)
     rows, summary = freeze.freeze_table(recipe.plan, recipe.model, job.variables, images, recipe.tx)
     return {"phase": phase.index, "strategy": phase.freeze, "rows": rows, "summary": summary}

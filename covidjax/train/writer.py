@@ -1,17 +1,23 @@
 """The figures of a run as it goes: metrics.jsonl, TensorBoard events, and lines for the person who watches."""
 
+import contextlib
 import json
+import math
+import os
+import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from covidjax import files
+from covidjax.errors import UserError
 
 
 class MetricsWriter:
@@ -19,27 +25,40 @@ class MetricsWriter:
 
     first_step: the finished steps of the checkpoint that the run goes on from; later records of an interrupted run
     are removed, so that each step is told once.
+    Raises UserError where the files cannot be written.
     """
 
     def __init__(self, workdir: Path, first_step: int) -> None:
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read_records(self._path) if line["step"] <= first_step]
         files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._events = EventFileWriter(str(workdir))
-        restart = Event(wall_time=time.time(), step=first_step, session_log=SessionLog(status=SessionLog.START))
-        self._events.add_event(restart)
+        # Written here and now: tensorboard's own writer has a thread, which prints its errors on standard error.
+        self._events_path = workdir / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        with _written(self._events_path):
+            self._events = RecordWriter(self._events_path.open("ab"))
+        self._add_event(file_version="brain.Event:2")
+        self._add_event(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, record: dict[str, Any]) -> None:
-        """record: `step`, `epoch`, `phase`, `split` and figures."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """record: `step`, `epoch`, `phase`, `split` and figures; one that is not finite is written as null."""
+        strict = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in record.items()
+        }
+        with _written(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(strict, allow_nan=False) + "\n")
         skip = ("step", "epoch", "phase", "split")
         values = [
             Summary.Value(tag=f"{record['split']}/{name}", simple_value=value)
             for name, value in record.items()
             if name not in skip
         ]
-        self._events.add_event(Event(wall_time=time.time(), step=record["step"], summary=Summary(value=values)))
+        self._add_event(step=record["step"], summary=Summary(value=values))
+
+    def _add_event(self, **fields: Any) -> None:
+        with _written(self._events_path):
+            self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
+            self._events.flush()
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -47,7 +66,19 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._events.close()
+        with contextlib.suppress(OSError):  # of what was flushed nothing is left to write
+            self._events.close()
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}: free space and run the same command again: it goes on from the "
+            "last checkpoint"
+        ) from error
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

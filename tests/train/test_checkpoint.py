@@ -143,6 +143,13 @@ def test_latest_two_and_best_are_kept(
     assert names(tmp_path / "manifests") == {f"{step}.json" for step in kept}
 
 
+def test_progress_that_json_cannot_hold_is_refused_at_once(tmp_path: Path) -> None:
+    with open_checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(TypeError):
+            checkpoints.save(1, make_state(1), {"step": jnp.int32(1)}, None)
+        assert names(tmp_path) == set()
+
+
 def test_saving_a_step_that_is_there_is_an_error(tmp_path: Path) -> None:
     save_steps(tmp_path, [2])
     with open_checkpoints(tmp_path) as checkpoints:

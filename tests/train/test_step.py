@@ -59,7 +59,7 @@ def test_frozen_backbone_has_as_many_convolutions_as_inference() -> None:
     model = make_model(config)
     variables = jax.eval_shape(lambda: make_variables(model, 64))
     images = jax.ShapeDtypeStruct((8, 64, 64, 1), jnp.float32)
-    inference = jax.jit(lambda variables, images: model.apply(variables, images)).lower(variables, images).compile()
+    inference = jax.jit(model.apply).lower(variables, images).compile()
     _, step = compiled_step("resnet18", "backbone")
     assert operations(step)["convolution"] == operations(inference)["convolution"] == 20
 

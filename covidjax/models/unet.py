@@ -1,0 +1,261 @@
+"""U-Net (Ronneberger et al. 2015, arXiv 1505.04597), and U-Nets whose contracting path is a ResNet."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from covidjax import ops
+from covidjax.models.layers import BatchNorm, Conv, Staged
+from covidjax.models.resnet import BOTTLENECK, LAYERS, Layer, Stem
+from covidjax.models.upsampling import UpConv, resize_bilinear
+
+ENCODERS = {f"unet_{name}": name for name in ("resnet18", "resnet34", "resnet50")}
+LEVELS = 4
+lecun_normal = nn.initializers.lecun_normal()  # keeps the scale where no ReLU follows
+DECODER_FEATURES = (256, 128, 64, 64, 32)
+ATTENTION_AFTER = "up2"
+
+# What flows between stages: a map, alone or behind the maps that skip ahead, the largest first.
+Flow = jax.Array | tuple[jax.Array, ...]
+
+
+class Down(nn.Module):
+    """Two 3x3 convolutions, whose result skips ahead, then a 2x2 maximum; an odd last row or column stands alone."""
+
+    features: int
+    batch_norm: bool
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
+        """x: (*skips, [batch, height, width, channels]) -> (*skips, skip, [batch, ceil(height / 2), ..., features])."""
+        *skips, map_ = x if isinstance(x, tuple) else (x,)
+        skip = _two_convolutions(self, map_, use_batch_statistics)
+        padding = ((0, skip.shape[1] % 2), (0, skip.shape[2] % 2))
+        return (*skips, skip, ops.max_pool(skip, window=(2, 2), strides=(2, 2), padding=padding))
+
+
+class Middle(nn.Module):
+    """Two 3x3 convolutions at the lowest resolution, then dropout."""
+
+    features: int
+    batch_norm: bool
+    dropout: float
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
+        """x: (*skips, [batch, height, width, channels]) -> (*skips, [batch, height, width, features])."""
+        *skips, map_ = x
+        map_ = _two_convolutions(self, map_, use_batch_statistics)
+        return (*skips, nn.Dropout(self.dropout, deterministic=not train)(map_))
+
+
+class Up(nn.Module):
+    """The map at the size of the last skip and `features` wide, joined with that skip; two 3x3 convolutions.
+
+    transposed: a 2x2 convolution with stride 2, cut to the skip's size where that is odd.
+    bilinear: a 1x1 convolution, then interpolation to the skip's size (the two commute; this order costs a quarter).
+    """
+
+    features: int
+    upsampling: str
+    batch_norm: bool
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
+        """x: (*skips, skip, map) -> (*skips, [batch, height, width, features]) of the skip's height and width."""
+        *skips, skip, map_ = x
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        height, width = skip.shape[1:3]
+        if self.upsampling == "transposed":
+            map_ = UpConv(self.features, name="up_conv", **kinds)(map_)[:, :height, :width]
+        else:
+            conv = Conv(self.features, 1, use_bias=True, kernel_init=lecun_normal, name="up_conv", **kinds)
+            map_ = resize_bilinear(conv(map_), (height, width))
+        map_ = jnp.concatenate([skip.astype(self.dtype), map_], axis=-1)
+        map_ = _two_convolutions(self, map_, use_batch_statistics)
+        return (*skips, map_) if skips else map_
+
+
+class SelfAttention(nn.Module):
+    """Every position of a map looks at all others: `x + scale * attention(x)`, the identity while scale is zero.
+
+    Zhang et al. 2018 (SAGAN, arXiv 1805.08318) as in fastai: query and key an eighth as wide as the value, no factor
+    on their product, no bias, one `scale` [1] that starts at zero. Without fastai's spectral norm, which bounds the
+    discriminator of an adversarial pair. Memory grows with (height * width) squared.
+    """
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [batch, height, width, features] -> the same shape."""
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        batch, height, width, features = x.shape
+        query, key, value = (
+            Conv(wide, 1, kernel_init=lecun_normal, name=f"{role}_conv", **kinds)(x).reshape(
+                batch, height * width, wide
+            )
+            for role, wide in (("query", features // 8), ("key", features // 8), ("value", features))
+        )
+        scores = jnp.einsum("bqf,bkf->bqk", query, key)
+        weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)))
+        seen = jnp.einsum("bqk,bkf->bqf", weights.astype(self.dtype), value).reshape(x.shape)
+        scale = self.param("scale", nn.initializers.zeros, (1,), self.param_dtype)
+        return x + scale.astype(self.dtype) * seen
+
+
+class Head(nn.Module):
+    """A 1x1 convolution to the logits of every pixel."""
+
+    num_classes: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
+        """x: [batch, height, width, features] -> logits [batch, height, width, num_classes]."""
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return Conv(self.num_classes, 1, use_bias=True, kernel_init=lecun_normal, name="conv", **kinds)(x)
+
+
+class UNet(Staged):
+    """Stages `down1 .. down4, middle, up1 .. up4, head`; logits [batch, height, width, classes] for any size.
+
+    The convolutions pad with zeros, where Ronneberger's lose their border, so that logits lie on the input's pixels.
+    batch_norm: BatchNorm after each 3x3 convolution, in place of its bias; Ronneberger has none.
+    Parameters for one gray channel and two classes, without and with BatchNorm, beside those that Xu prints (their
+    decimals are cut off, not rounded):
+
+        width  upsampling  without     with        Xu
+        64     transposed  31 030 658  31 036 546  "about 31 M"
+        64     bilinear    28 941 698  28 947 586  "about 28 M"
+        32     transposed   7 759 554   7 762 498  "7.75 M"
+        16     transposed   1 940 834   1 942 306  "less than 2 M"
+    """
+
+    num_classes: int
+    width: int = 64
+    upsampling: str = "transposed"
+    batch_norm: bool = True
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stage names, input first."""
+        levels = range(1, LEVELS + 1)
+        return (*(f"down{level}" for level in levels), "middle", *(f"up{level}" for level in levels), "head")
+
+    def setup(self) -> None:
+        """One submodule a stage."""
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        widths = [self.width * 2**level for level in range(LEVELS)]
+        for level in range(LEVELS):
+            setattr(self, f"down{level + 1}", Down(widths[level], self.batch_norm, **kinds))
+            setattr(self, f"up{level + 1}", Up(widths[-1 - level], self.upsampling, self.batch_norm, **kinds))
+        self.middle = Middle(2 * widths[-1], self.batch_norm, self.dropout, **kinds)
+        self.head = Head(self.num_classes, **kinds)
+
+
+class SkippingStem(Stem):
+    """The stem of a ResNet; the images and its map before the maximum skip ahead."""
+
+    pooled: bool = False
+
+    def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> Any:
+        """x: [batch, height, width, channels] -> (images, [batch, ceil(height / 2), ..., 64], its pooled map)."""
+        map_ = super().__call__(x, train=train, use_batch_statistics=use_batch_statistics)
+        images = x[0] if isinstance(x, tuple) else x  # beside an image of ones, see `preprocessing.folded`
+        return (images, map_, ops.max_pool(map_, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))))
+
+
+class SkippingLayer(Layer):
+    """A layer of a ResNet on the last map; with `keep`, its input skips ahead too."""
+
+    keep: bool = True
+
+    def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> Any:
+        """x: (*skips, map) -> (*skips, map, new map), or (*skips, new map)."""
+        skips = x if self.keep else x[:-1]
+        return (*skips, super().__call__(x[-1], train=train, use_batch_statistics=use_batch_statistics))
+
+
+class Decoder(nn.Module):
+    """Dropout on the deepest map, then `up1 .. up5` with BatchNorm, the last joining the images themselves.
+
+    attention: self-attention `attention` after `up2`, at an eighth of the images' resolution, where Xu's
+    `unet_learner(..., self_attention=True)` of fastai 1 has it: in the block that joins layer2, the second of four.
+    """
+
+    upsampling: str
+    attention: bool
+    dropout: float
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
+        """x: (images, stem, layer1, layer2, layer3, layer4) -> [batch, height, width, 32] at the images' size."""
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        modes = {"train": train, "use_batch_statistics": use_batch_statistics}
+        x = (*x[:-1], nn.Dropout(self.dropout, deterministic=not train)(x[-1]))
+        for number, features in enumerate(DECODER_FEATURES, start=1):
+            name = f"up{number}"
+            x = Up(features, self.upsampling, batch_norm=True, name=name, **kinds)(x, **modes)
+            if self.attention and name == ATTENTION_AFTER:
+                x = (*x[:-1], SelfAttention(name="attention", **kinds)(x[-1]))
+        return x
+
+
+class UNetResNet(Staged):
+    """Stages `stem, layer1 .. layer4, decoder, head`; logits [batch, height, width, classes] for any size.
+
+    The encoder's parameters have the paths of the ResNet it names, so that a classifier's weights start it.
+    """
+
+    num_classes: int
+    encoder: str
+    upsampling: str = "transposed"
+    attention: bool = False
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stage names, input first."""
+        return ("stem", "layer1", "layer2", "layer3", "layer4", "decoder", "head")
+
+    def setup(self) -> None:
+        """One submodule a stage."""
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.stem = SkippingStem(**kinds)
+        bottleneck = self.encoder in BOTTLENECK
+        for index, num_blocks in enumerate(LAYERS[self.encoder]):
+            strides, keep = (1, False) if index == 0 else (2, True)
+            layer = SkippingLayer(64 * 2**index, num_blocks, strides, bottleneck, keep=keep, **kinds)
+            setattr(self, f"layer{index + 1}", layer)
+        self.decoder = Decoder(self.upsampling, self.attention, self.dropout, **kinds)
+        self.head = Head(self.num_classes, **kinds)
+
+
+def _two_convolutions(module: Down | Middle | Up, x: jax.Array, use_batch_statistics: bool) -> jax.Array:
+    """Twice a 3x3 convolution, BatchNorm if the module has it, ReLU; submodules of the module that calls."""
+    kinds = {"dtype": module.dtype, "param_dtype": module.param_dtype}
+    for number in (1, 2):
+        conv = Conv(module.features, 3, padding=1, use_bias=not module.batch_norm, name=f"conv{number}", **kinds)
+        x = conv(x)
+        if module.batch_norm:
+            x = BatchNorm(name=f"norm{number}", **kinds)(x, use_batch_statistics=use_batch_statistics)
+        x = nn.relu(x)
+    return x

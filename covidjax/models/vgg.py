@@ -1,0 +1,94 @@
+"""VGG-16, configuration D of Simonyan and Zisserman 2014 (arXiv 1409.1556)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from covidjax import ops
+from covidjax.errors import UserError
+from covidjax.models.layers import Conv, Dense, Staged, pool
+
+# block: (features, number of convolutions)
+BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+HIDDEN = {"original": (4096, 4096), "paper": (1024, 1024)}
+ORIGINAL_DROPOUT = 0.5
+
+
+class Block(nn.Module):
+    """3x3 convolutions `conv1 .. convN` with bias and ReLU, then a 2x2 maximum."""
+
+    features: int
+    num_convs: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
+        """x: [batch, height, width, channels] -> [batch, height // 2, width // 2, features]."""
+        for number in range(1, self.num_convs + 1):
+            conv = Conv(
+                self.features,
+                3,
+                padding=1,
+                use_bias=True,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=f"conv{number}",
+            )
+            x = nn.relu(conv(x))
+        return ops.max_pool(x, window=(2, 2), strides=(2, 2))
+
+
+class Head(nn.Module):
+    """Flatten, hidden dense layers with ReLU and dropout, a dense layer to the logits; all are `dense1 .. denseN`."""
+
+    num_classes: int
+    hidden: tuple[int, ...]
+    dropout: float
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
+        """x: [batch, height, width, features], the height and width of `init` -> logits [batch, num_classes].
+
+        Raises UserError where the image was too small for five halvings.
+        """
+        x = pool(x, "flatten")
+        if not x.shape[1]:
+            raise UserError(
+                "config.dataset.image_size is too small for vgg16, which halves it five times: allowed are 32 and more"
+            )
+        for number, features in enumerate(self.hidden, start=1):
+            x = nn.relu(Dense(features, self.dtype, self.param_dtype, name=f"dense{number}")(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return Dense(self.num_classes, self.dtype, self.param_dtype, name=f"dense{len(self.hidden) + 1}")(x)
+
+
+class VGG16(Staged):
+    """Stages `block1 .. block5, head`.
+
+    head: 'original' (4096, 4096, dropout 0.5) or 'paper' (1024, 1024, dropout as given). Both flatten the last map, so
+    the network takes images of the size it was initialised with, and no other.
+    """
+
+    num_classes: int
+    head_name: str = "original"
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stage names, input first."""
+        return (*(f"block{number}" for number in range(1, len(BLOCKS) + 1)), "head")
+
+    def setup(self) -> None:
+        """One submodule a stage."""
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        for number, (features, num_convs) in enumerate(BLOCKS, start=1):
+            setattr(self, f"block{number}", Block(features, num_convs, **kinds))
+        dropout = ORIGINAL_DROPOUT if self.head_name == "original" else self.dropout
+        self.head = Head(self.num_classes, HIDDEN[self.head_name], dropout, **kinds)

@@ -1,0 +1,1 @@
+"""Pretrained weights: files, name maps, and the catalog of known sources."""

@@ -1,0 +1,116 @@
+"""Weights of any source as one safetensors file in our own names."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from covidjax import config as configs
+from covidjax import models
+from covidjax.errors import UserError
+from covidjax.files import read_json
+from covidjax.preprocessing import Preprocessing
+from covidjax.weights import catalog, files, inputs
+from covidjax.weights.load import HEADS, Filled, arrange, match
+from covidjax.weights.start import entries, fetch_source, initialiser, read_run, replaceable, source_format
+
+FORMAT = "covidjax"
+
+
+def convert(pretrained: str, output: Path) -> tuple[dict[str, str], Filled]:
+    """Writes what `pretrained` names (an id, a file, a workdir) to `output`; returns the header and an account.
+
+    A head that the source has not is left out. Raises UserError for all that is wrong with the source or the output.
+    """
+    if output.suffix != ".safetensors":
+        raise UserError(f"--output is {str(output)!r}: allowed is a name that ends in .safetensors")
+    path = Path(pretrained)
+    if pretrained in catalog.CATALOG:
+        source = catalog.CATALOG[pretrained]
+        fetched = fetch_source(source)
+        model, preprocessing = model_config(source.model, source.arrangement), source.preprocessing
+        tensors = files.read(fetched.path)
+        origin = {"source_sha256": fetched.sha256, "revision": fetched.revision, "license": source.license}
+    elif path.is_dir():
+        config = configs.from_json(read_json(inputs.split_checkpoint(path)[0] / "config.json"))
+        model, preprocessing = config.model, inputs.of_run(config)
+        tensors, checkpoint = read_run(path)
+        origin = {"checkpoint": checkpoint}
+    else:
+        inputs.check_known(path)
+        tensors = files.read(path)
+        if files.metadata(path).get("format") == FORMAT:
+            raise UserError(f"--pretrained {path} is in our names already: copy it")
+        model = identify(tensors, path)
+        preprocessing = inputs.of_file(path, model.name)
+        with path.open("rb") as opened:
+            origin = {"source_sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+    arrays, account = in_our_names(model, tensors, preprocessing)
+    header = {
+        "format": FORMAT,
+        "model": model.name,
+        "arrangement": model.arrangement,
+        "preprocessing": inputs.encode(preprocessing),
+        "source": pretrained,
+        **{key: value for key, value in origin.items() if value},
+    }
+    _write(arrays, header, output)
+    return header, account
+
+
+def in_our_names(
+    model: ConfigDict, tensors: Mapping[str, np.ndarray], preprocessing: Preprocessing
+) -> tuple[dict[str, np.ndarray], Filled]:
+    """The arrays of a network by path, its head as the file has it. model: `config.model`."""
+    if all(name.startswith(("params/", "batch_stats/")) for name in tensors):
+        return {name: np.asarray(tensor) for name, tensor in tensors.items()}, Filled((), ())
+    built = models.build(model, 1000, "float32")
+    abstract = jax.eval_shape(initialiser(built, preprocessing, (224, 224, 3)), jax.random.key(0))
+    known = entries(built, abstract, tensors)
+    _, account = match(abstract, known, tensors, new_stages=replaceable(built.stages))
+    # A head for other classes or another image size does not fit this network, and is written as it is.
+    taken = {entry.path: entry for entry in known if entry.source in tensors}
+    sources = {entry.source for entry in taken.values()}
+    arrays = {path: np.array(arrange(tensors[e.source], e.layout), order="C") for path, e in taken.items()}
+    unused = tuple(name for name in account.unused if name not in sources)
+    return arrays, Filled(unused, tuple(path for path in account.new if path not in taken))
+
+
+def identify(tensors: Mapping[str, np.ndarray], path: Path) -> ConfigDict:
+    """`config.model` of the first network whose names are those of a file. Raises UserError where none fits."""
+    for name in models.NAMES:
+        model = model_config(name, source_format(tensors))
+        try:
+            built = models.build(model, 1000, "float32")
+            known = entries(built, {}, tensors)
+        except UserError:
+            continue
+        backbone = [entry.source for entry in known if entry.path.split("/")[1] not in replaceable(built.stages)]
+        convolutions = [name for name, tensor in tensors.items() if tensor.ndim == 4 and not name.startswith(HEADS)]
+        if backbone and set(backbone) <= tensors.keys() and set(convolutions) <= {entry.source for entry in known}:
+            return model
+    raise UserError(f"{path} has the names of no network here: allowed are weights of {', '.join(models.NAMES[1:])}")
+
+
+def model_config(name: str, arrangement: str) -> ConfigDict:
+    """`config.model` with its defaults for a network."""
+    model = configs.default_config().model
+    model.name = name
+    model.arrangement = arrangement or model.arrangement
+    return model
+
+
+def _write(arrays: dict[str, np.ndarray], header: dict[str, str], output: Path) -> None:
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        save_file(arrays, temporary, header)
+        os.replace(temporary, output)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {output}: {error}: free space or choose another folder") from error

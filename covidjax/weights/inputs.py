@@ -1,0 +1,89 @@
+"""The preprocessing that belongs to the weights of a run, told from its config alone: no network, no checkpoint."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from covidjax import config as configs
+from covidjax.errors import UserError
+from covidjax.files import read_json
+from covidjax.models.resnet import PREACTIVATED
+from covidjax.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocessing, folded, fresh
+from covidjax.weights import catalog, files
+
+
+def of_run(config: ConfigDict) -> Preprocessing:
+    """What the network of a run does to pixels.
+
+    With `model.stem` 'fold', one-channel images and weights for several channels, it is the folded form.
+    Raises UserError where the file or workdir that it depends on is gone.
+    """
+    found = of_weights(config)
+    return folded(found) if is_folded(config, found) else found
+
+
+def is_folded(config: ConfigDict, weights: Preprocessing) -> bool:
+    """Whether a run folds kernels for several channels into one for gray images."""
+    return config.model.stem == "fold" and config.dataset.channels == 1 and len(weights.mean) > 1
+
+
+def of_weights(config: ConfigDict) -> Preprocessing:
+    """The preprocessing of the weights that a run starts from, before any folding."""
+    if not config.pretrained:
+        return fresh(config.dataset.channels)
+    if config.pretrained in catalog.CATALOG:
+        return catalog.CATALOG[config.pretrained].preprocessing
+    path = Path(config.pretrained)
+    if path.is_dir():
+        return of_run(configs.from_json(read_json(split_checkpoint(path)[0] / "config.json")))
+    return of_file(path, config.model.name)
+
+
+def of_file(path: Path, model_name: str) -> Preprocessing:
+    """The preprocessing of a local file: what its header says, else that of the family its names are from.
+
+    Keras' VGG and ResNet v1 take the Caffe form, its ResNet v2 -1..1; names of torchvision take ImageNet's mean.
+    """
+    check_known(path)
+    if path.suffix == ".h5":
+        return SYMMETRIC if model_name in PREACTIVATED else CAFFE
+    if path.suffix != ".safetensors":
+        return IMAGENET
+    if not path.is_file():
+        raise UserError(f"there is no {path}: the preprocessing of the run is in this file of weights: put it back")
+    header = files.metadata(path)
+    return decode(header["preprocessing"]) if "preprocessing" in header else IMAGENET
+
+
+def check_known(path: Path) -> None:
+    """Raises UserError, with the nearest ids, where a name is neither a folder nor that of a weight file."""
+    if not path.exists() and path.suffix not in files.SUFFIXES:
+        catalog.find(str(path))
+
+
+def split_checkpoint(path: Path) -> tuple[Path, Any]:
+    """The workdir and the checkpoint that a folder names: DIR (its best) or DIR/checkpoints/STEP."""
+    if path.parent.name == "checkpoints" and path.name.isdecimal():
+        return path.parent.parent, int(path.name)
+    return path, "best"
+
+
+def encode(preprocessing: Preprocessing) -> str:
+    """The text that the header of a converted file keeps."""
+    return json.dumps(dataclasses.asdict(preprocessing))
+
+
+def decode(text: str) -> Preprocessing:
+    """The inverse of `encode`. Raises UserError for other text."""
+    try:
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()
+        }
+        return Preprocessing(**values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the header of the weight file has an unreadable preprocessing: {error}: convert it again"
+        ) from error

@@ -1,0 +1,180 @@
+"""Tensors of a file into the arrays of a network: each is accounted for, or the file is refused."""
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from covidjax.errors import UserError
+from covidjax.weights.entry import Entry
+
+# Counts of training steps, which torchvision's momentum 0.1 never reads.
+COUNTERS = "num_batches_tracked"
+# How names of heads begin in PyTorch files. A head may be left unused; another convolution means another network.
+HEADS = ("fc.", "classifier.", "aux_classifier.", "head.", "pre_logits.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Filled:
+    """The account of a file. unused: names of its tensors; new: paths of parameters that it had nothing for."""
+
+    unused: tuple[str, ...]
+    new: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One sentence, the counters of training steps in one word."""
+        counters = [name for name in self.unused if name.endswith(COUNTERS)]
+        others = [name for name in self.unused if not name.endswith(COUNTERS)]
+        parts = [f"newly initialised: {', '.join(self.new)}"] if self.new else ["every parameter filled"]
+        if others:
+            parts.append(f"unused tensors: {', '.join(others)}")
+        if counters:
+            parts.append(f"{len(counters)} tensors {COUNTERS} ignored by design")
+        return "; ".join(parts)
+
+
+def fill(
+    variables: Mapping[str, Any],
+    entries: Collection[Entry],
+    tensors: Mapping[str, np.ndarray],
+    *,
+    new_stages: tuple[str, ...] = ("head",),
+) -> tuple[dict[str, Any], Filled]:
+    """`variables` with the arrays that `entries` find in `tensors`, and an account of both sides.
+
+    variables: {'params', 'batch_stats'} of arrays or shapes; what the file has nothing for stays as it is.
+    new_stages, and when UserError is raised: see `match`.
+    """
+    used, account = match(variables, entries, tensors, new_stages=new_stages)
+    leaves = traverse_util.flatten_dict(dict(variables), sep="/")
+    leaves |= {path: place(tensors[entry.source], entry.layout, leaves[path].dtype) for path, entry in used.items()}
+    nested = traverse_util.unflatten_dict(leaves, sep="/")
+    return {collection: nested.get(collection, {}) for collection in variables}, account
+
+
+def match(
+    variables: Mapping[str, Any],
+    entries: Collection[Entry],
+    tensors: Mapping[str, np.ndarray],
+    *,
+    new_stages: tuple[str, ...] = ("head",),
+) -> tuple[dict[str, Entry], Filled]:
+    """What becomes of each array, by path, and an account of both sides; no number is touched.
+
+    new_stages: the stages that a file need not fit. In these, from the first layer that does not fit on (in the order
+    of `entries`) all is left new: what follows a new layer was trained for another input.
+    Raises UserError, with both names, where a shape differs; where a tensor or a parameter is missing; and where the
+    file has a convolution, or part of a layer that is used, for which the network has no place.
+    """
+    leaves = traverse_util.flatten_dict(dict(variables), sep="/")
+    new_layers: set[str] = set()
+    broken_stages: set[str] = set()
+    for entry in entries:
+        stage, complaint = _stage(entry.path), _complaint(entry, leaves, tensors)
+        if complaint and stage not in new_stages:
+            raise UserError(complaint)
+        if complaint or stage in broken_stages:
+            broken_stages.add(stage)
+            new_layers.add(_layer(entry.path))
+    used = {entry.path: entry for entry in entries if _layer(entry.path) not in new_layers}
+    if missing := [path for path in leaves if path not in used and _stage(path) not in new_stages]:
+        raise UserError(f"nothing in the file is for {_some(missing)}: it is of another network")
+    unused = _unused(used.values(), tensors, leaves, new_stages)
+    return used, Filled(unused, tuple(sorted(path for path in leaves if path not in used)))
+
+
+def place(tensor: np.ndarray, layout: str, dtype: Any) -> jax.Array:
+    """The tensor in our layout and type, on the device."""
+    return jax.device_put(np.array(arrange(tensor, layout), dtype, order="C"))
+
+
+def arrange(tensor: np.ndarray, layout: str) -> np.ndarray:
+    """The tensor in our layout (see `Entry`); a view where that is possible."""
+    kind, _, sizes = layout.partition(":")
+    if kind == "same":
+        return tensor
+    if kind == "dense_oi":
+        return tensor.T
+    if kind == "dense_from_chw":
+        tensor = tensor.reshape(len(tensor), *map(int, sizes.split(",")))
+    image_first = tensor.transpose(2, 3, 1, 0)
+    return image_first if kind == "conv_oihw" else image_first.reshape(-1, image_first.shape[-1])
+
+
+def arranged_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...] | None:
+    """The shape after `arrange`, or None where a tensor of this shape has not the layout."""
+    kind, _, sizes = layout.partition(":")
+    if kind == "same":
+        return shape
+    if kind in ("conv_oihw", "conv_as_dense"):
+        if len(shape) != 4:
+            return None
+        out, features, height, width = shape
+        return (height, width, features, out) if kind == "conv_oihw" else (height * width * features, out)
+    if len(shape) != 2 or (sizes and shape[1] != math.prod(map(int, sizes.split(",")))):
+        return None
+    return shape[::-1]
+
+
+def _complaint(entry: Entry, leaves: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """Why the tensor cannot become the array; '' where it can."""
+    if entry.source not in tensors:
+        return f"the tensor {entry.source} for {entry.path} is not in the file: it is of another network"
+    if entry.path not in leaves:
+        return f"the tensor {entry.source} is for {entry.path}, which this network has not"
+    theirs, ours = tensors[entry.source].shape, leaves[entry.path].shape
+    if arranged_shape(theirs, entry.layout) != ours:
+        return (
+            f"the tensor {entry.source} is {list(theirs)} ({entry.layout}) and does not fit {entry.path}, which is "
+            f"{list(ours)}: it is of another network"
+        )
+    return ""
+
+
+def _unused(
+    used: Collection[Entry], tensors: Mapping[str, np.ndarray], leaves: Mapping[str, Any], new_stages: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Names of the tensors that nothing took. Raises UserError where they show that the file is of another network."""
+    taken = {entry.source for entry in used}
+    taken_layers = {_layer(name) for name in taken}
+    unused = [name for name in tensors if name not in taken]
+    stages = {_stage(path) for path in leaves}
+
+    def is_head(name: str) -> bool:
+        if name.startswith(("params/", "batch_stats/")):
+            return _stage(name) in new_stages or _stage(name) not in stages
+        return name.startswith(HEADS)
+
+    foreign = [
+        name
+        for name in unused
+        if not name.endswith(COUNTERS)
+        and not is_head(name)
+        and (tensors[name].ndim == 4 or _layer(name) in taken_layers)
+    ]
+    if foreign:
+        raise UserError(f"the network has no place for {_some(foreign)}: the file is of another network")
+    return tuple(unused)
+
+
+def _stage(path: str) -> str:
+    return path.split("/")[1]
+
+
+def _layer(name: str) -> str:
+    """The layer that a tensor belongs to, without the collection of our own names."""
+    name = name.split("/", 1)[1] if name.startswith(("params/", "batch_stats/")) else name
+    return name[: max(name.rfind("/"), name.rfind("."))]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def own_entries(variables: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """The name map for tensors that bear our own names."""
+    return tuple(Entry(path, path) for path in traverse_util.flatten_dict(dict(variables), sep="/"))

@@ -1,0 +1,147 @@
+"""The weights that a run starts from: random, published, a file, or an earlier run."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from covidjax.data.image_cache import cache_dir
+from covidjax.errors import UserError
+from covidjax.models.layers import Staged
+from covidjax.preprocessing import Preprocessing, fold_kernel
+from covidjax.trained import load_trained
+from covidjax.weights import catalog, files, inputs
+from covidjax.weights.catalog import Source
+from covidjax.weights.entry import Entry
+from covidjax.weights.fetch import Fetched, fetch
+from covidjax.weights.load import match, own_entries, place
+from covidjax.weights.names import entries_for
+
+LAST_OF_ENCODER = "layer4"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Start:
+    """variables: {'params', 'batch_stats'}; preprocessing: theirs; notes: where they come from, for the record."""
+
+    variables: dict[str, Any]
+    preprocessing: Preprocessing
+    notes: tuple[str, ...]
+
+
+def start(config: ConfigDict, model: Staged, image_shape: tuple[int, int, int]) -> Start:
+    """The variables before the first step and the preprocessing that belongs to them.
+
+    image_shape: height, width, channels of the images of the data set.
+    Raises UserError, in one line, for all that is wrong with `config.pretrained`.
+    """
+    # The run's own key makes augmentation and dropout; the weights come from a key folded out of it.
+    key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
+    preprocessing = inputs.of_run(config)
+    init = initialiser(model, preprocessing, image_shape)
+    if not config.pretrained:
+        return Start(jax.jit(init)(key), preprocessing, ("weights: random initialisation",))
+    weights_preprocessing = inputs.of_weights(config)
+    abstract = jax.eval_shape(initialiser(model, weights_preprocessing, image_shape), key)
+    tensors, origin = _obtain(config)
+    try:
+        known = entries(model, abstract, tensors)
+        used, account = match(abstract, known, tensors, new_stages=replaceable(model.stages))
+    except UserError as error:
+        raise UserError(f"config.pretrained {config.pretrained} does not fit {config.model.name}: {error}") from error
+    # Each tensor is let go as its array is made, so that the weights are never held twice.
+    targets = traverse_util.flatten_dict(abstract, sep="/")
+    leaves = {path: place(tensors.pop(e.source), e.layout, targets[path].dtype) for path, e in used.items()}
+    if inputs.is_folded(config, weights_preprocessing):
+        wanted = traverse_util.flatten_dict(jax.eval_shape(init, key), sep="/")
+        leaves = {
+            path: leaf if leaf.shape == wanted[path].shape else fold_kernel(leaf, weights_preprocessing)
+            for path, leaf in leaves.items()
+        }
+    # Only what the file has nothing for is drawn at random.
+    if account.new:
+        leaves |= jax.jit(lambda key: _select(init(key), account.new))(key)
+    nested = traverse_util.unflatten_dict(leaves, sep="/")
+    variables = {kind: nested.get(kind, {}) for kind in abstract}
+    notes = (f"weights: {origin}; {account}", f"preprocessing, which belongs to the weights: {preprocessing}")
+    return Start(variables, preprocessing, notes)
+
+
+def initialiser(
+    model: Staged, preprocessing: Preprocessing, image_shape: tuple[int, int, int]
+) -> Callable[[jax.Array], dict[str, Any]]:
+    """The function from a key to fresh {'params', 'batch_stats'}."""
+
+    def init(key: jax.Array) -> dict[str, Any]:
+        variables = model.init(key, preprocessing(jnp.zeros((1, *image_shape), model.param_dtype)))
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+    return init
+
+
+def replaceable(stages: tuple[str, ...]) -> tuple[str, ...]:
+    """The stages that weights need not fit: the last one, or all behind the encoder where the network has one."""
+    return stages[stages.index(LAST_OF_ENCODER) + 1 :] if LAST_OF_ENCODER in stages else stages[-1:]
+
+
+def entries(model: Staged, variables: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
+    """The name map for the tensors of a file, whose names tell the format."""
+    if all(name.startswith(("params/", "batch_stats/")) for name in tensors):
+        return own_entries(variables)
+    return entries_for(source_format(tensors), model, tensors)
+
+
+def source_format(tensors: Mapping[str, np.ndarray]) -> str:
+    """'keras' or 'torchvision', which also timm's names are."""
+    return "keras" if all("/" in name for name in tensors) else "torchvision"
+
+
+def fetch_source(source: Source, configured_cache: str = "") -> Fetched:
+    """The file of a published source, in the user's cache folder or the one that a config names."""
+    return fetch(source, cache_dir(configured_cache) / "weights")
+
+
+def read_run(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of an earlier run by path, and which checkpoint they are."""
+    workdir, which = inputs.split_checkpoint(path)
+    trained = load_trained(workdir, which)
+    return traverse_util.flatten_dict(trained.variables, sep="/"), f"{workdir}, {trained.which} at step {trained.step}"
+
+
+def _obtain(config: ConfigDict) -> tuple[dict[str, np.ndarray], str]:
+    """The tensors that `config.pretrained` names, and words for where they are from."""
+    name = config.pretrained
+    if name in catalog.CATALOG:
+        source = catalog.CATALOG[name]
+        _check_model(config, source)
+        fetched = fetch_source(source, config.dataset.cache_dir)
+        revision = f", revision {fetched.revision}" if fetched.revision else ""
+        return files.read(fetched.path), f"{name} ({source.license}{revision}, SHA-256 {fetched.sha256})"
+    if Path(name).is_dir():
+        return read_run(Path(name))
+    return files.read(Path(name)), name
+
+
+def _check_model(config: ConfigDict, source: Source) -> None:
+    model = config.model
+    if model.name != source.model and not model.name.endswith(f"_{source.model}"):
+        raise UserError(
+            f"config.pretrained {source.id} is a {source.model} and config.model.name is {model.name!r}: set it to "
+            f"{source.model!r}, or choose other weights (launch/convert.py --list)"
+        )
+    if source.arrangement and source.arrangement != model.arrangement:
+        raise UserError(
+            f"config.pretrained {source.id} is arranged as in {source.arrangement}: set config.model.arrangement to "
+            f"{source.arrangement!r}"
+        )
+
+
+def _select(variables: dict[str, Any], paths: tuple[str, ...]) -> dict[str, jax.Array]:
+    leaves = traverse_util.flatten_dict(variables, sep="/")
+    return {path: leaves[path] for path in paths}

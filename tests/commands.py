@@ -1,0 +1,113 @@
+"""The commands called as from a shell, and the small things that they work on."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from covidjax import command
+
+ROOT = Path(__file__).parents[1]
+Main = Callable[[Sequence[str]], None]
+SPLITS = ("train", "val", "test")
+CLASSES = ("healthy", "ill")
+IMAGES_PER_CLASS = {"train": 8, "val": 3, "test": 2}
+TINY_CONFIG = """
+from covidjax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.dataset.image_size = 16
+    config.dataset.num_images = 24
+    config.model.width = 2
+    config.model.num_blocks = 2
+    config.batch_size = 4
+    config.epochs = 1
+    return config
+"""
+
+
+def call(main: Main, *arguments: object) -> int:
+    """Runs a command in this process; returns the status that the shell would see."""
+    argv = [str(main.__module__), *map(str, arguments)]
+    with mock.patch.object(sys, "argv", argv), mock.patch.dict(os.environ, {"COVIDJAX_MALLOC": "default"}):
+        try:
+            command.run(main)
+        except SystemExit as end:
+            assert isinstance(end.code, int)
+            return end.code
+    return 0
+
+
+@contextlib.contextmanager
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What XLA compiles is kept for the session; gives the environment in which a child process does the same."""
+    folder = tmp_path_factory.getbasetemp() / "compiled"
+    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0}
+    before = {name: getattr(jax.config, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield {**os.environ, "PYTHONPATH": str(ROOT), **{name.upper(): str(value) for name, value in settings.items()}}
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+def only_error(errors: str) -> str:
+    """The message of the one `error:` line on standard error; nothing but progress may stand before it."""
+    *before, last = errors.splitlines()
+    assert last.startswith("error: "), errors
+    assert all(line.startswith(tuple(f"{split}: " for split in SPLITS)) for line in before), errors
+    return last.removeprefix("error: ")
+
+
+def refusal(capfd: pytest.CaptureFixture[str], main: Main, *arguments: object) -> str:
+    """Runs a command that has to end with status 2 and one line, and returns the line."""
+    capfd.readouterr()
+    status = call(main, *arguments)
+    message = only_error(capfd.readouterr().err)
+    assert status == 2
+    return message
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file below a folder with its bytes, every folder with None."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def write_image(path: Path, seed: int, size: int = 20) -> None:
+    """A gray PNG of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size), np.uint8)).save(path)
+
+
+def write_images(root: Path, splits: Iterable[str] = SPLITS) -> Path:
+    """A folder data set: root/<split>/<class>/<number>.png, all images different."""
+    for split in splits:
+        for label, name in enumerate(CLASSES):
+            for number in range(IMAGES_PER_CLASS[split]):
+                write_image(root / split / name / f"{number}.png", seed=100 * SPLITS.index(split) + 10 * number + label)
+    return root
+
+
+def tiny_config(folder: Path) -> str:
+    """The flag that names the config of a tiny network on 24 phantoms, written into `folder`."""
+    path = folder / "tiny.py"
+    path.write_text(TINY_CONFIG)
+    return f"--config={path}"
+
+
+def images_of(root: Path) -> list[str]:
+    """The flags for a folder data set."""
+    return ["--config.dataset.name=folder", f"--config.dataset.root={root}"]

@@ -1,0 +1,204 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from covidjax.config import default_config
+from covidjax.data.augment import Augmentation, augment, bilinear, nearest
+
+EVERYTHING = Augmentation(rotate=40.0, shift=0.3, scale=0.4, flip=True, brightness=0.5, contrast=0.9)
+SHAPE = (6, 20, 27, 2)
+
+augment_compiled = jax.jit(augment, static_argnums=2)
+
+
+def draw_images(shape: tuple[int, ...] = SHAPE) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).integers(0, 256, shape), jnp.float32)
+
+
+def changed(augmentation: Augmentation, images: jax.Array, seed: int = 0) -> np.ndarray:
+    return np.asarray(augment_compiled(jax.random.key(seed), images, augmentation)[0])
+
+
+def drawn(seed: int, number: int, spread: float, batch_size: int) -> np.ndarray:
+    """The values that the module draws: angle, size, shift of rows, shift of columns are numbers 0 to 3."""
+    keys = jax.random.split(jax.random.split(jax.random.key(seed))[0], 5)
+    return np.asarray(jax.random.uniform(keys[number], (batch_size, 1, 1), minval=-spread, maxval=spread)).ravel()
+
+
+def move(image: np.ndarray, matrix: np.ndarray, shift: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+    """The image about its centre: the place p of the result shows `matrix @ (p - centre) + centre - shift`."""
+    center = (np.array(image.shape[:2]) - 1) / 2
+    offset = center - matrix @ center - np.array(shift)
+    channels = [
+        ndimage.affine_transform(channel, matrix, offset, order=1, mode="nearest") for channel in image.T.swapaxes(1, 2)
+    ]
+    return np.stack(channels, -1)
+
+
+def test_ranges_of_zero_change_nothing() -> None:
+    images = draw_images()
+    masks = (images[..., 0] > 100).astype(jnp.uint8)
+    found, found_masks = augment_compiled(jax.random.key(0), images, Augmentation(), masks)
+    np.testing.assert_array_equal(found, images)
+    np.testing.assert_array_equal(found_masks, masks)
+
+
+def test_nothing_is_on_by_default() -> None:
+    assert Augmentation(**default_config().augment.to_dict()) == Augmentation()
+    assert not Augmentation().moves
+
+
+@pytest.mark.parametrize("shape", [(9, 14, 3), (1, 5, 1), (6, 1, 1), (1, 1, 2)])
+def test_bilinear_and_nearest_equal_scipy_inside_and_outside(shape: tuple[int, int, int]) -> None:
+    generator = np.random.default_rng(1)
+    image = generator.integers(0, 256, shape).astype(np.float32)
+    rows, columns = (generator.uniform(-3, extent + 2, (40, 30)).astype(np.float32) for extent in shape[:2])
+    rows[0], columns[0] = shape[0] - 1, np.linspace(0, shape[1] - 1, 30)  # the last row itself
+    found = bilinear(*map(jnp.asarray, (image, rows, columns)))
+    for channel in range(shape[2]):
+        expected = ndimage.map_coordinates(
+            image[..., channel].astype(np.float64), [rows, columns], order=1, mode="nearest"
+        )
+        np.testing.assert_allclose(found[..., channel], expected, atol=255e-5)
+    ids = np.arange(shape[0] * shape[1], dtype=np.int32).reshape(shape[:2])
+    expected = ndimage.map_coordinates(ids, [rows[1:], columns[1:]], order=0, mode="nearest")
+    np.testing.assert_array_equal(nearest(*map(jnp.asarray, (ids, rows[1:], columns[1:]))), expected)
+
+
+def test_rotation_equals_scipy() -> None:
+    images = draw_images()
+    found = changed(Augmentation(rotate=30.0), images, seed=3)
+    angles = drawn(3, 0, np.pi / 6, len(images))
+    assert len({round(float(angle), 3) for angle in angles}) == len(images)
+    for image, result, angle in zip(np.asarray(images), found, angles, strict=True):
+        matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        np.testing.assert_allclose(result, move(image, matrix), atol=0.02)
+        turned = ndimage.rotate(image, -np.degrees(angle), reshape=False, order=1, mode="nearest")
+        np.testing.assert_allclose(result, turned, atol=0.02)
+
+
+def test_shift_equals_scipy() -> None:
+    images = draw_images()
+    found = changed(Augmentation(shift=0.2), images, seed=4)
+    down, right = (drawn(4, number, 0.2 * extent, len(images)) for number, extent in ((2, SHAPE[1]), (3, SHAPE[2])))
+    for image, result, *by in zip(np.asarray(images), found, down, right, strict=True):
+        np.testing.assert_allclose(result, ndimage.shift(image, (*by, 0), order=1, mode="nearest"), atol=0.02)
+
+
+def test_scale_equals_scipy() -> None:
+    images = draw_images()
+    found = changed(Augmentation(scale=0.4), images, seed=5)
+    sizes = 1 + drawn(5, 1, 0.4, len(images))
+    assert min(sizes) < 1 < max(sizes)
+    for image, result, size in zip(np.asarray(images), found, sizes, strict=True):
+        np.testing.assert_allclose(result, move(image, np.eye(2) / size), atol=0.02)
+
+
+def test_all_movements_are_one_map() -> None:
+    images = draw_images()
+    found = changed(Augmentation(rotate=30.0, shift=0.2, scale=0.4), images, seed=6)
+    parameters = [
+        drawn(6, number, spread, len(images))
+        for number, spread in enumerate((np.pi / 6, 0.4, 0.2 * SHAPE[1], 0.2 * SHAPE[2]))
+    ]
+    for image, result, angle, size, *by in zip(np.asarray(images), found, *parameters, strict=True):
+        matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / (1 + size)
+        np.testing.assert_allclose(result, move(image, matrix, (by[0], by[1])), atol=0.02)
+
+
+def test_flip_mirrors_about_half_of_the_images() -> None:
+    images = draw_images((200, 5, 6, 1))
+    found = changed(Augmentation(flip=True), images)
+    same, mirrored = (
+        np.all(np.isclose(found, other, atol=1e-3), (1, 2, 3)) for other in (images, np.flip(images, axis=2))
+    )
+    assert np.all(same ^ mirrored)
+    assert 70 < mirrored.sum() < 130
+
+
+def test_without_flip_no_image_is_mirrored() -> None:
+    column = jnp.broadcast_to(jnp.arange(32.0), (1, 32, 32))[..., None]  # brighter to the right
+    images = jnp.concatenate([column] * 200)
+    found = changed(Augmentation(rotate=20.0, shift=0.1, scale=0.2), images)
+    assert np.all(found[:, :, -1].mean((1, 2)) > found[:, :, 0].mean((1, 2)) + 5)
+
+
+def test_grey_levels_follow_brightness_and_contrast() -> None:
+    images = 100 + draw_images() / 10  # far from both ends
+    brighter = changed(Augmentation(brightness=0.5), images)
+    factors = brighter / np.asarray(images)
+    np.testing.assert_allclose(factors, np.broadcast_to(factors[:, :1, :1, :1], SHAPE), rtol=1e-5)
+    assert np.all((factors > 0.5) & (factors < 1.5))
+    assert np.ptp(factors[:, 0, 0, 0]) > 0.2
+
+    mean = np.asarray(images).mean((1, 2, 3), keepdims=True)
+    contrasted = changed(Augmentation(contrast=0.5), images) - mean
+    factors = contrasted.std((1, 2, 3)) / np.asarray(images).std((1, 2, 3))
+    np.testing.assert_allclose(contrasted, (np.asarray(images) - mean) * factors[:, None, None, None], atol=1e-3)
+    assert np.all((factors > 0.5) & (factors < 1.5))
+
+
+@pytest.mark.parametrize("along", ["rows", "columns"])
+def test_masks_move_with_their_image(along: str) -> None:
+    stripes = np.random.default_rng(2).integers(0, 2, (64, 40))
+    masks = np.repeat(stripes[:, :, None], 40, 2) if along == "rows" else np.repeat(stripes[:, None, :], 40, 1)
+    images = jnp.asarray(masks[..., None], jnp.float32)
+    # Along one axis the value between two pixels is over one half exactly where the nearer pixel is one.
+    movement = Augmentation(shift=0.3, scale=0.3, flip=True)
+    found, found_masks = augment_compiled(jax.random.key(8), images, movement, jnp.asarray(masks, jnp.int32))
+    assert found_masks is not None
+    assert found_masks.dtype == jnp.int32
+    certain = np.abs(np.asarray(found)[..., 0] - 0.5) > 1e-3
+    np.testing.assert_array_equal((np.asarray(found)[..., 0] > 0.5)[certain], np.asarray(found_masks)[certain] == 1)
+    assert certain.mean() > 0.9
+    assert not np.array_equal(found_masks, masks)
+
+
+def test_rotated_masks_move_with_their_image() -> None:
+    rows, columns = np.mgrid[:48, :48]
+    square = ((abs(rows - 18) < 9) & (abs(columns - 30) < 7)).astype(np.float32)
+    images = jnp.asarray(np.repeat(square[None, ..., None], 16, 0))
+    found, masks = augment_compiled(
+        jax.random.key(9), images, Augmentation(rotate=90.0), images[..., 0].astype(jnp.uint8)
+    )
+    assert masks is not None
+    values = np.asarray(found)[..., 0]
+    inside, outside = values > 0.999, values < 0.001
+    assert np.all(np.asarray(masks)[inside] == 1)
+    assert np.all(np.asarray(masks)[outside] == 0)
+    assert inside.mean() > 0.05
+
+
+def test_values_stay_in_their_range() -> None:
+    black, white = (jnp.full((64, 20, 27, 1), value) for value in (0.0, 255.0))
+    images = jnp.concatenate([black, white, draw_images((64, 20, 27, 1))])
+    for augmentation in (EVERYTHING, Augmentation(rotate=40.0, scale=0.3), Augmentation(brightness=1.0, contrast=1.0)):
+        found = changed(augmentation, images)
+        assert found.min() >= 0
+        assert found.max() <= 255 * (1 + 1e-6)  # the four weights of a place sum to one up to rounding
+
+
+def test_the_key_alone_decides() -> None:
+    images = draw_images()
+    first, again, other = (changed(EVERYTHING, images, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(rotate=20.0),
+        Augmentation(shift=0.3),
+        Augmentation(scale=0.3),
+        Augmentation(brightness=0.3),
+        Augmentation(contrast=0.3),
+    ],
+    ids=str,
+)
+def test_every_example_is_changed_in_its_own_way(augmentation: Augmentation) -> None:
+    images = jnp.concatenate([draw_images((1, 16, 16, 1))] * 5)
+    found = changed(augmentation, images)
+    assert len({result.tobytes() for result in (*found, np.asarray(images[0]))}) == 6

@@ -1,0 +1,289 @@
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from covidjax.errors import UserError
+from covidjax.freeze import freeze_table, make_plan
+from covidjax.models.deeplab import BACKBONES
+from covidjax.models.layers import Staged
+from covidjax.models.resnet import BOTTLENECK, LAYERS, ResNet
+from covidjax.models.segmentation import NAMES, build_segmentation
+from covidjax.models.unet import ENCODERS, SelfAttention, UNet, UNetResNet
+from covidjax.models.upsampling import UpConv, resize_bilinear
+from tests.models.test_models import draw_images, random_variables
+
+SIZE = (61, 67)
+
+
+def model_config(name: str, **changes: Any) -> ConfigDict:
+    config = {"name": name, "width": 4, "dropout": 0.0, "arrangement": "torchvision"}
+    return ConfigDict({**config, "upsampling": "transposed", "attention": False, **changes})
+
+
+def build(name: str, num_classes: int = 2, **changes: Any) -> Staged:
+    return build_segmentation(model_config(name, **changes), num_classes, jnp.float32, jnp.float32)
+
+
+def shapes(model: Staged, channels: int = 1) -> dict[str, Any]:
+    images = jax.ShapeDtypeStruct((1, *SIZE, channels), jnp.float32)
+    return dict(jax.eval_shape(model.init, jax.random.key(0), images))
+
+
+def count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("width", "upsampling", "without", "with_norm", "printed"),
+    [
+        (64, "transposed", 31_030_658, 31_036_546, 31),
+        (64, "bilinear", 28_941_698, 28_947_586, 28),
+        (32, "transposed", 7_759_554, 7_762_498, 7.75),
+        (16, "transposed", 1_940_834, 1_942_306, 1.94),
+    ],
+)
+def test_parameter_counts_are_those_that_xu_prints(
+    width: int, upsampling: str, without: int, with_norm: int, printed: float
+) -> None:
+    plain, normalised = (UNet(2, width, upsampling, batch_norm) for batch_norm in (False, True))
+    assert count(shapes(plain)["params"]) == without
+    assert count(shapes(normalised)["params"]) == with_norm
+    assert "batch_stats" not in shapes(plain)
+    assert (
+        count(shapes(normalised)["batch_stats"]) == 2 * 2 * (1 + 2 + 4 + 8 + 8 + 4 + 2 + 1) * width + 2 * 2 * 16 * width
+    )
+    digits = 10**2 if printed % 1 else 1
+    assert math.floor(without / 1e6 * digits) / digits == printed  # cut off, not rounded
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "changes"),
+    [
+        ("unet", 1, {"dropout": 0.5}),
+        ("unet", 3, {"upsampling": "bilinear"}),
+        ("unet_resnet18", 3, {"attention": True, "dropout": 0.5}),
+        ("unet_resnet18", 1, {"upsampling": "bilinear"}),
+    ],
+    ids=str,
+)
+def test_the_network_is_the_sequence_of_its_spans_at_odd_sizes(
+    name: str, channels: int, changes: dict[str, Any]
+) -> None:
+    model = build(name, 3, **changes)
+    variables, images = random_variables(model, SIZE, channels), draw_images(SIZE, channels, batch_size=1)
+    options: dict[str, Any] = {"train": True, "batch_norm_stages": model.stages, "mutable": ["batch_stats"]}
+    options["rngs"] = {"dropout": jax.random.key(7)}
+
+    @jax.jit
+    def every_split(variables: Any, images: Any) -> dict[str, Any]:
+        found = {"whole": model.apply(variables, images, **options)[0]}
+        for stage in model.stages:
+            between, _ = model.apply(variables, images, stop=stage, **options)
+            found[stage], _ = model.apply(variables, between, start=stage, **options)
+        return found
+
+    found = every_split(variables, images)
+    assert found["whole"].shape == (1, *SIZE, 3)
+    assert np.std(found["whole"]) > 1e-3
+    assert set(variables["params"]) == set(model.stages) < set(found)
+    for stage in model.stages:
+        np.testing.assert_allclose(found[stage], found["whole"], rtol=1e-5, atol=1e-5, err_msg=stage)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("unet", (1, 1)), ("unet_resnet18", (33, 2)), ("deeplabv3_resnet50", (7, 20)), ("unet_resnet34", (16, 16))],
+    ids=str,
+)
+def test_logits_lie_on_the_pixels_of_any_image(name: str, size: tuple[int, int]) -> None:
+    for upsampling in ("transposed", "bilinear"):
+        model = build(name, 5, upsampling=upsampling)
+        images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+        logits, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+        assert logits.shape == (2, *size, 5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_builds_the_network_it_names(name: str) -> None:
+    model = build(name, num_classes=7, width=5, dropout=0.25, attention=True, upsampling="bilinear")
+    own = {"unet": model, **ENCODERS, **BACKBONES}[name]
+    assert own in (model, getattr(model, "encoder", None), getattr(model, "backbone", None))
+    expected = {"num_classes": 7, "width": 5, "dropout": 0.25, "attention": True, "upsampling": "bilinear"}
+    for field, value in expected.items():
+        assert getattr(model, field, value) == value
+
+
+def flow(model: Staged, variables: Any, flowing: Any) -> dict[str, Any]:
+    """Shapes of what leaves each stage."""
+    found = {}
+    for stage, following in zip(model.stages, (*model.stages[1:], None), strict=True):
+        run = functools.partial(model.apply, start=stage, stop=following)
+        flowing = found[stage] = jax.eval_shape(run, variables, flowing)
+    return found
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_resnet18", "deeplabv3_resnet50"])
+def test_half_precision_keeps_parameters_and_computes_in_bfloat16(name: str) -> None:
+    model = build_segmentation(model_config(name, attention=True), 2, jnp.bfloat16, jnp.float32)
+    variables = shapes(model)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    for stage, flowing in flow(model, variables, jax.ShapeDtypeStruct((1, *SIZE, 1), jnp.float32)).items():
+        maps = [leaf.dtype for leaf in jax.tree.leaves(flowing) if leaf.shape[-1] > 1]  # but the images themselves
+        assert set(maps) == {jnp.dtype("bfloat16")}, stage
+
+
+def test_half_precision_is_close_to_single() -> None:
+    config = model_config("unet", upsampling="bilinear")
+    exact, half = (build_segmentation(config, 2, dtype, jnp.float32) for dtype in (jnp.float32, jnp.bfloat16))
+    variables, images = random_variables(exact, (20, 20)), draw_images((20, 20))
+    expected, found = (np.asarray(jax.jit(model.apply)(variables, images), np.float32) for model in (exact, half))
+    assert 0 < np.max(np.abs(found - expected)) < 0.05 * np.max(np.abs(expected))
+
+
+@pytest.mark.parametrize(("name", "start"), [("unet", "up3"), ("unet_resnet18", "decoder")])
+def test_every_parameter_and_every_skip_has_a_gradient(name: str, start: str) -> None:
+    model = build(name, attention=True)
+    variables = random_variables(model, (21, 19))
+    before = flow(model, variables, jax.ShapeDtypeStruct((1, 21, 19, 1), jnp.float32))
+    shape = before[model.stages[model.stages.index(start) - 1]]
+    maps = tuple(jax.random.normal(jax.random.key(number), leaf.shape) for number, leaf in enumerate(shape))
+    params = {stage: variables["params"][stage] for stage in model.stages[model.stages.index(start) :]}
+
+    def loss(params: Any, maps: Any) -> jax.Array:
+        logits: Any = model.apply({**variables, "params": params}, maps, start=start)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, jnp.zeros((1, 21, 19), int)))
+
+    found, into_maps = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, maps)
+    gradients = traverse_util.flatten_dict(found, sep="/")
+    assert [path for path, leaf in gradients.items() if not np.any(leaf)] == []
+    assert all(np.any(leaf) for leaf in into_maps)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_the_encoder_is_the_classifier_up_to_its_head(name: str) -> None:
+    model = UNetResNet(2, name)
+    classifier = ResNet(2, LAYERS[name], name in BOTTLENECK)
+    encoder = classifier.stages[:-1]
+    for collection, stages in shapes(classifier).items():
+        own = shapes(model)[collection]
+        assert {stage: own[stage] for stage in encoder} == {stage: stages[stage] for stage in encoder}
+    if name == "resnet18":
+        variables, images = random_variables(model, SIZE), draw_images(SIZE)
+
+        @jax.jit
+        def run(variables: Any, images: Any) -> tuple[Any, Any]:
+            stops = ("layer2", "layer3", "layer4", "head")
+            return model.apply(variables, images, stop="decoder"), [
+                classifier.apply(variables, images, stop=stop) for stop in stops
+            ]
+
+        (own_images, stem, *maps), expected = run(variables, images)
+        np.testing.assert_array_equal(own_images, images)
+        assert stem.shape == (2, 31, 34, 64)
+        for found, reference in zip(maps, expected, strict=True):
+            np.testing.assert_allclose(found, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_sits_after_the_block_that_joins_layer2_and_starts_as_the_identity() -> None:
+    model, plain = UNetResNet(2, "resnet18", attention=True), UNetResNet(2, "resnet18")
+    images = jax.ShapeDtypeStruct((1, *SIZE, 1), jnp.float32)
+    _, seen = jax.eval_shape(
+        lambda v, x: model.apply(v, x, capture_intermediates=True, mutable=["intermediates"]), shapes(model), images
+    )
+    modules = seen["intermediates"]["decoder"]
+    assert modules["attention"]["__call__"][0].shape == modules["up2"]["__call__"][0][-1].shape == (1, 8, 9, 128)
+    maps = flow(model, shapes(model), images)["layer4"]
+    assert maps[3].shape[1:3] == (8, 9)  # layer2
+
+    maps = [jax.random.normal(jax.random.key(number), leaf.shape) for number, leaf in enumerate(maps)]
+    variables = random_variables(model, SIZE)
+    params = variables["params"]["decoder"]
+    own: Any = {key: {"decoder": value["decoder"]} for key, value in variables.items()}
+    run = jax.jit(lambda v: model.apply(v, tuple(maps), start="decoder", stop="head"))
+    expected = jax.jit(lambda v: plain.apply(v, tuple(maps), start="decoder", stop="head"))(own)
+    for scale in (0.0, 1.0):
+        params["attention"]["scale"] = jnp.full((1,), scale)
+        assert bool(np.allclose(run(own), expected, atol=1e-5)) == (scale == 0.0)
+
+
+def test_attention_is_a_softmax_over_all_positions() -> None:
+    x = np.asarray(draw_images((3, 4), channels=16))
+    module = SelfAttention()
+    variables: Any = module.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(variables["params"]["scale"], [0.0])
+    variables["params"]["scale"] = jnp.asarray([0.7])
+    query, key, value = (
+        x.reshape(2, 12, 16) @ np.asarray(variables["params"][f"{role}_conv"]["kernel"])[0, 0]
+        for role in ("query", "key", "value")
+    )
+    assert query.shape == (2, 12, 2)
+    weights = np.exp(query @ key.transpose(0, 2, 1))
+    weights /= weights.sum(axis=2, keepdims=True)
+    expected = x + 0.7 * (weights @ value).reshape(x.shape)
+    np.testing.assert_allclose(np.asarray(module.apply(variables, x)), expected, atol=1e-5)
+
+
+def test_an_odd_last_row_and_column_are_pooled_alone() -> None:
+    model = UNet(2, width=4)
+    variables = random_variables(model, (5, 7))
+    flowing: Any = model.apply(variables, draw_images((5, 7)), stop="down2")
+    skip, pooled = flowing
+    assert skip.shape == (2, 5, 7, 4) and pooled.shape == (2, 3, 4, 4)
+    np.testing.assert_array_equal(pooled[:, -1, -1], skip[:, -1, -1])
+    np.testing.assert_array_equal(pooled[:, 0, -1], np.max(skip[:, :2, -1], axis=1))
+
+
+@pytest.mark.parametrize(
+    "sizes", [((9, 11), (65, 81)), ((4, 5), (7, 10)), ((1, 3), (5, 3)), ((31, 34), (61, 67))], ids=str
+)
+def test_bilinear_resizing_equals_torch(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    torch = pytest.importorskip("torch")
+    x = np.array(draw_images(sizes[0], channels=3))
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(x.transpose(0, 3, 1, 2)).double(), sizes[1], mode="bilinear", align_corners=False
+    )
+    np.testing.assert_allclose(resize_bilinear(jnp.asarray(x), sizes[1]), expected.permute(0, 2, 3, 1), atol=1e-6)
+
+
+def test_transposed_convolution_equals_torch() -> None:
+    torch = pytest.importorskip("torch")
+    x, module = np.array(draw_images((3, 5), channels=6)), torch.nn.ConvTranspose2d(6, 4, 2, stride=2)
+    kernel, bias = (jnp.asarray(leaf.detach().numpy()) for leaf in (module.weight, module.bias))
+    expected = module(torch.from_numpy(x.transpose(0, 3, 1, 2))).detach().permute(0, 2, 3, 1)
+    variables = {"params": {"kernel": jnp.transpose(kernel, (2, 3, 0, 1)), "bias": bias}}
+    np.testing.assert_allclose(np.asarray(UpConv(4).apply(variables, x)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_resnet18", pytest.param("deeplabv3_resnet50", marks=pytest.mark.slow)])
+def test_a_frozen_prefix_has_its_costs_although_skips_cross_its_edge(name: str) -> None:
+    model = build(name)
+    variables, images = shapes(model), jax.ShapeDtypeStruct((2, *SIZE, 1), jnp.float32)
+    edge = model.stages[2]
+    plan = make_plan(f"until:{edge}", variables, model.stages)
+    rows, _ = freeze_table(plan, model, variables, images, optax.sgd(0.1))
+    assert [row["stage"] for row in rows] == list(model.stages)
+    assert all(row["forward_flops"] > 0 for row in rows)
+    assert [row["backward_flops"] > 0 for row in rows] == [index > 2 for index in range(len(rows))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"name": "unets"}, "unet_resnet18"),
+        ({"upsampling": "nearest"}, "bilinear"),
+        ({"arrangement": "keras"}, "keras"),
+    ],
+)
+def test_a_network_that_does_not_exist_is_refused(changes: dict[str, Any], word: str) -> None:
+    config = model_config(**{"name": "unet_resnet18", **changes})
+    with pytest.raises(UserError, match=word) as caught:
+        build_segmentation(config, 2, jnp.float32, jnp.float32)
+    assert "\n" not in str(caught.value)

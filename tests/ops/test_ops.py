@@ -1,0 +1,137 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covidjax import ops
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+NONE: Padding = ((0, 0), (0, 0))
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def windows(shape: tuple[int, int], size: tuple[int, int], strides: tuple[int, int]) -> list[tuple[int, int]]:
+    """Top left corners of the windows, row by row."""
+    rows, columns = (range(0, extent - part + 1, step) for extent, part, step in zip(shape, size, strides, strict=True))
+    return list(itertools.product(rows, columns))
+
+
+def convolution_by_loop(
+    inputs: np.ndarray, kernel: np.ndarray, strides: tuple[int, int], padding: Padding
+) -> np.ndarray:
+    padded = np.pad(inputs, ((0, 0), *padding, (0, 0)))
+    size = (kernel.shape[0], kernel.shape[1])
+    corners = windows((padded.shape[1], padded.shape[2]), size, strides)
+    values = [np.einsum("nhwi,hwio->no", padded[:, r : r + size[0], c : c + size[1]], kernel) for r, c in corners]
+    rows = len({row for row, _ in corners})
+    return np.stack(values, 1).reshape(len(inputs), rows, -1, kernel.shape[-1])
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (8, 5), (11, 11)])
+@pytest.mark.parametrize(
+    ("size", "strides", "padding"),
+    [
+        ((1, 1), (1, 1), NONE),
+        ((1, 1), (2, 2), NONE),
+        ((3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((3, 3), (2, 2), ((1, 1), (1, 1))),
+        ((3, 5), (2, 1), ((0, 2), (1, 3))),
+        ((5, 4), (1, 3), NONE),
+    ],
+)
+def test_convolution_is_the_sum_over_its_windows(
+    shape: tuple[int, int], size: tuple[int, int], strides: tuple[int, int], padding: Padding
+) -> None:
+    inputs, kernel = draw(2, *shape, 3), draw(*size, 3, 4, seed=1)
+    expected = convolution_by_loop(inputs, kernel, strides, padding)
+    found = ops.convolution(
+        jnp.asarray(inputs, jnp.float32), jnp.asarray(kernel, jnp.float32), strides=strides, padding=padding
+    )
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def max_pool_by_loop(
+    inputs: np.ndarray, size: tuple[int, int], strides: tuple[int, int], padding: Padding
+) -> np.ndarray:
+    padded = np.pad(inputs, ((0, 0), *padding, (0, 0)), constant_values=-np.inf)
+    corners = windows((padded.shape[1], padded.shape[2]), size, strides)
+    values = [padded[:, r : r + size[0], c : c + size[1]].max((1, 2)) for r, c in corners]
+    return np.stack(values, 1).reshape(len(inputs), len({row for row, _ in corners}), -1, inputs.shape[-1])
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (5, 2)])
+@pytest.mark.parametrize(
+    ("size", "strides", "padding"),
+    [((2, 2), (2, 2), NONE), ((3, 3), (2, 2), ((1, 1), (1, 1))), ((3, 2), (1, 2), ((0, 2), (1, 0)))],
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_max_pool_is_the_maximum_of_its_windows(
+    shape: tuple[int, int], size: tuple[int, int], strides: tuple[int, int], padding: Padding, dtype: jnp.dtype
+) -> None:
+    inputs = jnp.asarray(draw(2, *shape, 3) - 5, dtype)  # all below zero, so that padding with zeros would show
+    expected = max_pool_by_loop(np.asarray(inputs, np.float64), size, strides, padding)
+    found = ops.max_pool(inputs, window=size, strides=strides, padding=padding)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(found, np.float64), expected)
+
+
+def test_gradient_of_max_pool_goes_to_the_maxima() -> None:
+    inputs = np.random.default_rng(0).permutation(2 * 6 * 6).reshape(2, 6, 6, 1).astype(np.float32)
+
+    def pooled(inputs: jax.Array) -> jax.Array:
+        return ops.max_pool(inputs, window=(2, 2), strides=(2, 2))
+
+    gradient = np.asarray(jax.grad(lambda inputs: jnp.sum(pooled(inputs)))(jnp.asarray(inputs)))
+    assert set(inputs[gradient > 0]) == set(np.asarray(pooled(jnp.asarray(inputs))).ravel())
+    assert gradient.sum() == 2 * 3 * 3
+
+
+def test_global_average_pool_is_the_mean_over_space() -> None:
+    inputs = draw(2, 5, 3, 4)
+    np.testing.assert_allclose(
+        ops.global_average_pool(jnp.asarray(inputs, jnp.float32)), inputs.mean((1, 2)), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.0, 1.0), (1e3, 1.0), (1e3, 0.01), (-1e3, 0.1), (5.0, 1e-4)])
+def test_batch_statistics_do_not_cancel(mean: float, spread: float) -> None:
+    inputs = (mean + spread * draw(8, 5, 7, 4)).astype(np.float32)
+    exact = inputs.astype(np.float64)
+    found_mean, found_variance = ops.batch_statistics(jnp.asarray(inputs))
+    np.testing.assert_allclose(found_mean, exact.mean((0, 1, 2)), rtol=1e-6, atol=1e-6)
+    # The mean of the squares less the square of the mean would be wrong by 1e6 * 1e-7 = 0.1 at a mean of 1e3.
+    rounding_of_mean = (1e-6 * abs(mean)) ** 2
+    np.testing.assert_allclose(found_variance, exact.var((0, 1, 2)), rtol=1e-4, atol=rounding_of_mean)
+
+
+def test_statistics_of_half_precision_inputs_are_float32() -> None:
+    inputs = jnp.asarray(3 + draw(16, 8, 8, 2), jnp.bfloat16)
+    exact = np.asarray(inputs, np.float64)
+    mean, variance = ops.batch_statistics(inputs)
+    assert mean.dtype == variance.dtype == jnp.float32
+    np.testing.assert_allclose(mean, exact.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(variance, exact.var((0, 1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.0, 1.0), (1e3, 1.0), (1e3, 0.01), (-5.0, 0.1)])
+def test_normalise_is_exact_up_to_the_rounding_of_the_mean(mean: float, spread: float) -> None:
+    inputs = (mean + spread * draw(8, 5, 7, 4)).astype(np.float32)
+    scale, bias, center = (draw(4, seed=seed).astype(np.float32) for seed in (1, 2, 3))
+    center, variance = (mean + 0.1 * spread * center).astype(np.float32), np.full(4, spread**2, np.float32)
+    exact = inputs.astype(np.float64) - center
+    exact = exact / np.sqrt(variance.astype(np.float64) + 1e-5) * scale + bias
+    found = ops.normalise(*map(jnp.asarray, (inputs, scale, bias, center, variance)), epsilon=1e-5)
+    # One multiply-add: the terms are as large as the mean in units of the spread, and so is their rounding.
+    unit = np.finfo(np.float32).eps * (4 + abs(mean) / np.sqrt(spread**2 + 1e-5))
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=3 * unit * abs(scale).max())
+
+
+def test_normalise_keeps_the_dtype_of_its_inputs() -> None:
+    factors = [jnp.ones(3) for _ in range(4)]
+    assert ops.normalise(jnp.ones((2, 3), jnp.bfloat16), *factors, epsilon=1e-5).dtype == jnp.bfloat16

@@ -1,0 +1,170 @@
+"""Folders of images as people have them: what is wrong is told in one line, what can be read is read."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from covidjax import files
+from launch import evaluate, train
+from tests.commands import (
+    CLASSES,
+    IMAGES_PER_CLASS,
+    call,
+    compiled_once,
+    contents,
+    images_of,
+    refusal,
+    tiny_config,
+    write_image,
+    write_images,
+)
+
+NUM_TRAINING_IMAGES = IMAGES_PER_CLASS["train"] * len(CLASSES)
+FIRST, SECOND, THIRD = "train/healthy/2.png", "train/ill/0.png", "train/ill/5.png"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with compiled_once(tmp_path_factory) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_config(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound data set, which no test may change."""
+    return write_images(tmp_path_factory.mktemp("images") / "root")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, config: str, images: Path) -> Path:
+    """The workdir of a run on it, which no test may change either."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    assert call(train.main, config, *images_of(images), f"--workdir={workdir}") == 0
+    return workdir
+
+
+@pytest.fixture
+def copy(images: Path, tmp_path: Path) -> Path:
+    """The same images, to be spoilt."""
+    return shutil.copytree(images, tmp_path / "root")
+
+
+def remove_all(root: Path) -> list[str]:
+    shutil.rmtree(root)
+    return [f"{root} does not exist", "expected layout: root/train|val|test/<class>/<image>"]
+
+
+def add_empty_class(root: Path) -> list[str]:
+    (root / "train" / "unsure").mkdir()
+    return [f"class folders without images: {root / 'train' / 'unsure'}"]
+
+
+def add_class_to_val(root: Path) -> list[str]:
+    write_image(root / "val" / "unsure" / "0.png", seed=0)
+    return [f"{root / 'val'} has classes that train lacks: unsure; allowed: healthy, ill"]
+
+
+def corrupt_three(root: Path) -> list[str]:
+    (root / FIRST).write_bytes((root / FIRST).read_bytes()[:100])
+    (root / SECOND).write_bytes(b"")
+    (root / THIRD).write_text("no image")
+    return [f"3 of {NUM_TRAINING_IMAGES} train files are bad", *(str(root / name) for name in (FIRST, SECOND, THIRD))]
+
+
+def change_training_image(root: Path) -> list[str]:
+    write_image(root / SECOND, seed=999)
+    return ["the train images are not those that"]
+
+
+def change_validation_image(root: Path) -> list[str]:
+    write_image(root / "val/ill/0.png", seed=999)
+    return ["the val images are not those that"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [remove_all, add_empty_class, add_class_to_val, corrupt_three, change_training_image, change_validation_image],
+)
+def test_data_that_are_wrong_are_named_and_the_run_keeps_its_bytes(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    config: str,
+    trained: Path,
+    copy: Path,
+    spoil: Callable[[Path], list[str]],
+) -> None:
+    expected = spoil(copy)
+    before = contents(trained)
+    message = refusal(capfd, train.main, config, *images_of(copy), f"--workdir={trained}")
+    assert [part for part in expected if part not in message] == []
+    assert contents(trained) == before
+    if "are not those" not in message:
+        assert refusal(capfd, train.main, config, *images_of(copy), f"--workdir={tmp_path / 'run'}") == message
+        assert contents(tmp_path / "run") == {}
+
+
+def test_bad_files_are_skipped_when_asked_and_recorded(tmp_path: Path, config: str, copy: Path) -> None:
+    corrupt_three(copy)
+    workdir = tmp_path / "run"
+    skipping = "--config.dataset.skip_bad=true"
+    assert call(train.main, config, *images_of(copy), skipping, f"--workdir={workdir}") == 0
+    run = files.read_json(workdir / "run.json")
+    assert run["data"]["train"]["num_examples"] == NUM_TRAINING_IMAGES - 3
+    (note,) = [note for note in run["notes"] if "bad files were dropped" in note]
+    assert all(name in note for name in (FIRST, SECOND, THIRD))
+
+
+def test_images_of_16_bit_palette_and_alpha_are_read(tmp_path: Path, config: str, copy: Path) -> None:
+    random = np.random.default_rng(0)
+    deep = Image.fromarray(random.integers(0, 2**16, (20, 20), np.uint16))
+    color = Image.fromarray(random.integers(0, 256, (20, 20, 3), np.uint8))
+    clear = Image.fromarray(random.integers(0, 256, (20, 20, 4), np.uint8))
+    odd: dict[str, Any] = {FIRST: deep, SECOND: color.quantize(16), THIRD: clear}
+    for name, image in odd.items():
+        image.save(copy / name)
+        with Image.open(copy / name) as written:
+            assert written.mode == {FIRST: "I;16", SECOND: "P", THIRD: "RGBA"}[name]
+    workdir = tmp_path / "run"
+    assert call(train.main, config, *images_of(copy), f"--workdir={workdir}") == 0
+    assert files.read_json(workdir / "run.json")["data"]["train"]["num_examples"] == NUM_TRAINING_IMAGES
+
+
+def test_training_opens_no_test_image_and_evaluation_of_test_does(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, config: str, copy: Path
+) -> None:
+    corrupt = [copy / "test" / name / "0.png" for name in CLASSES]
+    for path in corrupt:
+        path.write_bytes(b"no image")
+    opened: list[Path] = []
+    watching = True
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(str(copy)):
+            opened.append(Path(arguments[0]))
+
+    sys.addaudithook(watch)  # there is no way to take it away
+    workdir = tmp_path / "run"
+    try:
+        assert call(train.main, config, *images_of(copy), f"--workdir={workdir}") == 0
+        assert {path.relative_to(copy).parts[0] for path in opened} == {"train", "val"}
+        assert call(train.main, config, *images_of(copy), f"--workdir={workdir}") == 0
+        assert {path.relative_to(copy).parts[0] for path in opened} == {"train", "val"}
+        message = refusal(capfd, evaluate.main, f"--workdir={workdir}", "--split=test")
+        assert all(str(path) in message for path in corrupt)
+        assert set(corrupt) <= set(opened)
+    finally:
+        watching = False
+    run = files.read_json(workdir / "run.json")
+    assert len(run["test_reads"]) == 1
+    assert "test" not in run["data"]

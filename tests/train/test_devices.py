@@ -1,0 +1,178 @@
+"""One and four devices train alike: in float64, as in float32 two correct programs part within a few steps."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covidjax import evaluate
+from covidjax.data.augment import augment
+from covidjax.data.examples import Examples
+from covidjax.train.parallel import by_example, jit_step, make_mesh, replicated
+from covidjax.train.state import TrainState
+from covidjax.train.step import Batch, Recipe, train_forward, train_step
+from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
+
+MODELS = ("cnn", "resnet18")
+STEPS = 20
+EVERYTHING_ON: dict[str, Any] = {
+    "precision": "float64",
+    "optimizer__name": "adamw",
+    "optimizer__weight_decay": 0.1,
+    "optimizer__clip_norm": 1.0,
+    "ema_decay": 0.9,
+}
+# A rate so high that the parameters after the step are the gradient, but for the rounding of the parameters.
+RATE = 2.0**12
+ONE_GRADIENT: dict[str, Any] = {"optimizer__name": "sgd", "optimizer__momentum": 0.0, "optimizer__learning_rate": RATE}
+
+
+def prepare(name: str, changes: dict[str, Any]) -> tuple[Recipe, TrainState]:
+    """What a step needs, with augmentation and dropout on and BatchNorm on the statistics of the whole batch."""
+    movement = {"augment__rotate": 10.0, "augment__shift": 0.1, "augment__brightness": 0.2, "augment__flip": True}
+    config = small_config(name, model__width=4, model__dropout=0.3, **movement, **changes)
+    model = make_model(config)
+    abstract = jax.eval_shape(lambda: make_variables(model))
+    generator = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        spread = np.sqrt(2 / np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.2
+        return jnp.asarray((leaf.ndim == 1) + spread * generator.normal(size=leaf.shape), leaf.dtype)
+
+    variables = jax.tree.map(draw, abstract)  # in numpy: JAX would compile for seconds
+    recipe = make_recipe(config, model, variables)
+    assert recipe.plan.batch_norm_stages == model.stages[:-1]
+    return recipe, make_state(recipe, variables)
+
+
+def training_loss(recipe: Recipe, state: TrainState, batch: Batch) -> jax.Array:
+    """The loss of the step that comes next, in the precision of the network: the sums of the state are float32."""
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+    images, _ = augment(augment_key, batch["image"].astype(recipe.model.param_dtype), recipe.augmentation)
+    logits, _ = train_forward(recipe, state.params, state.batch_stats, recipe.preprocessing(images), dropout_key)
+    return jnp.mean(recipe.loss(logits, batch["label"]))
+
+
+def arrays(prefix: str, tree: Any) -> dict[str, np.ndarray]:
+    return {prefix + jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def twenty_steps(name: str) -> dict[str, np.ndarray]:
+    """Loss before each step, and parameters, statistics and averages after the last."""
+    with jax.enable_x64(True):
+        recipe, state = prepare(name, EVERYTHING_ON)
+        mesh = make_mesh(8)
+        whole, parts = replicated(mesh), by_example(mesh)
+
+        # Both in one program, so that the compiler merges their forward passes; else as `jit_step` has it.
+        def loss_and_step(state: TrainState, batch: Batch) -> tuple[jax.Array, TrainState]:
+            return training_loss(recipe, state, batch), train_step(state, batch, recipe=recipe)
+
+        step = jax.jit(loss_and_step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0)
+        state = jax.device_put(state, whole)
+        losses = []
+        for seed in range(STEPS):
+            loss, state = step(state, jax.device_put(make_batch(seed=seed), parts))
+            losses.append(float(loss))
+        assert int(state.metrics.count) == 8 * STEPS
+        np.testing.assert_allclose(np.float32(state.metrics.loss), sum(losses), rtol=1e-6)
+        after = {"params": state.params, "batch_stats": state.batch_stats, "average": state.average}
+        return {f"{name} losses": np.array(losses), **arrays(f"{name} after ", after)}
+
+
+def one_gradient(name: str) -> dict[str, np.ndarray]:
+    """Loss and gradient of the first step in float32."""
+    recipe, state = prepare(name, ONE_GRADIENT)
+    mesh = make_mesh(8)
+    before = jax.tree.map(np.asarray, state.params)
+    batch = jax.device_put(make_batch(), by_example(mesh))
+    state = jit_step(recipe, mesh, resident=False)(jax.device_put(state, replicated(mesh)), batch)
+    gradient = jax.tree.map(lambda old, new: (old - np.asarray(new)) / RATE, before, state.params)
+    return {f"{name} first loss": np.asarray(state.metrics.loss), **arrays(f"{name} gradient ", gradient)}
+
+
+def evaluation() -> dict[str, np.ndarray]:
+    """Logits, loss and accuracy of 33 examples in batches of 7."""
+    recipe, state = prepare("cnn", {})
+    batch = make_batch(batch_size=33)
+    images, labels = (np.asarray(batch[name]) for name in ("image", "label"))
+    names = tuple(map(str, range(33)))
+    examples = Examples("val", images, labels, names, names, False, ("a", "b", "c"), "")
+    mesh = make_mesh(8)
+    forward = evaluate.make_forward(recipe.model, recipe.preprocessing, mesh)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = jax.device_put(variables, replicated(mesh))
+    found = evaluate.measure(forward, variables, examples, 7, mesh, "softmax_cross_entropy")
+    logits = evaluate.predict(forward, variables, images, 7, mesh)
+    assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels))
+    return {"evaluation logits": logits, "evaluation": np.array([found["loss"], found["accuracy"]])}
+
+
+def child(num_devices: int, path: Path) -> None:
+    assert jax.local_device_count() == num_devices
+    found = evaluation()
+    for name in MODELS:
+        found |= twenty_steps(name) | one_gradient(name)
+    np.savez(path, **found)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
+    """What one device and four devices found, each in a process of its own, both at once."""
+    folder, root = tmp_path_factory.mktemp("devices"), Path(__file__).parents[2]
+    processes = {}
+    for count in (1, 4):
+        variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+        path = folder / f"{count}.npz"
+        command = [sys.executable, "-m", "tests.train.test_devices", str(count), str(path)]
+        processes[path] = subprocess.Popen(command, cwd=root, env=os.environ | variables)
+    codes = [process.wait() for process in processes.values()]
+    assert codes == [0, 0]
+    found = []
+    for path in processes:
+        with np.load(path) as file:
+            found.append(dict(file))
+    return found
+
+
+def paired(results: list[dict[str, np.ndarray]], prefix: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    one, four = results
+    assert one.keys() == four.keys()
+    pairs = {name: (one[name], four[name]) for name in one if name.startswith(prefix)}
+    assert pairs
+    return pairs
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_devices_agree_on_twenty_steps_in_float64(results: list[dict[str, np.ndarray]], name: str) -> None:
+    ((one, four),) = paired(results, f"{name} losses").values()
+    assert one.dtype == np.float64
+    assert len(set(one)) == STEPS
+    np.testing.assert_allclose(four, one, rtol=1e-8)
+    for path, (one, four) in paired(results, f"{name} after ").items():
+        assert one.dtype == np.float64, path
+        np.testing.assert_allclose(four, one, rtol=1e-8, atol=1e-8 * np.abs(one).max(), err_msg=path)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_devices_agree_on_loss_and_gradient_in_float32(results: list[dict[str, np.ndarray]], name: str) -> None:
+    ((one, four),) = paired(results, f"{name} first loss").values()
+    assert one.dtype == np.float32
+    np.testing.assert_allclose(four, one, rtol=1e-5)
+    for path, (one, four) in paired(results, f"{name} gradient ").items():
+        assert np.linalg.norm(four - one) < 1e-5 * np.linalg.norm(one), path
+
+
+def test_devices_agree_on_an_evaluation_whose_batches_do_not_divide(results: list[dict[str, np.ndarray]]) -> None:
+    for one, four in paired(results, "evaluation").values():
+        np.testing.assert_allclose(four, one, rtol=1e-5)
+
+
+if __name__ == "__main__":
+    child(int(sys.argv[1]), Path(sys.argv[2]))

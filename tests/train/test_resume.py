@@ -1,0 +1,252 @@
+"""A run that is stopped at any moment and started again ends with the same bits as one that was left alone."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from covidjax import config as configs
+from covidjax import files
+from covidjax.train.checkpoint import Restored
+from covidjax.train.setup import Job, prepare
+from covidjax.train.writer import read_records
+from covidjax.trained import open_checkpoints
+from tests.commands import ROOT, compiled_once, contents
+
+# Everything that a resumed run could get wrong: two phases, running statistics, moments, moving average, dropout,
+# augmentation and a learning rate that follows the loss.
+CONFIG = """
+from covidjax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.dataset.image_size = 32
+    config.dataset.num_images = 50
+    config.model.width = 4
+    config.model.num_blocks = 2
+    config.model.dropout = 0.2
+    config.batch_size = 6
+    config.ema_decay = 0.9
+    config.augment.rotate = 10.0
+    config.augment.shift = 0.1
+    config.optimizer.name = "adamw"
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.schedule = "plateau"
+    config.optimizer.plateau_patience = 1
+    config.optimizer.plateau_factor = 0.7
+    config.phases = ({"epochs": 6, "freeze": "backbone"}, {"epochs": 14, "freeze": "none"})
+    return config
+"""
+STEPS_PER_EPOCH, FIRST_PHASE_EPOCHS, EPOCHS = 8, 6, 20
+BOUNDARY, LAST_STEP = STEPS_PER_EPOCH * FIRST_PHASE_EPOCHS, STEPS_PER_EPOCH * EPOCHS
+# Sends itself a SIGTERM while a given step is about to be taken, then goes on as launch/train.py.
+TERMINATED = """
+import os, signal, sys
+from covidjax import command
+from covidjax.train import loop
+from launch import train
+
+stop_after, inputs = int(sys.argv.pop(1)), loop.inputs
+
+def interrupted(job, first_step, last_step):
+    for step, arguments in enumerate(inputs(job, first_step, last_step), start=first_step + 1):
+        if step == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield arguments
+
+loop.inputs = interrupted
+command.run(train.main)
+"""
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with compiled_once(tmp_path_factory) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Start:
+    """Starts the command on a workdir, always the same one but for what stops it."""
+    path = tmp_path_factory.mktemp("config") / "config.py"
+    path.write_text(CONFIG)
+
+    def started(workdir: Path, terminated_after: int | None = None) -> "subprocess.Popen[str]":
+        program = [str(ROOT / "launch" / "train.py")]
+        if terminated_after is not None:
+            program = ["-c", TERMINATED, str(terminated_after)]
+        command = [sys.executable, *program, f"--config={path}", f"--workdir={workdir}"]
+        return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return started
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Path:
+    """The workdir of a run that was left alone."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    finish(start(workdir))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def job(whole: Path) -> Job:
+    return prepare(configs.from_json(files.read_json(whole / "config.json")))
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Path:
+    """The workdir of a run that got three SIGTERMs: within an epoch, between two phases, within another epoch."""
+    workdir = tmp_path_factory.mktemp("stopped") / "run"
+    for step in (13, BOUNDARY, 77):
+        process = start(workdir, terminated_after=step)
+        errors = process.communicate()[1]
+        assert process.returncode == 143
+        assert errors == f"stopped after step {step}, which is saved: the same command goes on from there\n"
+        assert finished_steps(workdir)[-1] == step
+    return workdir
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    """Waits for a run that has to succeed; returns what it said."""
+    output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    return output
+
+
+def finished_steps(workdir: Path) -> list[int]:
+    return sorted(int(path.stem) for path in (workdir / "checkpoints" / "manifests").glob("*.json"))
+
+
+def unfinished(workdir: Path) -> set[str]:
+    """The folders of a save that is going on."""
+    done = {"manifests", "damaged", "deleted", *map(str, finished_steps(workdir))}
+    return {path.name for path in (workdir / "checkpoints").glob("*") if path.name not in done}
+
+
+def last_epoch(workdir: Path) -> int:
+    return max((record["epoch"] for record in read_records(workdir / "metrics.jsonl")), default=0)
+
+
+def kill_when(process: "subprocess.Popen[str]", reached: Callable[[], bool], delay: float = 0.0) -> None:
+    """Kills the process once the condition holds, and the delay in seconds has passed."""
+    while not reached():
+        assert process.poll() is None, f"the run ended before it could be killed: {process.communicate()}"
+        time.sleep(0.0005)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+
+
+def restore(workdir: Path, job: Job) -> Restored:
+    with open_checkpoints(workdir, job.config) as checkpoints:
+        return checkpoints.restore("latest", job.abstract_state(LAST_STEP))
+
+
+def arrays(state: Any) -> dict[str, np.ndarray]:
+    return {
+        jax.tree_util.keystr(path): np.asarray(
+            jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def figures(workdir: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl without what depends on the clock."""
+    records = read_records(workdir / "metrics.jsonl")
+    return [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
+
+
+def assert_same_run(workdir: Path, whole: Path, job: Job) -> None:
+    found, expected = restore(workdir, job), restore(whole, job)
+    found_arrays, expected_arrays = arrays(found.state), arrays(expected.state)
+    assert {name.split("[")[0] for name in expected_arrays} >= {".params", ".batch_stats", ".opt_state", ".average"}
+    assert found_arrays.keys() == expected_arrays.keys()
+    differing = [name for name, value in expected_arrays.items() if not np.array_equal(found_arrays[name], value)]
+    assert differing == []
+    assert found.progress["step"] == LAST_STEP
+    assert found.progress["best"] == expected.progress["best"]
+    assert figures(workdir) == figures(whole)
+    for name in ("evaluation_val.json", "predictions_val.csv"):
+        assert (workdir / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_uninterrupted_run_records_each_epoch_and_split_once(whole: Path, job: Job) -> None:
+    keys = [(record["epoch"], record["split"], record["phase"]) for record in figures(whole)]
+    assert keys == [
+        (epoch, split, int(epoch > FIRST_PHASE_EPOCHS)) for epoch in range(1, EPOCHS + 1) for split in ("train", "val")
+    ]
+    assert job.last_step == LAST_STEP
+    rates = [record["learning_rate"] for record in figures(whole) if record["split"] == "train"]
+    assert len(set(rates)) > 2, "the plateau rule never acted, so nothing here shows that it is resumed"
+
+
+def test_run_killed_during_a_save_and_at_random_in_both_phases_ends_with_the_same_bits(
+    tmp_path: Path, start: Start, whole: Path, job: Job
+) -> None:
+    workdir = tmp_path / "run"
+    for _ in range(4):
+        known = finished_steps(workdir)
+        kill_when(start(workdir), lambda known=known: finished_steps(workdir) > known and bool(unfinished(workdir)))  # type: ignore[misc]
+        if unfinished(workdir):
+            break
+    assert unfinished(workdir), "no kill fell into a save"
+    assert finished_steps(workdir)
+
+    draw = random.Random(0)
+    for earliest in (0, FIRST_PHASE_EPOCHS, FIRST_PHASE_EPOCHS):
+        target = max(earliest, last_epoch(workdir)) + draw.randint(1, 2)
+        kill_when(start(workdir), lambda target=target: last_epoch(workdir) >= target, draw.uniform(0, 0.1))  # type: ignore[misc]
+    latest = finished_steps(workdir)[-1]
+    assert latest > BOUNDARY
+    assert f"resuming from step {latest} of {LAST_STEP}" in finish(start(workdir))
+    assert_same_run(workdir, whole, job)
+
+
+def test_run_stopped_by_sigterm_goes_on_within_the_epoch_to_the_same_bits(
+    tmp_path: Path, start: Start, stopped: Path, whole: Path, job: Job
+) -> None:
+    assert finished_steps(stopped)[-1] % STEPS_PER_EPOCH != 0
+    workdir = shutil.copytree(stopped, tmp_path / "run")
+    assert f"resuming from step 77 of {LAST_STEP}" in finish(start(workdir))
+    assert_same_run(workdir, whole, job)
+
+
+def test_damaged_newest_checkpoint_is_told_and_the_one_before_leads_to_the_same_bits(
+    tmp_path: Path, start: Start, stopped: Path, whole: Path, job: Job
+) -> None:
+    workdir = shutil.copytree(stopped, tmp_path / "run")
+    *_, before, newest = finished_steps(workdir)
+    folder = workdir / "checkpoints" / str(newest)
+    biggest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(biggest.read_bytes())
+    content[len(content) // 2] ^= 1
+    biggest.write_bytes(content)
+    output = finish(start(workdir))
+    reason = f"file {biggest.relative_to(folder).as_posix()} differs from its manifest"
+    assert f"checkpoint {newest} is damaged ({reason}): using {before}" in output
+    assert f"resuming from step {before} of {LAST_STEP}" in output
+    assert_same_run(workdir, whole, job)
+
+
+def test_finished_run_started_again_changes_no_checkpoint(tmp_path: Path, start: Start, whole: Path, job: Job) -> None:
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    before = contents(workdir / "checkpoints")
+    output = finish(start(workdir))
+    assert f"resuming from step {LAST_STEP} of {LAST_STEP}" in output
+    assert "compiling the step" not in output
+    assert contents(workdir / "checkpoints") == before
+    assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert_same_run(workdir, whole, job)

@@ -1,0 +1,178 @@
+import dataclasses
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from covidjax import config as configs
+from covidjax import models
+from covidjax.errors import UserError
+from covidjax.weights import catalog
+from covidjax.weights.catalog import CATALOG, Source
+from covidjax.weights.fetch import fetch
+
+CONTENT = b"weights" * 1000
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NOWHERE = "http://127.0.0.1:9"
+
+
+def test_every_known_id_names_a_network_that_can_be_built() -> None:
+    for source in CATALOG.values():
+        if source.model.startswith("deeplab"):
+            continue
+        model = configs.default_config().model
+        model.name = source.model
+        model.arrangement = source.arrangement or model.arrangement
+        assert models.build(model, 2, "float32").stages
+
+
+def test_catalog_holds_the_published_sources() -> None:
+    keras = [f"keras/{name}{top}" for name in ("vgg16", "resnet50", "resnet152v2") for top in ("", "_notop")]
+    timm = ["timm/resnet50.a1_in1k", "timm/resnet50.a1h_in1k", "timm/resnet152.tv2_in1k", "timm/vgg16.tv_in1k"]
+    torchvision = [f"torchvision/{name}" for name in ("vgg16", "resnet18", "resnet152", "deeplabv3_resnet101")]
+    assert {*keras, *timm, *torchvision} <= CATALOG.keys()
+    assert all(identifier == source.id for identifier, source in CATALOG.items())
+
+
+def test_checksums_are_whole_or_the_digits_of_the_file_name_and_unique() -> None:
+    known = [source for source in CATALOG.values() if source.checksum]
+    assert len({source.checksum for source in known}) == len(known) == len({source.file_name for source in known})
+    for source in known:
+        kind, _, digits = source.checksum.partition(":")
+        assert len(digits) == {"md5": 32, "sha256": 8}[kind]
+        assert int(digits, 16)
+        assert kind == "md5" or source.url.endswith(f"-{digits}.pth")
+    assert all(
+        source.hub and source.url.startswith(f"https://huggingface.co/{source.hub}/")
+        for source in CATALOG.values()
+        if not source.checksum
+    )
+
+
+@pytest.mark.parametrize(
+    ("identifier", "order", "mean", "resize", "crop"),
+    [
+        ("keras/resnet50", "bgr", (103.939, 116.779, 123.68), 224, 1.0),
+        ("keras/resnet50v2", "rgb", (1.0, 1.0, 1.0), 224, 1.0),
+        ("torchvision/resnet50", "rgb", (0.485, 0.456, 0.406), 256, 0.875),
+        ("torchvision/resnet50.imagenet1k_v2", "rgb", (0.485, 0.456, 0.406), 232, 0.966),
+        ("timm/resnet34.ra4_e3600_r224_in1k", "rgb", (0.5, 0.5, 0.5), 288, 1.0),
+    ],
+)
+def test_preprocessing_and_crop_are_the_published_ones(
+    identifier: str, order: str, mean: tuple[float, ...], resize: int, crop: float
+) -> None:
+    source = CATALOG[identifier]
+    found = (source.preprocessing.channel_order, source.preprocessing.mean, source.resize, source.crop_fraction)
+    assert found == (order, mean, resize, crop)
+
+
+def test_unknown_id_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"torchvision/resnet50.*--list"):
+        catalog.find("torchvision/resnet51")
+
+
+def test_table_has_a_line_for_each_source() -> None:
+    lines = catalog.table().splitlines()
+    assert len(lines) == 1 + len(CATALOG)
+    assert all(line.startswith(f"{identifier} ") for line, identifier in zip(lines[1:], CATALOG, strict=True))
+
+
+# ---- fetch ----
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """A host of one file, under a plain url and as the hub serves it."""
+
+    content = CONTENT
+    cut = 0
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.send_header("ETag", f'"{hashlib.sha256(CONTENT).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.content[: len(self.content) - self.cut])
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def host() -> Iterator[tuple[str, type[Server]]]:
+    handler = type("OneServer", (Server,), {})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def keras_source(address: str) -> Source:
+    checksum = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+    return dataclasses.replace(CATALOG["keras/vgg16"], url=f"{address}/w.h5", checksum=checksum)
+
+
+def test_plain_file_is_downloaded_once_and_proven(tmp_path: Path, host: tuple[str, type[Server]]) -> None:
+    source = keras_source(host[0])
+    fetched = fetch(source, tmp_path / "cache")
+    assert fetched.path == tmp_path / "cache" / "w.h5"
+    assert fetched.path.read_bytes() == CONTENT
+    assert fetched.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    assert fetch(dataclasses.replace(source, url=f"{NOWHERE}/w.h5"), tmp_path / "cache") == fetched
+
+
+@pytest.mark.parametrize(("content", "cut"), [(b"other", 0), (CONTENT, 100)])
+def test_wrong_or_cut_download_is_refused_and_leaves_nothing(
+    tmp_path: Path, host: tuple[str, type[Server]], content: bytes, cut: int
+) -> None:
+    address, handler = host
+    handler.content, handler.cut = content, cut
+    with pytest.raises(UserError) as caught:
+        fetch(keras_source(address), tmp_path)
+    assert ("md5" in str(caught.value)) == (cut == 0)
+    assert f"{address}/w.h5" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_put_in_place_by_hand_is_proven_too(tmp_path: Path) -> None:
+    (tmp_path / "resnet50-0676ba61.pth").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"resnet50-0676ba61.pth is not the published file.*not 0676ba61"):
+        fetch(CATALOG["torchvision/resnet50"], tmp_path, NOWHERE)
+
+
+@pytest.mark.parametrize("identifier", ["keras/resnet50", "timm/resnet50.a1_in1k", "torchvision/resnet50"])
+def test_without_a_network_one_line_says_what_to_download_to_where(tmp_path: Path, identifier: str) -> None:
+    source = CATALOG[identifier]
+    unreachable = dataclasses.replace(source, url=f"{NOWHERE}/{source.url.rpartition('/')[2]}")
+    with pytest.raises(UserError) as caught:
+        fetch(unreachable, tmp_path / "cache", NOWHERE)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"download {unreachable.url} to {tmp_path / 'cache' / source.file_name}, or give a local file" in message
+
+
+def test_hub_file_carries_revision_and_sha256(
+    tmp_path: Path, host: tuple[str, type[Server]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, _ = host
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    source = CATALOG["timm/resnet18.a1_in1k"]
+    fetched = fetch(source, tmp_path / "cache", address)
+    assert fetched.path.is_relative_to(tmp_path / "hub")
+    assert fetched.path.read_bytes() == CONTENT
+    assert (fetched.revision, fetched.sha256) == (COMMIT, hashlib.sha256(CONTENT).hexdigest())
+    assert fetch(source, tmp_path / "cache", NOWHERE) == fetched
+    fetched.path.resolve().write_bytes(b"other")
+    with pytest.raises(UserError, match="is not the file of timm/resnet18.a1_in1k"):
+        fetch(source, tmp_path / "cache", NOWHERE)

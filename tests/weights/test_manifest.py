@@ -1,0 +1,162 @@
+"""The names and shapes in published weight files, as digests: a wrong name map fails here without a download.
+
+What the digests are of: for torchvision, the `state_dict` of the rebuild in `torch_reference.py`, whose names are
+written after torchvision's; for Keras, the layers of `keras.applications` (3.15.1), named and ordered as a legacy `.h5`
+stores them. No published file was read. Whether those two still say the same is a test of its own, for machines that
+have PyTorch or Keras; the number of parameters that the projects print is in `tests/models/test_arrangements.py`.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covidjax.errors import UserError
+from covidjax.models.layers import Staged
+from covidjax.models.resnet import BOTTLENECK, LAYERS
+from covidjax.weights.entry import Entry
+from covidjax.weights.load import COUNTERS, arrange
+from covidjax.weights.names import entries_for
+from tests.weights.parity import network
+
+# (format, network): (number of tensors without counters, SHA-256 over the sorted lines "name shape")
+MANIFEST = {
+    ("torchvision", "resnet18"): (102, "80792f24e335f198da2026579a542950278ecc2af08706df11ad4874b85d8062"),
+    ("torchvision", "resnet34"): (182, "a677c9bb4d7afdda5fdc675aec32973b2012c3e8ad3553d443c2c5c59e55dae6"),
+    ("torchvision", "resnet50"): (267, "c092c1e765beaab72bbb1be050f33f2f9fce96438c1289127a0bdcbf74ef3ce5"),
+    ("torchvision", "resnet101"): (522, "f453f353d7c60358a9a011ee66b40ace332655e25e8ca0153f3816732f8e93d2"),
+    ("torchvision", "resnet152"): (777, "f97d293684ef84f558977584953aea4c444b101dc31016b2035774799374f1a2"),
+    ("torchvision", "vgg16"): (32, "d0503fffc73cd7a11dd0ea5f62df59d6628b8e7faf75efdc2eae8d1fd13a81ee"),
+    ("keras", "vgg16"): (32, "95b303858f504819ae68e96c58a0a93fb7529c51e6399e8c9bc847cc5c8851f1"),
+    ("keras", "resnet50"): (320, "cc9d8b9bf2b65049bc8b1e799548508b55655cc23017cfe8b73663c67952b894"),
+    ("keras", "resnet101"): (626, "8412feb6884a3850e33b655583cb9eb42d4e1d766771b3c774f7252c0c7e9c5c"),
+    ("keras", "resnet152"): (932, "1e6b236978ffc5963046932a18858fdd753e2b7e026e1f3a102c2e7da6081e18"),
+    ("keras", "resnet50v2"): (272, "714beb1cd0839d0cce981059584319e8864dd1e95e428f8e36d640d5d35f6722"),
+    ("keras", "resnet101v2"): (544, "255a4e09e0a7db4022368bf88b93efd0f626fb2bd096fd799aac35787003d06f"),
+    ("keras", "resnet152v2"): (816, "2e4fdc797b44888f6172a018fab87aa1547f0de2fbb6764870dde8b0eefaeb1a"),
+}
+
+
+def digest(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[int, str]:
+    lines = sorted(f"{name} {','.join(map(str, shape))}" for name, shape in shapes)
+    return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def network_of(source_format: str, name: str) -> Staged:
+    return network(name, 1000, arrangement="keras" if source_format == "keras" else "torchvision")
+
+
+def leaves_of(model: Staged) -> dict[str, tuple[int, ...]]:
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
+    return {
+        "/".join(key.key for key in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(dict(shapes))
+    }
+
+
+def shape_in_file(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if entry.layout == "conv_oihw":
+        return (shape[3], shape[2], shape[0], shape[1])
+    return shape if entry.layout == "same" else shape[::-1]
+
+
+@pytest.mark.parametrize(("source_format", "name"), MANIFEST)
+def test_name_map_names_the_tensors_of_the_published_file(source_format: str, name: str) -> None:
+    model = network_of(source_format, name)
+    leaves, entries = leaves_of(model), entries_for(source_format, model)
+    assert sorted(entry.path for entry in entries) == sorted(leaves)
+    shapes = ((entry.source, shape_in_file(entry, leaves[entry.path])) for entry in entries)
+    assert digest(shapes) == MANIFEST[source_format, name]
+
+
+@pytest.mark.parametrize("name", [name for source_format, name in MANIFEST if source_format == "torchvision"])
+def test_manifest_is_that_of_the_torch_rebuild(name: str) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from tests.weights import torch_reference as reference  # noqa: PLC0415 - it needs PyTorch
+
+    with torch.device("meta"):
+        vgg = name == "vgg16"
+        module = reference.VGG16() if vgg else reference.ResNet(LAYERS[name], bottleneck=name in BOTTLENECK)
+    state = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items() if not key.endswith(COUNTERS)}
+    assert digest(state.items()) == MANIFEST["torchvision", name]
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [
+        ("resnet50", "ResNet50"),
+        ("resnet50v2", "ResNet50V2"),
+        pytest.param("vgg16", "VGG16", marks=pytest.mark.slow),
+        pytest.param("resnet101", "ResNet101", marks=pytest.mark.slow),
+        pytest.param("resnet152", "ResNet152", marks=pytest.mark.slow),
+        pytest.param("resnet101v2", "ResNet101V2", marks=pytest.mark.slow),
+        pytest.param("resnet152v2", "ResNet152V2", marks=pytest.mark.slow),
+    ],
+)
+def test_manifest_is_that_of_keras_applications(name: str, class_name: str) -> None:
+    os.environ["KERAS_BACKEND"] = "jax"
+    keras = pytest.importorskip("keras", reason="Keras is not installed")
+    model = getattr(keras.applications, class_name)(weights=None)
+    shapes = (
+        (f"{layer.name}/{index}", tuple(weight.shape))
+        for layer in model.layers
+        for index, weight in enumerate([*layer.trainable_weights, *layer.non_trainable_weights])
+    )
+    assert digest(shapes) == MANIFEST["keras", name]
+
+
+def test_head_of_vgg16_is_the_same_function_in_torchvision_and_in_timm() -> None:
+    """fc1 reads the map as channel, height, width; timm keeps fc1 and fc2 as convolutions. Here with few outputs."""
+    random, model = np.random.default_rng(0), network("vgg16", 1000)
+    map_, kernel = random.normal(size=(2, 7, 7, 512)), random.normal(size=(3, 512, 7, 7))
+    logits = np.einsum("bhwc,ochw->bo", map_, kernel)
+    timm_names = [
+        f"{layer}.{leaf}" for layer in ("pre_logits.fc1", "pre_logits.fc2", "head.fc") for leaf in ("weight", "bias")
+    ]
+    for names, tensor, source in (
+        (None, kernel.reshape(3, -1), "classifier.0.weight"),
+        (timm_names, kernel, "pre_logits.fc1.weight"),
+    ):
+        entries = {entry.path: entry for entry in entries_for("timm", model, names)}
+        entry = entries["params/head/dense1/kernel"]
+        assert entry.source == source
+        np.testing.assert_allclose(map_.reshape(2, -1) @ arrange(tensor, entry.layout), logits, rtol=1e-9)
+    assert [entry.source for path, entry in entries.items() if "head" in path] == timm_names
+    assert arrange(np.ones((4, 5, 1, 1)), entries["params/head/dense2/kernel"].layout).shape == (5, 4)
+    assert arrange(np.ones((4, 5)), entries["params/head/dense3/kernel"].layout).shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("source_format", "name", "missing"),
+    [
+        ("torchvision", "resnet18", "fc."),
+        ("torchvision", "vgg16", "classifier."),
+        ("keras", "resnet50", "predictions/"),
+    ],
+)
+def test_file_without_a_head_has_no_entries_for_it(source_format: str, name: str, missing: str) -> None:
+    model = network_of(source_format, name)
+    whole = entries_for(source_format, model)
+    names = [entry.source for entry in whole if not entry.source.startswith(missing)]
+    assert [entry.source for entry in entries_for(source_format, model, names)] == names
+    assert len(names) < len(whole)
+
+
+@pytest.mark.parametrize(
+    ("source_format", "name", "arrangement"),
+    [
+        ("torchvision", "resnet50", "keras"),
+        ("torchvision", "resnet50v2", "torchvision"),
+        ("torchvision", "cnn", "torchvision"),
+        ("keras", "resnet50", "torchvision"),
+        ("keras", "cnn", "torchvision"),
+        ("caffe", "resnet50", "torchvision"),
+    ],
+)
+def test_network_that_a_format_has_no_names_for_is_refused(source_format: str, name: str, arrangement: str) -> None:
+    with pytest.raises(UserError):
+        entries_for(source_format, network(name, 3, arrangement=arrangement))

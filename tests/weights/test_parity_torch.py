@@ -1,0 +1,132 @@
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from covidjax.models.resnet import BOTTLENECK, LAYERS
+from tests.weights.parity import (
+    GRADIENT_TOLERANCE,
+    RandomWeights,
+    assert_equal_outputs,
+    error,
+    load,
+    network,
+    stage_outputs,
+)
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: the port is compared with it")
+from tests.weights import torch_reference as reference  # noqa: E402 - it needs PyTorch
+
+NUM_CLASSES = 7
+ODD = (97, 107)
+FULL = (224, 224)
+
+
+def randomise(module: Any, gain: float) -> Any:
+    """The module with random weights and statistics, in evaluation mode."""
+    weights = RandomWeights(0, gain)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                targets = [part.weight, part.bias, part.running_mean, part.running_var]
+                values = [*weights.norm(part.num_features)]
+            elif isinstance(part, torch.nn.Conv2d | torch.nn.Linear):
+                shape = tuple(part.weight.shape)
+                targets = [part.weight, part.bias]
+                values = [weights.kernel(shape, int(np.prod(shape[1:]))), weights.bias(shape[0])]
+            else:
+                continue
+            for target, value in zip(targets, values, strict=True):
+                if target is not None:
+                    target.copy_(torch.from_numpy(value))
+    return module.eval()
+
+
+def as_batch(images: np.ndarray) -> Any:
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+
+def as_array(tensor: Any) -> np.ndarray:
+    values = tensor.detach().numpy()
+    return values.transpose(0, 2, 3, 1) if values.ndim == 4 else values
+
+
+def resnet(name: str) -> Any:
+    module = reference.ResNet(LAYERS[name], bottleneck=name in BOTTLENECK, num_classes=NUM_CLASSES)
+    return randomise(module, gain=0.7)
+
+
+def saved(module: Any, folder: Path, suffix: str = ".pth") -> Path:
+    path = folder / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(module.state_dict(), path)
+    else:
+        save_file({name: tensor.numpy() for name, tensor in module.state_dict().items()}, path)
+    return path
+
+
+def assert_parity(model: Any, module: Any, size: tuple[int, int], path: Path) -> None:
+    images = RandomWeights(1).images(1, *size)
+    variables = load(model, path, "torchvision", images)
+    with torch.no_grad():
+        theirs = dict(zip(model.stages, map(as_array, module(as_batch(images))), strict=False))
+    assert_equal_outputs(stage_outputs(model, variables, images), theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "suffix"),
+    [
+        ("resnet18", ODD, ".pth"),
+        ("resnet18", FULL, ".safetensors"),
+        ("resnet34", ODD, ".pth"),
+        ("resnet50", ODD, ".safetensors"),
+        ("resnet101", ODD, ".pth"),
+        pytest.param("resnet34", FULL, ".pth", marks=pytest.mark.slow),
+        pytest.param("resnet50", FULL, ".pth", marks=pytest.mark.slow),
+        pytest.param("resnet101", FULL, ".pth", marks=pytest.mark.slow),
+        pytest.param("resnet101", (197, 211), ".safetensors", marks=pytest.mark.slow),
+    ],
+)
+def test_resnet_of_a_torch_file_gives_the_activations_of_torch(
+    name: str, size: tuple[int, int], suffix: str, tmp_path: Path
+) -> None:
+    module = resnet(name)
+    assert_parity(network(name, NUM_CLASSES), module, size, saved(module, tmp_path, suffix))
+
+
+@pytest.mark.parametrize("size", [ODD, pytest.param(FULL, marks=pytest.mark.slow)])
+def test_vgg16_of_a_pth_file_gives_the_activations_of_torch(size: tuple[int, int], tmp_path: Path) -> None:
+    """At the odd size without the head, whose flatten fits 224 pixels only."""
+    module = randomise(reference.VGG16(NUM_CLASSES, with_head=size == FULL), gain=1.0)
+    model = network("vgg16", NUM_CLASSES, head="original" if size == FULL else "paper")
+    assert_parity(model, module, size, saved(module, tmp_path))
+
+
+def test_gradients_are_those_of_torch(tmp_path: Path) -> None:
+    images, target = RandomWeights(1).images(1, *ODD), 3
+    module, model = resnet("resnet18"), network("resnet18", NUM_CLASSES)
+    variables = load(model, saved(module, tmp_path), "torchvision", images)
+
+    def loss(params: Any) -> jax.Array:
+        logits: Any = model.apply({**variables, "params": params}, images)
+        return -jnp.mean(jax.nn.log_softmax(logits)[:, target])
+
+    ours = jax.jit(jax.grad(loss))(variables["params"])
+    (-torch.log_softmax(module(as_batch(images))[-1], 1)[:, target].mean()).backward()
+    theirs = {
+        "stem conv1": module.conv1.weight.grad.numpy().transpose(2, 3, 1, 0),
+        "layer3 shortcut": module.layer3[0].downsample[0].weight.grad.numpy().transpose(2, 3, 1, 0),
+        "layer4 norm2": module.layer4[1].bn2.weight.grad.numpy(),
+        "head": module.fc.weight.grad.numpy().T,
+    }
+    errors = {
+        "stem conv1": error(ours["stem"]["conv1"]["kernel"], theirs["stem conv1"]),
+        "layer3 shortcut": error(ours["layer3"]["block1"]["shortcut_conv"]["kernel"], theirs["layer3 shortcut"]),
+        "layer4 norm2": error(ours["layer4"]["block2"]["norm2"]["scale"], theirs["layer4 norm2"]),
+        "head": error(ours["head"]["dense"]["kernel"], theirs["head"]),
+    }
+    assert max(errors.values()) < GRADIENT_TOLERANCE, errors

@@ -1,0 +1,272 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from jax.sharding import AxisType
+from ml_collections import ConfigDict
+from safetensors.numpy import save_file
+
+from covidjax import evaluate, losses
+from covidjax.data import sources
+from covidjax.errors import UserError
+from covidjax.models.layers import Conv, Staged
+from covidjax.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocessing, fold_kernel, folded
+from covidjax.train import loop
+from covidjax.train.setup import prepare
+from covidjax.trained import load_trained
+from covidjax.weights import inputs
+from covidjax.weights.catalog import CATALOG
+from covidjax.weights.fetch import Fetched
+from covidjax.weights.start import start
+from tests.support import make_model, small_config
+from tests.weights.made_files import invented, write
+
+TINY = {"model__width": 2, "model__num_blocks": 2, "dataset__image_size": 16, "dataset__num_images": 12}
+FAMILIES = [IMAGENET, CAFFE, SYMMETRIC]
+
+
+def resnet_config(pretrained: Path | str, **changes: Any) -> ConfigDict:
+    return small_config("resnet18", pretrained=str(pretrained), **changes)
+
+
+def cnn_config(**changes: Any) -> ConfigDict:
+    return small_config("cnn", **TINY | changes)
+
+
+def write_own(path: Path, variables: Any, header: dict[str, str] | None = None) -> Path:
+    leaves = traverse_util.flatten_dict(variables, sep="/")
+    save_file({name: np.asarray(leaf) for name, leaf in leaves.items()}, path, header)
+    return path
+
+
+def gray_images(count: int = 2, size: int = 32, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, channels), np.uint8)
+
+
+def logits(model: Staged, variables: Any, preprocessing: Preprocessing, images: np.ndarray) -> np.ndarray:
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1])
+    return evaluate.predict(evaluate.make_forward(model, preprocessing, mesh), variables, images, 2, mesh)
+
+
+@pytest.fixture(scope="module")
+def resnet18_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tensors = invented(make_model(small_config("resnet18"), 3), "torchvision")
+    return write(tmp_path_factory.mktemp("weights") / "w.safetensors", tensors)
+
+
+@pytest.fixture(scope="module")
+def cnn_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted file: our names, and the preprocessing of three channels in its header."""
+    config = cnn_config(dataset__channels=3, seed=7)
+    variables = start(config, make_model(config), (16, 16, 3)).variables
+    path = tmp_path_factory.mktemp("own") / "w.safetensors"
+    return write_own(path, variables, {"preprocessing": inputs.encode(IMAGENET)})
+
+
+# ---- Preprocessing ----
+
+
+def test_families_normalise_as_their_libraries_do() -> None:
+    pixels = gray_images(channels=3).astype(np.float32)
+    expected = {
+        IMAGENET: (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
+        CAFFE: pixels[..., ::-1] - np.asarray([103.939, 116.779, 123.68]),
+        SYMMETRIC: pixels / 127.5 - 1,
+    }
+    for preprocessing, wanted in expected.items():
+        assert np.allclose(preprocessing(jnp.asarray(pixels)), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("preprocessing", FAMILIES)
+def test_gray_image_is_replicated_before_it_is_normalised(preprocessing: Preprocessing) -> None:
+    gray = jnp.asarray(gray_images(), jnp.float32)
+    found, wanted = preprocessing(gray), preprocessing(jnp.repeat(gray, 3, -1))
+    assert found.shape[-1] == 3
+    assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("preprocessing", FAMILIES)
+def test_folded_convolution_equals_the_replicated_one_also_at_the_border(preprocessing: Preprocessing) -> None:
+    gray = jnp.asarray(gray_images(size=21), jnp.float32)
+    conv = Conv(8, 7, strides=2, padding=3, use_bias=True)
+    kernel = jax.random.normal(jax.random.key(0), (7, 7, 3, 8))
+    bias = jax.random.normal(jax.random.key(1), (8,))
+    wanted = np.asarray(conv.apply({"params": {"kernel": kernel, "bias": bias}}, preprocessing(gray)))
+    narrow = fold_kernel(kernel, preprocessing)
+    found = np.asarray(conv.apply({"params": {"kernel": narrow, "bias": bias}}, folded(preprocessing)(gray)))
+    assert narrow.shape[2] < 3
+    assert np.max(np.abs(found - wanted)) < 1e-5 * np.max(np.abs(wanted))
+
+
+def test_folded_stem_costs_a_third_of_the_replicated_one() -> None:
+    def flops(preprocessing: Preprocessing) -> float:
+        conv = Conv(64, 7, strides=2, padding=3)
+        images = preprocessing(jnp.zeros((16, 32, 32, 1)))
+        variables = conv.init(jax.random.key(0), images)
+        return jax.jit(conv.apply).lower(variables, images).cost_analysis()["flops"]
+
+    assert flops(folded(IMAGENET)) < 0.37 * flops(IMAGENET)  # a third, and the image of ones: 1/16 of another
+
+
+def test_equal_means_fold_into_one_channel() -> None:
+    assert fold_kernel(jnp.ones((3, 3, 3, 2)), SYMMETRIC).shape == (3, 3, 1, 2)
+
+
+# ---- Whole networks ----
+
+
+def test_replicated_folded_and_three_equal_channels_give_the_same_logits(resnet18_file: Path) -> None:
+    gray, found = gray_images(), []
+    for stem, images in (("replicate", gray), ("fold", gray), ("replicate", np.repeat(gray, 3, -1))):
+        config = resnet_config(resnet18_file, model__stem=stem, dataset__channels=images.shape[-1])
+        model = make_model(config)
+        begin = start(config, model, images.shape[1:])
+        assert begin.preprocessing == (folded(IMAGENET) if stem == "fold" else IMAGENET)
+        found.append(logits(model, begin.variables, begin.preprocessing, images))
+    for other in found[1:]:
+        assert np.max(np.abs(other - found[0])) < 1e-5 * np.max(np.abs(found[0]))
+
+
+def test_new_head_is_named_and_the_same_as_a_fresh_one(cnn_file: Path) -> None:
+    config = cnn_config(pretrained=str(cnn_file))
+    model = make_model(config, 5)
+    begin = start(config, model, (16, 16, 1))
+    weights, preprocessing = begin.notes
+    assert "newly initialised: params/head/dense/bias, params/head/dense/kernel" in weights
+    assert "unused tensors: params/head/dense/bias, params/head/dense/kernel" in weights
+    assert "0.485" in preprocessing
+    config.pretrained = ""
+    fresh = start(config, model, (16, 16, 1)).variables["params"]
+    found = begin.variables["params"]
+    assert np.array_equal(found["head"]["dense"]["kernel"], fresh["head"]["dense"]["kernel"])
+    assert not np.array_equal(found["block1"]["conv"]["kernel"], fresh["block1"]["conv"]["kernel"])
+
+
+def test_file_of_another_network_is_refused_with_its_name(resnet18_file: Path) -> None:
+    for name in ("resnet34", "resnet50", "vgg16", "cnn"):
+        config = small_config(name, pretrained=str(resnet18_file))
+        with pytest.raises(UserError) as caught:
+            start(config, make_model(config), (32, 32, 3))
+        assert str(resnet18_file) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_three_channel_images_under_one_channel_weights_are_refused_with_both_shapes(tmp_path: Path) -> None:
+    config = cnn_config()
+    model = make_model(config)
+    config.pretrained = str(write_own(tmp_path / "w.safetensors", start(config, model, (16, 16, 1)).variables))
+    config.dataset.channels = 3
+    with pytest.raises(UserError, match=r"\[3, 3, 1, 2\].*\[3, 3, 3, 2\]"):
+        start(config, model, (16, 16, 3))
+
+
+@pytest.mark.parametrize(
+    ("identifier", "model", "words"),
+    [
+        ("torchvision/resnet50", "resnet18", "config.model.name is 'resnet18': set it to 'resnet50'"),
+        ("keras/resnet50", "resnet50", "set config.model.arrangement to 'keras'"),
+        ("keras/resnet51", "resnet50", "keras/resnet50"),
+        ("weights/resnet50.h5", "resnet50", "there is no weight file"),
+        ("weights/resnet50.safetensors", "resnet50", "there is no weights/resnet50.safetensors"),
+    ],
+)
+def test_wrong_name_in_pretrained_says_what_to_set(identifier: str, model: str, words: str) -> None:
+    config = small_config(model, pretrained=identifier)
+    with pytest.raises(UserError, match=words):
+        start(config, make_model(config), (32, 32, 3))
+
+
+def test_published_weights_bring_their_preprocessing_and_are_named_with_licence_and_sha256(
+    resnet18_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("covidjax.weights.start.fetch", lambda source, folder: Fetched(resnet18_file, "f00d", "r3v"))
+    config = resnet_config("timm/resnet18.a1_in1k")
+    begin = start(config, make_model(config), (32, 32, 3))
+    assert begin.preprocessing == CATALOG["timm/resnet18.a1_in1k"].preprocessing
+    assert any("timm/resnet18.a1_in1k (Apache-2.0, revision r3v, SHA-256 f00d)" in note for note in begin.notes)
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "model", "wanted"),
+    [
+        ("keras/resnet50", "resnet50", CAFFE),
+        ("keras/resnet50v2", "resnet50v2", SYMMETRIC),
+        ("w.h5", "vgg16", CAFFE),
+        ("w.weights.h5", "resnet101v2", SYMMETRIC),
+        ("w.pth", "resnet18", IMAGENET),
+        ("", "cnn", Preprocessing()),
+    ],
+)
+def test_preprocessing_follows_from_the_config_alone(pretrained: str, model: str, wanted: Preprocessing) -> None:
+    assert inputs.of_run(small_config(model, pretrained=pretrained)) == wanted
+
+
+# ---- Runs ----
+
+
+def test_preprocessing_follows_chains_of_runs_and_is_the_one_of_the_restored_network(
+    cnn_file: Path, tmp_path: Path
+) -> None:
+    first = cnn_config(pretrained=str(cnn_file), model__stem="fold", batch_size=4, epochs=1)
+    loop.train(first, tmp_path / "first")
+    trained = load_trained(tmp_path / "first", "latest")
+    assert trained.preprocessing == folded(IMAGENET)
+    second = cnn_config(pretrained=str(tmp_path / "first" / "checkpoints" / str(trained.step)))
+    begin = start(second, make_model(second, len(trained.classes)), (16, 16, 1))
+    assert begin.preprocessing == folded(IMAGENET)
+    assert jax.tree.all(jax.tree.map(np.array_equal, begin.variables, trained.variables))
+
+
+# ---- Keras itself ----
+
+
+def keras_network(name: str, size: int) -> Any:
+    """A network of `keras.applications` with random weights and statistics on three classes."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    builders = {"resnet50": keras.applications.ResNet50, "vgg16": keras.applications.VGG16}
+    network = builders[name](weights=None, classes=3, input_shape=(size, size, 3))
+    random = np.random.default_rng(0)
+    for layer in network.layers:
+        weights = layer.get_weights()
+        if len(weights) == 4:  # BatchNorm: scale, bias, mean, variance
+            scale, bias, mean, variance = (random.normal(size=weight.shape) for weight in weights)
+            layer.set_weights([0.3 + 0.2 * scale, 0.2 * bias, 0.3 * mean, np.exp(variance)])
+        elif len(weights) == 2:
+            gain = 20 if layer is network.layers[-1] else 1
+            layer.set_weights([gain * weights[0], 0.05 * random.normal(size=weights[1].shape)])
+    return network
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vgg16"])
+def test_first_evaluation_equals_the_predictions_of_keras(tmp_path: Path, name: str) -> None:
+    size = 32
+    changes = {"dataset__image_size": size, "dataset__channels": 3, "dataset__num_images": 16, "batch_size": 4}
+    config = small_config(name, model__arrangement="keras", freeze="backbone", **changes)
+    images = sources.load(config.dataset, "val").images
+    network = keras_network(name, size)
+    preprocess = getattr(pytest.importorskip("keras").applications, name).preprocess_input
+    prepared, head = preprocess(images.astype(np.float32)), network.layers[-1]
+    kernel, bias = head.get_weights()
+    head.set_weights([kernel, bias - np.mean(np.log(network.predict(prepared, verbose=0)), 0)])  # classes balanced
+    network.save(tmp_path / "w.h5")
+    network.save_weights(tmp_path / "w.weights.h5")
+    config.pretrained = str(tmp_path / "w.h5")
+    job = prepare(config)
+    assert any("every parameter filled" in note for note in job.notes)
+    found = logits(job.recipes[0].model, job.variables, job.recipes[0].preprocessing, images)
+    probabilities = losses.probabilities(jnp.asarray(found), config.loss.name)
+    wanted = network.predict(prepared, verbose=0)
+    unprepared = network.predict(images.astype(np.float32), verbose=0)
+    assert np.max(np.ptp(wanted, 0)) > 0.01  # the network tells the images apart, and feels the preprocessing
+    assert np.max(np.abs(unprepared - wanted)) > 0.01
+    assert np.max(np.abs(probabilities - wanted)) < 1e-3
+
+    config.pretrained = str(tmp_path / "w.weights.h5")
+    numbered = start(config, job.recipes[0].model, images.shape[1:]).variables
+    assert jax.tree.all(jax.tree.map(np.array_equal, numbered, job.variables))

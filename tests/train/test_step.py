@@ -79,18 +79,30 @@ def test_frozen_leaves_have_no_optimizer_slot_and_no_average(strategy: str) -> N
     assert trained < len(recipe.plan.leaves)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["until:layer3", "backbone"])
+@pytest.mark.parametrize("model_name", ["resnet18", "resnet50"])
+def test_frozen_stages_of_a_resnet_keep_their_bits(model_name: str, strategy: str) -> None:
+    assert_frozen_bits_kept(model_name, 64, "adamw", strategy)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop", "adamax"])
 @pytest.mark.parametrize("strategy", ["backbone", "until:block2", "all_but_norm", ("block[13]/conv",)])
 def test_frozen_parameters_and_statistics_keep_their_bits(optimizer: str, strategy: Any) -> None:
+    assert_frozen_bits_kept("cnn", 32, optimizer, strategy)
+
+
+def assert_frozen_bits_kept(model_name: str, size: int, optimizer: str, strategy: Any) -> None:
+    """After 20 steps what is frozen has its bits, and all that trains has moved."""
     changes = EVERYTHING_ON | {"optimizer__name": optimizer}
-    config = small_config("cnn", freeze=strategy, model__width=4, augment__rotate=5.0, **changes)
+    config = small_config(model_name, freeze=strategy, model__width=4, augment__rotate=5.0, **changes)
     model = make_model(config)
-    variables = make_variables(model)
+    variables = make_variables(model, size)
     recipe = make_recipe(config, model, variables)
     before = jax.tree.map(np.asarray, variables)
     state, step = make_state(recipe, variables), jax.jit(partial(train_step, recipe=recipe))
     for seed in range(20):
-        state = step(state, make_batch(seed=seed))
+        state = step(state, make_batch(size, seed=seed))
     after = jax.tree.map(np.asarray, {"params": state.params, "batch_stats": state.batch_stats})
     for path, trains, _ in recipe.plan.leaves:
         old, new = before["params"], after["params"]

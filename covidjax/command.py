@@ -1,6 +1,7 @@
 """What every command in `launch/` shares: its arguments, and errors for the person at the keyboard."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -13,6 +14,7 @@ from covidjax.allocator import keep_memory
 from covidjax.errors import UserError
 
 STOPPED_BY_SIGTERM = 143
+STOPPED_BY_SIGPIPE = 141
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,6 +55,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         main(sys.argv[1:])
     except UserError as error:
         fail(str(error))
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(STOPPED_BY_SIGPIPE)
     except OSError as error:
         fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except KeyboardInterrupt:

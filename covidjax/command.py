@@ -61,7 +61,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except OSError as error:
         fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        print("\ninterrupted: a training run goes on from its last checkpoint with the same command", file=sys.stderr)
         sys.exit(130)
 
 

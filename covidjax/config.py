@@ -4,6 +4,7 @@ import ast
 import difflib
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "batch_size": (1, 1e9, True),
     "epochs": (1, 1e9, True),
     "accumulation_steps": (1, 1e9, True),
-    "ema_decay": (0, 1, True),
+    "ema_decay": (0, 0.99999, True),
     "dataset.fold": (-1, 1e9, True),
     "dataset.image_size": (16, 1e5, True),
     "dataset.num_images": (12, 1e9, True),
@@ -62,19 +63,20 @@ TEXT_OR_TUPLE = ("freeze", "loss.class_weights")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_factor(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str) and _is_number(value[1])
+    pair = isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str) and _is_number(value[1])
+    return pair and value[1] > 0
 
 
 # What a tuple holds: the check of one element, and its description.
 ELEMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "freeze": (lambda part: isinstance(part, str), "patterns, such as ('stem', 'layer1/')"),
-    "lr_scale": (_is_factor, "pairs of a pattern and a factor, such as (('layer1', 0.01),)"),
+    "lr_scale": (_is_factor, "pairs of a pattern and a factor above 0, such as (('layer1', 0.01),)"),
     "loss.class_weights": (_is_number, "numbers, one per class"),
-    "optimizer.step_epochs": (lambda part: isinstance(part, int), "whole numbers, such as (30, 60)"),
+    "optimizer.step_epochs": (lambda part: type(part) is int, "whole numbers, such as (30, 60)"),
 }
 PHASE_KEYS = ("epochs", "freeze", "batch_norm", "optimizer", "lr_scale")
 
@@ -222,10 +224,13 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def from_json(values: dict[str, Any]) -> ConfigDict:
-    """The config that `to_json` wrote."""
+    """The config that `to_json` wrote. Raises UserError for one with other keys, of another version or edited."""
     config = default_config()
-    with config.ignore_type():
-        config.update(_tuples(values))
+    try:
+        with config.ignore_type():
+            config.update(_tuples(values))
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"config.json is not a config of this version: {' '.join(str(error).split())}") from error
     return config
 
 
@@ -260,7 +265,7 @@ def _apply(config: ConfigDict, override: str) -> None:
     if not equals:
         raise UserError(f"--config.{name} has no value: write --config.{name}=VALUE (default {known[name]!r})")
     value: Any = text
-    if not isinstance(known[name], str) or (name in TEXT_OR_TUPLE and text.startswith("(")):
+    if not isinstance(known[name], str) or (name in TEXT_OR_TUPLE and text.startswith(("(", "["))):
         try:
             value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
         except (ValueError, SyntaxError):
@@ -269,7 +274,7 @@ def _apply(config: ConfigDict, override: str) -> None:
     target = config[owner] if owner else config
     _check_value(f"config.{name}", name, value, known[name])
     with target.ignore_type():
-        target[leaf] = float(value) if isinstance(known[name], float) else value
+        target[leaf] = float(value) if isinstance(known[name], float) else _tuples(value)
 
 
 def _check_value(name: str, key: str, value: Any, default: Any) -> None:

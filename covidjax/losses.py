@@ -113,7 +113,11 @@ def class_weights(spec: str | Sequence[float], labels: np.ndarray, num_classes: 
             )
         return tuple(float(weight) for weight in counts.sum() / (num_classes * counts))
     weights = tuple(float(weight) for weight in spec)
-    if len(weights) != num_classes or not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+    if (
+        len(weights) != num_classes
+        or not all(math.isfinite(weight) and weight >= 0 for weight in weights)
+        or not any(weights)
+    ):
         raise UserError(
             f"loss.class_weights is {weights}; a tuple must hold {num_classes} finite numbers, at least 0, one per "
             "class; give them in label order"

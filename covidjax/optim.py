@@ -127,7 +127,7 @@ def _cosine(optimizer: Any, total_steps: int, steps_per_epoch: int) -> Schedule:
 def _steps(optimizer: Any, steps_per_epoch: int) -> Schedule:
     epochs = tuple(optimizer.step_epochs)
     _require(
-        all(epoch >= 1 for epoch in epochs) and list(epochs) == sorted(set(epochs)),
+        bool(epochs) and all(epoch >= 1 for epoch in epochs) and list(epochs) == sorted(set(epochs)),
         f"optimizer.step_epochs is {epochs}; it must be rising whole epochs from 1; set e.g. (30, 60)",
     )
     _require(

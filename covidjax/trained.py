@@ -51,7 +51,7 @@ def load_trained(workdir: Path, which: Which) -> Trained:
     data = files.read_json(workdir / "run.json")["data"]["train"]
     classes = tuple(data["classes"])
     model = models.build(config.model, len(classes), config.precision)
-    preprocessing = inputs.of_run(config)
+    preprocessing = inputs.recorded(workdir)
     shape = (1, config.dataset.image_size, config.dataset.image_size, config.dataset.channels)
     abstract = jax.eval_shape(
         lambda key: model.init(key, preprocessing(jnp.zeros(shape, model.param_dtype))), jax.random.key(0)

@@ -4,7 +4,6 @@ python launch/convert.py --pretrained=keras/resnet50 --output=resnet50.safetenso
 python launch/convert.py --list
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from covidjax.weights.convert import convert
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, converts, says what went into the file."""
-    parser = argparse.ArgumentParser(prog="launch/convert.py", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="launch/convert.py", description=__doc__.splitlines()[0])
     parser.add_argument("--pretrained", help="an id of --list, a .safetensors, .pth, .h5 or .weights.h5, or a workdir")
     parser.add_argument("--output", type=Path, metavar="FILE.safetensors")
     parser.add_argument("--list", action="store_true", help="the known ids, with licence, preprocessing and checksum")

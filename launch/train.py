@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from covidjax import command
-from covidjax.train import loop
+from covidjax.train import loop, record
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -18,7 +18,8 @@ def main(arguments: Sequence[str]) -> None:
     flags, config = command.parse_with_config(parser, arguments)
     allocator = command.prepare_process(config.precision)
     try:
-        print(f"report: {loop.train(config, flags.workdir, allocator)}")
+        with record.locked(flags.workdir):
+            print(f"report: {loop.train(config, flags.workdir, allocator)}")
     except loop.Interrupted as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(command.STOPPED_BY_SIGTERM)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from covidjax.train import record
 from launch import train
 from tests.commands import ROOT, call, compiled_once, contents, only_error, refusal, tiny_config
 
@@ -57,6 +58,9 @@ def refusal_beside(capfd: pytest.CaptureFixture[str], workdir: Path, *arguments:
         ("dataset.channels=2", "config.dataset.channels is 2: allowed are 1 (gray) and 3 (RGB)"),
         ("dataset.name=folder", "config.dataset.root is empty"),
         ("epochs", "config.epochs has no value"),
+        ("ema_decay=1", "config.ema_decay is 1: allowed is from 0 to 0.99999"),
+        ("optimizer.momentum=1e999", "config.optimizer.momentum is inf: allowed is a number"),
+        ("lr_scale=(('block1',-1.0),)", "allowed are pairs of a pattern and a factor above 0"),
     ],
 )
 def test_wrong_override_is_named_with_what_is_allowed(
@@ -195,3 +199,9 @@ def test_loss_that_is_not_finite_names_step_rate_and_last_good_checkpoint(
     assert "is not finite in step 9 (learning rate 1e+06); the last good checkpoint is step 6: " in message
     assert "config.optimizer.learning_rate" in message
     assert refusal(capfd, train.main, *arguments) == message
+
+
+def test_second_process_in_a_workdir_is_refused(capfd: pytest.CaptureFixture[str], config: str, trained: Path) -> None:
+    with record.locked(trained):
+        message = refusal_beside(capfd, trained, config)
+    assert message == f"another process trains in {trained}: wait for it, or use another --workdir"

@@ -129,3 +129,17 @@ def test_test_reads_survive_another_start_of_the_training(run: Path, tmp_path: P
     after = files.read_json(run / "run.json")
     assert after["test_reads"] == before["test_reads"] != []
     assert after["data"]["test"] == before["data"]["test"]
+
+
+def test_finished_run_started_again_keeps_the_report_with_the_test_split(run: Path) -> None:
+    assert call(evaluate.main, f"--workdir={run}", "--split=test") == 0
+    before = (run / "report.html").read_bytes()
+    assert call(train.main, tiny_config(run.parent), f"--workdir={run}") == 0
+    assert (run / "report.html").read_bytes() == before
+
+
+def test_network_is_evaluated_when_the_run_that_it_started_from_is_gone(run: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    assert call(train.main, tiny_config(tmp_path), f"--config.pretrained={run}", f"--workdir={second}") == 0
+    shutil.rmtree(run)
+    assert call(evaluate.main, f"--workdir={second}", "--split=test") == 0

@@ -40,6 +40,7 @@ def refusal(*overrides: str) -> str:
         ("freeze=block[12]/", "block[12]/"),
         ("freeze=(block1|block2)/conv", "(block1|block2)/conv"),
         ("freeze=('block1', 'block2/norm')", ("block1", "block2/norm")),
+        ("freeze=['block1', 'block2/norm']", ("block1", "block2/norm")),
         ("loss.class_weights=balanced", "balanced"),
         ("loss.class_weights=(1, 2.5, 3)", (1, 2.5, 3)),
         ("optimizer.step_epochs=(3, 6)", (3, 6)),
@@ -56,7 +57,7 @@ def test_an_override_sets_its_key_and_no_other(override: str, value: Any) -> Non
 
 
 def test_numbers_keep_the_kind_of_their_default() -> None:
-    values = overridden("optimizer.learning_rate=1", "ema_decay=1", "batch_size=8")
+    values = overridden("optimizer.learning_rate=1", "ema_decay=0", "batch_size=8")
     kinds = {key: type(values[key]) for key in ("optimizer.learning_rate", "ema_decay", "batch_size")}
     assert list(kinds.values()) == [float, float, int]
 

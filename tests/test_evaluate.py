@@ -16,11 +16,12 @@ from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 from covidjax.evaluate import Forward, evaluate_workdir, make_forward, measure, predict
 from covidjax.metrics import classification_report, read_predictions
-from covidjax.preprocessing import Preprocessing
+from covidjax.preprocessing import Preprocessing, fresh
 from covidjax.train.parallel import make_mesh
 from covidjax.train.record import describe
 from covidjax.train.state import TrainState
 from covidjax.trained import load_trained, open_checkpoints
+from covidjax.weights import inputs
 from tests.support import make_model, make_recipe, make_state, small_config
 
 CLASSES = ("covid19", "normal", "pneumonia")
@@ -104,7 +105,9 @@ def write_run(workdir: Path, config: ConfigDict, seeds: dict[int, tuple[int, flo
     """A workdir as training leaves it. seeds: the step of each checkpoint -> the seed of its weights and its metric."""
     workdir.mkdir()
     files.write_json(workdir / "config.json", configs.to_json(config))
-    files.write_json(workdir / "run.json", {"data": {"train": describe(draw_examples(320))}})
+    preprocessing = json.loads(inputs.encode(fresh(config.dataset.channels)))
+    record = {"data": {"train": describe(draw_examples(320))}, "preprocessing": preprocessing}
+    files.write_json(workdir / "run.json", record)
     states = {}
     with open_checkpoints(workdir, config) as checkpoints:
         for step, (seed, metric) in seeds.items():

@@ -144,7 +144,7 @@ def test_given_weights_and_none_are_passed_on() -> None:
     assert losses.class_weights((1, 2.5), labels, 2) == (1.0, 2.5)
 
 
-@pytest.mark.parametrize("spec", ["auto", (1.0, 2.0), (1.0, 2.0, -1.0), (1.0, 2.0, math.nan), "balanced"])
+@pytest.mark.parametrize("spec", ["auto", (1.0, 2.0), (1.0, 2.0, -1.0), (1.0, 2.0, math.nan), (0, 0, 0), "balanced"])
 def test_bad_class_weights_are_refused_in_one_line(spec: Any) -> None:
     with pytest.raises(UserError, match=r"^loss\.class_weights is ") as caught:
         losses.class_weights(spec, np.array([0, 0, 2]), 3)

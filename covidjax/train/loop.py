@@ -109,6 +109,9 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default") -> Path
                 if stop_asked():
                     stop(state, recipe, chronicle, checkpoints, time.monotonic() - began)
         checkpoints.wait()
+    report_path = workdir / "report.html"
+    if restored is not None and restored.step == job.last_step and report_path.exists():
+        return report_path  # finished before: the report may hold the test split too
 
     # ---- Validation figures of the best checkpoint, and the report ----
     images = chronicle.step * config.batch_size

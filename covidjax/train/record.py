@@ -1,8 +1,13 @@
 """What a workdir says of its run: config.json and run.json, and whether a run may go on in it."""
 
+import contextlib
+import fcntl
+import json
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,7 @@ from covidjax import files
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 from covidjax.train.setup import Job
+from covidjax.weights import inputs
 
 PACKAGES = ("covidjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy")
 # A resumed run may differ in these: they change where data lies and what is kept, not what is computed.
@@ -52,6 +58,24 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
             )
 
 
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Within it no other process trains in the workdir, which is made. Raises UserError where one does."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        folder = os.open(workdir, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UserError(f"--workdir: cannot write to {workdir}: {error.strerror}: choose another folder") from error
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process trains in {workdir}: wait for it, or use another --workdir") from error
+        yield
+    finally:
+        os.close(folder)
+
+
 def open_record(workdir: Path, job: Job) -> dict[str, Any]:
     """The content of run.json as a run begins; what an earlier part of it recorded on times and test reads stays.
 
@@ -73,6 +97,7 @@ def open_record(workdir: Path, job: Job) -> dict[str, Any]:
         "git_revision": git_revision(),
         "data": former | data,
         "notes": list(job.notes),
+        "preprocessing": json.loads(inputs.encode(job.recipes[0].preprocessing)),
         "freeze": [],
         "timings": before.get("timings", {}),
         "test_reads": before.get("test_reads", []),

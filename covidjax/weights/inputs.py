@@ -1,4 +1,4 @@
-"""The preprocessing that belongs to the weights of a run, told from its config alone: no network, no checkpoint."""
+"""The preprocessing that belongs to weights: of a new run from its config, of an old one from its record."""
 
 import dataclasses
 import json
@@ -7,7 +7,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from covidjax import config as configs
 from covidjax.errors import UserError
 from covidjax.files import read_json
 from covidjax.models.resnet import PREACTIVATED
@@ -36,10 +35,15 @@ def of_weights(config: ConfigDict) -> Preprocessing:
         return fresh(config.dataset.channels)
     if config.pretrained in catalog.CATALOG:
         return catalog.CATALOG[config.pretrained].preprocessing
-    path = Path(config.pretrained)
+    path = Path(config.pretrained).expanduser()
     if path.is_dir():
-        return of_run(configs.from_json(read_json(split_checkpoint(path)[0] / "config.json")))
+        return recorded(split_checkpoint(path)[0])
     return of_file(path, config.model.name)
+
+
+def recorded(workdir: Path) -> Preprocessing:
+    """What the network of a workdir does to pixels, as its run.json says: the weights it started from may be gone."""
+    return decode(json.dumps(read_json(workdir / "run.json").get("preprocessing")))
 
 
 def of_file(path: Path, model_name: str) -> Preprocessing:
@@ -85,5 +89,5 @@ def decode(text: str) -> Preprocessing:
         return Preprocessing(**values)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"the header of the weight file has an unreadable preprocessing: {error}: convert it again"
+            f"the preprocessing that is recorded with the weights cannot be read: {error}: convert or train again"
         ) from error

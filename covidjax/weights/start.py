@@ -123,9 +123,10 @@ def _obtain(config: ConfigDict) -> tuple[dict[str, np.ndarray], str]:
         fetched = fetch_source(source, config.dataset.cache_dir)
         revision = f", revision {fetched.revision}" if fetched.revision else ""
         return files.read(fetched.path), f"{name} ({source.license}{revision}, SHA-256 {fetched.sha256})"
-    if Path(name).is_dir():
-        return read_run(Path(name))
-    return files.read(Path(name)), name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return read_run(path)
+    return files.read(path), name
 
 
 def _check_model(config: ConfigDict, source: Source) -> None:

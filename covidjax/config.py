@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from covidjax import models
+from covidjax import losses, models, optim
 from covidjax.errors import UserError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -26,9 +26,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.stem": ("replicate", "fold"),
     "model.upsampling": ("transposed", "bilinear"),
     "batch_norm": ("auto", "batch", "running"),
-    "optimizer.name": ("adam", "adamw", "adamax", "sgd", "rmsprop"),
-    "optimizer.schedule": ("constant", "cosine", "step", "one_cycle", "plateau"),
-    "loss.name": ("softmax_cross_entropy", "sigmoid_cross_entropy"),
+    "optimizer.name": optim.OPTIMIZERS,
+    "optimizer.schedule": optim.SCHEDULES,
+    "loss.name": losses.LOSSES,
     "precision": tuple(models.PRECISIONS),
     "checkpoint.best": ("loss", "accuracy"),
 }

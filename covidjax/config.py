@@ -1,84 +1,17 @@
-"""The config of a run: defaults, overrides from the command line, and the checks before anything is loaded."""
+"""The config of a run: defaults, a file and the command line that change them, and its form as JSON."""
 
 import ast
-import difflib
 import importlib.util
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from covidjax import losses, models, optim
+from covidjax.config_checks import EITHER, check, check_value, flatten, unknown_key
 from covidjax.errors import UserError
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "dataset.name": ("phantom", "folder"),
-    "dataset.crop": ("center", "pad", "squash"),
-    "dataset.placement": ("auto", "device", "stream"),
-    "model.name": models.NAMES,
-    "model.arrangement": ("torchvision", "keras"),
-    "model.pooling": ("average", "max", "flatten"),
-    "model.head": ("original", "paper"),
-    "model.stem": ("replicate", "fold"),
-    "model.upsampling": ("transposed", "bilinear"),
-    "batch_norm": ("auto", "batch", "running"),
-    "optimizer.name": optim.OPTIMIZERS,
-    "optimizer.schedule": optim.SCHEDULES,
-    "loss.name": losses.LOSSES,
-    "precision": tuple(models.PRECISIONS),
-    "checkpoint.best": ("loss", "accuracy"),
-}
-# key: (lowest, highest, lowest itself allowed)
-RANGES: dict[str, tuple[float, float, bool]] = {
-    "seed": (0, 2**31 - 1, True),
-    "batch_size": (1, 1e9, True),
-    "epochs": (1, 1e9, True),
-    "accumulation_steps": (1, 1e9, True),
-    "ema_decay": (0, 0.99999, True),
-    "dataset.fold": (-1, 1e9, True),
-    "dataset.image_size": (16, 1e5, True),
-    "dataset.num_images": (12, 1e9, True),
-    "model.dropout": (0, 0.99, True),
-    "model.width": (1, 1e5, True),
-    "model.num_blocks": (1, 16, True),
-    "optimizer.learning_rate": (0, 1e6, False),
-    "optimizer.clip_norm": (0, 1e9, True),
-    "optimizer.weight_decay": (0, 1e6, True),
-    "optimizer.pct_start": (0, 1, False),
-    "loss.label_smoothing": (0, 0.99, True),
-    "checkpoint.every_epochs": (1, 1e9, True),
-    "checkpoint.keep": (2, 1e9, True),
-    "augment.rotate": (0, 180, True),
-    "augment.shift": (0, 1, True),
-    "augment.scale": (0, 0.9, True),
-    "augment.brightness": (0, 1, True),
-    "augment.contrast": (0, 1, True),
-}
-# A value of one of these kinds may stand where the default has the other.
-TEXT_OR_TUPLE = ("freeze", "loss.class_weights")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_factor(value: Any) -> bool:
-    pair = isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str) and _is_number(value[1])
-    return pair and value[1] > 0
-
-
-# What a tuple holds: the check of one element, and its description.
-ELEMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "freeze": (lambda part: isinstance(part, str), "patterns, such as ('stem', 'layer1/')"),
-    "lr_scale": (_is_factor, "pairs of a pattern and a factor above 0, such as (('layer1', 0.01),)"),
-    "loss.class_weights": (_is_number, "numbers, one per class"),
-    "optimizer.step_epochs": (lambda part: type(part) is int, "whole numbers, such as (30, 60)"),
-}
-PHASE_KEYS = ("epochs", "freeze", "batch_norm", "optimizer", "lr_scale")
 
 
 def default_config() -> ConfigDict:
@@ -89,12 +22,21 @@ def default_config() -> ConfigDict:
     config.epochs = 10
     config.precision = "float32"
     config.pretrained = ""  # an id of the catalog, a file of weights, or the workdir of an earlier run
-    config.freeze = FieldReference("none", field_type=object)  # a name, or a tuple of patterns
-    config.batch_norm = "auto"
-    config.lr_scale = ()
-    config.phases = ()
+    config.freeze = FieldReference("none", field_type=object)  # strategies joined with '+', or a tuple of patterns
+    config.batch_norm = FieldReference("auto", field_type=object)  # a mode, or pairs of a stage and its mode
+    config.lr_scale = ()  # pairs of a pattern and a factor on the learning rate; the first that matches holds
+    config.weight_decays = ()  # pairs of a pattern and a decay; for all else optimizer.weight_decay holds
+    config.phases = ()  # dicts of what each phase changes; `steps` may stand in one instead of `epochs`
     config.accumulation_steps = 1
     config.ema_decay = 0.0  # 0: no moving average of the trained parameters
+    config.ema_decays = ()  # pairs of a pattern and a decay; for all else ema_decay holds
+    config.features = "auto"  # whether what the frozen prefix makes of an image is kept: on where it is legal and fits
+    config.feature_views = 0  # augmented views of each image that features are kept of; 0: no augmentation before them
+    config.prefix_precision = ""  # of the frozen prefix; '' is that of the rest
+    config.steps_per_call = 0  # optimizer steps of one call of the compiled program; 0: chosen
+    config.remat = ()  # trained stages whose activations are computed again in the backward pass instead of kept
+    config.parallel = "jit"  # how a step is spread over devices
+    config.sync_batch_norm = True  # statistics over the images of all devices, not of each its own
 
     config.dataset = ConfigDict()
     config.dataset.name = "phantom"
@@ -123,12 +65,14 @@ def default_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"
-    config.optimizer.learning_rate = 1e-3
+    # A number, or a pair (low, high): low in the first stage, high in the last, spread geometrically between.
+    config.optimizer.learning_rate = FieldReference(1e-3, field_type=object)
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 0.0
     config.optimizer.schedule = "constant"
+    config.optimizer.schedule_from = "start"  # of the phase, or where that of the 'previous' phase is
     config.optimizer.warmup_epochs = 0.0
     config.optimizer.pct_start = 0.3
     config.optimizer.step_epochs = ()
@@ -191,36 +135,7 @@ def load(spec: str, overrides: Sequence[str]) -> ConfigDict:
 
 def validate(config: ConfigDict) -> None:
     """Checks every key and value against the defaults. Raises UserError at the first that is wrong."""
-    known = dict(flatten(default_config()))
-    given = dict(flatten(config))
-    for key in given:
-        if key not in known:
-            raise UserError(_unknown_key(key, known))
-    for key, default in known.items():
-        if key not in given:
-            raise UserError(f"config.{key} is missing: start the config from covidjax.config.default_config()")
-        _check_value(f"config.{key}", key, given[key], default)
-    if config.dataset.channels not in (1, 3):
-        raise UserError(f"config.dataset.channels is {config.dataset.channels}: allowed are 1 (gray) and 3 (RGB)")
-    if config.dataset.name == "folder" and not config.dataset.root:
-        raise UserError("config.dataset.root is empty: give the folder that holds train/ val/ test/")
-    if config.batch_size % config.accumulation_steps:
-        raise UserError(
-            f"config.batch_size {config.batch_size} is not a multiple of config.accumulation_steps "
-            f"{config.accumulation_steps}: choose a batch size that is"
-        )
-    for number, phase in enumerate(config.phases):
-        _check_phase(f"config.phases[{number}]", phase, known)
-
-
-def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Pairs of a dotted key and its value."""
-    for key in sorted(config.keys(), key=str):
-        value = config[key]
-        if isinstance(value, ConfigDict | dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    check(config, dict(flatten(default_config())))
 
 
 def from_json(values: dict[str, Any]) -> ConfigDict:
@@ -245,72 +160,25 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def _check_phase(name: str, phase: Any, known: dict[str, Any]) -> None:
-    if not isinstance(phase, dict | ConfigDict):
-        raise UserError(f"{name} is {phase!r}: allowed is a dict with keys among {', '.join(PHASE_KEYS)}")
-    if dotted := [key for key in phase if "." in str(key)]:
-        raise UserError(f"{name} has the key {dotted[0]!r}: write {{'optimizer': {{'learning_rate': 1e-4}}}} instead")
-    for key, value in flatten(phase):
-        if key.split(".")[0] not in PHASE_KEYS or key not in known:
-            allowed = [k for k in known if k.split(".")[0] in PHASE_KEYS]
-            raise UserError(_unknown_key(key, allowed, name))
-        _check_value(f"{name}.{key}", key, value, known[key])
-
-
 def _apply(config: ConfigDict, override: str) -> None:
     name, equals, text = override.removeprefix("--config.").partition("=")
     known = dict(flatten(default_config()))
     if name not in known:
-        raise UserError(_unknown_key(name, known))
+        raise UserError(unknown_key(name, known))
     if not equals:
         raise UserError(f"--config.{name} has no value: write --config.{name}=VALUE (default {known[name]!r})")
     value: Any = text
-    if not isinstance(known[name], str) or (name in TEXT_OR_TUPLE and text.startswith(("(", "["))):
+    if not isinstance(known[name], str) or (name in EITHER and text.startswith(("(", "["))):
         try:
             value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
         except (ValueError, SyntaxError):
             value = text
     owner, _, leaf = name.rpartition(".")
     target = config[owner] if owner else config
-    _check_value(f"config.{name}", name, value, known[name])
+    check_value(f"config.{name}", name, value, known[name])
     with target.ignore_type():
-        target[leaf] = float(value) if isinstance(known[name], float) else _tuples(value)
+        target[leaf] = _floats(value) if isinstance(known[name], float) else _tuples(value)
 
 
-def _check_value(name: str, key: str, value: Any, default: Any) -> None:
-    if isinstance(default, bool):
-        right, allowed = isinstance(value, bool), "true or false"
-    elif isinstance(default, int):
-        right, allowed = isinstance(value, int) and not isinstance(value, bool), "a whole number"
-    elif isinstance(default, float):
-        right, allowed = _is_number(value), "a number"
-    elif key in TEXT_OR_TUPLE:
-        right, allowed = isinstance(value, str | tuple | list), "a name or a tuple"
-    elif isinstance(default, tuple):
-        right, allowed = isinstance(value, tuple | list), "a tuple such as (1, 2)"
-    else:
-        right, allowed = isinstance(value, str), "text"
-    if key in CHOICES and not (right and value in CHOICES[key]):
-        near = difflib.get_close_matches(str(value), CHOICES[key], 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{name} is {value!r}: allowed are {', '.join(CHOICES[key])}{hint}")
-    if not right:
-        raise UserError(f"{name} is {value!r}: allowed is {allowed}, such as its default {default!r}")
-    if key in ELEMENTS and not isinstance(value, str):
-        is_right, allowed = ELEMENTS[key]
-        if not all(is_right(part) for part in value):
-            raise UserError(f"{name} is {value!r}: allowed are {allowed}")
-    if key in RANGES:
-        low, high, closed = RANGES[key]
-        if not (low <= value <= high) or (value == low and not closed):
-            raise UserError(f"{name} is {value!r}: allowed is {'from' if closed else 'above'} {low:g} to {high:g}")
-
-
-def _unknown_key(key: str, known: Any, name: str = "config") -> str:
-    near = difflib.get_close_matches(key, known, 1, cutoff=0.3)
-    same_leaf = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
-    nearest = (difflib.get_close_matches(key, same_leaf, 1, cutoff=0) or near or list(known))[0]
-    owner = nearest.rpartition(".")[0]
-    siblings = [other for other in known if other.rpartition(".")[0] == owner]
-    group = f"{name}.{owner}" if owner else name
-    return f"{name}.{key} does not exist: did you mean {name}.{nearest}? {group} has {', '.join(sorted(siblings))}"
+def _floats(value: Any) -> Any:
+    return tuple(map(float, value)) if isinstance(value, tuple | list) else float(value)

@@ -3,48 +3,65 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
+from covidjax import flops
 from covidjax.errors import UserError
+from covidjax.strategies import check_matches, is_norm, trained_rule
 
-STRATEGIES = {
-    "none": "everything trains",
-    "backbone": "all stages but the last are frozen",
-    "until:<stage>": "the stages up to and including <stage> are frozen",
-    "all_but_norm": "normalisation parameters and the last stage train",
-    "all_but_bias": "biases and the last stage train",
-}
 HOLE = optax.MaskedNode()
+BATCH_NORM_MODES = ("auto", "batch", "running")
+Pairs = tuple[tuple[str, float], ...]
+
+
+class Leaf(NamedTuple):
+    """A parameter: its path as in `layer3/block2/conv1/kernel`, and how it trains; all 0 where it does not.
+
+    rate: factor on the learning rate; ema_decay: 0 without a moving average.
+    """
+
+    path: str
+    trains: bool
+    rate: float
+    weight_decay: float
+    ema_decay: float
+
+
+class Statistic(NamedTuple):
+    """A running statistic that a step updates, and the decay of its moving average (0: none)."""
+
+    path: str
+    ema_decay: float
 
 
 @dataclasses.dataclass(frozen=True)
 class FreezePlan:
-    """Static, hashable description of what trains.
+    """Static, hashable description of what trains. Plans that do the same are equal, whatever they are called.
 
+    strategy: the config value that the plan was made from
     stages: the network's stages, input first
-    leaves: (path, trains, rate factor) of every parameter, the path as in `layer3/block2/conv1/kernel`
+    leaves: every parameter, by path
+    statistics: the running statistics of the stages on batch statistics, by path
     batch_norm_stages: the stages whose BatchNorm runs on, and updates, batch statistics
     normalised_stages: the stages that hold BatchNorm at all
-    strategy: the config value that the plan was made from
     """
 
-    strategy: str | tuple[str, ...]
+    strategy: str | tuple[str, ...] = dataclasses.field(compare=False)
     stages: tuple[str, ...]
-    leaves: tuple[tuple[str, bool, float], ...]
+    leaves: tuple[Leaf, ...]
+    statistics: tuple[Statistic, ...]
     batch_norm_stages: tuple[str, ...]
     normalised_stages: tuple[str, ...]
 
     @property
     def frozen_prefix(self) -> tuple[str, ...]:
         """The longest run of leading stages with nothing trainable and no drifting statistics."""
-        trained = {path.split("/")[0] for path, trains, _ in self.leaves if trains}
+        trained = {leaf.path.split("/")[0] for leaf in self.leaves if leaf.trains}
         prefix: list[str] = []
         for stage in self.stages:
             if stage in trained or stage in self.batch_norm_stages:
@@ -59,11 +76,35 @@ class FreezePlan:
 
     def mask(self) -> dict[str, Any]:
         """The boolean tree, True where a parameter trains, in the form that optax takes."""
-        return _nested((path, trains) for path, trains, _ in self.leaves)
+        return _nested((leaf.path, leaf.trains) for leaf in self.leaves)
 
     def rates(self) -> dict[str, Any]:
         """The tree of learning-rate factors, with holes where a parameter is frozen."""
-        return _nested((path, rate if trains else HOLE) for path, trains, rate in self.leaves)
+        return _nested((leaf.path, leaf.rate if leaf.trains else HOLE) for leaf in self.leaves)
+
+    def weight_decays(self) -> dict[str, Any]:
+        """The tree of weight decays, with holes where a parameter is frozen, as `optim.optimizer` takes it."""
+        return _nested((leaf.path, leaf.weight_decay if leaf.trains else HOLE) for leaf in self.leaves)
+
+    def ema_decays(self) -> dict[str, Any] | None:
+        """{'params', 'batch_stats'} of the decays of moving averages, with holes where there is none; None without any.
+
+        Averaged weights need averaged statistics: those of the last step do not fit.
+        """
+        if not any(leaf.ema_decay for leaves in (self.leaves, self.statistics) for leaf in leaves):
+            return None
+        params, batch_stats = (
+            _nested((leaf.path, leaf.ema_decay or HOLE) for leaf in leaves) for leaves in (self.leaves, self.statistics)
+        )
+        return {"params": params, "batch_stats": batch_stats}
+
+    def averaged(self, params: Any, batch_stats: Any) -> dict[str, Any] | None:
+        """What moving averages follow, in the structure of `ema_decays`. params: whole, or the trainable tree."""
+        values = {"params": params, "batch_stats": {stage: batch_stats[stage] for stage in self.batch_norm_stages}}
+        decays = self.ema_decays()
+        if decays is None:
+            return None
+        return jax.tree.map(lambda decay, leaf: HOLE if _is_hole(decay) else leaf, decays, values, is_leaf=_is_hole)
 
     def split(self, params: Mapping[str, Any]) -> tuple[Any, Any]:
         """The trainable and the frozen tree; each has `optax.MaskedNode` holes where the other has leaves."""
@@ -73,7 +114,7 @@ class FreezePlan:
         return trainable, frozen
 
     def merge(self, trainable: Any, frozen: Any) -> Any:
-        """The whole tree again: the inverse of `split`."""
+        """The whole tree again: the inverse of `split`. Where `trainable` has a hole it is that of `frozen`."""
         return jax.tree.map(lambda a, b: b if _is_hole(a) else a, trainable, frozen, is_leaf=_is_hole)
 
 
@@ -82,33 +123,57 @@ def make_plan(
     variables: Mapping[str, Any],
     stages: tuple[str, ...],
     *,
-    batch_norm: str = "auto",
-    lr_scale: tuple[tuple[str, float], ...] = (),
+    batch_norm: str | tuple[tuple[str, str], ...] = "auto",
+    lr_scale: Pairs = (),
+    rate_spread: float = 1.0,
+    weight_decay: float = 0.0,
+    weight_decays: Pairs = (),
+    ema_decay: float = 0.0,
+    ema_decays: Pairs = (),
 ) -> FreezePlan:
-    """The plan that a config value describes.
+    """The plan that a config describes.
 
-    strategy: a name in STRATEGIES, or regular expressions (`re.search` on the path) of what is frozen.
+    strategy: names of `strategies.STRATEGIES` joined with '+', or regular expressions (`re.search` on the path) of
+        what is frozen.
     variables: {'params': ..., 'batch_stats': ...} of arrays or shapes, keyed by stage.
     batch_norm: 'auto' runs a stage on batch statistics if any of its normalisation parameters train, else on running
-        statistics; 'batch' and 'running' say so for all stages.
+        statistics; 'batch' and 'running' say so for all stages, (stage, mode) pairs for single ones, 'auto' for others.
     lr_scale: (pattern, factor) pairs; the first that matches a path scales its learning rate.
+    rate_spread: the rate of the first stage as a part of the last one's; those between are spread geometrically, as
+        fastai's `even_mults` does for `slice(low, high)`. It multiplies with lr_scale.
+    weight_decays, ema_decays: (pattern, decay) pairs; the first that matches a path holds, else weight_decay and
+        ema_decay. The moving averages of statistics go by their own path, such as `layer3/block2/norm1/mean`.
     Raises UserError, listing the stages, for a pattern that matches nothing and a plan that trains nothing.
     """
-    paths = tuple("/".join(path) for path in traverse_util.flatten_dict(variables["params"]))
-    is_frozen = _frozen_rule(strategy, paths, stages)
+    paths = _paths(variables["params"])
+    trains = trained_rule(strategy, paths, stages)
     for pattern, _ in lr_scale:
-        _check_matches("lr_scale", pattern, paths, stages)
-    leaves = tuple((path, not is_frozen(path), _rate(path, lr_scale)) for path in sorted(paths))
-    if not any(trains for _, trains, _ in leaves):
+        check_matches("lr_scale", pattern, paths, stages)
+    for pattern, _ in weight_decays:
+        check_matches("weight_decays", pattern, paths, stages)
+    statistics = _paths(variables.get("batch_stats", {}))
+    for pattern, _ in ema_decays:
+        check_matches("ema_decays", pattern, (*paths, *statistics), stages)
+    spread = _spread(rate_spread, stages)
+
+    def leaf(path: str) -> Leaf:
+        if not trains(path):
+            return Leaf(path, False, 0.0, 0.0, 0.0)
+        rate = _first_match(path, lr_scale, 1.0) * spread[path.split("/", 1)[0]]
+        decays = _first_match(path, weight_decays, weight_decay), _first_match(path, ema_decays, ema_decay)
+        return Leaf(path, True, rate, *decays)
+
+    leaves = tuple(leaf(path) for path in paths)
+    if not any(leaf.trains for leaf in leaves):
         raise UserError(f"freeze {strategy!r} leaves nothing to train: the stages are {', '.join(stages)}")
     normalised = tuple(stage for stage in stages if stage in variables.get("batch_stats", {}))
-    if batch_norm == "auto":
-        live = {path.split("/")[0] for path, trains, _ in leaves if trains and _is_norm(path)}
-        batch_norm_stages = tuple(stage for stage in normalised if stage in live)
-    else:
-        batch_norm_stages = normalised if batch_norm == "batch" else ()
+    modes = _batch_norm_modes(batch_norm, leaves, normalised)
+    live = tuple(stage for stage in normalised if modes[stage] == "batch")
+    followed = tuple(
+        Statistic(path, _first_match(path, ema_decays, ema_decay)) for path in statistics if path.split("/")[0] in live
+    )
     strategy = strategy if isinstance(strategy, str) else tuple(strategy)
-    return FreezePlan(strategy, tuple(stages), leaves, batch_norm_stages, normalised)
+    return FreezePlan(strategy, tuple(stages), leaves, followed, live, normalised)
 
 
 def freeze_table(
@@ -125,15 +190,16 @@ def freeze_table(
     rows, flowing, reached, first = [], images, False, True
     for index, stage in enumerate(plan.stages):
         stop = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
-        forward = partial(_stage_forward, model, plan, variables.get("batch_stats", {}), stage, stop)
+        statistics = variables.get("batch_stats", {}).get(stage, {})
+        forward = flops.stage_forward(model, stage, stop, statistics, plan.batch_norm_stages)
         params, own_trainable = variables["params"][stage], trainable[stage]
         outputs = jax.eval_shape(forward, params, flowing)
-        forward_flops = _flops(forward, params, flowing)
+        forward_flops = flops.count(forward, params, flowing)
         trained = sum(leaf.size for leaf in jax.tree.leaves(own_trainable))
-        backward = _backward_flops(forward, params, own_trainable, flowing, outputs, with_input=reached)
+        backward = flops.with_backward(forward, params, own_trainable, flowing, outputs, with_input=reached)
         full = backward
         if plan.strategy != "none":
-            full = _backward_flops(forward, params, params, flowing, outputs, with_input=not first)
+            full = flops.with_backward(forward, params, params, flowing, outputs, with_input=not first)
         rows.append(
             {
                 "stage": stage,
@@ -176,59 +242,35 @@ def format_table(rows: list[dict[str, Any]], summary: str) -> str:
     return "\n".join([*lines, summary])
 
 
-def _stage_forward(
-    model: Any, plan: FreezePlan, batch_stats: Mapping[str, Any], stage: str, stop: str | None, params: Any, x: Any
-) -> Any:
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch_stats.get(stage, {}))
-    own = {"params": {stage: params}, "batch_stats": {stage: zeros} if zeros else {}}
-    live = plan.batch_norm_stages
-    outputs, _ = model.apply(own, x, start=stage, stop=stop, batch_norm_stages=live, mutable=["batch_stats"])
-    return outputs
+def _paths(tree: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted("/".join(path) for path in traverse_util.flatten_dict(tree)))
 
 
-def _frozen_rule(strategy: Any, paths: tuple[str, ...], stages: tuple[str, ...]) -> Callable[[str], bool]:
-    last = stages[-1]
-    if isinstance(strategy, str):
-        name, _, argument = strategy.partition(":")
-        if strategy == "none":
-            return lambda path: False
-        if strategy == "backbone":
-            return lambda path: path.split("/")[0] != last
-        if name == "until" and argument:
-            if argument not in stages:
-                raise UserError(f"freeze {strategy!r}: there is no stage {argument!r}: allowed are {', '.join(stages)}")
-            frozen = stages[: stages.index(argument) + 1]
-            return lambda path: path.split("/")[0] in frozen
-        if strategy == "all_but_norm":
-            return lambda path: path.split("/")[0] != last and not _is_norm(path)
-        if strategy == "all_but_bias":
-            return lambda path: path.split("/")[0] != last and not path.endswith("/bias")
-        strategy = (strategy,)
-    patterns = tuple(strategy)
-    for pattern in patterns:
-        _check_matches("freeze", pattern, paths, stages)
-    return lambda path: any(re.search(pattern, path) for pattern in patterns)
+def _first_match(path: str, pairs: Pairs, otherwise: float) -> float:
+    return next((float(value) for pattern, value in pairs if re.search(pattern, path)), float(otherwise))
 
 
-def _check_matches(name: str, pattern: str, paths: tuple[str, ...], stages: tuple[str, ...]) -> None:
-    try:
-        matched = any(re.search(pattern, path) for path in paths)
-    except (re.error, TypeError) as error:
-        raise UserError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
-    if not matched:
-        known = f"; strategies are {', '.join(STRATEGIES)}" if name == "freeze" else ""
-        raise UserError(
-            f"{name}: {pattern!r} matches no parameter: the stages are {', '.join(stages)}, "
-            f"a path reads like {paths[0]!r}{known}"
-        )
+def _spread(first: float, stages: tuple[str, ...]) -> dict[str, float]:
+    """The rate of each stage as a part of the last one's: first ** (1 - i / (n - 1))."""
+    steps = max(len(stages) - 1, 1)
+    return {stage: first ** ((len(stages) - 1 - index) / steps) for index, stage in enumerate(stages)}
 
 
-def _rate(path: str, lr_scale: tuple[tuple[str, float], ...]) -> float:
-    return next((float(factor) for pattern, factor in lr_scale if re.search(pattern, path)), 1.0)
-
-
-def _is_norm(path: str) -> bool:
-    return any("norm" in part for part in path.split("/")[1:-1])
+def _batch_norm_modes(
+    batch_norm: str | tuple[tuple[str, str], ...], leaves: tuple[Leaf, ...], normalised: tuple[str, ...]
+) -> dict[str, str]:
+    """'batch' or 'running' of each stage that holds BatchNorm."""
+    asked = dict.fromkeys(normalised, batch_norm) if isinstance(batch_norm, str) else dict(reversed(batch_norm))
+    for stage, mode in asked.items():
+        if stage not in normalised:
+            raise UserError(
+                f"batch_norm: {stage!r} is no stage with BatchNorm: allowed are {', '.join(normalised) or 'none here'}"
+            )
+        if mode not in BATCH_NORM_MODES:
+            raise UserError(f"batch_norm: {mode!r} of {stage!r}: allowed are {', '.join(BATCH_NORM_MODES)}")
+    trained = {leaf.path.split("/")[0] for leaf in leaves if leaf.trains and is_norm(leaf.path)}
+    automatic = {stage: "batch" if stage in trained else "running" for stage in normalised}
+    return automatic | {stage: mode for stage, mode in asked.items() if mode != "auto"}
 
 
 def _is_hole(node: Any) -> bool:
@@ -241,29 +283,6 @@ def _nested(pairs: Any) -> dict[str, Any]:
 
 def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _flops(function: Callable[..., Any], *arguments: Any) -> float:
-    return float((jax.jit(function).lower(*arguments).cost_analysis() or {}).get("flops", 0.0))
-
-
-def _backward_flops(
-    forward: Callable[..., Any], params: Any, trainable: Any, x: Any, outputs: Any, *, with_input: bool
-) -> float:
-    """FLOPs of forward and backward of one stage, for its trainable parameters and, if asked, its input."""
-
-    def both(trainable: Any, params: Any, x: Any, cotangent: Any) -> Any:
-        def of(trainable: Any, x: Any) -> Any:
-            merged = jax.tree.map(lambda a, b: b if _is_hole(a) else a, trainable, params, is_leaf=_is_hole)
-            return forward(merged, x)
-
-        if with_input:
-            value, pullback = jax.vjp(of, trainable, x)
-        else:
-            value, pullback = jax.vjp(lambda t: of(t, x), trainable)
-        return value, pullback(cotangent)
-
-    return _flops(both, trainable, params, x, outputs)
 
 
 def _batch_norm_mode(plan: FreezePlan, stage: str) -> str:

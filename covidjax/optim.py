@@ -39,7 +39,6 @@ ONE_CYCLE_INITIAL_DIVISOR = 25.0
 ONE_CYCLE_FINAL_DIVISOR = 1e4
 
 Schedule = Callable[[ArrayLike], jax.Array]
-Mask = Callable[[Any], Any]
 
 
 class Plateau(flax.struct.PyTreeNode):
@@ -163,7 +162,7 @@ def _one_cycle(peak: float, pct_start: float, total_steps: int) -> Schedule:
     return rate
 
 
-def optimizer(config: Any, decay_mask: Mask | Any) -> optax.GradientTransformation:
+def optimizer(config: Any, weight_decays: Any = None) -> optax.GradientTransformation:
     """Clipping, then the rule of `config.name`, then weight decay: gradients to unit-rate directions.
 
     - Clipping: by the global norm of the tree it is given, so of the trainable leaves only; `clip_norm` 0 is off.
@@ -171,8 +170,8 @@ def optimizer(config: Any, decay_mask: Mask | Any) -> optax.GradientTransformati
       sgd keeps the momentum of the gradients, while Keras keeps that of `rate * gradient`: the two are equal at a
       constant rate; after a change of rate Keras' velocity still carries the old one, here the new rate holds at once.
     - Weight decay: decoupled for every rule, `variable -= rate * weight_decay * variable`, exactly as in Keras 3 (so
-      adam and adamw are the same rule), on the leaves where `decay_mask` (a boolean tree, or a function of the
-      parameters giving one) is True. 0 is off.
+      adam and adamw are the same rule), on leaves with at least two dimensions: kernels, not biases or normalisation
+      parameters. weight_decays: a tree of the decay of each leaf; without it `config.weight_decay` is that of all.
 
     The state has a slot per given leaf and none for an `optax.MaskedNode`; its structure depends on the rule only, not
     on `clip_norm` or `weight_decay`. Leaves keep their dtype. Raises UserError for a value out of range.
@@ -188,7 +187,7 @@ def optimizer(config: Any, decay_mask: Mask | Any) -> optax.GradientTransformati
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         _rule(config),
-        _decay_weights(config.weight_decay, decay_mask) if config.weight_decay else optax.identity(),
+        _decay_weights(config.weight_decay if weight_decays is None else weight_decays),
     )
 
 
@@ -245,24 +244,23 @@ def _scale_by_moments(*, infinity_norm: bool) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def _decay_weights(weight_decay: float, decay_mask: Mask | Any) -> optax.GradientTransformation:
-    """`optax.add_decayed_weights`, but without a state, so that turning it on keeps the structure of the whole."""
+def _decay_weights(weight_decays: Any) -> optax.GradientTransformation:
+    """`optax.add_decayed_weights`, but without a state, so that turning it on keeps the structure of the whole.
+
+    weight_decays: a number, or a tree of numbers.
+    """
+
+    def decayed(weight_decay: ArrayLike, update: jax.Array, param: jax.Array) -> jax.Array:
+        off = param.ndim < 2 or (isinstance(weight_decay, float | int) and weight_decay == 0)
+        return update if off else update + weight_decay * param
 
     def add(updates: Any, params: Any) -> Any:
-        mask = decay_mask(params) if callable(decay_mask) else decay_mask
-        return jax.tree.map(
-            lambda decayed, update, param: update + weight_decay * param if decayed else update, mask, updates, params
-        )
+        decays = weight_decays
+        if isinstance(decays, float | int):
+            decays = jax.tree.map(lambda leaf: weight_decays, params)
+        return jax.tree.map(decayed, decays, updates, params)
 
     return optax.stateless(add)
-
-
-def decay_mask(params: Any) -> Any:
-    """True for the leaves that weight decay may shrink: kernels, not biases or normalisation parameters.
-
-    That is the leaves with at least two dimensions. params: a tree of arrays or shapes; an `optax.MaskedNode` stays.
-    """
-    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
 
 def plateau_init() -> Plateau:

@@ -11,12 +11,10 @@ from ml_collections import ConfigDict
 from covidjax import config as configs
 from covidjax import files, models
 from covidjax.errors import UserError
-from covidjax.freeze import make_plan
 from covidjax.models.layers import Staged
 from covidjax.preprocessing import Preprocessing
 from covidjax.train.checkpoint import Checkpoints
 from covidjax.train.phases import evaluation_variables, make_phases, phase_at
-from covidjax.train.step import averaged_part
 from covidjax.weights import inputs
 
 Which = int | Literal["best", "latest"]
@@ -72,10 +70,9 @@ def load_trained(workdir: Path, which: Which) -> Trained:
         if which == "best" and (best_step := checkpoints.best_step()) is not None:
             step = best_step
         phase = phase_at(make_phases(config, data["num_examples"] // config.batch_size), step)
-        plan = make_plan(phase.freeze, wanted, model.stages, batch_norm=phase.batch_norm, lr_scale=phase.lr_scale)
-        if config.ema_decay:
-            trainable, _ = plan.split(wanted["params"])
-            wanted["average"] = averaged_part(plan, trainable, wanted["batch_stats"])
+        plan = phase.plan(wanted, model.stages)
+        if plan.ema_decays() is not None:
+            wanted["average"] = plan.averaged(wanted["params"], wanted["batch_stats"])
         wanted = jax.tree.map(lambda leaf: leaf.update(sharding=device), wanted)
         state = dict(checkpoints.restore(step, wanted, partial=True).state)
     variables = evaluation_variables(state["params"], state["batch_stats"], state.get("average"), plan)

@@ -12,10 +12,9 @@ from ml_collections import ConfigDict
 from covidjax import losses, models, optim
 from covidjax.config import default_config
 from covidjax.data.augment import Augmentation
-from covidjax.freeze import make_plan
 from covidjax.models.layers import Staged
 from covidjax.preprocessing import Preprocessing
-from covidjax.train.phases import initial_state
+from covidjax.train.phases import Phase, initial_state, make_phases
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
 
@@ -43,21 +42,24 @@ def make_variables(model: Staged, size: int = 32, seed: int = 0) -> dict[str, An
     return {"params": params, "batch_stats": variables.get("batch_stats", {})}
 
 
-def make_recipe(config: ConfigDict, model: Staged, variables: Any, **changes: Any) -> Recipe:
-    """The recipe of a config of one phase."""
-    plan = make_plan(
-        config.freeze, variables, model.stages, batch_norm=config.batch_norm, lr_scale=tuple(config.lr_scale)
-    )
+def make_recipe(
+    config: ConfigDict, model: Staged, variables: Any, phase: Phase | None = None, **changes: Any
+) -> Recipe:
+    """The recipe of a phase, or of the only one of a config, with epochs of 10 steps."""
+    if phase is None:
+        (phase,) = make_phases(config, steps_per_epoch=10)
+    plan = phase.plan(variables, model.stages)
     values: dict[str, Any] = {
         "model": model,
+        "prefix": model,
         "plan": plan,
-        "tx": optim.optimizer(config.optimizer, optim.decay_mask),
-        "learning_rate": optim.learning_rate_schedule(config.optimizer, 100, 10),
+        "tx": optim.optimizer(phase.optimizer, plan.weight_decays()),
+        "learning_rate": optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, 10),
         "loss": losses.loss_function(config.loss, None),
         "augmentation": Augmentation(**config.augment.to_dict()),
         "preprocessing": Preprocessing(),
+        "schedule_start": phase.schedule_start,
         "accumulation_steps": config.accumulation_steps,
-        "ema_decay": config.ema_decay,
     }
     return Recipe(**values | changes)
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from covidjax.config import CHOICES, RANGES, default_config, flatten, from_json, load, to_json, validate
+from covidjax.config import default_config, flatten, from_json, load, to_json, validate
+from covidjax.config_checks import CHOICES, PHASE_ONLY, RANGES
 from covidjax.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -29,7 +30,10 @@ def refusal(*overrides: str) -> str:
         ("dataset.fold=-1", -1),
         ("optimizer.learning_rate=3e-4", 3e-4),
         ("optimizer.learning_rate=1", 1.0),
+        ("optimizer.learning_rate=(1e-5,1e-3)", (1e-5, 1e-3)),
+        ("optimizer.learning_rate=[1,2]", (1.0, 2.0)),
         ("optimizer.nesterov=true", True),
+        ("optimizer.schedule_from=previous", "previous"),
         ("augment.flip=True", True),
         ("dataset.skip_bad=false", False),
         ("dataset.root=/data/x=y", "/data/x=y"),
@@ -37,16 +41,25 @@ def refusal(*overrides: str) -> str:
         ("dataset.cache_dir=", ""),
         ("model.name=resnet50", "resnet50"),
         ("freeze=until:block2", "until:block2"),
+        ("freeze=last:2+norm", "last:2+norm"),
+        ("freeze=gradual:3", "gradual:3"),
         ("freeze=block[12]/", "block[12]/"),
         ("freeze=(block1|block2)/conv", "(block1|block2)/conv"),
         ("freeze=('block1', 'block2/norm')", ("block1", "block2/norm")),
         ("freeze=['block1', 'block2/norm']", ("block1", "block2/norm")),
+        ("batch_norm=running", "running"),
+        ("batch_norm=(('block1', 'batch'), ('block2', 'running'))", (("block1", "batch"), ("block2", "running"))),
+        ("weight_decays=(('block1/', 0), ('head', 0.1))", (("block1/", 0), ("head", 0.1))),
+        ("ema_decays=(('head', 0.99),)", (("head", 0.99),)),
+        ("remat=('block1', 'block2')", ("block1", "block2")),
+        ("prefix_precision=", ""),
         ("loss.class_weights=balanced", "balanced"),
         ("loss.class_weights=(1, 2.5, 3)", (1, 2.5, 3)),
         ("optimizer.step_epochs=(3, 6)", (3, 6)),
         ("optimizer.step_epochs=()", ()),
         ("lr_scale=(('block1', 0.01), ('head', 2))", (("block1", 0.01), ("head", 2))),
         ("phases=({'epochs': 2, 'freeze': 'backbone'}, {})", ({"epochs": 2, "freeze": "backbone"}, {})),
+        ("phases=({'steps': 25}, {'weight_decays': ()})", ({"steps": 25}, {"weight_decays": ()})),
     ],
 )
 def test_an_override_sets_its_key_and_no_other(override: str, value: Any) -> None:
@@ -91,6 +104,20 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(override: str, nearest:
         ("optimizer.learning_rate=fast", "a number"),
         ("optimizer.learning_rate=True", "a number"),
         ("optimizer.learning_rate=nan", "a number"),
+        ("optimizer.learning_rate=(1e-3,1e-5)", "a pair (low, high)"),
+        ("optimizer.learning_rate=(1e-3,)", "a pair (low, high)"),
+        ("optimizer.learning_rate=(1e-3,'x')", "a pair (low, high)"),
+        ("optimizer.learning_rate=(0.0,1e-3)", "above 0"),
+        ("optimizer.clip_norm=(0.1,1)", "a number"),
+        ("optimizer.schedule_from=before", "start, previous"),
+        ("batch_norm=eval", "auto, batch, running"),
+        ("batch_norm=3", "auto, batch, running"),
+        ("batch_norm=(('block1', 'eval'),)", "pairs of a stage and one of auto, batch, running"),
+        ("batch_norm=('block1', 'batch')", "pairs of a stage and one of"),
+        ("weight_decays=('head', 0.1)", "pairs of a pattern and a decay"),
+        ("weight_decays=(('head', -0.1),)", "pairs of a pattern and a decay from 0"),
+        ("ema_decays=(('head', 1),)", "pairs of a pattern and a decay from 0 to 0.99999"),
+        ("remat=(1,)", "names of stages"),
         ("augment.flip=1", "true or false"),
         ("augment.flip=yes", "true or false"),
         ("optimizer.step_epochs=3", "a tuple"),
@@ -113,10 +140,13 @@ def test_a_value_of_the_wrong_kind_is_refused_with_what_is_allowed(override: str
 @pytest.mark.parametrize("key", RANGES)
 def test_a_value_outside_its_range_is_refused(key: str) -> None:
     low, high, closed = RANGES[key]
-    whole = isinstance(dict(flatten(default_config()))[key], int)
+    whole = isinstance((dict(flatten(default_config())) | PHASE_ONLY)[key], int)
     beyond = [low - 1, 2 * high] if closed else [low, 2 * high]
-    for value in beyond:
-        assert refusal(f"{key}={int(value) if whole else float(value)}").startswith(f"config.{key} is ")
+    for value in (int(number) if whole else float(number) for number in beyond):
+        override, name = f"{key}={value}", key
+        if key in PHASE_ONLY:
+            override, name = f"phases=({{{key!r}: {value}}},)", f"phases[0].{key}"
+        assert refusal(override).startswith(f"config.{name} is ")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +157,9 @@ def test_a_value_outside_its_range_is_refused(key: str) -> None:
         (["dataset.channels=2"], "allowed are 1 (gray) and 3 (RGB)"),
         (["dataset.name=folder"], "config.dataset.root is empty"),
         (["batch_size=9", "accumulation_steps=2"], "config.batch_size 9 is not a multiple"),
+        (["freeze=gradual:3", "phases=({},)"], "config.freeze is 'gradual:3', which makes the phases itself"),
+        (["freeze=gradual:3", "epochs=2"], "config.epochs is 2: at least 3 are needed, and 3 more for each"),
+        (["freeze=gradual:0"], "allowed is gradual:<k> alone"),
     ],
 )
 def test_what_cannot_work_together_is_refused(overrides: list[str], message: str) -> None:
@@ -147,6 +180,14 @@ def test_what_cannot_work_together_is_refused(overrides: list[str], message: str
         ("({'optimizer': {'name': 'adm'}},)", "did you mean 'adam'?"),
         ("({'lr_scale': (('a', 'b'),)},)", "config.phases[0].lr_scale is (('a', 'b'),): allowed are pairs"),
         ("({'freeze': (1,)},)", "config.phases[0].freeze is (1,): allowed are patterns"),
+        ("({'steps': 0},)", "config.phases[0].steps is 0: allowed is from 1"),
+        ("({'steps': 2.5},)", "config.phases[0].steps is 2.5: allowed is a whole number"),
+        ("({'epochs': 1}, {'epochs': 1, 'steps': 5})", "config.phases[1] has both epochs and steps: give one of them"),
+        ("({'freeze': 'gradual:2'},)", "config.phases[0].freeze is 'gradual:2', which is a run of phases itself"),
+        ("({'optimizer': {'schedule_from': 'end'}},)", "allowed are start, previous"),
+        ("({'optimizer': {'learning_rate': (2, 1)}},)", "allowed is a number or a pair (low, high)"),
+        ("({'weight_decays': (1,)},)", "config.phases[0].weight_decays is (1,): allowed are pairs"),
+        ("({'ema_decays': ()},)", "config.phases[0].ema_decays does not exist"),
         ("(3,)", "config.phases[0] is 3: allowed is a dict"),
         ("{'epochs': 1}", "config.phases is {'epochs': 1}: allowed is a tuple"),
     ],
@@ -169,10 +210,15 @@ def test_a_config_comes_back_from_json_as_it_was() -> None:
     rich.freeze = ("block1", "block2")
     rich.loss.class_weights = (1.0, 2.0, 3.0)
     rich.lr_scale = (("block1", 0.5), ("head", 2.0))
+    rich.batch_norm = (("block1", "batch"), ("block2", "running"))
+    rich.weight_decays = (("block1", 0.0), ("head", 0.1))
+    rich.ema_decays = (("head", 0.99),)
+    rich.optimizer.learning_rate = (1e-5, 1e-3)
     rich.optimizer.step_epochs = (3, 6)
     rich.phases = (
         {"epochs": 1, "freeze": ("block1",), "lr_scale": (("head", 0.5),)},
         {"optimizer": {"learning_rate": 1e-4, "step_epochs": (2,)}},
+        {"steps": 7, "optimizer": {"learning_rate": (1e-4, 1e-2)}},
     )
     for config in (plain, rich, load(QUICKSTART, [])):
         again = from_json(json.loads(json.dumps(to_json(config))))

@@ -1,4 +1,3 @@
-import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -14,79 +13,14 @@ from hypothesis import strategies as st
 from covidjax import models
 from covidjax.errors import UserError
 from covidjax.freeze import FreezePlan, format_table, freeze_table, make_plan
-from covidjax.models.layers import Staged
 from covidjax.train.step import train_step
-from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
-
-CNN_STAGES = ("block1", "block2", "block3", "block4", "head")
-RESNET_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
-
-
-def shapes(name: str, num_classes: int = 3, channels: int = 1) -> tuple[Staged, dict[str, Any]]:
-    """A network and the shapes of its variables; nothing is computed."""
-    model = make_model(small_config(name), num_classes)
-    images = jax.ShapeDtypeStruct((2, 64, 64, channels), jnp.float32)
-    return model, dict(jax.eval_shape(model.init, jax.random.key(0), images))
-
-
-def plan_of(name: str, strategy: Any, **options: Any) -> FreezePlan:
-    model, variables = shapes(name)
-    return make_plan(strategy, variables, model.stages, **options)
+from tests.plans import CNN_STAGES, RESNET_STAGES, plan_of, shapes
+from tests.support import make_batch, make_recipe, make_state, make_variables, small_config
 
 
 def holes(tree: Any) -> Iterator[bool]:
     for leaf in jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode)):
         yield isinstance(leaf, optax.MaskedNode)
-
-
-# strategy, how many leaves train, and a pattern that those and no others match
-TRAINED: list[tuple[str, Any, int, str]] = [
-    ("cnn", "none", 14, ""),
-    ("cnn", "backbone", 2, "^head/dense/(kernel|bias)$"),
-    ("cnn", "until:block1", 11, "^(block[234]|head)/"),
-    ("cnn", "until:block4", 2, "^head/"),
-    ("cnn", "all_but_norm", 10, "^block./norm/(scale|bias)$|^head/"),
-    ("cnn", "all_but_bias", 6, "^block./norm/bias$|^head/"),
-    ("cnn", "block1", 11, "^(block[234]|head)/"),
-    ("cnn", ("block[13]/conv", "bias$"), 7, "^block[24]/conv/kernel$|/scale$|^head/dense/kernel$"),
-    ("resnet18", "none", 62, ""),
-    ("resnet18", "backbone", 2, "^head/"),
-    ("resnet18", "until:stem", 59, "^(layer[1234]|head)/"),
-    ("resnet18", "until:layer3", 17, "^(layer4|head)/"),
-    ("resnet18", "all_but_norm", 42, "^(stem|layer./block.)/(norm[12]|shortcut_norm)/(scale|bias)$|^head/"),
-    ("resnet18", "all_but_bias", 22, "^(stem|layer./block.)/(norm[12]|shortcut_norm)/bias$|^head/"),
-    ("resnet18", (r"conv\d/", "shortcut", "^head"), 34, r"^(stem|layer./block.)/norm[12]/(scale|bias)$"),
-]
-
-
-@pytest.mark.parametrize(("name", "strategy", "count", "pattern"), TRAINED)
-def test_a_strategy_trains_exactly_its_leaves(name: str, strategy: Any, count: int, pattern: str) -> None:
-    plan = plan_of(name, strategy)
-    trained = [path for path, trains, _ in plan.leaves if trains]
-    assert trained == [path for path, _, _ in plan.leaves if re.search(pattern, path)]
-    assert len(trained) == count
-    mask = {"/".join(str(key.key) for key in path): value for path, value in jax.tree.leaves_with_path(plan.mask())}
-    assert mask == {path: trains for path, trains, _ in plan.leaves}
-
-
-@pytest.mark.parametrize(
-    ("strategy", "wrong"),
-    [
-        ("until:block9", "there is no stage 'block9'"),
-        ("until:", "matches no parameter"),
-        ("backbon", "strategies are none, backbone"),
-        (("block1", "layer7"), "'layer7' matches no parameter"),
-        (("block1", "("), r"'\(' is not a regular expression"),
-        ((3,), "3 is not a regular expression"),
-        ("until:head", "nothing to train"),
-        ((".",), "nothing to train"),
-    ],
-)
-def test_a_strategy_that_does_not_fit_is_refused_in_one_line(strategy: Any, wrong: str) -> None:
-    with pytest.raises(UserError, match=wrong) as caught:
-        plan_of("cnn", strategy)
-    assert "\n" not in str(caught.value)
-    assert "regular expression" in wrong or ", ".join(CNN_STAGES) in str(caught.value)
 
 
 def test_equal_plans_are_equal_keys_of_the_compilation_cache() -> None:
@@ -106,7 +40,7 @@ def test_equal_plans_are_equal_keys_of_the_compilation_cache() -> None:
 @given(st.lists(st.booleans(), min_size=14, max_size=14).filter(lambda flags: not all(flags)), st.integers(0))
 def test_merge_undoes_split(frozen: list[bool], seed: int) -> None:
     model, variables = shapes("cnn")
-    paths = [path for path, _, _ in make_plan("none", variables, model.stages).leaves]
+    paths = [leaf.path for leaf in make_plan("none", variables, model.stages).leaves]
     patterns = tuple(f"^{path}$" for path, flag in zip(paths, frozen, strict=True) if flag)
     plan = make_plan(patterns, variables, model.stages)
     values = iter(np.random.default_rng(seed).permutation(14))
@@ -166,12 +100,46 @@ def test_stages_use_batch_statistics_where_their_normalisation_trains(
     assert plan.normalised_stages == CNN_STAGES[:4]
 
 
+@pytest.mark.parametrize(
+    ("pairs", "live"),
+    [
+        ((("block1", "batch"),), ("block1", "block4")),
+        ((("block4", "running"),), ()),
+        ((("block2", "batch"), ("block4", "running")), ("block2",)),
+        ((("block1", "auto"), ("block4", "auto")), ("block4",)),
+        ((("block1", "running"), ("block1", "batch")), ("block4",)),  # the first pair holds
+        ((), ("block4",)),
+    ],
+)
+def test_a_stage_that_is_not_named_has_its_batch_norm_mode_chosen(pairs: Any, live: tuple[str, ...]) -> None:
+    assert plan_of("cnn", "last:2", batch_norm=pairs).batch_norm_stages == live
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ((("layer7", "batch"),), "batch_norm: 'layer7' is no stage with BatchNorm: allowed are block1, block2, block3"),
+        ((("head", "batch"),), "batch_norm: 'head' is no stage with BatchNorm: allowed are block1, block2, block3"),
+        ((("block1", "eval"),), "batch_norm: 'eval' of 'block1': allowed are auto, batch, running"),
+    ],
+)
+def test_a_batch_norm_mode_that_does_not_fit_is_refused(pairs: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        plan_of("cnn", "none", batch_norm=pairs)
+    assert str(caught.value).startswith(message)
+
+
+def test_table_prints_the_batch_norm_mode_of_each_stage() -> None:
+    _, rows, _ = table_of("cnn", "last:2", batch_norm=(("block1", "batch"),))
+    assert [row["batch_norm"] for row in rows] == ["batch", "running", "running", "batch", "-"]
+
+
 def test_the_first_rate_factor_that_matches_wins() -> None:
     plan = plan_of("cnn", "until:block1", lr_scale=(("block2", 0.1), ("block[1-3]", 0.5), ("bias$", 0.25)))
-    rates = {path: rate for path, _, rate in plan.leaves}
-    assert rates["block1/conv/kernel"] == 0.5
+    rates = {leaf.path: leaf.rate for leaf in plan.leaves}
     assert rates["block2/norm/bias"] == 0.1
     assert rates["block3/norm/bias"] == 0.5
+    assert rates["block3/conv/kernel"] == 0.5
     assert rates["block4/norm/bias"] == 0.25
     assert rates["head/dense/kernel"] == 1.0
     tree = plan.rates()
@@ -179,15 +147,83 @@ def test_the_first_rate_factor_that_matches_wins() -> None:
     assert tree["block2"]["conv"]["kernel"] == 0.1
 
 
+@pytest.mark.parametrize("key", ["lr_scale", "weight_decays", "ema_decays"])
 @pytest.mark.parametrize(("pattern", "wrong"), [("layer7", "matches no parameter"), ("(", "not a regular expression")])
-def test_a_rate_factor_that_does_not_fit_is_refused(pattern: str, wrong: str) -> None:
-    with pytest.raises(UserError, match=rf"^lr_scale: .*{wrong}"):
-        plan_of("cnn", "none", lr_scale=(("block1", 0.1), (pattern, 0.5)))
+def test_a_pattern_of_a_group_that_does_not_fit_is_refused(key: str, pattern: str, wrong: str) -> None:
+    with pytest.raises(UserError, match=rf"^{key}: .*{wrong}"):
+        plan_of("cnn", "none", **{key: (("block1", 0.1), (pattern, 0.5))})
 
 
-def table_of(name: str, strategy: Any, **sizes: Any) -> tuple[FreezePlan, list[dict[str, Any]], str]:
+def test_a_pair_of_rates_is_spread_geometrically_over_all_stages() -> None:
+    low, high = 1e-5, 1e-3
+    plan = plan_of("resnet18", "until:stem", rate_spread=low / high)
+    rates = {leaf.path.split("/")[0]: high * leaf.rate for leaf in plan.leaves if leaf.trains}
+    expected = {stage: low * (high / low) ** (index / 5) for index, stage in enumerate(RESNET_STAGES)}
+    assert rates == pytest.approx({stage: expected[stage] for stage in RESNET_STAGES[1:]})  # as if the stem trained
+    assert rates["head"] == high
+    whole = plan_of("resnet18", "none", rate_spread=low / high)
+    assert [high * leaf.rate for leaf in whole.leaves if leaf.path.startswith("stem/")] == pytest.approx([low] * 3)
+
+
+def test_rate_factors_multiply_with_the_spread() -> None:
+    plan = plan_of("cnn", "none", rate_spread=2.0**-8, lr_scale=(("bias$", 0.5), ("block2", 0.25)))
+    rates = {leaf.path: leaf.rate for leaf in plan.leaves}
+    assert rates["block1/conv/kernel"] == 2.0**-8
+    assert rates["block2/conv/kernel"] == 2.0**-6 * 0.25
+    assert rates["block2/norm/bias"] == 2.0**-6 * 0.5
+    assert rates["head/dense/kernel"] == 1.0
+
+
+def test_the_first_decay_that_matches_wins_and_others_take_the_common_one() -> None:
+    plan = plan_of(
+        "cnn",
+        "until:block1",
+        weight_decay=0.1,
+        weight_decays=(("block2/", 0.0), ("block[12]|head", 0.3)),
+        ema_decay=0.9,
+        ema_decays=(("head/dense/bias", 0.0), ("head", 0.99), ("block3/norm/mean", 0.5)),
+    )
+    decays = plan.weight_decays()
+    assert decays["block1"]["conv"]["kernel"] == optax.MaskedNode()  # frozen
+    found = [
+        decays[stage][layer]["kernel"] for stage, layer in (("block2", "conv"), ("block3", "conv"), ("head", "dense"))
+    ]
+    assert found == [0.0, 0.1, 0.3]
+    averages = plan.ema_decays() or {}
+    assert averages["params"]["block1"]["conv"]["kernel"] == optax.MaskedNode()
+    assert averages["params"]["block3"]["conv"]["kernel"] == 0.9
+    assert averages["params"]["head"]["dense"] == {"kernel": 0.99, "bias": optax.MaskedNode()}
+    assert averages["batch_stats"]["block2"]["norm"] == {"mean": 0.9, "var": 0.9}
+    assert averages["batch_stats"]["block3"]["norm"] == {"mean": 0.5, "var": 0.9}
+    assert set(averages["batch_stats"]) == {"block2", "block3", "block4"}
+
+
+def test_averages_follow_what_has_a_decay() -> None:
+    _, variables = shapes("cnn")
+    variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), variables)
+    plan = plan_of("cnn", "last:3", ema_decays=(("head", 0.99), ("block4", 0.9)))
+    average = plan.averaged(**variables)
+    assert average is not None
+    assert str(jax.tree.structure(average)) == str(jax.tree.structure(plan.ema_decays()))
+    assert {path[1].key for path, _ in jax.tree.leaves_with_path(average)} == {"block4", "head"}
+    assert {path[0].key for path, _ in jax.tree.leaves_with_path(average["batch_stats"])} == {"block4"}
+    trainable, _ = plan.split(variables["params"])
+    again = plan.averaged(trainable, variables["batch_stats"])
+    assert jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, average)
+    for nothing in (plan_of("cnn", "none"), plan_of("cnn", "backbone", ema_decays=(("block1", 0.9),))):
+        assert nothing.ema_decays() is None
+        assert nothing.averaged(**variables) is None
+
+
+def test_frozen_leaves_carry_no_settings_that_could_tell_plans_apart() -> None:
+    plan = plan_of("cnn", "backbone", weight_decay=0.1, weight_decays=(("block1", 0.5),), lr_scale=(("block2", 0.5),))
+    assert plan == plan_of("cnn", "backbone", weight_decay=0.1)
+    assert plan != plan_of("cnn", "backbone")
+
+
+def table_of(name: str, strategy: Any, batch_norm: Any = "auto", **sizes: Any) -> tuple[FreezePlan, Any, str]:
     model, variables = shapes(name, **sizes)
-    recipe = make_recipe(small_config(name, freeze=strategy), model, variables)
+    recipe = make_recipe(small_config(name, freeze=strategy, batch_norm=batch_norm), model, variables)
     images = jax.ShapeDtypeStruct((2, 64, 64, sizes.get("channels", 1)), jnp.float32)
     return recipe.plan, *freeze_table(recipe.plan, model, variables, images, recipe.tx)
 

@@ -48,7 +48,7 @@ def same_structure(tree: Any, other: Any) -> bool:
 
 
 def train(config: ConfigDict, params: Any, gradients: list[Any]) -> Any:
-    tx = optim.optimizer(config, optim.decay_mask)
+    tx = optim.optimizer(config)
     params = jax.tree.map(jnp.asarray, params)
 
     @jax.jit
@@ -119,7 +119,7 @@ def test_small_gradients_keep_the_rules_of_keras(keras: Any, name: str, scale: f
 def test_adam_adds_epsilon_before_the_bias_correction() -> None:
     gradient = 1e-6
     params = {"kernel": jnp.zeros((1, 1))}
-    tx = optim.optimizer(make_config(), optim.decay_mask)
+    tx = optim.optimizer(make_config())
     direction, _ = tx.update({"kernel": jnp.full((1, 1), gradient)}, tx.init(params), params)
     moment, size = 0.1 * gradient, math.sqrt(0.001) * gradient
     expected = math.sqrt(0.001) / 0.1 * moment / (size + 1e-7)
@@ -132,7 +132,7 @@ def test_float32_leaves_stay_float32_with_x64_on() -> None:
         for name, options in RULES:
             config = make_config(name=name, weight_decay=0.1, clip_norm=1.0, **options)
             params = jax.tree.map(jnp.asarray, make_params())
-            tx = optim.optimizer(config, optim.decay_mask)
+            tx = optim.optimizer(config)
             opt_state = tx.init(params)
             direction, new_state = tx.update(params, opt_state, params)
             assert dtypes(direction) == dtypes(params)
@@ -143,18 +143,35 @@ def test_float32_leaves_stay_float32_with_x64_on() -> None:
                 assert (schedule(jnp.int32(3)) * jnp.ones(2, dtype)).dtype == dtype
 
 
-def test_decay_mask_leaves_biases_and_norms_alone() -> None:
+def test_weight_decay_leaves_biases_and_norms_alone() -> None:
     params = make_params()
-    assert optim.decay_mask(params) == {
-        "head": {"kernel": True, "bias": False},
-        "norm": {"scale": False, "bias": False},
-    }
-    config = make_config(name="sgd", momentum=0.0, weight_decay=0.25)
-    tx = optim.optimizer(config, optim.decay_mask)
+    tx = optim.optimizer(make_config(name="sgd", momentum=0.0, weight_decay=0.25))
     direction, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     np.testing.assert_allclose(direction["head"]["kernel"], 0.25 * params["head"]["kernel"])
     for leaf in (direction["head"]["bias"], direction["norm"]["scale"], direction["norm"]["bias"]):
         np.testing.assert_array_equal(leaf, 0.0)
+
+
+def test_each_leaf_decays_at_its_own_rate() -> None:
+    params = {name: jnp.full((2, 2), 2.0) for name in ("off", "weak", "strong")} | {"bias": jnp.ones(2)}
+    decays = {"off": 0.0, "weak": 0.125, "strong": 0.5, "bias": 0.5, "frozen": optax.MaskedNode()}
+    config = make_config(name="sgd", momentum=0.0, weight_decay=0.25)  # what the tree says holds
+    with_hole = params | {"frozen": optax.MaskedNode()}
+    tx = optim.optimizer(config, decays)
+    direction, _ = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, with_hole), tx.init(with_hole), with_hole)
+    found = {name: float(leaf.max()) for name, leaf in direction.items() if name != "frozen"}
+    assert found == {"off": 0.0, "weak": 0.25, "strong": 1.0, "bias": 0.0}
+    assert same_structure(tx.init(with_hole), optim.optimizer(make_config(name="sgd", momentum=0.0)).init(with_hole))
+
+
+def test_decays_can_be_traced_so_that_many_runs_share_a_program() -> None:
+    params = {"kernel": jnp.ones((2, 2))}
+
+    def moved(decay: jax.Array) -> jax.Array:
+        tx = optim.optimizer(make_config(name="sgd", momentum=0.0), {"kernel": decay})
+        return tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)[0]["kernel"][0, 0]
+
+    np.testing.assert_allclose(jax.vmap(moved)(jnp.array([0.0, 0.25, 0.5])), [0.0, 0.25, 0.5])
 
 
 @pytest.mark.parametrize(("name", "options"), RULES)
@@ -162,7 +179,7 @@ def test_holes_have_no_optimizer_slot_and_no_direction(name: str, options: dict[
     config = make_config(name=name, weight_decay=0.1, clip_norm=1.0, **options)
     head = make_params()["head"]
     with_hole = {"head": head, "norm": {"scale": optax.MaskedNode(), "bias": optax.MaskedNode()}}
-    tx = optim.optimizer(config, optim.decay_mask)
+    tx = optim.optimizer(config)
     opt_state = tx.init(with_hole)
     assert {leaf.shape for leaf in jax.tree.leaves(opt_state)} <= {(5, 3), (3,), ()}
     assert len(jax.tree.leaves(opt_state)) == len(jax.tree.leaves(tx.init({"head": head})))
@@ -174,7 +191,7 @@ def test_holes_have_no_optimizer_slot_and_no_direction(name: str, options: dict[
 
 
 def test_clipping_looks_at_the_trainable_tree_only() -> None:
-    tx = optim.optimizer(make_config(name="sgd", momentum=0.0, clip_norm=1.0), optim.decay_mask)
+    tx = optim.optimizer(make_config(name="sgd", momentum=0.0, clip_norm=1.0))
 
     def direction(kernel: float, frozen: Any) -> Any:
         gradients = {"kernel": jnp.array([[kernel]]), "frozen": frozen}
@@ -187,8 +204,8 @@ def test_clipping_looks_at_the_trainable_tree_only() -> None:
 
 def test_state_structure_does_not_depend_on_clipping_or_decay() -> None:
     params = make_params()
-    plain = optim.optimizer(make_config(), optim.decay_mask).init(params)
-    full = optim.optimizer(make_config(clip_norm=1.0, weight_decay=0.1), optim.decay_mask).init(params)
+    plain = optim.optimizer(make_config()).init(params)
+    full = optim.optimizer(make_config(clip_norm=1.0, weight_decay=0.1)).init(params)
     assert same_structure(plain, full)
 
 
@@ -198,5 +215,5 @@ def test_state_structure_does_not_depend_on_clipping_or_decay() -> None:
 def test_bad_optimizer_values_are_named(changes: dict[str, Any]) -> None:
     key = list(changes)[-1]
     with pytest.raises(UserError, match=rf"^optimizer\.{key} is ") as caught:
-        optim.optimizer(make_config(**changes), optim.decay_mask)
+        optim.optimizer(make_config(**changes))
     assert "\n" not in str(caught.value)

@@ -1,16 +1,18 @@
 """Phases: what trains, how fast and for how long, one after the other; and the passage between two."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from covidjax import optim
+from covidjax import models, optim
 from covidjax.errors import UserError
-from covidjax.freeze import FreezePlan
+from covidjax.freeze import FreezePlan, Pairs, make_plan
+from covidjax.strategies import gradual_epochs
 from covidjax.train.state import StepMetrics, TrainState
-from covidjax.train.step import Recipe, averaged_part
+from covidjax.train.step import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,32 +20,89 @@ class Phase:
     """One phase of a run; steps are counted over the whole run, from 0.
 
     first_step: its first; last_step: the first that is no longer in it.
+    schedule_start, schedule_steps: the first step of its learning-rate schedule and how many that has: those of all
+        the phases that continue one another.
+    rate_spread: the learning rate of the first stage as a part of the last one's, which is optimizer.learning_rate, a
+        number also where the config has a pair.
     """
 
     index: int
     first_step: int
     last_step: int
+    schedule_start: int
+    schedule_steps: int
     freeze: str | tuple[str, ...]
-    batch_norm: str
-    lr_scale: tuple[tuple[str, float], ...]
+    batch_norm: str | tuple[tuple[str, str], ...]
     optimizer: FrozenConfigDict
+    rate_spread: float
+    lr_scale: Pairs
+    weight_decays: Pairs
+    ema_decay: float
+    ema_decays: Pairs
+
+    def plan(self, variables: Mapping[str, Any], stages: tuple[str, ...]) -> FreezePlan:
+        """What trains in the phase, and how. variables: {'params', 'batch_stats'} of arrays or shapes."""
+        return make_plan(
+            self.freeze,
+            variables,
+            stages,
+            batch_norm=self.batch_norm,
+            lr_scale=self.lr_scale,
+            rate_spread=self.rate_spread,
+            weight_decay=self.optimizer.weight_decay,
+            weight_decays=self.weight_decays,
+            ema_decay=self.ema_decay,
+            ema_decays=self.ema_decays,
+        )
 
 
 def make_phases(config: ConfigDict, steps_per_epoch: int) -> tuple[Phase, ...]:
-    """The phases of a config: `config.phases`, each a change of the fields of the config itself, or one of those."""
+    """The phases of a config: `config.phases`, each a change of the fields of the config itself, or one of those.
+
+    'gradual:<k>' in `config.freeze` is as many phases as there are stages: the last one trains for k epochs, then the
+    last two, and so on under one schedule; what is left of `config.epochs` trains everything (fastai's
+    `freeze_to(-1)`, `freeze_to(-2)`, ...: Howard and Ruder 2018, https://arxiv.org/abs/1801.06146).
+    Raises UserError for a phase that is to continue the schedule of another optimizer.
+    """
     phases: list[Phase] = []
-    first_step = 0
-    for index, changes in enumerate(config.phases or ({},)):
+    first_step = chain_start = 0
+    sections: list[dict[str, Any]] = []  # of the optimizer, as the config has them
+    for index, changes in enumerate(config.phases or _gradual(config) or ({},)):
         merged = ConfigDict(config.to_dict())
         with merged.ignore_type():
             merged.update(ConfigDict(changes).to_dict())
-        last_step = first_step + merged.epochs * steps_per_epoch
-        freeze = merged.freeze if isinstance(merged.freeze, str) else tuple(merged.freeze)
-        lr_scale = tuple((pattern, float(factor)) for pattern, factor in merged.lr_scale)
-        optimizer = FrozenConfigDict(merged.optimizer)
-        phases.append(Phase(index, first_step, last_step, freeze, merged.batch_norm, lr_scale, optimizer))
-        first_step = last_step
-    return tuple(phases)
+        sections.append(merged.optimizer.to_dict())
+        if sections[index].pop("schedule_from") == "previous" and index > 0:
+            _check_same(index, sections[index], sections[index - 1])
+        else:
+            chain_start = first_step
+        rate = merged.optimizer.learning_rate
+        low, high = (rate, rate) if isinstance(rate, int | float) else rate
+        with merged.ignore_type():
+            merged.optimizer.learning_rate = float(high)
+        steps = merged.steps if "steps" in changes else merged.epochs * steps_per_epoch
+        phases.append(
+            Phase(
+                index=index,
+                first_step=first_step,
+                last_step=first_step + steps,
+                schedule_start=chain_start,
+                schedule_steps=0,  # known when all phases are
+                freeze=_hashable(merged.freeze),
+                batch_norm=_hashable(merged.batch_norm),
+                optimizer=FrozenConfigDict(merged.optimizer),
+                rate_spread=low / high,
+                lr_scale=_pairs(merged.lr_scale),
+                weight_decays=_pairs(merged.weight_decays),
+                ema_decay=merged.ema_decay,
+                ema_decays=_pairs(merged.ema_decays),
+            )
+        )
+        first_step += steps
+    ends = {phase.schedule_start: phase.last_step for phase in phases}
+    return tuple(
+        dataclasses.replace(phase, schedule_steps=ends[phase.schedule_start] - phase.schedule_start) for phase in phases
+    )
 
 
 def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
@@ -56,34 +115,44 @@ def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
 
 def initial_state(recipe: Recipe, variables: Any, key: jax.Array) -> TrainState:
     """The state before the first step. variables: {'params', 'batch_stats'}."""
-    trainable, _ = recipe.plan.split(variables["params"])
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    trainable, _ = recipe.plan.split(params)
     return TrainState(
         step=jax.numpy.zeros((), jax.numpy.int32),
         key=key,
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
+        params=params,
+        batch_stats=batch_stats,
         opt_state=recipe.tx.init(trainable),
-        average=_fresh_average(recipe, variables["params"], variables.get("batch_stats", {})),
+        average=_fresh_average(recipe.plan, params, batch_stats),
         plateau=optim.plateau_init(),
         metrics=StepMetrics.empty(),
     )
 
 
 def enter_phase(state: TrainState, old: Recipe, new: Recipe) -> TrainState:
-    """The state with which a phase begins after another.
+    """The state with which a phase begins after another. What is evaluated is the same before and after.
 
     Moments, counts and averages of the leaves that go on training are kept; those of leaves that begin to train start
-    fresh, and those of leaves that stop are dropped. Another optimizer starts fresh as a whole, and so does the
-    plateau.
+    fresh. A leaf that stops takes the value of its moving average, which is the one it was evaluated with, and so do
+    the statistics of a stage that stops updating them. Another optimizer starts fresh as a whole, and the plateau
+    unless the schedule goes on.
     """
+    evaluated = evaluation_variables(state.params, state.batch_stats, state.average, old.plan)
     trainable, _ = new.plan.split(state.params)
+    _, frozen = new.plan.split(evaluated["params"])
+    params = new.plan.merge(trainable, frozen)
+    batch_stats = evaluated["batch_stats"] | {stage: state.batch_stats[stage] for stage in new.plan.batch_norm_stages}
     opt_state = new.tx.init(trainable)
     if _optimizer_kind(old, state) == _optimizer_kind(new, state):
         opt_state = _carry_over(state.opt_state, opt_state)
-    average = _fresh_average(new, state.params, state.batch_stats)
-    if average is not None:
-        average = _carry_over(state.average, average)
-    return dataclasses.replace(state, opt_state=opt_state, average=average, plateau=optim.plateau_init())
+    return dataclasses.replace(
+        state,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        average=_carry_over(state.average, _fresh_average(new.plan, params, batch_stats)),
+        plateau=state.plateau if new.schedule_start == old.schedule_start else optim.plateau_init(),
+    )
 
 
 def _optimizer_kind(recipe: Recipe, state: TrainState) -> str:
@@ -95,19 +164,52 @@ def evaluation_variables(params: Any, batch_stats: Any, average: Any, plan: Free
     """{'params', 'batch_stats'} to evaluate: the moving averages where there are any."""
     if average is None:
         return {"params": params, "batch_stats": batch_stats}
-    _, frozen = plan.split(params)
-    return {"params": plan.merge(average["params"], frozen), "batch_stats": {**batch_stats, **average["batch_stats"]}}
+    followed = {stage: batch_stats[stage] for stage in average["batch_stats"]}
+    return {
+        "params": plan.merge(average["params"], params),
+        "batch_stats": {**batch_stats, **plan.merge(average["batch_stats"], followed)},
+    }
 
 
-def _fresh_average(recipe: Recipe, params: Any, batch_stats: Any) -> Any:
-    if not recipe.ema_decay:
-        return None
-    trainable, _ = recipe.plan.split(params)
+def _fresh_average(plan: FreezePlan, params: Any, batch_stats: Any) -> Any:
     # Copies: the state is donated, and one buffer cannot be donated twice.
-    return jax.tree.map(jax.numpy.array, averaged_part(recipe.plan, trainable, batch_stats))
+    return jax.tree.map(jax.numpy.array, plan.averaged(params, batch_stats))
 
 
 def _carry_over(old: Any, new: Any) -> Any:
     """`new` with the leaves of `old` at the same paths."""
     known = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
     return jax.tree_util.tree_map_with_path(lambda path, leaf: known.get(jax.tree_util.keystr(path), leaf), new)
+
+
+def _gradual(config: ConfigDict) -> tuple[dict[str, Any], ...]:
+    """The phases of 'gradual:<k>', as `config.phases` would have them; none for another strategy."""
+    step = gradual_epochs(config.freeze)
+    if step is None:
+        return ()
+    stages = len(models.build(config.model, 1, config.precision).stages)
+    left, phases = config.epochs, []
+    for trained in range(1, stages + 1):
+        epochs = min(step, left) if trained < stages else left
+        if epochs > 0:
+            freeze = f"last:{trained}" if trained < stages else "none"
+            phases.append({"epochs": epochs, "freeze": freeze, "optimizer": {"schedule_from": "previous"}})
+        left -= epochs
+    return tuple(phases)
+
+
+def _check_same(index: int, optimizer: dict[str, Any], before: dict[str, Any]) -> None:
+    for key, value in optimizer.items():
+        if value != before[key]:
+            raise UserError(
+                f"config.phases[{index}]: optimizer.{key} is {value!r}, but {before[key]!r} in the phase before, whose "
+                "schedule it continues: give both the same, or set optimizer.schedule_from to 'start'"
+            )
+
+
+def _pairs(pairs: Sequence[Any]) -> Pairs:
+    return tuple((pattern, float(value)) for pattern, value in pairs)
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, str) else tuple(part if isinstance(part, str) else tuple(part) for part in value)

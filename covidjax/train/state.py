@@ -56,7 +56,7 @@ class TrainState:
     params, batch_stats: trees keyed by stage, whole whatever the freeze plan
     opt_state: of the trainable leaves only
     average: moving averages, {'params': of the trainable leaves, with holes, 'batch_stats': of the stages on batch
-        statistics}; None where config.ema_decay is 0
+        statistics}, with holes where a decay is 0; None where nothing is averaged
     plateau: scale of the learning rate and what decides it
     metrics: sums since the epoch began
     """

@@ -32,8 +32,8 @@ def compiled_step(model_name: str, strategy: str, size: int = 64) -> tuple[Any, 
 
 def expected_convolutions(recipe: Any) -> int:
     """Forward of all, weight gradients of the trainable, input gradients of all whose input depends on a trainable."""
-    kernels = [(path, trains) for path, trains, _ in recipe.plan.leaves if "conv" in path and path.endswith("/kernel")]
-    trained = [path for path, trains in kernels if trains]
+    kernels = [leaf for leaf in recipe.plan.leaves if "conv" in leaf.path and leaf.path.endswith("/kernel")]
+    trained = [leaf.path for leaf in kernels if leaf.trains]
     first = recipe.plan.first_trained
     enters_first = 0
     if trained:
@@ -71,7 +71,7 @@ def test_frozen_leaves_have_no_optimizer_slot_and_no_average(strategy: str) -> N
     variables = jax.eval_shape(lambda: make_variables(model))
     recipe = make_recipe(config, model, variables)
     state = jax.eval_shape(lambda variables: make_state(recipe, variables), variables)
-    trained = sum(trains for _, trains, _ in recipe.plan.leaves)
+    trained = sum(leaf.trains for leaf in recipe.plan.leaves)
     shapes = [leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.shape]
     assert len(shapes) == 2 * trained  # Adam's two moments
     assert len(jax.tree.leaves(state.average["params"])) == trained
@@ -104,11 +104,11 @@ def assert_frozen_bits_kept(model_name: str, size: int, optimizer: str, strategy
     for seed in range(20):
         state = step(state, make_batch(size, seed=seed))
     after = jax.tree.map(np.asarray, {"params": state.params, "batch_stats": state.batch_stats})
-    for path, trains, _ in recipe.plan.leaves:
+    for leaf in recipe.plan.leaves:
         old, new = before["params"], after["params"]
-        for part in path.split("/"):
+        for part in leaf.path.split("/"):
             old, new = old[part], new[part]
-        assert np.array_equal(old, new) != trains, path
+        assert np.array_equal(old, new) != leaf.trains, leaf.path
     for stage in recipe.plan.normalised_stages:
         same = [
             np.array_equal(a, b)

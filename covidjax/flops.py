@@ -1,0 +1,55 @@
+"""Floating-point operations of a stage, by XLA's count of its program before optimisation. Nothing is computed."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Forward = Callable[[Any, Any], Any]
+
+
+def stage_forward(
+    model: Any, stage: str, stop: str | None, batch_stats: Mapping[str, Any], batch_norm_stages: tuple[str, ...]
+) -> Forward:
+    """(params of the stage, what flows in) -> what flows out. batch_stats: shapes of the stage's statistics."""
+
+    def forward(params: Any, x: Any) -> Any:
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch_stats)
+        own = {"params": {stage: params}, "batch_stats": {stage: zeros} if zeros else {}}
+        outputs, _ = model.apply(
+            own, x, start=stage, stop=stop, batch_norm_stages=batch_norm_stages, mutable=["batch_stats"]
+        )
+        return outputs
+
+    return forward
+
+
+def count(function: Callable[..., Any], *arguments: Any) -> float:
+    """FLOPs of a call on arguments of these shapes."""
+    return float((jax.jit(function).lower(*arguments).cost_analysis() or {}).get("flops", 0.0))
+
+
+def with_backward(forward: Forward, params: Any, trainable: Any, x: Any, outputs: Any, *, with_input: bool) -> float:
+    """FLOPs of forward and backward of one stage, for its trainable parameters and, if asked, its input.
+
+    trainable: `params` with `optax.MaskedNode` holes; outputs: shapes of what flows out.
+    """
+
+    def both(trainable: Any, params: Any, x: Any, cotangent: Any) -> Any:
+        def of(trainable: Any, x: Any) -> Any:
+            merged = jax.tree.map(lambda a, b: b if _is_hole(a) else a, trainable, params, is_leaf=_is_hole)
+            return forward(merged, x)
+
+        if with_input:
+            value, pullback = jax.vjp(of, trainable, x)
+        else:
+            value, pullback = jax.vjp(lambda t: of(t, x), trainable)
+        return value, pullback(cotangent)
+
+    return count(both, trainable, params, x, outputs)
+
+
+def _is_hole(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)

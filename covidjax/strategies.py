@@ -1,0 +1,142 @@
+"""What `config.freeze` can say: the names of ways to freeze, and which parameters each lets train."""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from covidjax.errors import UserError
+
+Stages = tuple[str, ...]
+Rule = Callable[[str], bool]
+
+
+def is_norm(path: str) -> bool:
+    """Whether a parameter is one of a normalisation layer."""
+    return any("norm" in part for part in path.split("/")[1:-1])
+
+
+def is_bias(path: str) -> bool:
+    """Whether a parameter is added to what its layer gives; those of normalisation are."""
+    return path.endswith("/bias")
+
+
+class Strategy(NamedTuple):
+    """stages: of the argument after the colon and all stages, those that train whole; leaves: what else trains."""
+
+    description: str
+    stages: Callable[[str, Stages], Stages]
+    leaves: Rule = lambda path: False
+
+
+def _head(argument: str, stages: Stages) -> Stages:
+    return stages[-1:]
+
+
+def _after(stage: str, stages: Stages) -> Stages:
+    if stage not in stages:
+        raise UserError(f"freeze 'until:{stage}': there is no stage {stage!r}: allowed are {', '.join(stages)}")
+    return stages[stages.index(stage) + 1 :]
+
+
+def _last(count: str, stages: Stages) -> Stages:
+    number = _whole(count)
+    if not 1 <= number <= len(stages):
+        raise UserError(
+            f"freeze 'last:{count}': allowed is last:1 to last:{len(stages)}, counted from the end of the stages "
+            f"{', '.join(stages)}"
+        )
+    return stages[-number:]
+
+
+# Names joined with '+' train what any of them trains.
+STRATEGIES: dict[str, Strategy] = {
+    "none": Strategy("everything trains", lambda argument, stages: stages),
+    "backbone": Strategy("all stages but the last are frozen", _head),
+    "until:<stage>": Strategy("the stages up to and including <stage> are frozen", _after),
+    "last:<n>": Strategy("the last n stages train", _last),
+    "norm": Strategy("normalisation parameters and the last stage train", _head, is_norm),
+    # Ben Zaken, Goldberg, Ravfogel 2021, BitFit: https://arxiv.org/abs/2106.10199
+    "bitfit": Strategy("biases and the last stage train", _head, is_bias),
+}
+OTHER_NAMES = {"all_but_norm": "norm", "all_but_bias": "bitfit"}
+# Not a plan but a run of them: `gradual_epochs`, and the phases that train/phases.py makes of it.
+GRADUAL = "gradual:<k>"
+ALLOWED = (*STRATEGIES, *OTHER_NAMES, "any of these joined with '+'")
+
+
+def trained_rule(strategy: str | tuple[str, ...], paths: tuple[str, ...], stages: Stages) -> Rule:
+    """Whether the parameter of a path trains.
+
+    strategy: names of STRATEGIES joined with '+', or one or more regular expressions (`re.search`) of what is frozen.
+    Raises UserError for a name, an argument or a pattern that does not fit the network.
+    """
+    if isinstance(strategy, str):
+        if gradual_epochs(strategy) is not None:
+            raise UserError(
+                f"freeze {strategy!r} is a run of phases and not one plan: write it in config.freeze alone, and leave "
+                f"config.phases empty; a single plan is one of {', '.join(ALLOWED)}"
+            )
+        parts = strategy.split("+")
+        found = [_find(part) for part in parts]
+        if any(found):
+            for part, named in zip(parts, found, strict=True):
+                if named is None:
+                    raise UserError(
+                        f"freeze {strategy!r}: {part!r} is no strategy: allowed are {', '.join(ALLOWED)}; a regular "
+                        f"expression stands in a tuple, such as ({strategy!r},)"
+                    )
+            return _union([named for named in found if named is not None], paths, stages)
+    patterns = (strategy,) if isinstance(strategy, str) else strategy
+    for pattern in patterns:
+        check_matches("freeze", pattern, paths, stages)
+    return lambda path: not any(re.search(pattern, path) for pattern in patterns)
+
+
+def gradual_epochs(strategy: object) -> int | None:
+    """The k of 'gradual:<k>', None for another strategy. Raises UserError where k is not a whole number above 0."""
+    if not isinstance(strategy, str) or not re.match(r"(.*\+)?gradual(:|\+|$)", strategy):
+        return None
+    epochs = _whole(strategy.removeprefix("gradual:"))
+    if epochs < 1:
+        raise UserError(
+            f"freeze {strategy!r}: allowed is {GRADUAL} alone, k being the epochs from one stage to the next, at "
+            "least 1, such as gradual:2"
+        )
+    return epochs
+
+
+def check_matches(name: str, pattern: str, paths: tuple[str, ...], stages: Stages) -> None:
+    """Raises UserError, naming the config value, if a pattern is no regular expression or matches no path."""
+    try:
+        matched = any(re.search(pattern, path) for path in paths)
+    except (re.error, TypeError) as error:
+        raise UserError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
+    if not matched:
+        known = f"; strategies are {', '.join(ALLOWED)}" if name == "freeze" else ""
+        raise UserError(
+            f"{name}: {pattern!r} matches no parameter: the stages are {', '.join(stages)}, "
+            f"a path reads like {paths[0]!r}{known}"
+        )
+
+
+def _find(part: str) -> tuple[Strategy, str] | None:
+    """The strategy of a name as it is written, and its argument."""
+    name, colon, argument = part.partition(":")
+    key = OTHER_NAMES.get(name, name)
+    for known, strategy in STRATEGIES.items():
+        if known.partition(":")[:2] == (key, colon):
+            return strategy, argument
+    return None
+
+
+def _union(named: list[tuple[Strategy, str]], paths: tuple[str, ...], stages: Stages) -> Rule:
+    for strategy, _ in named:
+        if strategy is STRATEGIES["norm"] and not any(map(is_norm, paths)):
+            raise UserError("freeze 'norm': this network has no normalisation; 'backbone' trains its last stage alone")
+    whole = {stage for strategy, argument in named for stage in strategy.stages(argument, stages)}
+    leaves = [strategy.leaves for strategy, _ in named]
+    return lambda path: path.split("/")[0] in whole or any(rule(path) for rule in leaves)
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0

@@ -1,0 +1,25 @@
+"""Plans of the networks, from the shapes of their variables; nothing is computed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from covidjax.freeze import FreezePlan, make_plan
+from covidjax.models.layers import Staged
+from tests.support import make_model, small_config
+
+CNN_STAGES = ("block1", "block2", "block3", "block4", "head")
+RESNET_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
+
+
+def shapes(name: str, num_classes: int = 3, channels: int = 1) -> tuple[Staged, dict[str, Any]]:
+    """A network and the shapes of its variables; nothing is computed."""
+    model = make_model(small_config(name), num_classes)
+    images = jax.ShapeDtypeStruct((2, 64, 64, channels), jnp.float32)
+    return model, dict(jax.eval_shape(model.init, jax.random.key(0), images))
+
+
+def plan_of(name: str, strategy: Any, **options: Any) -> FreezePlan:
+    model, variables = shapes(name)
+    return make_plan(strategy, variables, model.stages, **options)

@@ -1,0 +1,114 @@
+"""Phases beside a reference in NumPy that knows nothing of plans, masks or optimizer states."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from covidjax import losses
+from covidjax.train.phases import enter_phase, evaluation_variables, make_phases
+from covidjax.train.step import Recipe, train_step
+from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
+
+
+class NumpyAdam:
+    """Adam of Kingma and Ba with the epsilon of Keras, for one array."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.mean = self.square = np.zeros(())
+
+    def move(self, gradient: np.ndarray, rate: float) -> np.ndarray:
+        self.steps += 1
+        self.mean = 0.9 * self.mean + 0.1 * gradient
+        self.square = 0.999 * self.square + 0.001 * gradient**2
+        corrected = rate * np.sqrt(1 - 0.999**self.steps) / (1 - 0.9**self.steps)
+        return corrected * self.mean / (np.sqrt(self.square) + 1e-7)
+
+
+def gradients_of(recipe: Recipe, batch_stats: Any) -> Callable[..., Any]:
+    """Gradients for all parameters, whatever the plan, by a forward pass of its own."""
+
+    @jax.jit
+    @jax.grad
+    def gradients(params: Any, batch: Any) -> jax.Array:
+        images = (batch["image"].astype(jnp.float64) / 255 - 0.5) / 0.25
+        logits = recipe.model.apply({"params": params, "batch_stats": batch_stats}, images)
+        return jnp.mean(losses.softmax_cross_entropy(logits, batch["label"]))  # type: ignore[arg-type]
+
+    return gradients
+
+
+LOW, HIGH = 2.0**-10, 2.0**-6  # and so all rates are exact in float32, in which they are kept
+RATES = {"block1": 2.0**-10, "block2": 2.0**-8, "head": 2.0**-6}
+DECAYS = {"block1": 0.0, "block2": 0.125, "head": 0.25}
+AVERAGES = {"block1": 0.75, "block2": 0.75, "head": 0.5}
+# Each phase by what trains in it: block2 stops and comes back, the head stops once.
+PHASES: list[tuple[Any, int, set[str]]] = [
+    ("backbone", 4, {"head"}),
+    ("none", 3, {"block1", "block2", "head"}),
+    (("block2",), 3, {"block1", "head"}),
+    (("head",), 2, {"block1", "block2"}),
+    ("none", 4, {"block1", "block2", "head"}),
+]
+
+
+def test_moments_decays_rates_and_averages_of_groups_over_phases_are_those_worked_out_by_hand() -> None:
+    with jax.enable_x64(True):
+        config = small_config(
+            "cnn",
+            model__width=2,
+            model__num_blocks=2,
+            precision="float64",
+            batch_norm="running",
+            optimizer__name="adamw",
+            optimizer__learning_rate=(LOW, HIGH),
+            optimizer__weight_decay=0.125,
+            weight_decays=(("block1/", 0.0), ("head", 0.25)),
+            ema_decay=0.75,
+            ema_decays=(("head", 0.5),),
+            phases=tuple({"freeze": freeze, "steps": steps} for freeze, steps, _ in PHASES),
+        )
+        model = make_model(config)
+        variables = jax.jit(make_variables, static_argnums=0)(model)
+        recipes = [make_recipe(config, model, variables, phase) for phase in make_phases(config, steps_per_epoch=10)]
+        gradients = gradients_of(recipes[0], variables["batch_stats"])
+        state = make_state(recipes[0], variables)
+
+        values = {path: np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(variables["params"])}
+        adams: dict[Any, NumpyAdam] = {}
+        averages: dict[Any, np.ndarray] = {}
+        for index, (recipe, (_, steps, stages)) in enumerate(zip(recipes, PHASES, strict=True)):
+            if index:
+                state = enter_phase(state, recipes[index - 1], recipe)
+            trained = {path for path in values if path[0].key in stages}
+            for path in averages.keys() - trained:
+                values[path] = averages[path]
+            adams = {path: adams.get(path, NumpyAdam()) for path in trained}
+            averages = {path: averages.get(path, values[path]) for path in trained}
+            step = jax.jit(partial(train_step, recipe=recipe))
+            for _ in range(steps):
+                batch = make_batch(seed=int(state.step))
+                tree = jax.tree.map_with_path(lambda path, leaf: values[path], variables["params"])
+                for path, gradient in jax.tree.leaves_with_path(gradients(tree, batch)):
+                    if path in trained:
+                        stage, value = path[0].key, values[path]
+                        shrunk = DECAYS[stage] * value if value.ndim >= 2 else 0.0
+                        moved = adams[path].move(np.asarray(gradient), RATES[stage]) + RATES[stage] * shrunk
+                        values[path] = value - moved
+                        averages[path] = AVERAGES[stage] * averages[path] + (1 - AVERAGES[stage]) * values[path]
+                state = step(state, batch)
+            evaluated = evaluation_variables(state.params, state.batch_stats, state.average, recipe.plan)
+            assert_close(state.params, values)
+            assert_close(evaluated["params"], values | averages)
+
+        counts = {path[0].key: int(leaf) for path, leaf in jax.tree.leaves_with_path(state.opt_state[1].count)}
+        assert counts == {"block1": 12, "block2": 6, "head": 4}
+
+
+def assert_close(tree: Any, reference: dict[Any, np.ndarray]) -> None:
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        np.testing.assert_allclose(leaf, reference[path], rtol=1e-10, atol=1e-12, err_msg=jax.tree_util.keystr(path))

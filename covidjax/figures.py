@@ -48,7 +48,7 @@ def learning_curve(
 
     Values that are not finite are gaps, and so is what a log scale cannot show. Returns an SVG file.
     """
-    figure, axes = _figure(3.4, 2.55)
+    figure, axes = new_figure(3.4, 2.55)
     for curve in curves:
         values = np.asarray(curve.values, np.float64)
         shown = np.isfinite(values) & ((values > 0) if log_scale else True)
@@ -69,7 +69,7 @@ def learning_curve(
     if len(curves) > 1:
         legend = axes.legend(fontsize=FONT_SIZE, handlelength=1.3, labelspacing=0.3, labelcolor=INK, framealpha=0.8)
         legend.get_frame().set(facecolor="white", edgecolor="none")
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def reliability_diagram(confidences: np.ndarray, correct: np.ndarray, bin_edges: np.ndarray) -> bytes:
@@ -78,11 +78,11 @@ def reliability_diagram(confidences: np.ndarray, correct: np.ndarray, bin_edges:
     confidences: [n] probability of the predicted class, n above 0; correct: [n] bool; bin_edges: [bins + 1], rising
     from 0 to 1, each bin closed on the right, as in the expected calibration error. Returns an SVG file.
     """
-    figure, axes = _figure(3.2, 3.7)
+    figure, axes = new_figure(3.2, 3.7)
     axes.remove()
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
     for part in (upper, lower):
-        _style(part)
+        style_axes(part)
     bins = np.clip(np.digitize(confidences, bin_edges[1:-1], right=True), 0, len(bin_edges) - 2)
     counts = np.bincount(bins, minlength=len(bin_edges) - 1)
     filled = np.flatnonzero(counts)
@@ -101,7 +101,7 @@ def reliability_diagram(confidences: np.ndarray, correct: np.ndarray, bin_edges:
     lower.set_xlabel("probability of the predicted class", color=MUTED)
     lower.set_ylabel("examples", color=MUTED)
     figure.align_ylabels([upper, lower])
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def picture(image: np.ndarray) -> tuple[bytes, str]:
@@ -119,14 +119,16 @@ def picture(image: np.ndarray) -> tuple[bytes, str]:
     return buffer.getvalue(), "image/jpeg"
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of a width and height in inches, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
     axes = figure.subplots()
-    _style(axes)
+    style_axes(axes)
     return figure, axes
 
 
-def _style(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
+    """Gives axes the looks of the report."""
     axes.set_facecolor("none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
@@ -175,7 +177,8 @@ def _phase_labels(phases: Sequence[PhaseSpan]) -> list[str]:
     return [""] * len(phases)
 
 
-def _svg(figure: Figure) -> bytes:
+def to_svg(figure: Figure) -> bytes:
+    """The figure as an SVG file, the same bytes whenever it is drawn."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

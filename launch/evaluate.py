@@ -1,19 +1,16 @@
-"""Evaluates a run on a split, exactly; the only command that reads the test split, and it records that it did.
+"""Evaluates a run on a split, exactly; every reading of the test split is recorded in the run.
 
 python launch/evaluate.py --workdir=runs/quickstart --split=test [--checkpoint=best]
 """
 
 import argparse
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from covidjax import command, evaluate, files, report
+from covidjax import command, files
 from covidjax import config as configs
 from covidjax.data import sources
-from covidjax.errors import UserError
-from covidjax.train import record
-from covidjax.trained import load_trained
+from covidjax.evaluate_run import evaluate_run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,27 +22,12 @@ def main(arguments: Sequence[str]) -> None:
     flags = parser.parse_args(arguments)
     config = configs.from_json(files.read_json(flags.workdir / "config.json"))
     command.prepare_process(config.precision)
-    trained = load_trained(flags.workdir, flags.checkpoint)  # where this fails the test split is not touched
-    run = files.read_json(flags.workdir / "run.json")
-    if flags.split == "test":
-        run["test_reads"].append(datetime.now(UTC).isoformat(timespec="seconds"))
-        files.write_json(flags.workdir / "run.json", run)
-    examples = sources.load(config.dataset, flags.split)
-    known = run["data"].setdefault(flags.split, record.describe(examples))
-    if known["fingerprint"] != examples.fingerprint:
-        raise UserError(
-            f"the {flags.split} images are not those recorded in {flags.workdir / 'run.json'}: put the former ones back"
-        )
-    files.write_json(flags.workdir / "run.json", run)
-    result = evaluate.evaluate_workdir(flags.workdir, trained, examples)
-    shown = {flags.split: examples}
-    if flags.split != "val" and (flags.workdir / "predictions_val.csv").exists():
-        shown["val"] = sources.load(config.dataset, "val")
+    result = evaluate_run(flags.workdir, flags.split, flags.checkpoint)
     low, high = result["accuracy_ci95"]
     print(f"{flags.split}: {result['num_examples']} examples, checkpoint of step {result['checkpoint']['step']}")
     print(f"accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})")
     print(f"balanced accuracy {result['balanced_accuracy']:.4f}, macro F1 {result['macro_f1']:.4f}")
-    print(f"report: {report.write(flags.workdir, shown)}")
+    print(f"report: {flags.workdir / 'report.html'}")
 
 
 def _which(text: str) -> str | int:

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,24 +30,29 @@ class Augmentation:
 
 
 def augment(
-    key: jax.Array, images: jax.Array, augmentation: Augmentation, masks: jax.Array | None = None
+    key: jax.Array,
+    images: jax.Array,
+    augmentation: Augmentation,
+    masks: jax.Array | None = None,
+    axis: str | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Changes each image (and its mask, in the same way) at random.
 
     images: [batch, height, width, channels] floating, values 0..255, kept in that range; masks: [batch, height,
     width] integer class ids, moved to the nearest position. Outside the image its edge is continued.
+    axis: the mapped axis over whose devices the images are a part of the batch; they change as in the whole of it.
     """
     geometry_key, grey_key = jax.random.split(key)
     if augmentation.moves:
-        rows, columns = _source_positions(geometry_key, images.shape, images.dtype, augmentation)
+        rows, columns = _source_positions(geometry_key, images.shape, images.dtype, augmentation, axis)
         images = jax.vmap(bilinear)(images, rows, columns)
         if masks is not None:
             masks = jax.vmap(nearest)(masks, rows, columns)
     if augmentation.brightness or augmentation.contrast:
         shape, dtype = (images.shape[0], 1, 1, 1), images.dtype
         brightness_key, contrast_key = jax.random.split(grey_key)
-        brightness = _around_one(brightness_key, shape, dtype, augmentation.brightness)
-        contrast = _around_one(contrast_key, shape, dtype, augmentation.contrast)
+        brightness = _uniform(brightness_key, shape, dtype, 1, augmentation.brightness, axis)
+        contrast = _uniform(contrast_key, shape, dtype, 1, augmentation.contrast, axis)
         mean = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
         images = jnp.clip(((images - mean) * contrast + mean) * brightness, 0.0, 255.0)
     return images, masks
@@ -78,19 +84,25 @@ def nearest(mask: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     return mask.reshape(-1)[row * width + column]
 
 
-def _around_one(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, spread: float) -> jax.Array:
-    return jax.random.uniform(key, shape, dtype, 1 - spread, 1 + spread)
+def _uniform(
+    key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, center: float, spread: float, axis: str | None
+) -> jax.Array:
+    """Numbers in center - spread .. center + spread; with an axis, the own part of those of the whole batch."""
+    count = shape[0]
+    whole = (count * (lax.axis_size(axis) if axis else 1), *shape[1:])
+    numbers = jax.random.uniform(key, whole, dtype, center - spread, center + spread)
+    return lax.dynamic_slice_in_dim(numbers, lax.axis_index(axis) * count, count) if axis else numbers
 
 
 def _source_positions(
-    key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, augmentation: Augmentation
+    key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, augmentation: Augmentation, axis: str | None
 ) -> tuple[jax.Array, jax.Array]:
     """For each output pixel the place in the input that it shows: two arrays [batch, height, width] in pixels."""
     batch, height, width = shape[:3]
     keys = jax.random.split(key, 5)
 
     def symmetric(key: jax.Array, spread: float) -> jax.Array:
-        return jax.random.uniform(key, (batch, 1, 1), dtype, -spread, spread)
+        return _uniform(key, (batch, 1, 1), dtype, 0, spread, axis)
 
     angle = symmetric(keys[0], augmentation.rotate * jnp.pi / 180)
     size = 1 + symmetric(keys[1], augmentation.scale)
@@ -98,7 +110,7 @@ def _source_positions(
     shift_columns = symmetric(keys[3], augmentation.shift * width)
     mirror = jnp.ones((batch, 1, 1), dtype)
     if augmentation.flip:
-        mirror = jnp.where(jax.random.bernoulli(keys[4], 0.5, (batch, 1, 1)), -mirror, mirror)
+        mirror = jnp.where(symmetric(keys[4], 1.0) < 0, -mirror, mirror)
     rows = (jnp.arange(height, dtype=dtype) - (height - 1) / 2)[None, :, None] / size
     columns = (jnp.arange(width, dtype=dtype) - (width - 1) / 2)[None, None, :] / size
     cosine, sine = jnp.cos(angle), jnp.sin(angle)

@@ -16,3 +16,8 @@ def batch_indices(seed: int, step: int, num_examples: int, batch_size: int) -> n
     epoch, position = divmod(step, steps_per_epoch(num_examples, batch_size))
     order = np.random.default_rng((seed, epoch)).permutation(num_examples)
     return order[position * batch_size : (position + 1) * batch_size].astype(np.int32)
+
+
+def view_of(step: int, num_examples: int, batch_size: int, num_views: int) -> int:
+    """Which of the augmented views of the examples a step's epoch sees: they take turns."""
+    return step // steps_per_epoch(num_examples, batch_size) % num_views

@@ -1,4 +1,4 @@
-"""Where the training split lives: on the device as uint8 where it fits, else on the host."""
+"""Where what a run trains on lives: on the device where it fits, else on the host, else on disk."""
 
 import os
 from typing import Any
@@ -14,7 +14,7 @@ HOST_SHARE = 0.25  # of the machine's memory, where the device is the CPU
 def choose_placement(examples: Examples, placement: str) -> dict[str, Any]:
     """{'placement': 'device' | 'stream', 'bytes': of the split, 'note': a sentence with the count that decided}."""
     size = int(examples.images.nbytes)
-    limit, where = _room()
+    limit, where = device_room()
     fits = size <= limit
     chosen = ("device" if fits else "stream") if placement == "auto" else placement
     reason = f"{size / 2**20:.1f} MiB, {'within' if fits else 'over'} the {limit / 2**20:,.0f} MiB that {where} lends"
@@ -22,9 +22,15 @@ def choose_placement(examples: Examples, placement: str) -> dict[str, Any]:
     return {"placement": chosen, "bytes": size, "note": f"training images: {chosen} ({reason}){asked}"}
 
 
-def _room() -> tuple[float, str]:
+def device_room() -> tuple[float, str]:
+    """Bytes that the data may take on the device, and whose memory that is."""
     device = jax.local_devices()[0]
     memory = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
     if memory:
         return memory * DEVICE_SHARE, device.device_kind
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * HOST_SHARE, "this machine's memory"
+    return host_room(), "this machine's memory"
+
+
+def host_room() -> float:
+    """Bytes that the data may take in the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * HOST_SHARE

@@ -117,10 +117,14 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
-        """x: [batch, height, width, features] -> logits [batch, num_classes]."""
-        x = pool(x, self.pooling)
+        """x: [batch, height, width, features], or what `reduce` makes of it -> logits [batch, num_classes]."""
+        x = self.reduce(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return Dense(self.num_classes, self.dtype, self.param_dtype, name="dense")(x)
+
+    def reduce(self, x: jax.Array) -> jax.Array:
+        """The pooling, of a map that is not pooled yet: [batch, height, width, features] -> [batch, features]."""
+        return pool(x, self.pooling) if x.ndim == 4 else x
 
 
 def pool(x: jax.Array, pooling: str) -> jax.Array:
@@ -151,18 +155,29 @@ class Staged(nn.Module):
         *,
         train: bool = False,
         batch_norm_stages: tuple[str, ...] = (),
+        batch_norm_axis: str | None = None,
         start: str | None = None,
         stop: str | None = None,
     ) -> Any:
         """Runs the stages from `start` up to, not including, `stop` (None: from the first, to the end).
 
         x: [batch, height, width, channels] for the whole network, else what flows into `start`.
-        train: dropout on. batch_norm_stages: the stages whose BatchNorm runs on (and updates) batch statistics.
+        train: dropout on. batch_norm_stages: the stages whose BatchNorm runs on (and updates) batch statistics;
+        batch_norm_axis: the mapped axis over whose devices these are taken, None for those of this device.
         Returns logits [batch, classes], or what flows into `stop`. Raises UserError for an unknown stage.
         """
         for name in span(self.stages, start, stop):
-            x = getattr(self, name)(x, train=train, use_batch_statistics=name in batch_norm_stages)
+            statistics = (batch_norm_axis or True) if name in batch_norm_stages else False
+            x = getattr(self, name)(x, train=train, use_batch_statistics=statistics)
         return x
+
+    def reduced(self, x: Any, stage: str) -> Any:
+        """What flows into `stage` after that stage's `reduce`, its beginning without parameters and chance.
+
+        The stage takes either; this one is smaller, and is what is cached. Stages without `reduce` get x as it is.
+        """
+        module = getattr(self, stage)
+        return module.reduce(x) if hasattr(module, "reduce") else x
 
 
 def span(stages: tuple[str, ...], start: str | None = None, stop: str | None = None) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ import operator
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
@@ -80,6 +81,8 @@ class Checkpoints:
         self._manager: ocp.CheckpointManager | None = None
         self._background = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
+        # When the last save began and ended, on the monotonic clock; None while it goes on.
+        self.last_save: tuple[float, float | None] = (0.0, 0.0)
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +101,23 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Step of the finished checkpoint with the best metric; None if none has a finite metric."""
+        best = self._best()
+        return None if best is None else best[1]
+
+    def best_score(self) -> float | None:
+        """The score of that checkpoint."""
+        best = self._best()
+        return None if best is None else best[0]
+
+    def score(self, metric: float | None) -> float | None:
+        """What is higher for a better metric; None for one that cannot be best."""
+        return self._sign * metric if metric is not None and math.isfinite(metric) else None
+
+    def _best(self) -> tuple[float, int] | None:
         metrics = {step: manifest.read(self._directory, step)["metric"] for step in self.steps()}
-        scores = [(self._sign * metric, step) for step, metric in metrics.items() if metric is not None]
-        return max(scores)[1] if scores else None
+        return max(
+            ((self._sign * metric, step) for step, metric in metrics.items() if metric is not None), default=None
+        )
 
     def save(self, step: int, state: PyTree, progress: Mapping[str, Any], metric: float | None) -> None:
         """Starts a save and returns; files and manifest are written in the background.
@@ -119,19 +136,21 @@ class Checkpoints:
                 f"checkpoint {step} cannot be saved: {self._directory} already has checkpoint {latest}; "
                 "resume from that one or use another workdir"
             )
-        score = float(metric) if metric is not None and math.isfinite(metric) else None
-        facts = {"metric": score, "leaves": _describe_leaves(state)}
+        began = time.monotonic()
+        finite = float(metric) if metric is not None and math.isfinite(metric) else None
+        facts = {"metric": finite, "leaves": _describe_leaves(state)}
         progress_args = ocp.args.JsonSave(json.loads(json.dumps(progress)))
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=progress_args)
         try:
             self._clear_leftovers()
             if self._manager is None:
                 self._manager = ocp.CheckpointManager(self._directory, options=self._options)
-            metrics = None if score is None else {"metric": score}
+            metrics = None if finite is None else {"metric": finite}
             if not self._manager.save(step, args=items, metrics=metrics, force=True):  # False: nothing was written
                 raise RuntimeError(f"orbax refused to save checkpoint {step} to {self._directory}")
         except Exception as error:
             self._fail(step, error)
+        self.last_save = began, None
         self._pending = step, self._background.submit(self._finish, self._manager, step, facts)
 
     def wait(self) -> None:
@@ -234,6 +253,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             manifest.write(self._directory, step, facts)
             self._clear_leftovers()
+        self.last_save = self.last_save[0], time.monotonic()
 
     def _close_manager(self) -> None:
         manager, self._manager = self._manager, None

@@ -8,19 +8,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import evaluate, files, freeze, optim, report
-from covidjax.data import stream
-from covidjax.data.order import batch_indices
 from covidjax.errors import UserError
-from covidjax.train import parallel, record
-from covidjax.train.checkpoint import Checkpoints
+from covidjax.train import features, parallel, record
+from covidjax.train.compiling import Compiling, steps_per_call
+from covidjax.train.features import Passes
+from covidjax.train.inputs import Feed, final_inputs, make_feed
 from covidjax.train.phases import Phase, evaluation_variables
+from covidjax.train.programs import Programs
+from covidjax.train.saver import Offer, Saver
 from covidjax.train.setup import Job, describe_freeze, prepare
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe
@@ -34,18 +36,22 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass
 class Chronicle:
-    """What is carried along beside the state: finished steps, seconds of training, the best validation so far."""
+    """What is carried along beside the state: finished steps, seconds of training, the best validation so far.
+
+    phase, phase_step: where the last checkpoint stands, for whoever looks into it.
+    """
 
     step: int = 0
     train_seconds: float = 0.0
-    compile_seconds: float = 0.0
     best: dict[str, float] | None = None
+    phase: int = 0
+    phase_step: int = 0
 
 
-def train(config: ConfigDict, workdir: Path, allocator: str = "default") -> Path:
+def train(config: ConfigDict, workdir: Path, allocator: str = "default", programs: Programs | None = None) -> Path:
     """Trains as `config` says, resuming what `workdir` holds, evaluates the validation split, writes the report.
 
-    allocator: what the command says of it, for run.json.
+    allocator: what the command says of it, for run.json. programs: what earlier runs of this process compiled.
 
     Returns the path of report.html. The test split is never read. Raises UserError for what a person can mend, and
     Interrupted after SIGTERM.
@@ -62,7 +68,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default") -> Path
         table = describe_freeze(job, phase)
         run["freeze"].append(table)
         print(f"\nphase {phase.index}: freeze {phase.freeze!r}, {phase.last_step - phase.first_step} steps")
-        print(freeze.format_table(table["rows"], table["summary"]), flush=True)
+        print(freeze.format_table(table["rows"], table["summary"]), table["features"]["note"], sep="\n", flush=True)
     files.write_json(workdir / "config.json", configs.to_json(config))
     files.write_json(workdir / "run.json", run)
 
@@ -76,7 +82,16 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default") -> Path
         else:
             state, chronicle = restored.state, Chronicle(**restored.progress)
             print(*restored.notes, f"\nresuming from step {chronicle.step} of {job.last_step}", sep="\n")
-        forward = evaluate.make_forward(job.recipes[0].model, job.recipes[0].preprocessing, job.mesh)
+        saver = Saver(checkpoints)
+        programs = programs or Programs()
+        passes = Passes(features.store(config), job.mesh, programs)
+        steps_of_call = [
+            steps_per_call(config.steps_per_call, job.steps_per_epoch, table["step_flops"])
+            if job.resident(phase)
+            else 1
+            for phase, table in zip(job.phases, run["freeze"], strict=True)
+        ]
+        compiling = Compiling(job, programs)
         writer = stack.enter_context(MetricsWriter(workdir, chronicle.step))
         progress = Progress(job.last_step, job.steps_per_epoch, config.batch_size, chronicle.step)
 
@@ -86,28 +101,41 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default") -> Path
                 continue
             if phase.index and chronicle.step == phase.first_step:
                 state = job.begin_phase(phase, state)
-            take_step = compile_step(job, recipe, state, chronicle)
+            compiling.start(phase, steps_of_call[phase.index])
+            feed = make_feed(job, phase, {"params": state.params, "batch_stats": state.batch_stats}, passes)
+            print(*dict.fromkeys(passes.notes), "\ncompiling the step ...", sep="\n", flush=True)
+            take_steps = compiling.wait(phase, steps_of_call[phase.index])
+            print(compiling.account(phase, steps_of_call[phase.index]), flush=True)
+            run["memory"][str(phase.index)] = take_steps.memory
+            if phase.index + 1 < len(job.phases):  # compiled while this phase runs
+                compiling.start(job.phases[phase.index + 1], steps_of_call[phase.index + 1])
+            forward = evaluate.make_forward(recipe.model, recipe.preprocessing, job.mesh, feed.start)
             progress.restart(chronicle.step)
             began, began_step, shown = time.monotonic(), chronicle.step, time.monotonic()
-            for arguments in inputs(job, chronicle.step, phase.last_step):
-                state = take_step(state, *arguments)
-                chronicle.step += 1
-                if chronicle.step % job.steps_per_epoch == 0:
-                    sums = fetch_sums(state, recipe, checkpoints)
+            span, engine = (chronicle.step, phase.last_step), config.parallel
+            for count, arguments in feed.calls(
+                job.mesh, engine, config.seed, config.batch_size, span, steps_of_call[phase.index]
+            ):
+                program = take_steps if count == steps_of_call[phase.index] else compiling.wait(phase, count)
+                state = program.call(state, *arguments)
+                parallel.throttle(state, job.mesh)
+                chronicle.step += count
+                if chronicle.step % job.steps_per_epoch == 0 or chronicle.step == phase.last_step:
+                    sums = fetch_sums(state, recipe, saver)
                     seconds, steps = time.monotonic() - began, chronicle.step - began_step
                     chronicle.train_seconds += seconds
                     figures = train_figures(recipe, state, sums)
                     figures["images_per_second"] = round(steps * config.batch_size / seconds, 2)
-                    measured = finish_epoch(job, phase, state, forward, figures, writer, progress, chronicle)
+                    measured = finish_epoch(job, phase, state, forward, feed, figures, writer, progress, chronicle)
                     state = next_epoch(job, phase, state, figures["loss"])
-                    save(job, state, chronicle, checkpoints, measured)
+                    save(job, phase, state, chronicle, saver, measured)
                     began, began_step = time.monotonic(), chronicle.step
                 elif time.monotonic() - shown > progress.interval_seconds:
-                    sums = fetch_sums(state, recipe, checkpoints)
+                    sums = fetch_sums(state, recipe, saver)
                     progress.within_epoch(chronicle.step, float(sums.loss) / int(sums.steps), describe(chronicle.best))
                     shown = time.monotonic()
                 if stop_asked():
-                    stop(state, recipe, chronicle, checkpoints, time.monotonic() - began)
+                    stop(phase, state, recipe, chronicle, saver, time.monotonic() - began)
         checkpoints.wait()
     report_path = workdir / "report.html"
     if restored is not None and restored.step == job.last_step and report_path.exists():
@@ -117,54 +145,25 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default") -> Path
     images = chronicle.step * config.batch_size
     run["timings"] |= {
         "train_seconds": round(chronicle.train_seconds, 2),
-        "compile_seconds": round(chronicle.compile_seconds, 2),
+        "compile_seconds": round(compiling.seconds() + passes.compile_seconds, 2),
         "images_per_second": round(images / max(chronicle.train_seconds, 1e-9), 2),
     }
+    run["features"] = passes.account(run["features"])
+    run["notes"] = list(dict.fromkeys((*run["notes"], *passes.notes)))
     files.write_json(workdir / "run.json", run)
-    evaluate.evaluate_workdir(workdir, load_trained(workdir, "best"), job.val_split)
+    trained = load_trained(workdir, "best")
+    evaluate.evaluate_workdir(workdir, trained, job.val_split, *final_inputs(job, trained, passes))
     return report.write(workdir, {"val": job.val_split})
 
 
-def inputs(job: Job, first_step: int, last_step: int) -> Iterator[tuple[Any, ...]]:
-    """What each step takes beside the state: the resident split and a batch's indices, or a batch from the host."""
-    by_example, seed, size = parallel.by_example(job.mesh), job.config.seed, job.config.batch_size
-    examples = job.train_split
-    if job.resident:
-        split = {"image": examples.images, "label": examples.labels}
-        split = jax.device_put(split, parallel.replicated(job.mesh))
-        for step in range(first_step, last_step):
-            yield split, jax.device_put(batch_indices(seed, step, len(examples), size), by_example)
-    else:
-        for batch in stream.batches(examples, seed, size, first_step, last_step):
-            yield (jax.device_put(batch, by_example),)
-
-
-def compile_step(job: Job, recipe: Recipe, state: TrainState, chronicle: Chronicle) -> Callable[..., TrainState]:
-    """The compiled step of a phase; its compile time is told apart from training time."""
-    began = time.monotonic()
-    print("\ncompiling the step ...", flush=True)
-    examples, size = job.train_split, job.config.batch_size
-    rows = len(examples) if job.resident else size
-    split = {
-        "image": jax.ShapeDtypeStruct((rows, *examples.images.shape[1:]), examples.images.dtype),
-        "label": jax.ShapeDtypeStruct((rows,), examples.labels.dtype),
-    }
-    indices = (jax.ShapeDtypeStruct((size,), "int32"),) if job.resident else ()
-    compiled = parallel.jit_step(recipe, job.mesh, resident=job.resident).lower(state, split, *indices).compile()
-    chronicle.compile_seconds += time.monotonic() - began
-    print(f"compiled in {time.monotonic() - began:.1f} s", flush=True)
-    return compiled
-
-
-def fetch_sums(state: TrainState, recipe: Recipe, checkpoints: Checkpoints) -> StepMetrics:
+def fetch_sums(state: TrainState, recipe: Recipe, saver: Saver) -> StepMetrics:
     """The sums of the epoch so far, on the host. Raises UserError if a loss or gradient was not finite."""
     sums = jax.device_get(state.metrics)
     if (bad := int(sums.nonfinite_step)) >= 0:
-        rate = float(recipe.learning_rate(bad - recipe.first_step)) * float(state.plateau.scale)
-        checkpoints.wait()
-        good = (
-            f"the last good checkpoint is step {checkpoints.steps()[-1]}" if checkpoints.steps() else "none was saved"
-        )
+        rate = float(recipe.learning_rate(bad - recipe.schedule_start)) * float(state.plateau.scale)
+        saver.flush()
+        steps = saver.checkpoints.steps()
+        good = f"the last good checkpoint is step {steps[-1]}" if steps else "none was saved"
         raise UserError(
             f"the loss or its gradient is not finite in step {bad + 1} (learning rate {rate:.3g}); {good}: look at the "
             "images, or use another --workdir with a lower config.optimizer.learning_rate or config.optimizer.clip_norm"
@@ -177,6 +176,7 @@ def finish_epoch(
     phase: Phase,
     state: TrainState,
     forward: evaluate.Forward,
+    feed: Feed,
     figures: dict[str, float],
     writer: MetricsWriter,
     progress: Progress,
@@ -185,10 +185,9 @@ def finish_epoch(
     """Measures the validation split, writes the epoch's figures, remembers the best; returns what checkpoints go by."""
     plan = job.recipes[phase.index].plan
     variables = evaluation_variables(state.params, state.batch_stats, state.average, plan)
-    measured = evaluate.measure(
-        forward, variables, job.val_split, job.config.batch_size, job.mesh, job.config.loss.name
-    )
-    step, epoch = chronicle.step, chronicle.step // job.steps_per_epoch
+    labels, size = job.val_split.labels, job.config.batch_size
+    measured = evaluate.measure(forward, variables, feed.val, labels, size, job.mesh, job.config.loss.name)
+    step, epoch = chronicle.step, -(-chronicle.step // job.steps_per_epoch)
     for split, values in (("train", figures), ("val", measured)):
         writer.write({"step": step, "epoch": epoch, "phase": phase.index, "split": split, **values})
     name = job.config.checkpoint.best
@@ -204,7 +203,7 @@ def finish_epoch(
 
 def train_figures(recipe: Recipe, state: TrainState, sums: StepMetrics) -> dict[str, float]:
     """The training figures of an epoch; the learning rate is that of its last step."""
-    rate = recipe.learning_rate(int(state.step) - 1 - recipe.first_step) * state.plateau.scale
+    rate = recipe.learning_rate(int(state.step) - 1 - recipe.schedule_start) * state.plateau.scale
     return {
         "loss": float(sums.loss) / int(sums.steps),
         "accuracy": int(sums.correct) / int(sums.count),
@@ -215,28 +214,37 @@ def train_figures(recipe: Recipe, state: TrainState, sums: StepMetrics) -> dict[
 
 def next_epoch(job: Job, phase: Phase, state: TrainState, epoch_loss: float) -> TrainState:
     """The state with which the next epoch begins: empty sums, and the plateau rule told of the loss."""
-    plateau = optim.plateau_update(state.plateau, epoch_loss, phase.optimizer)
+    plateau = state.plateau
+    if int(state.step) % job.steps_per_epoch == 0:  # a phase that ends within an epoch has seen a part of one
+        plateau = optim.plateau_update(plateau, epoch_loss, phase.optimizer)
     fresh = jax.device_put((plateau, StepMetrics.empty()), parallel.replicated(job.mesh))
     return dataclasses.replace(state, plateau=fresh[0], metrics=fresh[1])
 
 
-def save(job: Job, state: TrainState, chronicle: Chronicle, checkpoints: Checkpoints, metric: float) -> None:
-    """Saves after every `checkpoint.every_epochs` epochs and after the last; the best is chosen among these."""
-    epoch = chronicle.step // job.steps_per_epoch
-    if epoch % job.config.checkpoint.every_epochs == 0 or chronicle.step == job.last_step:
-        checkpoints.save(chronicle.step, state, dataclasses.asdict(chronicle), metric)
+def save(job: Job, phase: Phase, state: TrainState, chronicle: Chronicle, saver: Saver, metric: float) -> None:
+    """Offers the state every `checkpoint.every_epochs` epochs, and saves it at the end of a phase."""
+    chronicle.phase, chronicle.phase_step = phase.index, chronicle.step - phase.first_step
+    ends = chronicle.step == phase.last_step
+    if ends or chronicle.step // job.steps_per_epoch % job.config.checkpoint.every_epochs == 0:
+        saver.offer(Offer(chronicle.step, state, dataclasses.asdict(chronicle), metric), must=ends)
 
 
 def stop(
-    state: TrainState, recipe: Recipe, chronicle: Chronicle, checkpoints: Checkpoints, epoch_seconds: float
+    phase: Phase,
+    state: TrainState,
+    recipe: Recipe,
+    chronicle: Chronicle,
+    saver: Saver,
+    epoch_seconds: float,
 ) -> NoReturn:
     """Saves where the run stands and leaves it. Raises Interrupted."""
-    fetch_sums(state, recipe, checkpoints)
+    fetch_sums(state, recipe, saver)
     chronicle.train_seconds += epoch_seconds
-    checkpoints.wait()
-    if chronicle.step not in checkpoints.steps():
-        checkpoints.save(chronicle.step, state, dataclasses.asdict(chronicle), None)
-        checkpoints.wait()
+    chronicle.phase, chronicle.phase_step = phase.index, chronicle.step - phase.first_step
+    saver.flush()
+    if chronicle.step not in saver.checkpoints.steps():
+        saver.offer(Offer(chronicle.step, state, dataclasses.asdict(chronicle), None), must=True)
+        saver.flush()
     raise Interrupted(f"stopped after step {chronicle.step}, which is saved: the same command goes on from there")
 
 
@@ -249,6 +257,8 @@ def terminated() -> Iterator[Callable[[], bool]]:
         yield came.is_set
     finally:
         signal.signal(signal.SIGTERM, former)
+        if came.is_set() and callable(former):  # too late for this run to stop, but whoever runs several has to know
+            former(signal.SIGTERM, None)
 
 
 def describe(best: dict[str, float] | None) -> str:

@@ -1,5 +1,6 @@
 """Where state and batches live: one named mesh over the local devices, and the step compiled over it."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -37,21 +38,86 @@ def by_example(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def resident_step(state: TrainState, split: Batch, indices: jax.Array, *, recipe: Recipe, mesh: Mesh) -> TrainState:
-    """A train step whose batch is gathered on the device.
+def by_second_axis(mesh: Mesh) -> NamedSharding:
+    """The second axis divided over the devices: batches of several steps."""
+    return NamedSharding(mesh, PartitionSpec(None, "data"))
 
-    split: the whole training split, {'image': [n, height, width, channels] uint8, 'label': [n] int32}, replicated;
-    indices: [batch] int32, divided over the devices.
+
+def divide(batches: Any, mesh: Mesh, engine: str, axis: int = 0) -> Any:
+    """Batches from the host with their examples, along `axis`, divided over the devices as the engine takes them.
+
+    batches: a tree of NumPy arrays; engine: 'jit' places them, 'pmap' gets a new axis of devices before `axis`.
     """
-    batch = jax.tree.map(lambda array: array[indices], split)
-    return train_step(state, jax.lax.with_sharding_constraint(batch, by_example(mesh)), recipe=recipe)
+    if engine == "pmap":
+        return jax.tree.map(partial(_by_device, mesh=mesh, axis=axis), batches)
+    return jax.device_put(batches, NamedSharding(mesh, PartitionSpec(*[None] * axis, "data")))
+
+
+def divided_shapes(batches: Any, mesh: Mesh, engine: str, axis: int = 0) -> Any:
+    """The shapes that `divide` gives. batches: a tree of `jax.ShapeDtypeStruct`."""
+    if engine == "pmap":
+        return jax.eval_shape(lambda tree: jax.tree.map(partial(_by_device, mesh=mesh, axis=axis), tree), batches)
+    return batches
+
+
+def mapped_step(recipe: Recipe, mesh: Mesh, engine: str, *, resident: bool) -> Any:
+    """The step under the engine that config.parallel names, not compiled yet."""
+    return (pmap_step if engine == "pmap" else jit_step)(recipe, mesh, resident=resident)
+
+
+def _by_device(array: Any, mesh: Mesh, axis: int) -> Any:
+    return array.reshape(*array.shape[:axis], mesh.size, -1, *array.shape[axis + 1 :])
+
+
+def throttle(state: TrainState, mesh: Mesh) -> None:
+    """Waits for the step on several CPU devices, where collectives of steps that run ahead wait for each other."""
+    if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
+        jax.block_until_ready(state.step)
+
+
+def resident_steps(
+    state: TrainState, split: Batch, indices: jax.Array, *, recipe: Recipe, parts: NamedSharding | None = None
+) -> TrainState:
+    """Train steps whose batches are gathered on the device, one after the other in one program.
+
+    split: the whole training split, {'image': [n, height, width, channels] uint8, 'label': [n] int32}, or with
+    'features' in place of images, replicated; indices: [steps, batch] int32; parts: how jit divides the batches.
+    """
+
+    def one(state: TrainState, indices: jax.Array) -> tuple[TrainState, None]:
+        batch = jax.tree.map(lambda array: array[indices], split)
+        if parts is not None:
+            batch = jax.lax.with_sharding_constraint(batch, parts)
+        return train_step(state, batch, recipe=recipe), None
+
+    if len(indices) == 1:  # a loop of one turn would keep the compiler from seeing the whole step
+        return one(state, indices[0])[0]
+    return jax.lax.scan(one, state, indices)[0]
 
 
 def jit_step(recipe: Recipe, mesh: Mesh, *, resident: bool) -> Any:
     """The jitted step with donated state: `(state, split, indices)` if resident, else `(state, batch)`."""
     whole, parts = replicated(mesh), by_example(mesh)
     if resident:
-        step: Callable[..., Any] = partial(resident_step, recipe=recipe, mesh=mesh)
-        return jax.jit(step, in_shardings=(whole, whole, parts), out_shardings=whole, donate_argnums=0)
+        step: Callable[..., Any] = partial(resident_steps, recipe=recipe, parts=parts)
+        shardings = (whole, whole, by_second_axis(mesh))
+        return jax.jit(step, in_shardings=shardings, out_shardings=whole, donate_argnums=0)
     step = partial(train_step, recipe=recipe)
     return jax.jit(step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0)
+
+
+def pmap_step(recipe: Recipe, mesh: Mesh, *, resident: bool) -> Any:
+    """The same under `jax.pmap`, for those who think in devices: each runs the step on its part of the batch.
+
+    State and arguments are those of `jit_step`, batches and indices with an axis of devices, see `divide`.
+    Gradients and statistics are averaged over the devices; with `sync_batch_norm` off each normalises its part by
+    statistics of that part alone.
+    """
+    recipe = dataclasses.replace(recipe, axis=mesh.axis_names[0])
+    if resident:
+        step: Callable[..., Any] = partial(resident_steps, recipe=recipe)
+        axes: tuple[Any, ...] = (None, None, 1)
+    else:
+        step, axes = partial(train_step, recipe=recipe), (None, 0)
+    devices = list(mesh.devices.flat)
+    return jax.pmap(step, recipe.axis, in_axes=axes, out_axes=None, devices=devices, donate_argnums=0)

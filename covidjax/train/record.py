@@ -99,6 +99,8 @@ def open_record(workdir: Path, job: Job) -> dict[str, Any]:
         "notes": list(job.notes),
         "preprocessing": json.loads(inputs.encode(job.recipes[0].preprocessing)),
         "freeze": [],
+        "memory": before.get("memory", {}),
+        "features": before.get("features", {}),
         "timings": before.get("timings", {}),
         "test_reads": before.get("test_reads", []),
     }

@@ -15,7 +15,8 @@ from covidjax.data.order import steps_per_epoch
 from covidjax.data.resident import choose_placement
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
-from covidjax.train import parallel
+from covidjax.train import features, parallel
+from covidjax.train.features import Caching
 from covidjax.train.phases import Phase, enter_phase, initial_state, make_phases, phase_at
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
@@ -24,7 +25,10 @@ from covidjax.weights.start import Start, start
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
-    """A run before its first step. recipes: one a phase; variables: the weights that the run starts from."""
+    """A run before its first step.
+
+    recipes, caching: one a phase; variables: the weights that the run starts from.
+    """
 
     config: ConfigDict
     mesh: Mesh
@@ -34,6 +38,7 @@ class Job:
     steps_per_epoch: int
     phases: tuple[Phase, ...]
     recipes: tuple[Recipe, ...]
+    caching: tuple[Caching, ...]
     variables: dict[str, Any]
     notes: tuple[str, ...]
 
@@ -42,15 +47,24 @@ class Job:
         """Optimizer steps of the whole run."""
         return self.phases[-1].last_step
 
-    @property
-    def resident(self) -> bool:
-        """Whether the training split lives on the device."""
-        return self.placement["placement"] == "device"
+    def resident(self, phase: Phase) -> bool:
+        """Whether what a phase trains on lives on the devices."""
+        return (self.caching[phase.index].placement or self.placement["placement"]) == "device"
 
     def fresh_state(self) -> TrainState:
         """The state before the first step, on the devices."""
         state = initial_state(self.recipes[0], self.variables, jax.random.key(self.config.seed))
         return jax.device_put(state, parallel.replicated(self.mesh))
+
+    def abstract_data(self, phase: Phase) -> Any:
+        """Shapes of what a step of a phase takes: the resident data with all its views, or a batch from the host."""
+        caching, recipe, examples = self.caching[phase.index], self.recipes[phase.index], self.train_split
+        rows = caching.views * len(examples) if self.resident(phase) else self.config.batch_size
+        shape = (rows, *examples.images.shape[1:])
+        data = {"image": jax.ShapeDtypeStruct(shape, examples.images.dtype)}
+        if recipe.cached:
+            data = {"features": features.shapes(recipe, shape)}
+        return {**data, "label": jax.ShapeDtypeStruct((rows,), examples.labels.dtype)}
 
     def begin_phase(self, phase: Phase, state: TrainState) -> TrainState:
         """The state with which a phase that follows another begins."""
@@ -59,7 +73,11 @@ class Job:
 
     def abstract_state(self, step: int) -> TrainState:
         """Shapes and shardings of the state that a checkpoint of `step` finished steps holds."""
-        recipe = self.recipes[phase_at(self.phases, step).index]
+        return self.phase_state(phase_at(self.phases, step))
+
+    def phase_state(self, phase: Phase) -> TrainState:
+        """Shapes and shardings of the state of a phase."""
+        recipe = self.recipes[phase.index]
         key = jax.random.key(self.config.seed)
         state = jax.eval_shape(lambda variables: initial_state(recipe, variables, key), self.variables)
         return jax.tree.map(lambda leaf: leaf.update(sharding=parallel.replicated(self.mesh)), state)
@@ -72,6 +90,8 @@ def prepare(config: ConfigDict) -> Job:
             f"config.model.name is {config.model.name!r}, which answers with masks: training has labels for whole "
             f"images only, so allowed are {', '.join(models.CLASSIFIERS)}"
         )
+    if config.parallel == "jit" and not config.sync_batch_norm:
+        raise UserError("config.sync_batch_norm=False needs config.parallel=pmap: under jit a batch is one batch")
     mesh = parallel.make_mesh(config.batch_size, config.accumulation_steps)
     train_split, val_split = sources.load(config.dataset, "train"), sources.load(config.dataset, "val")
     splits.check_disjoint(train_split, val_split)
@@ -85,36 +105,71 @@ def prepare(config: ConfigDict) -> Job:
     begin = start(config, model, train_split.images.shape[1:])
     phases = make_phases(config, epoch_steps)
     recipes = tuple(make_recipe(config, phase, model, begin, train_split, epoch_steps) for phase in phases)
+    caching = tuple(
+        features.decide(config, recipe, (phase.last_step - phase.first_step) / epoch_steps, train_split, val_split)
+        for phase, recipe in zip(phases, recipes, strict=True)
+    )
+    if config.features == "on" and not any(each.placement for each in caching):
+        raise UserError(f"config.features is on, but no phase begins with frozen stages: freeze some of {model.stages}")
+    recipes = tuple(
+        dataclasses.replace(recipe, cached=bool(each.placement)) for recipe, each in zip(recipes, caching, strict=True)
+    )
     notes = tuple(dict.fromkeys((*train_split.notes, *val_split.notes, placement["note"], *begin.notes)))
-    return Job(config, mesh, train_split, val_split, placement, epoch_steps, phases, recipes, begin.variables, notes)
+    return Job(
+        config, mesh, train_split, val_split, placement, epoch_steps, phases, recipes, caching, begin.variables, notes
+    )
 
 
 def make_recipe(
     config: ConfigDict, phase: Phase, model: Staged, begin: Start, train_split: Examples, epoch_steps: int
 ) -> Recipe:
     """What a step of the phase does."""
-    plan = freeze.make_plan(
-        phase.freeze, begin.variables, model.stages, batch_norm=phase.batch_norm, lr_scale=phase.lr_scale
-    )
+    plan = phase.plan(begin.variables, model.stages)
     weights = losses.class_weights(config.loss.class_weights, train_split.labels, len(train_split.classes))
     return Recipe(
         model=model,
+        prefix=models.build(config.model, len(train_split.classes), config.prefix_precision or config.precision),
         plan=plan,
-        tx=optim.optimizer(phase.optimizer, optim.decay_mask),
-        learning_rate=optim.learning_rate_schedule(phase.optimizer, phase.last_step - phase.first_step, epoch_steps),
+        tx=optim.optimizer(phase.optimizer, plan.weight_decays()),
+        learning_rate=optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, epoch_steps),
         loss=losses.loss_function(config.loss, weights),
         augmentation=Augmentation(**config.augment.to_dict()),
         preprocessing=begin.preprocessing,
-        first_step=phase.first_step,
+        schedule_start=phase.schedule_start,
         accumulation_steps=config.accumulation_steps,
-        ema_decay=config.ema_decay,
+        remat=_known_stages(tuple(config.remat), model),
+        sync_batch_norm=config.sync_batch_norm,
     )
 
 
+def _known_stages(stages: tuple[str, ...], model: Staged) -> tuple[str, ...]:
+    for stage in stages:
+        if stage not in model.stages:
+            raise UserError(f"config.remat names {stage!r}: the stages are {', '.join(model.stages)}")
+    return stages
+
+
 def describe_freeze(job: Job, phase: Phase) -> dict[str, Any]:
-    """The freeze table of a phase: {'phase', 'strategy', 'rows', 'summary'}."""
+    """What a phase freezes and costs: {'phase', 'strategy', 'rows', 'summary', 'step_flops', 'features'}.
+
+    step_flops: of one step, without the frozen prefix where its outputs are cached.
+    """
     recipe, config = job.recipes[phase.index], job.config
     pixels = jax.ShapeDtypeStruct((config.batch_size, *job.train_split.images.shape[1:]), recipe.model.param_dtype)
     images = jax.eval_shape(recipe.preprocessing, pixels)
     rows, summary = freeze.freeze_table(recipe.plan, recipe.model, job.variables, images, recipe.tx)
-    return {"phase": phase.index, "strategy": phase.freeze, "rows": rows, "summary": summary}
+    caching = job.caching[phase.index]
+    prefix = recipe.plan.frozen_prefix if recipe.cached else ()
+    paid = [row for row in rows if row["stage"] not in prefix]
+    step_flops, all_flops = (sum(row["forward_flops"] + row["backward_flops"] for row in part) for part in (paid, rows))
+    note = caching.note
+    if prefix:
+        note += f"; a step then costs {step_flops / 1e9:.3g} of {all_flops / 1e9:.3g} GFLOP"
+    return {
+        "phase": phase.index,
+        "strategy": phase.freeze,
+        "rows": rows,
+        "summary": summary,
+        "step_flops": step_flops,
+        "features": {**dataclasses.asdict(caching), "note": note},
+    }

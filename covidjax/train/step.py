@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jax import lax
 
 from covidjax.data.augment import Augmentation, augment
 from covidjax.freeze import FreezePlan
-from covidjax.models.layers import Staged
+from covidjax.models.layers import Staged, span
 from covidjax.preprocessing import Preprocessing
 from covidjax.train.state import TrainState
 
@@ -22,49 +23,62 @@ Batch = dict[str, jax.Array]
 class Recipe:
     """What a step does, static and hashable; each phase of a run has one and compiles its own step.
 
-    learning_rate: schedule from the step within the phase; first_step: the run's step at which the phase begins.
+    learning_rate: the schedule, from the run's step schedule_start on: where the phase begins, or before it.
     loss: (logits [batch, classes], labels [batch]) -> losses [batch].
+    prefix: the model in the compute dtype of its frozen prefix.
+    cached: whether a batch brings what the frozen prefix gives instead of images.
+    remat: stages whose activations are computed again in the backward pass instead of kept.
+    axis: the axis that pmap maps over devices; sync_batch_norm: whether batch statistics are those of all of them.
     """
 
     model: Staged
+    prefix: Staged
     plan: FreezePlan
     tx: optax.GradientTransformation
     learning_rate: Callable[[Any], Any]
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     augmentation: Augmentation
     preprocessing: Preprocessing
-    first_step: int = 0
+    schedule_start: int = 0
     accumulation_steps: int = 1
-    ema_decay: float = 0.0
+    cached: bool = False
+    remat: tuple[str, ...] = ()
+    axis: str | None = None
+    sync_batch_norm: bool = True
+
+    @property
+    def augments(self) -> bool:
+        """Whether images are changed at random."""
+        return self.augmentation != Augmentation()
 
 
 def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState:
     """One optimizer step. Gradients exist for the trainable leaves only, and so does all that looks at them.
 
-    batch: {'image': [batch, height, width, channels] uint8, 'label': [batch] int32}.
+    batch: {'image': [batch, height, width, channels] uint8, or 'features': what `run_prefix` gives, a tree of arrays
+    [batch, ...], where recipe.cached; 'label': [batch] int32}.
     """
     plan = recipe.plan
-    augment_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+    augment_key, dropout_key = step_keys(state, recipe)
     trainable, frozen = plan.split(state.params)
-    images = batch["image"].astype(recipe.model.param_dtype)
-    images, _ = augment(augment_key, images, recipe.augmentation)
+    inputs = batch["features"] if recipe.cached else augmented(augment_key, batch["image"], recipe)
 
-    def loss(trainable: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
+    def loss(trainable: Any, batch_stats: Any, inputs: Any, labels: jax.Array, key: jax.Array) -> Any:
         params = plan.merge(trainable, frozen)
-        logits, batch_stats = train_forward(recipe, params, batch_stats, recipe.preprocessing(images), key)
+        logits, batch_stats = train_forward(recipe, params, batch_stats, inputs, key)
         correct = jnp.sum(jnp.argmax(logits, -1) == labels)
         return jnp.mean(recipe.loss(logits, labels)), (batch_stats, correct)
 
     gradient = accumulated(jax.value_and_grad(loss, has_aux=True), recipe.accumulation_steps)
-    (value, (batch_stats, correct)), grads = gradient(trainable, state.batch_stats, images, batch["label"], dropout_key)
+    (value, (batch_stats, correct)), grads = gradient(trainable, state.batch_stats, inputs, batch["label"], dropout_key)
+    value, batch_stats, correct, grads = over_devices(recipe.axis, value, batch_stats, correct, grads)
     direction, opt_state = recipe.tx.update(grads, state.opt_state, trainable)
     rate = learning_rate(state, recipe)
     trainable = jax.tree.map(
         lambda p, d, factor: p - (rate * factor).astype(p.dtype) * d, trainable, direction, plan.rates()
     )
-    live = averaged_part(plan, trainable, batch_stats)
-    keep = recipe.ema_decay
-    average = jax.tree.map(lambda a, v: keep * a + (1 - keep) * v, state.average, live) if keep else None
+    live = plan.averaged(trainable, batch_stats)
+    average = jax.tree.map(lambda keep, a, v: keep * a + (1 - keep) * v, plan.ema_decays(), state.average, live)
     return dataclasses.replace(
         state,
         step=state.step + 1,
@@ -72,40 +86,78 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
         batch_stats=batch_stats,
         opt_state=opt_state,
         average=average,
-        metrics=state.metrics.add(state.step, value, optax.tree.norm(grads), correct, len(images)),
+        metrics=state.metrics.add(state.step, value, optax.tree.norm(grads), correct, examples(batch, recipe)),
     )
+
+
+def step_keys(state: TrainState, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
+    """The step's keys of augmentation, which knows of devices itself, and of dropout, which differs between them."""
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+    if recipe.axis is not None:
+        dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(recipe.axis))
+    return augment_key, dropout_key
+
+
+def examples(batch: Batch, recipe: Recipe) -> int:
+    """How many examples the whole batch has."""
+    return len(batch["label"]) * (1 if recipe.axis is None else lax.axis_size(recipe.axis))
 
 
 def learning_rate(state: TrainState, recipe: Recipe) -> jax.Array:
     """The rate of the state's next step, before the factors of `lr_scale`."""
-    return recipe.learning_rate(state.step - recipe.first_step) * state.plateau.scale
+    return recipe.learning_rate(state.step - recipe.schedule_start) * state.plateau.scale
 
 
-def averaged_part(plan: FreezePlan, trainable: Any, batch_stats: Any) -> dict[str, Any]:
-    """What a moving average follows. Averaged weights need averaged statistics: those of the last step do not fit."""
-    return {"params": trainable, "batch_stats": {stage: batch_stats[stage] for stage in plan.batch_norm_stages}}
+def augmented(key: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array:
+    """images: [batch, height, width, channels] uint8 -> the same in floating point, changed at random."""
+    images, _ = augment(key, images.astype(recipe.model.param_dtype), recipe.augmentation, axis=recipe.axis)
+    return images
 
 
-def train_forward(
-    recipe: Recipe, params: Any, batch_stats: Any, images: jax.Array, key: jax.Array
-) -> tuple[jax.Array, Any]:
+def run_prefix(recipe: Recipe, variables: Any, images: jax.Array) -> Any:
+    """What flows into the first trained stage: the frozen prefix, run as inference in its own dtype.
+
+    variables: {'params', 'batch_stats'} of the prefix at least; images: [batch, height, width, channels], values
+    0..255 -> a tree of arrays [batch, ...].
+    """
+    first = recipe.plan.first_trained
+    features = recipe.prefix.apply(variables, recipe.preprocessing(images), stop=first)
+    return recipe.prefix.apply({}, features, first, method="reduced")
+
+
+def train_forward(recipe: Recipe, params: Any, batch_stats: Any, inputs: Any, key: jax.Array) -> tuple[jax.Array, Any]:
     """Logits and new statistics. The frozen prefix runs as inference, and its statistics pass through untouched.
 
-    images: [batch, height, width, channels], preprocessed -> logits [batch, classes].
+    inputs: images [batch, height, width, channels], values 0..255, or the features of `run_prefix` where
+    recipe.cached -> logits [batch, classes].
     """
-    plan, variables = recipe.plan, {"params": params, "batch_stats": batch_stats}
-    features = recipe.model.apply(variables, images, stop=plan.first_trained)
-    logits, updated = recipe.model.apply(
-        variables,
-        features,
-        train=True,
-        start=plan.first_trained,
-        batch_norm_stages=plan.batch_norm_stages,
-        mutable=["batch_stats"],
-        rngs={"dropout": key},
-    )
-    live = {stage: updated["batch_stats"][stage] for stage in plan.batch_norm_stages}
-    return logits, {**batch_stats, **live}
+    plan, stages = recipe.plan, span(recipe.model.stages, recipe.plan.first_trained)
+    flowing = inputs if recipe.cached else run_prefix(recipe, {"params": params, "batch_stats": batch_stats}, inputs)
+    for stage, stop in zip(stages, (*stages[1:], None), strict=True):
+        forward: Callable[..., Any] = partial(
+            recipe.model.apply,
+            train=True,
+            start=stage,
+            stop=stop,
+            batch_norm_stages=plan.batch_norm_stages,
+            batch_norm_axis=recipe.axis if recipe.sync_batch_norm else None,
+            mutable=["batch_stats"],
+        )
+        if stage in recipe.remat:
+            forward = jax.checkpoint(forward)
+        own = {"params": {stage: params.get(stage, {})}, "batch_stats": {stage: batch_stats.get(stage, {})}}
+        flowing, updated = forward(own, flowing, rngs={"dropout": key})
+        if stage in plan.batch_norm_stages:
+            batch_stats = {**batch_stats, stage: updated["batch_stats"][stage]}
+    return flowing, batch_stats
+
+
+def over_devices(axis: str | None, value: jax.Array, batch_stats: Any, correct: jax.Array, grads: Any) -> Any:
+    """The mean over the devices of a mapped axis, and of `correct` the sum; jit has these of the whole batch."""
+    if axis is None:
+        return value, batch_stats, correct, grads
+    value, batch_stats, grads = lax.pmean((value, batch_stats, grads), axis)
+    return value, batch_stats, lax.psum(correct, axis), grads
 
 
 def accumulated(gradient: Callable[..., Any], steps: int) -> Callable[..., Any]:
@@ -120,13 +172,13 @@ def accumulated(gradient: Callable[..., Any], steps: int) -> Callable[..., Any]:
     def parts(array: jax.Array) -> jax.Array:
         return array.reshape(len(array) // steps, steps, *array.shape[1:]).swapaxes(0, 1)
 
-    def over_parts(trainable: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
+    def over_parts(trainable: Any, batch_stats: Any, inputs: Any, labels: jax.Array, key: jax.Array) -> Any:
         def one(carry: Any, part: Any) -> Any:
             total, batch_stats = carry
             (value, (batch_stats, correct)), grads = gradient(trainable, batch_stats, *part)
             return (jax.tree.map(jnp.add, total, (value, correct, grads)), batch_stats), None
 
-        every = (parts(images), parts(labels), jax.random.split(key, steps))
+        every = (*jax.tree.map(parts, (inputs, labels)), jax.random.split(key, steps))
         first = jax.tree.map(lambda array: array[0], every)
         (value, (_, correct)), grads = jax.eval_shape(gradient, trainable, batch_stats, *first)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (value, correct, grads))

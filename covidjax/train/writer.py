@@ -124,7 +124,7 @@ class Progress:
         seconds = max(time.monotonic() - self._began, 1e-9)
         rate = (step - self._first_step) / seconds
         eta = (self._total - step) / rate if rate else 0.0
-        epoch, epochs = -(-step // self._steps_per_epoch), self._total // self._steps_per_epoch
+        epoch, epochs = -(-step // self._steps_per_epoch), -(-self._total // self._steps_per_epoch)
         return (
             f"epoch {epoch}/{epochs}  step {step}/{self._total}  {figures}  {rate * self._batch_size:.1f} images/s  "
             f"ETA {_clock(eta)}  best {best}"

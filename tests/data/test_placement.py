@@ -10,7 +10,7 @@ from covidjax.data import stream
 from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices, steps_per_epoch
 from covidjax.data.resident import choose_placement
-from covidjax.train.parallel import by_example, jit_step, make_mesh, replicated
+from covidjax.train.parallel import by_example, by_second_axis, jit_step, make_mesh, replicated
 from covidjax.train.state import TrainState
 from tests.support import make_model, make_recipe, make_state, make_variables, small_config
 
@@ -55,10 +55,14 @@ def test_the_order_depends_on_seed_and_step_alone() -> None:
     np.testing.assert_array_equal(batch_indices(0, 0, 10, 4), [4, 6, 2, 7])
 
 
+def arrays(examples: Examples) -> dict[str, np.ndarray]:
+    return {"image": examples.images, "label": examples.labels}
+
+
 @pytest.mark.parametrize("first_step", [0, 1, 6, 7, 12])
 def test_the_stream_gives_the_batches_of_the_resident_split(first_step: int) -> None:
     examples = make_examples()
-    batches = list(stream.batches(examples, seed=2, batch_size=4, first_step=first_step, last_step=16))
+    batches = list(stream.batches((arrays(examples),), seed=2, batch_size=4, first_step=first_step, last_step=16))
     assert len(batches) == 16 - first_step
     for step, batch in enumerate(batches, start=first_step):
         indices = batch_indices(2, step, len(examples), 4)
@@ -73,7 +77,7 @@ def test_placement_does_not_change_a_bit_of_training() -> None:
     model = make_model(config)
     variables = jax.jit(make_variables, static_argnums=0)(model)
     recipe, mesh, examples = make_recipe(config, model, variables), make_mesh(8), make_examples()
-    split = jax.device_put({"image": examples.images, "label": examples.labels}, replicated(mesh))
+    split = jax.device_put(arrays(examples), replicated(mesh))
     resident_step, streamed_step = (jit_step(recipe, mesh, resident=resident) for resident in (True, False))
 
     def fresh_state() -> TrainState:
@@ -82,12 +86,12 @@ def test_placement_does_not_change_a_bit_of_training() -> None:
 
     def resident(state: TrainState) -> TrainState:
         for step in range(6):
-            indices = jax.device_put(batch_indices(1, step, len(examples), 8), by_example(mesh))
+            indices = jax.device_put(batch_indices(1, step, len(examples), 8)[None], by_second_axis(mesh))
             state = resident_step(state, split, indices)
         return state
 
     def streamed(state: TrainState, first_step: int, last_step: int) -> TrainState:
-        for batch in stream.batches(examples, 1, 8, first_step, last_step):
+        for batch in stream.batches((arrays(examples),), 1, 8, first_step, last_step):
             state = streamed_step(state, jax.device_put(batch, by_example(mesh)))
         return state
 

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from covidjax import evaluate
-from covidjax.data.augment import augment
 from covidjax.data.examples import Examples
 from covidjax.train.parallel import by_example, jit_step, make_mesh, replicated
 from covidjax.train.state import TrainState
-from covidjax.train.step import Batch, Recipe, train_forward, train_step
+from covidjax.train.step import Batch, Recipe, augmented, train_forward, train_step
 from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
 
 MODELS = ("cnn", "resnet18")
@@ -54,8 +53,8 @@ def prepare(name: str, changes: dict[str, Any]) -> tuple[Recipe, TrainState]:
 def training_loss(recipe: Recipe, state: TrainState, batch: Batch) -> jax.Array:
     """The loss of the step that comes next, in the precision of the network: the sums of the state are float32."""
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-    images, _ = augment(augment_key, batch["image"].astype(recipe.model.param_dtype), recipe.augmentation)
-    logits, _ = train_forward(recipe, state.params, state.batch_stats, recipe.preprocessing(images), dropout_key)
+    images = augmented(augment_key, batch["image"], recipe)
+    logits, _ = train_forward(recipe, state.params, state.batch_stats, images, dropout_key)
     return jnp.mean(recipe.loss(logits, batch["label"]))
 
 
@@ -108,7 +107,7 @@ def evaluation() -> dict[str, np.ndarray]:
     forward = evaluate.make_forward(recipe.model, recipe.preprocessing, mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     variables = jax.device_put(variables, replicated(mesh))
-    found = evaluate.measure(forward, variables, examples, 7, mesh, "softmax_cross_entropy")
+    found = evaluate.measure(forward, variables, examples.images, examples.labels, 7, mesh, "softmax_cross_entropy")
     logits = evaluate.predict(forward, variables, images, 7, mesh)
     assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels))
     return {"evaluation logits": logits, "evaluation": np.array([found["loss"], found["accuracy"]])}

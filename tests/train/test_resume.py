@@ -43,27 +43,32 @@ def get_config():
     config.optimizer.schedule = "plateau"
     config.optimizer.plateau_patience = 1
     config.optimizer.plateau_factor = 0.7
+    config.steps_per_call = 2
     config.phases = ({"epochs": 6, "freeze": "backbone"}, {"epochs": 14, "freeze": "none"})
     return config
 """
 STEPS_PER_EPOCH, FIRST_PHASE_EPOCHS, EPOCHS = 8, 6, 20
 BOUNDARY, LAST_STEP = STEPS_PER_EPOCH * FIRST_PHASE_EPOCHS, STEPS_PER_EPOCH * EPOCHS
-# Sends itself a SIGTERM while a given step is about to be taken, then goes on as launch/train.py.
-TERMINATED = """
-import os, signal, sys
+# Goes on as launch/train.py, but sends itself a SIGTERM while a given step is about to be taken (0: never), or takes
+# its time for every step and saves after every epoch, so that there is something to kill.
+CHANGED = """
+import os, signal, sys, time
 from covidjax import command
-from covidjax.train import loop
+from covidjax.train import inputs, saver
 from launch import train
 
-stop_after, inputs = int(sys.argv.pop(1)), loop.inputs
+stop_after, slow, calls = int(sys.argv.pop(1)), sys.argv.pop(1) == "slow", inputs.Feed.calls
 
-def interrupted(job, first_step, last_step):
-    for step, arguments in enumerate(inputs(job, first_step, last_step), start=first_step + 1):
-        if step == stop_after:
+def changed(self, mesh, engine, seed, batch_size, steps, steps_per_call):
+    for count, arguments in calls(self, mesh, engine, seed, batch_size, steps, steps_per_call):
+        first, steps = steps[0], (steps[0] + count, steps[1])
+        if first < stop_after <= first + count:
             os.kill(os.getpid(), signal.SIGTERM)
-        yield arguments
+        time.sleep(0.1 * slow)
+        yield count, arguments
 
-loop.inputs = interrupted
+inputs.Feed.calls = changed
+saver.TIMES_LONGER *= not slow
 command.run(train.main)
 """
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -81,10 +86,10 @@ def start(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
     path = tmp_path_factory.mktemp("config") / "config.py"
     path.write_text(CONFIG)
 
-    def started(workdir: Path, terminated_after: int | None = None) -> "subprocess.Popen[str]":
+    def started(workdir: Path, terminated_after: int = 0, *, slow: bool = False) -> "subprocess.Popen[str]":
         program = [str(ROOT / "launch" / "train.py")]
-        if terminated_after is not None:
-            program = ["-c", TERMINATED, str(terminated_after)]
+        if terminated_after or slow:
+            program = ["-c", CHANGED, str(terminated_after), "slow" if slow else "as it is"]
         command = [sys.executable, *program, f"--config={path}", f"--workdir={workdir}"]
         return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -108,7 +113,7 @@ def job(whole: Path) -> Job:
 def stopped(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Path:
     """The workdir of a run that got three SIGTERMs: within an epoch, between two phases, within another epoch."""
     workdir = tmp_path_factory.mktemp("stopped") / "run"
-    for step in (13, BOUNDARY, 77):
+    for step in (14, BOUNDARY, 78):
         process = start(workdir, terminated_after=step)
         errors = process.communicate()[1]
         assert process.returncode == 143
@@ -199,7 +204,11 @@ def test_run_killed_during_a_save_and_at_random_in_both_phases_ends_with_the_sam
     workdir = tmp_path / "run"
     for _ in range(4):
         known = finished_steps(workdir)
-        kill_when(start(workdir), lambda known=known: finished_steps(workdir) > known and bool(unfinished(workdir)))  # type: ignore[misc]
+
+        def saving(known: list[int] = known) -> bool:
+            return finished_steps(workdir) > known and bool(unfinished(workdir))
+
+        kill_when(start(workdir, slow=True), saving)
         if unfinished(workdir):
             break
     assert unfinished(workdir), "no kill fell into a save"
@@ -207,8 +216,12 @@ def test_run_killed_during_a_save_and_at_random_in_both_phases_ends_with_the_sam
 
     draw = random.Random(0)
     for earliest in (0, FIRST_PHASE_EPOCHS, FIRST_PHASE_EPOCHS):
-        target = max(earliest, last_epoch(workdir)) + draw.randint(1, 2)
-        kill_when(start(workdir), lambda target=target: last_epoch(workdir) >= target, draw.uniform(0, 0.1))  # type: ignore[misc]
+        target = STEPS_PER_EPOCH * (max(earliest, last_epoch(workdir)) + draw.randint(1, 2))
+
+        def reached(target: int = target) -> bool:
+            return finished_steps(workdir)[-1] >= target
+
+        kill_when(start(workdir, slow=True), reached, draw.uniform(0, 0.1))
     latest = finished_steps(workdir)[-1]
     assert latest > BOUNDARY
     assert f"resuming from step {latest} of {LAST_STEP}" in finish(start(workdir))
@@ -220,7 +233,7 @@ def test_run_stopped_by_sigterm_goes_on_within_the_epoch_to_the_same_bits(
 ) -> None:
     assert finished_steps(stopped)[-1] % STEPS_PER_EPOCH != 0
     workdir = shutil.copytree(stopped, tmp_path / "run")
-    assert f"resuming from step 77 of {LAST_STEP}" in finish(start(workdir))
+    assert f"resuming from step 78 of {LAST_STEP}" in finish(start(workdir))
     assert_same_run(workdir, whole, job)
 
 

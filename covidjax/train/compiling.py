@@ -1,0 +1,70 @@
+"""The train steps of a job, compiled before they are needed."""
+
+import dataclasses
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+
+from covidjax.train import parallel
+from covidjax.train.phases import Phase
+from covidjax.train.programs import Program, Programs
+from covidjax.train.setup import Job
+from covidjax.train.step import Recipe
+
+
+class Compiling:
+    """The programs of the phases of a job, begun before they are needed."""
+
+    def __init__(self, job: Job, programs: Programs) -> None:
+        self._job, self._programs = job, programs
+        self._begun: dict[tuple[int, int], Future[Program]] = {}
+
+    def start(self, phase: Phase, count: int) -> None:
+        """Begins to compile the program of `count` steps of a phase, unless that is begun."""
+        if (phase.index, count) not in self._begun:
+            self._begun[phase.index, count] = self._start(phase, count, self._job.recipes[phase.index])
+
+    def _start(self, phase: Phase, count: int, recipe: Recipe) -> Future[Program]:
+        job, size, resident = self._job, self._job.config.batch_size, self._job.resident(phase)
+        engine, data = job.config.parallel, job.abstract_data(phase)
+        if resident:
+            indices = jax.ShapeDtypeStruct((count, size), "int32")
+            inputs: tuple[Any, ...] = (data, parallel.divided_shapes(indices, job.mesh, engine, axis=1))
+        else:
+            inputs = (parallel.divided_shapes(data, job.mesh, engine),)
+        step = parallel.mapped_step(recipe, job.mesh, engine, resident=resident)
+        return self._programs.start(lambda: step.lower(job.phase_state(phase), *inputs))
+
+    def account(self, phase: Phase, count: int) -> str:
+        """What the program of a phase cost and takes, and what `config.remat` saves, for the person who runs this."""
+        program = self.wait(phase, count)
+        now = program.memory.get("temporary", 0) / 2**20
+        text = f"compiled in {program.seconds:.1f} s; a step takes {now:,.1f} MiB of temporary memory"
+        recipe = self._job.recipes[phase.index]
+        if not recipe.remat:
+            return text
+        kept = self._start(phase, count, dataclasses.replace(recipe, remat=())).result().memory
+        return f"{text}, without remat of {', '.join(recipe.remat)} {kept.get('temporary', 0) / 2**20:,.1f} MiB"
+
+    def wait(self, phase: Phase, count: int) -> Program:
+        """The program of `count` steps of a phase."""
+        self.start(phase, count)
+        return self._begun[phase.index, count].result()
+
+    def seconds(self) -> float:
+        """What all compilations so far took; in part they ran beside training."""
+        return sum(begun.result().seconds for begun in self._begun.values() if begun.done())
+
+
+def steps_per_call(asked: int, epoch_steps: int, flops_per_step: float) -> int:
+    """How many steps one call of the program takes.
+
+    asked: config.steps_per_call. By itself as many as cost about a hundredth of a second, so that starting them costs
+    nothing, as a divisor of the steps of an epoch, so that one program does.
+    """
+    if asked:
+        return min(asked, epoch_steps)
+    worth = 2e9 if jax.default_backend() == "cpu" else 2e11
+    wanted = max(1, min(epoch_steps, int(worth / max(flops_per_step, 1.0))))
+    return max(count for count in range(1, wanted + 1) if epoch_steps % count == 0)

@@ -1,0 +1,231 @@
+"""Cached features: what the frozen prefix makes of each image, computed once and trained on in its place."""
+
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from covidjax.data.examples import Examples
+from covidjax.data.feature_store import FeatureStore
+from covidjax.data.image_cache import cache_dir
+from covidjax.data.progress import Progress
+from covidjax.data.resident import device_room, host_room
+from covidjax.errors import UserError
+from covidjax.train import parallel
+from covidjax.train.programs import Programs
+from covidjax.train.step import Recipe, augmented, run_prefix
+
+PATIENCE_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Caching:
+    """What is cached in a phase.
+
+    placement: of the training features, 'device' | 'host' | 'disk', or '' where the phase trains on images.
+    views: of each training image. validation: whether the validation split is measured from features.
+    train_bytes, val_bytes: of the features. note: what is done and why, for the person who runs this.
+    """
+
+    placement: str
+    views: int
+    validation: bool
+    train_bytes: int
+    val_bytes: int
+    note: str
+
+
+def decide(config: ConfigDict, recipe: Recipe, epochs: float, train_split: Examples, val_split: Examples) -> Caching:
+    """Whether a phase of so many epochs trains from cached features, and where they live.
+
+    That is legal where the first stages are frozen, their BatchNorm on running statistics, and no augmentation comes
+    before them, or config.feature_views fixed views of each image are agreed. Validation images are never augmented.
+    Raises UserError where config.features is 'on' and it cannot be.
+    """
+    prefix = recipe.plan.frozen_prefix
+    if config.features == "off" or not prefix:
+        why = "config.features is off" if prefix else "the first stage trains"
+        return Caching("", 1, False, 0, 0, f"features: not cached ({why})")
+    views = min(config.feature_views, math.ceil(epochs)) if recipe.augments else 1
+    each = _bytes(shapes(recipe, (1, *train_split.images.shape[1:])))
+    train_bytes, val_bytes = each * len(train_split) * views, each * len(val_split)
+    placement, where = _place(config, train_bytes + val_bytes)
+    if not views or not placement:
+        why = where
+        if not views:
+            why = (
+                "augmentation changes every image anew; config.feature_views=K caches K augmented views of each "
+                "instead, which take turns from epoch to epoch"
+            )
+        if config.features == "on":
+            raise UserError(f"config.features is on, but {why}; config.features=off trains through the whole network")
+        validation = bool(_place(config, val_bytes)[0])
+        kept = "those of the validation images are" if validation else "nor are those of the validation images"
+        return Caching("", 1, validation, 0, val_bytes, f"features: not cached for training ({why}); {kept}")
+    seen = f"{views} augmented view(s) of each" if recipe.augments else "each"
+    note = (
+        f"features: {', '.join(prefix)} run once for {len(train_split)} training images, {seen}, and {len(val_split)} "
+        f"validation images; {_mebibytes(train_bytes + val_bytes)} stay on the {placement} ({where})"
+    )
+    return Caching(placement, views, True, train_bytes, val_bytes, note)
+
+
+def _place(config: ConfigDict, size: int) -> tuple[str, str]:
+    """Where so many bytes of features go, and whose room that is; or '' and why nowhere."""
+    room, where = device_room()
+    if size <= room:
+        return "device", where
+    if size <= host_room():
+        return "host", "this machine's memory"
+    reason = store(config).room(size)
+    if reason:
+        return "", f"{_mebibytes(size)} fit neither in memory nor on disk: {reason}"
+    return "disk", str(store(config).folder)
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def shapes(recipe: Recipe, images: tuple[int, ...]) -> Any:
+    """Shapes and dtypes of the features of images [n, height, width, channels]."""
+    abstract = jax.ShapeDtypeStruct(images, recipe.model.param_dtype)
+    variables = jax.eval_shape(
+        lambda image: recipe.model.init(jax.random.key(0), recipe.preprocessing(image)), abstract
+    )
+    return jax.eval_shape(lambda variables, image: run_prefix(recipe, variables, image), variables, abstract)
+
+
+def store(config: ConfigDict) -> FeatureStore:
+    """Where the features of all runs are kept."""
+    return FeatureStore(cache_dir(config.dataset.cache_dir) / "features")
+
+
+@dataclasses.dataclass(eq=False)
+class Passes:
+    """Runs the frozen prefix over splits, or finds on disk what an earlier run made.
+
+    computed, reused: passes over a split so far; seconds, compile_seconds: what they took, and compiling them; notes:
+    for the person who runs this.
+    """
+
+    store: FeatureStore
+    mesh: Mesh
+    programs: Programs
+    computed: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def features(self, recipe: Recipe, variables: Any, images: np.ndarray, view: int | None = None) -> Any:
+        """The features of images [n, height, width, channels] uint8: a tree of arrays [n, ...], possibly memory maps.
+
+        view: which augmented view; None for the images as they are.
+        They are kept under a hash of the program, which holds network, preprocessing, augmentation, precision and
+        formulation, and of weights and pixels: what changes any of them is computed anew.
+        """
+        began, compiling = time.monotonic(), self.compile_seconds
+        features = self._find_or_run(recipe, _prefix_only(recipe, variables), images, view)
+        self.seconds += time.monotonic() - began - (self.compile_seconds - compiling)
+        return features
+
+    def account(self, former: dict[str, Any]) -> dict[str, Any]:
+        """For run.json: {'computed', 'reused', 'seconds'}, with what an earlier part of the run had."""
+        mine = {"computed": self.computed, "reused": self.reused, "seconds": self.seconds}
+        return {name: round(former.get(name, 0) + value, 2) for name, value in mine.items()}
+
+    def _find_or_run(self, recipe: Recipe, variables: Any, images: np.ndarray, view: int | None) -> Any:
+        batch_size = -(-(32 if jax.default_backend() == "cpu" else 256) // self.mesh.size) * self.mesh.size
+        program = _program(recipe, self.mesh, augments=view is not None)
+        batch = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
+        lowered = program.lower(variables, batch, jax.eval_shape(jax.random.key, 0))
+        key = _key(lowered.as_text(), variables, images, view)
+        wanted = shapes(recipe, images.shape)
+        found = self.store.open(key, wanted)
+        if found is not None:
+            self.reused += 1
+            self.notes.append(f"features: reused {self.store.folder / key}")
+            return found
+        self.computed += 1
+        compiled = self.programs.find(lambda: lowered)
+        self.compile_seconds += compiled.seconds
+        run = self._runner(compiled.call, variables, images, batch_size, view)
+        size = _bytes(wanted)
+        reason = self.store.room(size)
+        if not reason:
+            try:
+                with self.store.writing(key, wanted) as arrays:
+                    run(arrays)
+                return self.store.open(key, wanted)
+            except OSError as error:
+                reason = error.strerror or str(error)
+        if size > host_room():
+            raise UserError(
+                f"the features take {_mebibytes(size)}, more than memory and disk have ({reason}): free space, "
+                "set config.dataset.cache_dir to another disk, or config.features=off"
+            )
+        self.notes.append(f"features: not kept for later runs ({reason})")
+        arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), wanted)
+        run(arrays)
+        return arrays
+
+    def _runner(
+        self, program: Any, variables: Any, images: np.ndarray, batch_size: int, view: int | None
+    ) -> Callable[[Any], None]:
+        parts, whole = parallel.by_example(self.mesh), parallel.replicated(self.mesh)
+        on_device = jax.device_put(variables, whole)
+
+        def run(arrays: Any) -> None:
+            progress = Progress("features", len(images), PATIENCE_SECONDS)
+            for start in range(0, len(images), batch_size):
+                part = images[start : start + batch_size]
+                filled = np.zeros((batch_size, *images.shape[1:]), images.dtype)
+                filled[: len(part)] = part
+                # The views of an image are the same in every run, whatever its seed: runs share them.
+                key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), view or 0), start)
+                outputs = program(on_device, jax.device_put(filled, parts), jax.device_put(key, whole))
+
+                def write(array: np.ndarray, output: jax.Array, start: int = start, count: int = len(part)) -> None:
+                    array[start : start + count] = np.asarray(output)[:count]
+
+                jax.tree.map(write, arrays, outputs)
+                progress.show(start + len(part))
+
+        return run
+
+
+def _program(recipe: Recipe, mesh: Mesh, *, augments: bool) -> Any:
+    def features(variables: Any, images: jax.Array, key: jax.Array) -> Any:
+        images = augmented(key, images, recipe) if augments else images.astype(recipe.model.param_dtype)
+        return run_prefix(recipe, variables, images)
+
+    whole, parts = parallel.replicated(mesh), parallel.by_example(mesh)
+    return jax.jit(features, in_shardings=(whole, parts, whole), out_shardings=parts, keep_unused=True)
+
+
+def _prefix_only(recipe: Recipe, variables: Any) -> dict[str, Any]:
+    prefix = recipe.plan.frozen_prefix
+    return {kind: {stage: tree[stage] for stage in prefix if stage in tree} for kind, tree in variables.items()}
+
+
+def _key(program: str, variables: Any, images: np.ndarray, view: int | None) -> str:
+    digest = hashlib.sha256(f"{jax.__version__} {jax.devices()[0].device_kind} {program} {view}".encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    digest.update(str(images.shape).encode())
+    for start in range(0, len(images), 256):
+        digest.update(np.ascontiguousarray(images[start : start + 256]).tobytes())
+    return digest.hexdigest()
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

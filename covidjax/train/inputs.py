@@ -1,0 +1,118 @@
+"""What the steps of a phase take in: images or cached features, from the device or from the host."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from covidjax.data import stream
+from covidjax.data.order import batch_indices, steps_per_epoch, view_of
+from covidjax.train import parallel
+from covidjax.train.features import Passes
+from covidjax.train.phases import Phase, phase_at
+from covidjax.train.setup import Job
+from covidjax.trained import Trained
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Feed:
+    """The data of a phase.
+
+    views: trees {'image' or 'features', 'label'} of arrays [n, ...] that take turns from epoch to epoch; resident:
+    whether they live on the devices, all views in one tree [views * n, ...]. val: the images of the validation split,
+    or their features, which enter the network at stage `start` (None: at its beginning).
+    """
+
+    views: tuple[Any, ...]
+    num_views: int
+    num_examples: int
+    resident: bool
+    val: Any
+    start: str | None
+
+    def calls(
+        self, mesh: Mesh, engine: str, seed: int, batch_size: int, steps: tuple[int, int], steps_per_call: int
+    ) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """For each call of the compiled program how many steps it takes, and its arguments beside the state.
+
+        steps: the first of the run that is taken, and the first that is not.
+        """
+        if not self.resident:
+            for batch in stream.batches(self.views, seed, batch_size, *steps):
+                yield 1, (parallel.divide(batch, mesh, engine),)
+            return
+        for first, count in split_into_calls(*steps, self.steps_per_epoch(batch_size), steps_per_call):
+            rows = np.stack([self.rows(step, seed, batch_size) for step in range(first, first + count)])
+            yield count, (self.views[0], parallel.divide(rows, mesh, engine, axis=1))
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Full batches in an epoch."""
+        return steps_per_epoch(self.num_examples, batch_size)
+
+    def rows(self, step: int, seed: int, batch_size: int) -> np.ndarray:
+        """Where the examples of a step's batch are in the resident data: [batch] int32."""
+        view = view_of(step, self.num_examples, batch_size, self.num_views)
+        return batch_indices(seed, step, self.num_examples, batch_size) + np.int32(view * self.num_examples)
+
+
+def split_into_calls(
+    first_step: int, last_step: int, epoch_steps: int, steps_per_call: int
+) -> Iterator[tuple[int, int]]:
+    """(first step, number of steps) of each call.
+
+    A call begins at a multiple of `steps_per_call` within its epoch and ends in it, so that a run that was stopped
+    takes the same calls; what does not fill a call is taken one by one.
+    """
+    step = first_step
+    while step < last_step:
+        position = step % epoch_steps
+        fits = position % steps_per_call == 0 and position + steps_per_call <= epoch_steps
+        count = steps_per_call if fits and step + steps_per_call <= last_step else 1
+        yield step, count
+        step += count
+
+
+def make_feed(job: Job, phase: Phase, variables: Any, passes: Passes) -> Feed:
+    """The data of a phase. variables: {'params', 'batch_stats'} with which it begins.
+
+    Where features are cached, they are what the frozen prefix makes of the images with these weights.
+    """
+    recipe, caching, train_split, val_split = (
+        job.recipes[phase.index],
+        job.caching[phase.index],
+        job.train_split,
+        job.val_split,
+    )
+    count, resident, whole = len(train_split), job.resident(phase), parallel.replicated(job.mesh)
+    val, start = val_split.images, None
+    if caching.validation:
+        val, start = passes.features(recipe, variables, val_split.images), recipe.plan.first_trained
+    if not recipe.cached:
+        images = {"image": train_split.images, "label": train_split.labels}
+        return Feed((jax.device_put(images, whole) if resident else images,), 1, count, resident, val, start)
+    numbers = range(caching.views) if recipe.augments else (None,)
+    views = tuple(
+        {"features": passes.features(recipe, variables, train_split.images, number), "label": train_split.labels}
+        for number in numbers
+    )
+    if resident:
+        together = views[0] if len(views) == 1 else jax.tree.map(lambda *parts: np.concatenate(parts), *views)
+        views = (jax.device_put(together, whole),)
+    elif caching.placement == "host":
+        views = jax.tree.map(np.array, views)
+    return Feed(views, caching.views, count, resident, val, start)
+
+
+def final_inputs(job: Job, trained: Trained, passes: Passes) -> tuple[Any, str | None]:
+    """Cached features of the validation split for the network of a checkpoint, and the stage that takes them.
+
+    (None, None) where there are none, or the prefix ran in another precision than the network has.
+    """
+    phase = phase_at(job.phases, trained.step)
+    recipe = job.recipes[phase.index]
+    if not job.caching[phase.index].validation or recipe.prefix.dtype != recipe.model.dtype:
+        return None, None
+    return passes.features(recipe, trained.variables, job.val_split.images), recipe.plan.first_trained

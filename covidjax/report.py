@@ -79,7 +79,8 @@ def _headline(run: Run) -> Html:
         return cell(name, page.decimal(evaluation.get(key)), page.interval(evaluation.get(f"{key}_ci95")) or note)
 
     rate = _images_per_second(run)
-    compiled = timings.get("compile_seconds")
+    apart = {"compilation": timings.get("compile_seconds"), "features": timings.get("feature_seconds") or None}
+    beside = ", ".join(f"{name} {page.duration(value)}" for name, value in apart.items() if page.is_number(value))
     return element(
         "dl",
         measured(f"{(split or 'test').capitalize()} accuracy", "accuracy"),
@@ -88,7 +89,7 @@ def _headline(run: Run) -> Html:
         cell(
             "Training time",
             page.duration(timings.get("train_seconds")),
-            f"compilation {page.duration(compiled)}" if page.is_number(compiled) else None,
+            beside or None,
         ),
         cell("Images per second", page.MISSING if rate is None else page.rate(rate), run.run.get("device")),
         cell("Trained / all parameters", *_parameters(run)),
@@ -178,10 +179,20 @@ def _freezing(run: Run) -> list[Html]:
             element("h3", f"Phase {number}: {strategy if isinstance(strategy, str) else ', '.join(strategy)}"),
             element("div", page.table(header, body, "lrrrrrl", total), class_="wide even"),
             element("p", f"{phase['summary'].rstrip('.')}.") if phase.get("summary") else Html(),
+            *_cached_features(phase, run.run.get("memory", {}).get(str(number))),
         ]
     if not built:
         return [element("p", "No freeze table was recorded yet.")]
     return [element("p", "FLOPs of one training step over the whole batch.", class_="muted"), *built]
+
+
+def _cached_features(phase: Mapping[str, Any], memory: Mapping[str, int] | None) -> list[Html]:
+    """What became of the features of the frozen prefix, and the memory of the phase's program."""
+    note = phase.get("features", {}).get("note", "")
+    found = [f"{note[0].upper()}{note[1:].rstrip('.')}."] if note else []
+    if memory:
+        found.append(f"The compiled step takes {page.byte_size(memory['temporary'])} of temporary memory.")
+    return [element("p", " ".join(found))] if found else []
 
 
 def _data(run: Run) -> list[Html]:

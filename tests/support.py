@@ -1,7 +1,5 @@
 """Small recipes, states and batches that several tests build on."""
 
-import collections
-import re
 from typing import Any
 
 import jax
@@ -72,8 +70,3 @@ def make_batch(size: int = 32, batch_size: int = 8, seed: int = 0) -> dict[str, 
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (batch_size, size, size, 1), np.uint8)
     return {"image": jnp.asarray(images), "label": jnp.asarray(random.integers(0, 3, batch_size), jnp.int32)}
-
-
-def operations(compiled: Any) -> collections.Counter[str]:
-    """How often each operation stands in an optimised HLO program."""
-    return collections.Counter(re.findall(r" = \S+ ([a-z][a-z\-]*)\(", compiled.as_text()))

@@ -73,21 +73,27 @@ class BatchNorm(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, *, use_batch_statistics: bool) -> jax.Array:
-        """inputs: [batch, ..., features]; normalised by the batch, or by the running statistics."""
+    def __call__(self, inputs: jax.Array, *, use_batch_statistics: bool | str) -> jax.Array:
+        """inputs: [batch, ..., features]; normalised by the running statistics, or by those of the batch.
+
+        use_batch_statistics: a string is the mapped axis over whose devices the batch lies.
+        """
         features = (inputs.shape[-1],)
         scale = self.param("scale", self.scale_init, features, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, features, self.param_dtype)
-        mean, var = running_mean.value, running_var.value
-        if use_batch_statistics:
-            mean, var = ops.batch_statistics(inputs)
-            if not self.is_initializing():
-                keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * var
-        return ops.normalise(inputs.astype(self.dtype), scale, bias, mean, var, epsilon=self.epsilon)
+        inputs = inputs.astype(self.dtype)
+        if not use_batch_statistics:
+            mean, var = running_mean.value, running_var.value
+            return ops.normalise(inputs, scale, bias, mean, var, epsilon=self.epsilon)
+        axis = use_batch_statistics if isinstance(use_batch_statistics, str) else None
+        outputs, mean, var = ops.batch_norm(inputs, scale, bias, self.epsilon, axis)
+        if not self.is_initializing():
+            keep = self.momentum
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean
+            running_var.value = keep * running_var.value + (1 - keep) * var
+        return outputs
 
 
 class Dense(nn.Module):

@@ -1,9 +1,14 @@
 """Pooling over space."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+Pair = tuple[int, int]
 
 
 def max_pool(
@@ -16,9 +21,145 @@ def max_pool(
     """Maximum over windows; padded positions never win.
 
     inputs: [batch, height, width, features] -> [batch, out_height, out_width, features].
+    The gradient goes to the first maximum of a window, row by row; that of a window with a NaN to the first position.
     """
+    return _max_pool(inputs, window, strides, padding)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
+    return _outputs(inputs, window, strides, padding)
+
+
+def _forward(
+    inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    outputs = _outputs(inputs, window, strides, padding)
+    return outputs, (inputs, outputs)
+
+
+def _backward(
+    window: Pair, strides: Pair, padding: tuple[Pair, Pair], kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array]:
+    return (_gradient(*kept, cotangent, window, strides, padding),)
+
+
+_max_pool.defvjp(_forward, _backward)
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _outputs(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
+    on_cpu, elsewhere = (partial(way, window=window, strides=strides, padding=padding) for way in (by_axis, plain))
+    return lax.platform_dependent(inputs, cpu=on_cpu, default=elsewhere)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _gradient(
+    inputs: jax.Array,
+    outputs: jax.Array,
+    cotangent: jax.Array,
+    window: Pair,
+    strides: Pair,
+    padding: tuple[Pair, Pair],
+) -> jax.Array:
+    on_cpu, library = (
+        partial(way, window=window, strides=strides, padding=padding) for way in (gradient_by_axis, plain)
+    )
+
+    def elsewhere(inputs: jax.Array, _: jax.Array, cotangent: jax.Array) -> jax.Array:
+        (gradient,) = jax.vjp(library, inputs)[1](cotangent)
+        return gradient
+
+    return lax.platform_dependent(inputs, outputs, cotangent, cpu=on_cpu, default=elsewhere)
+
+
+def plain(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
+    """XLA's windows; their gradient is a scatter, which XLA:CPU does element by element."""
     lowest = np.array(-np.inf, inputs.dtype)  # a constant: JAX differentiates a maximum only if it sees its start value
     return lax.reduce_window(inputs, lowest, lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0)))
+
+
+def by_axis(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
+    """The maxima of each row's windows, then of these along the columns."""
+    rows = _along(inputs, 2, window[1], strides[1], padding[1])
+    return _along(rows, 1, window[0], strides[0], padding[0])
+
+
+def gradient_by_axis(
+    inputs: jax.Array,
+    outputs: jax.Array,
+    cotangent: jax.Array,
+    window: Pair,
+    strides: Pair,
+    padding: tuple[Pair, Pair],
+) -> jax.Array:
+    """To the first row that holds the maximum, in it to the first column."""
+    rows = _along(inputs, 2, window[1], strides[1], padding[1])
+    of_rows = _gradient_along(rows, outputs, cotangent, 1, window[0], strides[0], padding[0])
+    return _gradient_along(inputs, rows, of_rows, 2, window[1], strides[1], padding[1])
+
+
+def _along(inputs: jax.Array, axis: int, window: int, stride: int, padding: Pair) -> jax.Array:
+    """Maxima of windows along one axis."""
+    first, *others = _positions(_padded(inputs, axis, padding), axis, window, stride)
+    for other in others:
+        first = jnp.maximum(first, other)
+    return first
+
+
+def _gradient_along(
+    inputs: jax.Array, outputs: jax.Array, cotangent: jax.Array, axis: int, window: int, stride: int, padding: Pair
+) -> jax.Array:
+    size = inputs.shape[axis]
+    if window == stride and size == window * outputs.shape[axis]:
+        return _gradient_of_tiles(inputs, outputs, cotangent, axis, window)
+    padded = _padded(inputs, axis, padding)
+    zero = np.zeros((), cotangent.dtype)
+    parts = []
+    for place, first in enumerate(_first(_positions(padded, axis, window, stride), outputs)):
+        after = padded.shape[axis] - place - (outputs.shape[axis] - 1) * stride - 1
+        spread = [(0, 0, 0)] * inputs.ndim
+        spread[axis] = (place, after, stride - 1)
+        parts.append(lax.pad(jnp.where(first, cotangent, zero), zero, spread))
+    return lax.slice_in_dim(sum(parts[1:], parts[0]), padding[0], padding[0] + size, axis=axis)
+
+
+def _gradient_of_tiles(
+    inputs: jax.Array, outputs: jax.Array, cotangent: jax.Array, axis: int, window: int
+) -> jax.Array:
+    """Where windows neither overlap nor leave anything out: as one operation over the whole map."""
+    tiles = inputs.reshape(*inputs.shape[:axis], -1, window, *inputs.shape[axis + 1 :])
+    outputs, cotangent = (jnp.expand_dims(array, axis + 1) for array in (outputs, cotangent))
+    place = lax.broadcasted_iota(np.int32, tiles.shape, axis + 1)
+    first = ~(tiles < outputs)
+    for earlier in range(window - 1):
+        taken = ~(lax.slice_in_dim(tiles, earlier, earlier + 1, axis=axis + 1) < outputs)
+        first &= ~((place > earlier) & taken)
+    return jnp.where(first, cotangent, np.zeros((), cotangent.dtype)).reshape(inputs.shape)
+
+
+def _first(positions: Sequence[jax.Array], outputs: jax.Array) -> list[jax.Array]:
+    """For each position of the windows, whether it holds the first maximum. Not less: also beside a NaN."""
+    first, taken = [], np.zeros((), bool)
+    for position in positions:
+        hit = ~(position < outputs)
+        first.append(hit & ~taken)
+        taken = taken | hit
+    return first
+
+
+def _padded(inputs: jax.Array, axis: int, padding: Pair) -> jax.Array:
+    if not any(padding):
+        return inputs
+    widths = [(0, 0)] * inputs.ndim
+    widths[axis] = padding
+    return jnp.pad(inputs, widths, constant_values=-np.inf)
+
+
+def _positions(padded: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:
+    """The first element of each window, the second, and so on."""
+    last = (padded.shape[axis] - window) // stride * stride + 1
+    return [lax.slice_in_dim(padded, place, place + last, stride, axis) for place in range(window)]
 
 
 def global_average_pool(inputs: jax.Array) -> jax.Array:

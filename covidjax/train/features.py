@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -164,7 +165,10 @@ class Passes:
             try:
                 with self.store.writing(key, wanted) as arrays:
                     run(arrays)
-                return self.store.open(key, wanted)
+                kept = self.store.open(key, wanted)
+                if kept is not None:
+                    return kept
+                reason = f"what was written to {self.store.folder} is not what it holds"
             except OSError as error:
                 reason = error.strerror or str(error)
         if size > host_room():
@@ -204,7 +208,9 @@ class Passes:
 
 def _program(recipe: Recipe, mesh: Mesh, *, augments: bool) -> Any:
     def features(variables: Any, images: jax.Array, key: jax.Array) -> Any:
-        images = augmented(key, images, recipe) if augments else images.astype(recipe.model.param_dtype)
+        if not augments:
+            return run_prefix(recipe, variables, images.astype(recipe.model.param_dtype))
+        images, _ = augmented(key, {"image": images, "label": jnp.zeros(len(images), jnp.int32)}, recipe)
         return run_prefix(recipe, variables, images)
 
     whole, parts = parallel.replicated(mesh), parallel.by_example(mesh)

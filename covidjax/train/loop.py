@@ -143,12 +143,13 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
 
     # ---- Validation figures of the best checkpoint, and the report ----
     images = chronicle.step * config.batch_size
+    run["features"] = passes.account(run["features"])
     run["timings"] |= {
+        "feature_seconds": run["features"]["seconds"],
         "train_seconds": round(chronicle.train_seconds, 2),
         "compile_seconds": round(compiling.seconds() + passes.compile_seconds, 2),
         "images_per_second": round(images / max(chronicle.train_seconds, 1e-9), 2),
     }
-    run["features"] = passes.account(run["features"])
     run["notes"] = list(dict.fromkeys((*run["notes"], *passes.notes)))
     files.write_json(workdir / "run.json", run)
     trained = load_trained(workdir, "best")
@@ -206,7 +207,7 @@ def train_figures(recipe: Recipe, state: TrainState, sums: StepMetrics) -> dict[
     rate = recipe.learning_rate(int(state.step) - 1 - recipe.schedule_start) * state.plateau.scale
     return {
         "loss": float(sums.loss) / int(sums.steps),
-        "accuracy": int(sums.correct) / int(sums.count),
+        "accuracy": float(sums.correct) / int(sums.count),
         "learning_rate": float(rate),
         "gradient_norm": float(sums.gradient_norm) / int(sums.steps),
     }

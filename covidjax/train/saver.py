@@ -1,6 +1,7 @@
 """When checkpoints are written: often, but never for more than a tenth of the time."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -35,6 +36,7 @@ class Saver:
         self.checkpoints = checkpoints
         self._best_score = checkpoints.best_score()
         self._passed: Offer | None = None
+        self._began = math.inf
 
     def offer(self, offer: Offer, *, must: bool = False) -> None:
         """must: it is written in any case, as at the end of a phase. The buffers may be donated afterwards."""
@@ -43,6 +45,7 @@ class Saver:
         if is_best:
             self._best_score, self._passed = score, None
         if must or self._is_due():
+            self._began = time.monotonic()
             self.flush()
             self.checkpoints.save(offer.step, offer.state, offer.progress, offer.metric)
         elif is_best:
@@ -58,4 +61,7 @@ class Saver:
 
     def _is_due(self) -> bool:
         begun, ended = self.checkpoints.last_save
-        return ended is not None and time.monotonic() >= ended + TIMES_LONGER * (ended - begun)
+        if ended is None:
+            return False
+        # What was passed over may have been written just before, and counts as well.
+        return time.monotonic() >= ended + TIMES_LONGER * (ended - min(begun, self._began))

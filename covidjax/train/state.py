@@ -13,7 +13,8 @@ from covidjax.optim import Plateau
 class StepMetrics:
     """Sums over the steps of an epoch so far; they stay on the device until they are logged.
 
-    loss, gradient_norm: float32 sums over steps; correct, count: int32 over examples; steps: int32;
+    loss, gradient_norm: float32 sums over steps; correct: float32 over examples, of masks the part of the pixels that
+    is right; count: int32, examples; steps: int32;
     nonfinite_step: int32, the first step whose loss or gradient was not finite, or -1.
     """
 
@@ -29,7 +30,7 @@ class StepMetrics:
         """Sums over nothing."""
         zero, none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
         # Distinct buffers: the state is donated, and one buffer cannot be donated twice.
-        return cls(zero, zero + 0.0, none, none + 0, none + 0, jnp.full((), -1, jnp.int32))
+        return cls(zero, zero + 0.0, zero + 0.0, none, none + 0, jnp.full((), -1, jnp.int32))
 
     def add(
         self, step: jax.Array, loss: jax.Array, gradient_norm: jax.Array, correct: jax.Array, count: int
@@ -40,7 +41,7 @@ class StepMetrics:
         return StepMetrics(
             loss=self.loss + loss.astype(jnp.float32),
             gradient_norm=self.gradient_norm + gradient_norm.astype(jnp.float32),
-            correct=self.correct + correct.astype(jnp.int32),
+            correct=self.correct + correct.astype(jnp.float32),
             count=self.count + count,
             steps=self.steps + 1,
             nonfinite_step=jnp.where(first_bad, step, self.nonfinite_step),

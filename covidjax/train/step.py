@@ -56,21 +56,22 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
     """One optimizer step. Gradients exist for the trainable leaves only, and so does all that looks at them.
 
     batch: {'image': [batch, height, width, channels] uint8, or 'features': what `run_prefix` gives, a tree of arrays
-    [batch, ...], where recipe.cached; 'label': [batch] int32}.
+    [batch, ...], where recipe.cached; 'label': [batch] int32, or class ids of pixels [batch, height, width]}.
     """
     plan = recipe.plan
     augment_key, dropout_key = step_keys(state, recipe)
     trainable, frozen = plan.split(state.params)
-    inputs = batch["features"] if recipe.cached else augmented(augment_key, batch["image"], recipe)
+    inputs, labels = (batch["features"], batch["label"]) if recipe.cached else augmented(augment_key, batch, recipe)
 
     def loss(trainable: Any, batch_stats: Any, inputs: Any, labels: jax.Array, key: jax.Array) -> Any:
         params = plan.merge(trainable, frozen)
         logits, batch_stats = train_forward(recipe, params, batch_stats, inputs, key)
-        correct = jnp.sum(jnp.argmax(logits, -1) == labels)
+        right = jnp.argmax(logits, -1) == labels
+        correct = jnp.sum(jnp.mean(right, tuple(range(1, right.ndim)), dtype=jnp.float32))
         return jnp.mean(recipe.loss(logits, labels)), (batch_stats, correct)
 
     gradient = accumulated(jax.value_and_grad(loss, has_aux=True), recipe.accumulation_steps)
-    (value, (batch_stats, correct)), grads = gradient(trainable, state.batch_stats, inputs, batch["label"], dropout_key)
+    (value, (batch_stats, correct)), grads = gradient(trainable, state.batch_stats, inputs, labels, dropout_key)
     value, batch_stats, correct, grads = over_devices(recipe.axis, value, batch_stats, correct, grads)
     direction, opt_state = recipe.tx.update(grads, state.opt_state, trainable)
     rate = learning_rate(state, recipe)
@@ -108,10 +109,12 @@ def learning_rate(state: TrainState, recipe: Recipe) -> jax.Array:
     return recipe.learning_rate(state.step - recipe.schedule_start) * state.plateau.scale
 
 
-def augmented(key: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array:
-    """images: [batch, height, width, channels] uint8 -> the same in floating point, changed at random."""
-    images, _ = augment(key, images.astype(recipe.model.param_dtype), recipe.augmentation, axis=recipe.axis)
-    return images
+def augmented(key: jax.Array, batch: Batch, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
+    """The images of a batch in floating point and the labels; both changed at random, where labels are masks."""
+    images, labels = batch["image"].astype(recipe.model.param_dtype), batch["label"]
+    masks = labels if labels.ndim > 1 else None
+    images, masks = augment(key, images, recipe.augmentation, masks, recipe.axis)
+    return images, labels if masks is None else masks
 
 
 def run_prefix(recipe: Recipe, variables: Any, images: jax.Array) -> Any:

@@ -38,7 +38,10 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A head after training. best_epoch: counted from 1, by config.checkpoint.best; the figures are of that epoch."""
+    """A head after training. best_epoch: counted from 1, by config.checkpoint.best; the figures are of that epoch.
+
+    One whose loss was never finite has those of the last epoch.
+    """
 
     setting: Setting
     best_epoch: int
@@ -83,8 +86,15 @@ def sweep(
 
     show: takes a line of progress. Raises UserError where the config does not train from features on the device.
     """
+    if not config.pretrained:
+        if len(set(seeds)) > 1:
+            raise UserError(
+                "with random initialisation every seed has a frozen prefix, and so features, of its own: give "
+                "config.pretrained, or one seed"
+            )
+        config = _seeded(config, seeds[0])
     job = prepare(config)
-    _check(job, seeds)
+    _check(job)
     phase, by_loss = job.phases[0], job.config.checkpoint.best == "loss"
     passes = Passes(features.store(config), job.mesh, Programs())
     feed = make_feed(job, phase, job.variables, passes)
@@ -104,26 +114,30 @@ def sweep(
         states, train_loss = epoch(states, knobs, feed.views[0], _rows(feed, seeds, number * steps, steps, batch))
         history.append(jax.device_get(evaluate(states, *val)))  # (loss, accuracy), each [seeds, settings]
         states = _next_epoch(states, train_loss, knobs, phase.optimizer)
-        best = np.min(history[-1][0]) if by_loss else np.max(history[-1][1])
+        loss, accuracy = history[-1]
+        finite = np.isfinite(loss)
+        best = np.min(loss, where=finite, initial=np.inf) if by_loss else np.max(accuracy, where=finite, initial=0.0)
         show(f"epoch {number + 1}/{phase.last_step // steps}  best val {config.checkpoint.best} {best:.4f}")
     outcomes = _outcomes(np.array(history), seeds, settings, by_loss=by_loss)
     notes = (*job.notes, job.caching[0].note, *passes.notes)
     return Sweep(outcomes, len(job.val_split), compile_seconds, time.monotonic() - began, tuple(dict.fromkeys(notes)))
 
 
-def _check(job: Job, seeds: Sequence[int]) -> None:
-    if len(job.phases) > 1:
-        raise UserError(f"a sweep has one phase: the config has {len(job.phases)}; empty config.phases")
+def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
+    return ConfigDict({**config.to_dict(), "seed": int(seed)})
+
+
+def _check(job: Job) -> None:
+    if job.config.phases or len(job.phases) > 1:
+        raise UserError(
+            f"a sweep has one phase, that of the config itself: empty config.phases, and give config.freeze, now "
+            f"{job.config.freeze!r}, one strategy for all epochs"
+        )
     if job.caching[0].placement != "device":
         why = job.caching[0].note or "they do not fit on the device"
         raise UserError(f"a sweep trains from cached features on the device: {why}")
     if job.config.weight_decays:
         raise UserError("a sweep gives all kernels one weight decay: empty config.weight_decays")
-    if len(set(seeds)) > 1 and not job.config.pretrained:
-        raise UserError(
-            "with random initialisation every seed has a frozen prefix, and so features, of its own: give "
-            "config.pretrained, or one seed"
-        )
 
 
 def _knobs(job: Job, settings: Sequence[tuple[float, float, Any]]) -> Knobs:
@@ -137,8 +151,7 @@ def _initial_states(job: Job, seeds: Sequence[int], num_settings: int) -> TrainS
     """States [seeds, settings, ...] of the stages after the frozen prefix, which alone take part."""
     states = []
     for seed in seeds:
-        seeded = ConfigDict({**job.config.to_dict(), "seed": int(seed)})
-        variables = start(seeded, job.recipes[0].model, job.train_split.images.shape[1:]).variables
+        variables = start(_seeded(job.config, seed), job.recipes[0].model, job.train_split.images.shape[1:]).variables
         states.append(initial_state(_suffix(job), _without_prefix(job, variables), jax.random.key(seed)))
     by_seed = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     return jax.tree.map(

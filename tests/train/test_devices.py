@@ -53,7 +53,7 @@ def prepare(name: str, changes: dict[str, Any]) -> tuple[Recipe, TrainState]:
 def training_loss(recipe: Recipe, state: TrainState, batch: Batch) -> jax.Array:
     """The loss of the step that comes next, in the precision of the network: the sums of the state are float32."""
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-    images = augmented(augment_key, batch["image"], recipe)
+    images, _ = augmented(augment_key, batch, recipe)
     logits, _ = train_forward(recipe, state.params, state.batch_stats, images, dropout_key)
     return jnp.mean(recipe.loss(logits, batch["label"]))
 

@@ -9,7 +9,7 @@ import pytest
 
 from covidjax import optim
 from covidjax.train.step import train_step
-from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, operations, small_config
+from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
 
 EVERYTHING_ON: dict[str, Any] = {
     "optimizer__name": "adamw",
@@ -18,50 +18,6 @@ EVERYTHING_ON: dict[str, Any] = {
     "accumulation_steps": 2,
     "ema_decay": 0.9,
 }
-
-
-def compiled_step(model_name: str, strategy: str, size: int = 64) -> tuple[Any, Any]:
-    config = small_config(model_name, freeze=strategy, **EVERYTHING_ON)
-    model = make_model(config)
-    variables = jax.eval_shape(lambda: make_variables(model, size))
-    recipe = make_recipe(config, model, variables)
-    state = jax.eval_shape(lambda variables: make_state(recipe, variables), variables)
-    batch = jax.eval_shape(lambda: make_batch(size))
-    return recipe, jax.jit(partial(train_step, recipe=recipe)).lower(state, batch).compile()
-
-
-def expected_convolutions(recipe: Any) -> int:
-    """Forward of all, weight gradients of the trainable, input gradients of all whose input depends on a trainable."""
-    kernels = [leaf for leaf in recipe.plan.leaves if "conv" in leaf.path and leaf.path.endswith("/kernel")]
-    trained = [leaf.path for leaf in kernels if leaf.trains]
-    first = recipe.plan.first_trained
-    enters_first = 0
-    if trained:
-        # In the first trained stage the first convolution, and the shortcut beside it, see an input without gradient.
-        own = [path for path in trained if path.startswith(f"{first}/")]
-        enters_first = sum(
-            path == f"{first}/conv1/kernel"
-            or path in (f"{first}/block1/conv1/kernel", f"{first}/block1/shortcut_conv/kernel")
-            for path in own
-        )
-    return len(kernels) + 2 * len(trained) - enters_first
-
-
-@pytest.mark.parametrize("strategy", ["none", "until:layer3", "backbone"])
-@pytest.mark.parametrize("model_name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
-def test_compiled_step_holds_forward_of_all_and_backward_of_the_trained_suffix(model_name: str, strategy: str) -> None:
-    recipe, compiled = compiled_step(model_name, strategy)
-    assert operations(compiled)["convolution"] == expected_convolutions(recipe)
-
-
-def test_frozen_backbone_has_as_many_convolutions_as_inference() -> None:
-    config = small_config("resnet18")
-    model = make_model(config)
-    variables = jax.eval_shape(lambda: make_variables(model, 64))
-    images = jax.ShapeDtypeStruct((8, 64, 64, 1), jnp.float32)
-    inference = jax.jit(model.apply).lower(variables, images).compile()
-    _, step = compiled_step("resnet18", "backbone")
-    assert operations(step)["convolution"] == operations(inference)["convolution"] == 20
 
 
 @pytest.mark.parametrize("strategy", ["until:layer3", "backbone", "all_but_norm"])

@@ -1,9 +1,10 @@
 """The names and shapes in published weight files, as digests: a wrong name map fails here without a download.
 
-What the digests are of: for torchvision, the `state_dict` of the rebuild in `torch_reference.py`, whose names are
-written after torchvision's; for Keras, the layers of `keras.applications` (3.15.1), named and ordered as a legacy `.h5`
-stores them. No published file was read. Whether those two still say the same is a test of its own, for machines that
-have PyTorch or Keras; the number of parameters that the projects print is in `tests/models/test_arrangements.py`.
+What the digests are of: for torchvision, the `state_dict` of the rebuild in `benchmarks/peers/torch_networks.py`,
+whose names are written after torchvision's; for Keras, the layers of `keras.applications` (3.15.1), named and ordered
+as a legacy `.h5` stores them. No published file was read. Whether those two still say the same is a test of its own,
+for machines that have PyTorch or Keras; the number of parameters that the projects print is in
+`tests/models/test_arrangements.py`.
 """
 
 import hashlib
@@ -76,7 +77,7 @@ def test_name_map_names_the_tensors_of_the_published_file(source_format: str, na
 @pytest.mark.parametrize("name", [name for source_format, name in MANIFEST if source_format == "torchvision"])
 def test_manifest_is_that_of_the_torch_rebuild(name: str) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    from tests.weights import torch_reference as reference  # noqa: PLC0415 - it needs PyTorch
+    from benchmarks.peers import torch_networks as reference  # noqa: PLC0415 - it needs PyTorch
 
     with torch.device("meta"):
         vgg = name == "vgg16"

@@ -19,7 +19,7 @@ from tests.weights.parity import (
 )
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: the port is compared with it")
-from tests.weights import torch_reference as reference  # noqa: E402 - it needs PyTorch
+from benchmarks.peers import torch_networks as reference  # noqa: E402 - it needs PyTorch
 
 NUM_CLASSES = 7
 ODD = (97, 107)
@@ -73,7 +73,7 @@ def assert_parity(model: Any, module: Any, size: tuple[int, int], path: Path) ->
     images = RandomWeights(1).images(1, *size)
     variables = load(model, path, "torchvision", images)
     with torch.no_grad():
-        theirs = dict(zip(model.stages, map(as_array, module(as_batch(images))), strict=False))
+        theirs = dict(zip(model.stages, map(as_array, module.stage_outputs(as_batch(images))), strict=False))
     assert_equal_outputs(stage_outputs(model, variables, images), theirs)
 
 
@@ -116,7 +116,7 @@ def test_gradients_are_those_of_torch(tmp_path: Path) -> None:
         return -jnp.mean(jax.nn.log_softmax(logits)[:, target])
 
     ours = jax.jit(jax.grad(loss))(variables["params"])
-    (-torch.log_softmax(module(as_batch(images))[-1], 1)[:, target].mean()).backward()
+    (-torch.log_softmax(module(as_batch(images)), 1)[:, target].mean()).backward()
     theirs = {
         "stem conv1": module.conv1.weight.grad.numpy().transpose(2, 3, 1, 0),
         "layer3 shortcut": module.layer3[0].downsample[0].weight.grad.numpy().transpose(2, 3, 1, 0),

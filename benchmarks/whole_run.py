@@ -1,0 +1,103 @@
+"""A whole run of Ljung and others' experiment 3 with cached features, against the same in Keras: wall clock of both.
+
+python benchmarks/whole_run.py --root=FOLDER [--epochs=12] [--batch_size=8] [--image_size=224] [--json=F]
+
+FOLDER: train/ and val/ with a folder a class, and folds.csv (file,label,patient,split). VGG-16 frozen, the same random
+weights on both sides, head 1024-1024-classes, Adam 2e-5, no augmentation. Each side is one process, from its start to
+its end: imports, decoding, compilation, training and validation of every epoch; ours writes its checkpoints and report.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import command
+from benchmarks.environment import describe
+from covidjax import files
+from covidjax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the arguments, runs both, prints the times and the ratio."""
+    parser = command.Parser(prog="benchmarks/whole_run.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--root", required=True, type=Path)
+    parser.add_argument("--json", type=Path, help="where the record goes")
+    for name, default in (("epochs", 12), ("batch_size", 8), ("image_size", 224)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    flags = parser.parse_args(arguments)
+    if not (flags.root / "folds.csv").is_file():
+        raise UserError(
+            f"--root: there is no {flags.root / 'folds.csv'}: give a folder with train/, val/ and folds.csv"
+        )
+    sizes = [f"--{name}={getattr(flags, name)}" for name in ("epochs", "batch_size", "image_size")]
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "vgg16.weights.h5"
+        keras = [sys.executable, "-m", "benchmarks.peers.keras_run", *sizes]
+        _run([*keras, f"--make_weights={weights}"], folder)
+        keras_seconds, printed = _run([*keras, f"--root={flags.root}", f"--weights={weights}"], folder)
+        ours = [sys.executable, "launch/train.py", "--config=configs/cxr3.py:vgg16", f"--workdir={folder}/run"]
+        ours += [f"--config.{key}={value}" for key, value in overrides(flags.root, weights, flags).items()]
+        our_seconds, _ = _run(ours, folder)
+        record = {
+            "what": "whole run, VGG-16 frozen, head 1024-1024",
+            "epochs": flags.epochs,
+            "batch_size": flags.batch_size,
+            "image_size": flags.image_size,
+            "keras_seconds": round(keras_seconds, 1),
+            "covidjax_seconds": round(our_seconds, 1),
+            "ratio": round(keras_seconds / our_seconds, 2),
+            "keras_val_accuracy": json.loads(printed.splitlines()[-1])["val_accuracy"][-1],
+            "covidjax_val_accuracy": _last_accuracy(Path(folder) / "run"),
+            "features": files.read_json(Path(folder) / "run" / "run.json")["features"],
+            **describe("benchmarks/whole_run.py", list(arguments)),
+        }
+    print(json.dumps(record, indent=1))
+    if flags.json:
+        files.write_json(flags.json, record)
+
+
+def overrides(root: Path, weights: Path, flags: object) -> dict[str, object]:
+    """The config of the paper's experiment, as overrides of configs/cxr3.py."""
+    still = dict.fromkeys(("rotate", "shift", "scale", "brightness", "contrast"), 0.0)
+    return {
+        "dataset.root": root,
+        "dataset.image_size": flags.image_size,  # type: ignore[attr-defined]
+        "dataset.crop": "squash",
+        "model.head": "paper",
+        "pretrained": weights,
+        "freeze": "backbone",
+        "batch_size": flags.batch_size,  # type: ignore[attr-defined]
+        "epochs": flags.epochs,  # type: ignore[attr-defined]
+        "optimizer.name": "adam",
+        "optimizer.learning_rate": 2e-5,
+        "optimizer.schedule": "constant",
+        "optimizer.weight_decay": 0.0,
+        "ema_decay": 0.0,
+        **{f"augment.{name}": value for name, value in still.items()},
+    }
+
+
+def _run(command_line: list[str], folder: str) -> tuple[float, str]:
+    """Wall seconds of a process, with caches of its own, and what it printed."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": f"{folder}/cache"}
+    began = time.monotonic()
+    done = subprocess.run(command_line, cwd=ROOT, env=variables, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{command_line[1:3]} failed: {done.stderr.splitlines()[-1:]}")
+    return time.monotonic() - began, done.stdout
+
+
+def _last_accuracy(workdir: Path) -> float:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return float([line for line in lines if line["split"] == "val"][-1]["accuracy"])
+
+
+if __name__ == "__main__":
+    command.run(main)

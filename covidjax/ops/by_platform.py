@@ -1,0 +1,125 @@
+"""Products of inputs and a kernel that are written differently for different platforms, with their gradients."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """What a two-dimensional convolution is besides its arrays.
+
+    inputs: shape [batch, height, width, in_features]; kernel: shape [height, width, in_features, features];
+    padding: before and after, of height and width; dilation: the distance of neighbouring taps in the input.
+    """
+
+    inputs: tuple[int, int, int, int]
+    kernel: tuple[int, int, int, int]
+    strides: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    dilation: tuple[int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        rows, columns = (
+            (self.inputs[1 + axis] + sum(self.padding[axis]) - self.dilation[axis] * (self.kernel[axis] - 1) - 1)
+            // self.strides[axis]
+            + 1
+            for axis in range(2)
+        )
+        return rows, columns
+
+
+Product = Callable[[jax.Array, jax.Array, Geometry], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Formulation:
+    """One way to compute a product that is linear in both arrays.
+
+    outputs: (inputs, kernel) -> outputs; input_gradient: (cotangent, kernel) -> of the shape of inputs;
+    kernel_gradient: (cotangent, inputs) -> of the shape of kernel. All take the geometry last.
+    """
+
+    outputs: Product
+    input_gradient: Product
+    kernel_gradient: Product
+
+
+def transposed(outputs: Product) -> Formulation:
+    """The formulation whose gradients JAX derives: those of a linear function need no forward pass."""
+
+    def input_gradient(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+        inputs = jax.ShapeDtypeStruct(geometry.inputs, cotangent.dtype)
+        (gradient,) = jax.linear_transpose(lambda inputs: outputs(inputs, kernel, geometry), inputs)(cotangent)
+        return gradient
+
+    def kernel_gradient(cotangent: jax.Array, inputs: jax.Array, geometry: Geometry) -> jax.Array:
+        kernel = jax.ShapeDtypeStruct(geometry.kernel, cotangent.dtype)
+        (gradient,) = jax.linear_transpose(lambda kernel: outputs(inputs, kernel, geometry), kernel)(cotangent)
+        return gradient
+
+    return Formulation(outputs, input_gradient, kernel_gradient)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def product(
+    inputs: jax.Array, kernel: jax.Array, geometry: Geometry, on_cpu: Formulation, elsewhere: Formulation
+) -> jax.Array:
+    """The product of inputs and kernel in the formulation of the platform that the program is lowered for.
+
+    `lax.platform_dependent` and not `jax.default_backend()`: a program can be lowered ahead of time for a platform
+    that is not there, or run on CPU devices of a machine whose default is a GPU; both are known when JAX lowers, and
+    only the chosen branch reaches the compiler. It stands inside of the derivative rules because a branch that is
+    differentiated from outside has to hand over the residuals of all branches.
+    """
+    return _by_platform("outputs", inputs, kernel, geometry, on_cpu, elsewhere)
+
+
+def _product_forward(
+    inputs: Any, kernel: Any, geometry: Geometry, on_cpu: Formulation, elsewhere: Formulation
+) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array | None]]:
+    """Keeps of each array what the gradient of the other needs; nothing for a gradient that nobody wants."""
+    outputs = _by_platform("outputs", inputs.value, kernel.value, geometry, on_cpu, elsewhere)
+    return outputs, (inputs.value if kernel.perturbed else None, kernel.value if inputs.perturbed else None)
+
+
+def _product_backward(
+    geometry: Geometry,
+    on_cpu: Formulation,
+    elsewhere: Formulation,
+    kept: tuple[jax.Array | None, jax.Array | None],
+    cotangent: Any,
+) -> tuple[jax.Array | None, jax.Array | None]:
+    if isinstance(cotangent, SymbolicZero):
+        return None, None
+    # Else XLA finds what it transformed in the forward pass, and keeps that, several times as large as the inputs.
+    (inputs, kernel), cotangent = lax.optimization_barrier((kept, cotangent))
+    gradient = partial(_by_platform, geometry=geometry, on_cpu=on_cpu, elsewhere=elsewhere)
+    return (
+        None if kernel is None else gradient("input_gradient", cotangent, kernel),
+        None if inputs is None else gradient("kernel_gradient", cotangent, inputs),
+    )
+
+
+product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
+
+
+# Jitted, so that calls from outside of a jitted function do not run transform by transform.
+@partial(jax.jit, static_argnames=("direction", "geometry", "on_cpu", "elsewhere"))
+def _by_platform(
+    direction: str,
+    first: jax.Array,
+    second: jax.Array,
+    geometry: Geometry,
+    on_cpu: Formulation,
+    elsewhere: Formulation,
+) -> jax.Array:
+    branches = (partial(getattr(way, direction), geometry=geometry) for way in (on_cpu, elsewhere))
+    return lax.platform_dependent(first, second, **dict(zip(("cpu", "default"), branches, strict=True)))

@@ -1,0 +1,189 @@
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from benchmarks import freeze, staircase, strategies
+from benchmarks.case import Case, missing
+from benchmarks.harness import Measurement
+from covidjax.train.step import run_prefix
+from tests.commands import call, refusal
+
+SMALL: dict[str, Any] = {"model": "cnn", "batch_size": 4, "image_size": 32, "width": 2}
+TOY = [
+    *("--model=cnn", "--batch_size=4", "--image_size=32", "--width=2"),
+    *("--samples=1", "--min_sample_seconds=0.001", "--max_foreign_share=1e9"),
+]
+# The fields of the benchmark JSON in section 5 of the design, and those of this benchmark.
+FIELDS = """
+model impl freeze precision batch_size image_size device step_ms_median step_ms_p10 step_ms_p90
+images_per_s compile_s flops_per_step trainable_params total_params optimizer_bytes temp_bytes peak_bytes
+speedup_vs_none flops_ratio_vs_none predicted_flops_ratio time_ratio_vs_inference speedup_vs_uncached
+"""
+OURS = strategies.BUILDER
+
+
+def measured(
+    implementation: str, freeze: str, seconds: list[float], flops: float, mode: str = "train", images: int = 0
+) -> Measurement:
+    options = ((strategies.EPOCH_IMAGES, images),) if images else ()
+    case = Case(implementation, freeze=freeze, mode=mode, options=options, **SMALL)
+    known = {"predicted_flops": flops, "flops": flops, "feature_pass_seconds": 0.5, "feature_bytes": 1e6}
+    facts = {"device": "cpu", "compile_seconds": 1.0, "trainable_params": 3, "total_params": 9, **known}
+    return Measurement(case, facts, seconds)
+
+
+MEASURED = [
+    measured(OURS, "none", [0.1, 0.2, 0.3], 8e6),
+    measured(OURS, "backbone", [0.05, 0.05, 0.05], 3e6),
+    measured(OURS, "cached", [0.001], 1e3),
+    measured(OURS, "none", [0.04], 2e6, mode="inference"),
+    measured(OURS, "backbone", [1.0], 3e6, images=16),
+    measured(OURS, "cached", [0.004], 1e3, images=16),
+    measured("flax_norm_logged", "none", [0.4], 8e6),
+    measured("flax_norm_logged", "backbone", [0.4], 8e6),
+]
+
+
+def test_ratios_are_to_the_same_implementation_with_nothing_frozen() -> None:
+    rows = freeze.make_records(MEASURED, {"command": "c"})
+    none, backbone, cached, inference, epoch, cached_epoch, peer, peer_backbone = rows
+    assert {row["impl"] for row in rows[:6]} == {"covidjax"}
+    assert backbone["time_ratio_vs_none"] == pytest.approx(0.25)
+    assert backbone["speedup_vs_none"] == pytest.approx(4)
+    assert (none["time_ratio_p10"], none["time_ratio_p90"]) == (pytest.approx(0.6), pytest.approx(1.4))
+    assert backbone["predicted_flops_ratio"] == backbone["flops_ratio_vs_none"] == 0.375
+    assert backbone["time_ratio_vs_inference"] == pytest.approx(1.25)
+    assert inference["time_ratio_vs_none"] == pytest.approx(0.2)
+    assert inference["flops_ratio_vs_none"] == 0.25
+    assert cached_epoch["flops_ratio_vs_none"] is None
+    assert cached["freeze"] == "cached:backbone"
+    assert cached["speedup_vs_uncached"] == pytest.approx(50)
+    assert cached_epoch["speedup_vs_uncached"] == pytest.approx(250)
+    assert (epoch["mode"], epoch["images_per_s"], epoch["speedup_vs_none"]) == ("epoch", pytest.approx(16), None)
+    assert peer["speedup_vs_none"] == peer_backbone["speedup_vs_none"] == peer_backbone["flops_ratio_vs_none"] == 1
+
+
+def test_the_staircase_shows_measured_beside_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(staircase, "_points", lambda axes, rows, places, name: drawn.update({name: (rows, places)}))
+    monkeypatch.setattr(Axes, "stairs", lambda axes, values, edges, **_: drawn.update(predicted=list(values)))
+    rows = freeze.make_records(MEASURED, {"command": "c"})
+    staircase.write(tmp_path / "plot.png", rows)
+    assert drawn["predicted"] == [1, 0.375, 1e3 / 8e6]
+    assert [row["freeze"] for row in drawn["covidjax"][0]] == ["none", "backbone", "cached:backbone"]
+    assert drawn["covidjax"][1] == [0, 1, 2]
+    assert [row["freeze"] for row in drawn["flax_norm_logged"][0]] == ["none", "backbone"]
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_names_what_a_cache_saves() -> None:
+    text = freeze.table(freeze.make_records(MEASURED, {"command": "c"}))
+    assert "cached:backbone: an epoch of 16 images is 250.0 times as fast as from pixels" in text
+
+
+@pytest.fixture
+def drawn_in_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start weights without the seconds that JAX compiles their initialisation for."""
+    make_variables = strategies.ours.make_variables
+
+    def drawn(case: Case) -> Any:
+        random = np.random.default_rng(0)
+        return jax.tree.map(
+            lambda leaf: jnp.asarray(random.uniform(0.1, 1.0, leaf.shape), leaf.dtype),
+            jax.eval_shape(lambda: make_variables(case)),
+        )
+
+    monkeypatch.setattr(strategies.ours, "make_variables", drawn)
+
+
+@pytest.mark.usefixtures("drawn_in_numpy")
+@pytest.mark.parametrize("freeze_name", ["backbone", "cached:until:block2"])
+def test_an_epoch_takes_every_image_once(freeze_name: str) -> None:
+    case = Case(OURS, freeze=freeze_name, options=((strategies.EPOCH_IMAGES, 12),), **SMALL)
+    subject = strategies.build(case)
+    subject.run(2)
+    assert int(subject.carry.step) == 6
+    assert int(subject.carry.metrics.count) == 24
+    data = subject.inputs[0]
+    assert {name: len(jax.tree.leaves(value)[0]) for name, value in data.items()} == {
+        "features" if freeze_name.startswith("cached") else "image": 12,
+        "label": 12,
+    }
+
+
+@pytest.mark.usefixtures("drawn_in_numpy")
+def test_a_cached_step_gets_what_the_frozen_prefix_gives() -> None:
+    case = Case(OURS, freeze="cached", **SMALL)
+    subject = strategies.build(case)
+    plain = dataclasses.replace(case, freeze="backbone")
+    variables = strategies.ours.make_variables(plain)
+    recipe = strategies.ours.make_recipe(plain, variables)
+    images, _ = strategies.work.batch(plain)
+    expected = jax.jit(lambda images: run_prefix(recipe, variables, images))(images.astype(np.float32))
+    (batch,) = subject.inputs
+    np.testing.assert_allclose(batch["features"], expected, rtol=1e-5, atol=1e-6)
+    facts = subject.facts()
+    assert facts["feature_bytes"] == 4 * expected.size
+    assert facts["predicted_flops"] < 5e3  # of the head alone; the frozen blocks have 5e5
+
+
+def run_toy(tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
+    path = tmp_path / "found.json"
+    files = [f"--json={path}", f"--csv={tmp_path / 'found.csv'}", f"--plot={tmp_path / 'found.png'}"]
+    assert call(freeze.main, *TOY, *arguments, *files) == 0
+    return json.loads(path.read_text())
+
+
+def test_command_measures_strategies_in_processes_of_their_own(tmp_path: Path) -> None:
+    rows = run_toy(tmp_path, "--strategies=cached", "--epoch_images=0", "--peers=")
+    assert [(row["freeze"], row["mode"]) for row in rows] == [
+        ("none", "train"),
+        ("cached:backbone", "train"),
+        ("none", "inference"),
+    ]
+    for row in rows:
+        assert set(FIELDS.split()) <= set(row)
+        assert row["step_ms_median"] > 0
+        assert row["error"] == ""
+    assert rows[1]["predicted_flops_ratio"] < 0.01
+    with (tmp_path / "found.csv").open() as file:
+        assert next(file).startswith("# python benchmarks/freeze.py --model=cnn")
+        assert [row["freeze"] for row in csv.DictReader(file)] == [row["freeze"] for row in rows]
+    assert (tmp_path / "found.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_logged_norm_brings_the_whole_backward_pass_back_in_plain_flax(tmp_path: Path) -> None:
+    rows = run_toy(tmp_path, "--strategies=backbone", "--epoch_images=0", "--peers=flax,flax_norm_logged")
+    ratios = {row["impl"]: row["flops_ratio_vs_none"] for row in rows if row["freeze"] == "backbone"}
+    assert ratios["covidjax"] < 0.45
+    assert ratios["flax"] < 0.45
+    assert ratios["flax_norm_logged"] > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", ["torch", "keras"])
+def test_peers_freeze_what_we_freeze(tmp_path: Path, peer: str) -> None:
+    if absent := missing(peer):
+        pytest.skip(absent)
+    rows = run_toy(tmp_path, "--strategies=until:block2", "--epoch_images=0", f"--peers={peer}")
+    trained = {(row["impl"], row["freeze"]): row["trainable_params"] for row in rows if row["mode"] == "train"}
+    for strategy in ("none", "until:block2"):
+        assert trained[peer, strategy] == trained["covidjax", strategy]
+
+
+def test_mistakes_at_the_keyboard_are_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "invalid choice: 'cnm'" in refusal(capfd, freeze.main, "--model=cnm")
+    assert "there is no peer 'jaxx'" in refusal(capfd, freeze.main, *TOY, "--peers=jaxx")
+    assert "--epoch_images is 5" in refusal(capfd, freeze.main, *TOY, "--epoch_images=5")
+    assert "there is no folder" in refusal(capfd, freeze.main, *TOY, "--json=/absent/found.json")
+    assert "there is no stage 'block9'" in refusal(capfd, freeze.main, *TOY, "--peers=", "--strategies=until:block9")
+    assert "first stage trains" in refusal(capfd, freeze.main, *TOY, "--peers=", "--strategies=cached:norm")

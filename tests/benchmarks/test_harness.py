@@ -1,0 +1,102 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.case import IMPLEMENTATIONS, Case, missing
+from benchmarks.harness import Measurement, Protocol, check_protocol, measure
+from benchmarks.worker import busy_ticks
+from covidjax.errors import UserError
+
+QUICK = Protocol(samples=3, min_sample_seconds=0.004, warm_up_steps=2, max_foreign_share=100.0)
+
+
+def case(subject: str, log: Path, model: str = "one", **fields: Any) -> Case:
+    return Case(f"tests.benchmarks.subjects:{subject}", model, options=(("log", str(log)),), **fields)
+
+
+def sampled(log: Path, names: str) -> list[str]:
+    """The models of the samples, in their order, after the warm-up of each."""
+    return [line.split()[0] for line in log.read_text().splitlines()][2 * len(names) :]
+
+
+def test_each_case_has_a_process_of_its_own_and_takes_its_turn_in_every_round(tmp_path: Path) -> None:
+    log, names = tmp_path / "log", "abc"
+    found = measure([case("Noted", log, name) for name in names], QUICK, lambda line: None)
+    order = sampled(log, names)
+    assert [set(order[start : start + 3]) for start in (0, 3, 6)] == [set(names)] * 3
+    assert len({measurement.facts["pid"] for measurement in found}) == 3
+    assert [len(measurement.step_seconds) for measurement in found] == [3, 3, 3]
+    assert all(measurement.facts["peak_bytes"] == 77 for measurement in found)
+
+
+def test_orders_differ_between_rounds(tmp_path: Path) -> None:
+    log, names = tmp_path / "log", "abcd"
+    protocol = Protocol(samples=6, min_sample_seconds=0.004, warm_up_steps=2, max_foreign_share=100.0)
+    measure([case("Noted", log, name) for name in names], protocol, lambda line: None)
+    order = sampled(log, names)
+    assert len({tuple(order[start : start + 4]) for start in range(0, 24, 4)}) > 1
+
+
+def test_disturbed_samples_are_dropped_and_counted_and_end_with_the_rounds(tmp_path: Path) -> None:
+    protocol = Protocol(samples=3, max_rounds=4, min_sample_seconds=0.004, warm_up_steps=2, max_foreign_share=-1.0)
+    (found,) = measure([case("Noted", tmp_path / "log")], protocol, lambda line: None)
+    assert (found.dropped, found.step_seconds, found.foreign_checked) == (4, [], True)
+
+
+def test_on_an_accelerator_no_sample_is_dropped(tmp_path: Path) -> None:
+    protocol = Protocol(samples=3, min_sample_seconds=0.004, warm_up_steps=2, max_foreign_share=-1.0)
+    (found,) = measure([case("OnAccelerator", tmp_path / "log")], protocol, lambda line: None)
+    assert (found.dropped, len(found.step_seconds), found.foreign_checked) == (0, 3, False)
+
+
+def test_a_failure_is_one_line_and_the_others_go_on(tmp_path: Path) -> None:
+    said: list[str] = []
+    cases = [
+        case("broken", tmp_path / "1"),
+        case("Dying", tmp_path / "2"),
+        case("Talkative", tmp_path / "3"),
+    ]
+    broken, dying, talkative = measure(cases, QUICK, said.append)
+    assert broken.error == "RuntimeError: broken"
+    assert "status 3" in dying.error and "the last words" in dying.error
+    assert not talkative.error and len(talkative.step_seconds) == 3
+    assert all("\n" not in line for line in said) and sum("status 3" in line for line in said) == 1
+
+
+def test_what_a_person_can_mend_ends_the_measurement(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="^one is refused$"):
+        measure([case("refused", tmp_path / "log")], QUICK, lambda line: None)
+
+
+def test_variables_of_a_case_reach_its_process_only(tmp_path: Path) -> None:
+    environment = (("COVIDJAX_TEST_VARIABLE", "yes"),)
+    cases = [case("Noted", tmp_path / "1", environment=environment), case("Noted", tmp_path / "2")]
+    found: list[Measurement] = measure(cases, QUICK, lambda line: None)
+    assert [measurement.facts["variable"] for measurement in found] == ["yes", None]
+
+
+def test_busy_time_is_that_of_the_cores_in_use_without_idle_and_waiting() -> None:
+    lines = [
+        "cpu 1 1 1 1 1 1 1 1 0 0",
+        "cpu0 100 20 30 5000 600 7 8 9 50 60",
+        "cpu1 1 0 0 0 0 0 0 0 0 0",
+        "cpu10 9 9 9 9 9 9 9 9 9 9",
+    ]
+    text = "\n".join(lines)
+    assert busy_ticks(text, {0}) == 100 + 20 + 30 + 7 + 8 + 9
+    assert busy_ticks(text, {0, 1}) == 175
+    assert busy_ticks("cpu0 0 0 0 0 0 0 0 0 0 0\n", {0}) is None
+
+
+def test_missing_packages_are_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(IMPLEMENTATIONS, "keras", ("benchmarks.peers.keras_jax:build", ("no_such_package",), "peers"))
+    assert missing("keras") == "keras needs no_such_package, not installed here: pip install -e '.[peers]'"
+    with pytest.raises(UserError, match="there is no implementation 'mxnet'"):
+        missing("mxnet")
+
+
+@pytest.mark.parametrize("fields", [{"samples": 0}, {"min_sample_seconds": 0.0}, {"warm_up_steps": 0}])
+def test_impossible_protocols_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"--{next(iter(fields))} is 0"):
+        check_protocol(Protocol(**fields))

@@ -1,0 +1,90 @@
+"""The step under pmap is the step under jit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from covidjax.train.parallel import divide, mapped_step, replicated
+from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
+
+MODELS = ("cnn", "resnet18")
+STEPS = 20
+CHANGES: dict[str, Any] = {
+    "precision": "float64",
+    "optimizer__name": "adamw",
+    "optimizer__weight_decay": 0.1,
+    "optimizer__clip_norm": 1.0,
+    "ema_decay": 0.9,
+    "augment__rotate": 10.0,
+    "augment__brightness": 0.2,
+    "augment__flip": True,
+}
+
+
+def train(name: str, engine: str, *, resident: bool, sync_batch_norm: bool = True) -> dict[str, np.ndarray]:
+    """Parameters, statistics, averages and sums after twenty steps on all devices."""
+    config = small_config(name, model__width=4, **CHANGES)
+    model = make_model(config)
+    variables = jax.jit(make_variables, static_argnums=0)(model)
+    recipe = make_recipe(config, model, variables, sync_batch_norm=sync_batch_norm)
+    mesh = jax.make_mesh((jax.local_device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    step = mapped_step(recipe, mesh, engine, resident=resident)
+    state = jax.device_put(make_state(recipe, variables), replicated(mesh))
+    if resident:
+        split = jax.device_put(jax.tree.map(np.asarray, make_batch(batch_size=40)), replicated(mesh))
+        rows = np.random.default_rng(0).permuted(np.tile(np.arange(40, dtype=np.int32), (STEPS, 1)), axis=1)[:, :8]
+        for part in rows.reshape(STEPS // 5, 5, 8):
+            state = step(state, split, divide(part, mesh, engine, axis=1))
+    else:
+        for seed in range(STEPS):
+            batch = jax.tree.map(np.asarray, make_batch(seed=seed))
+            state = step(state, divide(batch, mesh, engine))
+    kept = {"params": state.params, "batch_stats": state.batch_stats, "average": state.average}
+    kept["metrics"] = [state.metrics.loss, state.metrics.correct, state.metrics.count]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(kept)}
+
+
+def child(folder: Path) -> None:
+    jax.config.update("jax_enable_x64", True)
+    assert jax.local_device_count() == 4
+    for name in MODELS:
+        for engine in ("jit", "pmap"):
+            np.savez(folder / f"{name}_{engine}.npz", **train(name, engine, resident=name == "cnn"))  # type: ignore[arg-type]
+    np.savez(folder / "own.npz", **train("cnn", "pmap", resident=True, sync_batch_norm=False))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What four devices found."""
+    folder, root = tmp_path_factory.mktemp("pmap"), Path(__file__).parents[2]
+    variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    subprocess.run(
+        [sys.executable, "-m", "tests.train.test_pmap", str(folder)], cwd=root, env=os.environ | variables, check=True
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_pmap_and_jit_agree_on_twenty_steps_in_float64(folder: Path, name: str) -> None:
+    with np.load(folder / f"{name}_jit.npz") as jitted, np.load(folder / f"{name}_pmap.npz") as mapped:
+        assert jitted.keys() == mapped.keys()
+        for path in jitted:
+            one, other = jitted[path], mapped[path]
+            exact = 1e-8 if one.dtype == np.float64 else 1e-5  # the sums of the state are float32
+            np.testing.assert_allclose(other, one, rtol=exact, atol=exact * np.abs(one).max(), err_msg=path)
+
+
+def test_batch_norm_of_each_device_is_another_network(folder: Path) -> None:
+    with np.load(folder / "cnn_pmap.npz") as together, np.load(folder / "own.npz") as alone:
+        differing = [path for path in together if not np.allclose(together[path], alone[path], rtol=1e-3)]
+        assert any("kernel" in path for path in differing)
+
+
+if __name__ == "__main__":
+    child(Path(sys.argv[1]))

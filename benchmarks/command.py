@@ -106,7 +106,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except OSError as error:
         fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except KeyboardInterrupt:
-        print("\ninterrupted: nothing was written", file=sys.stderr)
+        print("\ninterrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 

@@ -101,7 +101,7 @@ def peak_bytes() -> int | None:
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
-def parameter_counts(total: Any, trainable: Any, slots: Any) -> dict[str, int]:
+def parameter_counts(total: Any, trainable: Any, slots: Any) -> dict[str, Any]:
     """Numbers of parameters and bytes of optimizer state, of trees of arrays; scalars of the optimizer count too."""
 
     def sizes(tree: Any) -> int:

@@ -14,7 +14,7 @@ from flax import traverse_util
 from benchmarks import work
 from benchmarks.case import Case
 from benchmarks.jax_subject import JaxSubject, inference_subject, parameter_counts, train_subject
-from covidjax import losses, models, optim
+from covidjax import flops, losses, models, optim
 from covidjax.data.augment import Augmentation
 from covidjax.freeze import make_plan
 from covidjax.models.layers import Staged
@@ -102,8 +102,10 @@ def build(case: Case, variables: Any = None) -> JaxSubject:
         counts = parameter_counts(state.params, (), ())
         forward = jax.jit(lambda variables, images: forward_pass(recipe, variables, images))
         restored = {"params": state.params, "batch_stats": state.batch_stats}
+        counts["flops"] = flops.count(forward, restored, batch["image"])
         return inference_subject(forward, restored, batch["image"], counts)
     counts = parameter_counts(state.params, trainable, state.opt_state)
+    counts["flops"] = flops.count(partial(train_step, recipe=recipe), state, batch)
     return train_subject(parallel.jit_step(recipe, mesh, resident=False), state, (batch,), counts)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,10 +12,11 @@ import numpy as np
 from benchmarks import ours, work
 from benchmarks.case import Case
 from benchmarks.jax_subject import JaxSubject, parameter_counts, train_subject
+from covidjax import flops
 from covidjax.errors import UserError
 from covidjax.freeze import freeze_table, make_plan
 from covidjax.train import parallel
-from covidjax.train.step import Recipe, run_prefix
+from covidjax.train.step import Recipe, run_prefix, train_step
 
 BUILDER = "benchmarks.strategies:build"
 CACHED = "cached"
@@ -97,6 +99,7 @@ def _step(case: Case, recipe: Recipe, variables: Any, data: dict[str, Any]) -> J
     mesh = parallel.make_mesh(case.batch_size)
     state, counts = _state(recipe, variables, mesh)
     batch = jax.device_put(data, parallel.by_example(mesh))
+    counts["flops"] = flops.count(partial(train_step, recipe=recipe), state, batch)
     return train_subject(parallel.jit_step(recipe, mesh, resident=False), state, (batch,), counts)
 
 
@@ -109,6 +112,7 @@ def _epoch(case: Case, recipe: Recipe, variables: Any, data: dict[str, Any]) -> 
     indices = order[: count * case.batch_size].reshape(count, case.batch_size)
     calls = [indices] if recipe.cached else np.split(indices, count)
     placed = [jax.device_put(call, parallel.by_second_axis(mesh)) for call in calls]
+    counts["flops"] = flops.count(partial(parallel.resident_steps, recipe=recipe), state, split, placed[0])
     subject = train_subject(parallel.jit_step(recipe, mesh, resident=True), state, (split, placed[0]), counts)
     step = subject.step
 

@@ -50,6 +50,7 @@ def default_config() -> ConfigDict:
     config.dataset.cache_dir = ""
     config.dataset.seed = 0
     config.dataset.num_images = 600
+    config.dataset.mask_classes = ("background", "foreground")  # names of the class ids in the masks of 'folder'
 
     config.model = ConfigDict()
     config.model.name = "cnn"
@@ -85,7 +86,9 @@ def default_config() -> ConfigDict:
     config.loss = ConfigDict()
     config.loss.name = "softmax_cross_entropy"
     config.loss.class_weights = FieldReference("none", field_type=object)  # a name, or a tuple of numbers
-    config.loss.label_smoothing = 0.0
+    config.loss.label_smoothing = 0.0  # of the two cross-entropies
+    config.loss.focal_gamma = 2.0  # of focal: how far pixels that are right already count less
+    config.loss.tversky_beta = 0.7  # of tversky: the weight of missed pixels; 1 - beta is that of false ones
 
     config.augment = ConfigDict()
     config.augment.rotate = 0.0  # degrees either way

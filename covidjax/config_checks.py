@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from covidjax import losses, models, optim
+from covidjax import losses, models, optim, segmentation_losses
 from covidjax.errors import UserError
 from covidjax.freeze import BATCH_NORM_MODES
 from covidjax.strategies import gradual_epochs
@@ -26,7 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer.name": optim.OPTIMIZERS,
     "optimizer.schedule": optim.SCHEDULES,
     "optimizer.schedule_from": ("start", "previous"),
-    "loss.name": losses.LOSSES,
+    "loss.name": segmentation_losses.LOSSES,
     "precision": tuple(models.PRECISIONS),
     "prefix_precision": ("", "float32", "bfloat16"),
     "features": ("off", "auto", "on"),
@@ -54,6 +54,8 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "optimizer.weight_decay": (0, 1e6, True),
     "optimizer.pct_start": (0, 1, False),
     "loss.label_smoothing": (0, 0.99, True),
+    "loss.focal_gamma": (0, 10, True),
+    "loss.tversky_beta": (0, 1, True),
     "checkpoint.every_epochs": (1, 1e9, True),
     "checkpoint.keep": (2, 1e9, True),
     "augment.rotate": (0, 180, True),
@@ -122,6 +124,7 @@ ELEMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         _pair(lambda decay: _is_number(decay) and 0 <= decay <= 0.99999),
         "pairs of a pattern and a decay from 0 to 0.99999, such as (('head', 0.99),)",
     ),
+    "dataset.mask_classes": (_is_text, "names of classes, such as ('background', 'lung')"),
     "remat": (_is_text, "names of stages, such as ('layer1', 'layer2')"),
     "loss.class_weights": (_is_number, "numbers, one per class"),
     "optimizer.step_epochs": (lambda part: type(part) is int, "whole numbers, such as (30, 60)"),
@@ -145,6 +148,7 @@ def check(config: ConfigDict, known: dict[str, Any]) -> None:
         raise UserError(f"config.dataset.channels is {config.dataset.channels}: allowed are 1 (gray) and 3 (RGB)")
     if config.dataset.name == "folder" and not config.dataset.root:
         raise UserError("config.dataset.root is empty: give the folder that holds train/ val/ test/")
+    _check_masks(config)
     if config.batch_size % config.accumulation_steps:
         raise UserError(
             f"config.batch_size {config.batch_size} is not a multiple of config.accumulation_steps "
@@ -153,6 +157,22 @@ def check(config: ConfigDict, known: dict[str, Any]) -> None:
     for number, phase in enumerate(config.phases):
         _check_phase(f"config.phases[{number}]", phase, known)
     _check_gradual(config)
+
+
+def _check_masks(config: ConfigDict) -> None:
+    """Checks what masks need and what is for masks only."""
+    names = tuple(config.dataset.mask_classes)
+    if not 2 <= len(set(names)) == len(names) <= 256 or not all(names):
+        raise UserError(
+            f"config.dataset.mask_classes is {names!r}: allowed are 2 to 256 different names, the background first"
+        )
+    if config.model.name in models.SEGMENTATION:
+        segmentation_losses.loss_function(config.loss, None)
+    elif config.loss.name not in losses.LOSSES:
+        raise UserError(
+            f"config.loss.name is {config.loss.name!r}, a loss of masks, and config.model.name is "
+            f"{config.model.name!r}, which labels whole images: allowed are {', '.join(losses.LOSSES)}"
+        )
 
 
 def check_value(name: str, key: str, value: Any, default: Any) -> None:

@@ -1,4 +1,4 @@
-"""Classification losses per example, class weights, and the probabilities that go with each loss.
+"""Losses of whole images per example, class weights, and the probabilities that go with each loss.
 
 The mean over the batch is the caller's, also with class weights: `sum(weight * loss) / batch`, the convention of
 `class_weight` in Keras (PyTorch divides by the sum of the weights instead).
@@ -91,10 +91,11 @@ def probabilities(logits: jax.Array, name: str) -> jax.Array:
 
 
 def class_weights(spec: str | Sequence[float], labels: np.ndarray, num_classes: int) -> tuple[float, ...] | None:
-    """The weight of each class in the loss, from the training labels.
+    """The weight of each class in the loss, from the training labels, or from masks, whose pixels are the examples.
 
     spec: 'none' (gives None), 'balanced' (examples / (classes * examples of the class), as scikit-learn has it, so that
-    the mean weight over the examples is 1) or one finite number, at least 0, per class. labels: [examples] int.
+    the mean weight over the examples is 1) or one finite number, at least 0, per class.
+    labels: [examples] or [images, height, width] int.
     Raises UserError for another spec, a wrong number of weights, or 'balanced' where a class has no example.
     """
     if isinstance(spec, str):
@@ -105,10 +106,11 @@ def class_weights(spec: str | Sequence[float], labels: np.ndarray, num_classes: 
                 f"loss.class_weights is {spec!r}; allowed: 'none', 'balanced' or a tuple of {num_classes} numbers; "
                 "set it to one of these"
             )
-        counts = np.bincount(np.asarray(labels), minlength=num_classes)
+        counts = class_counts(labels, num_classes)
         if not counts.all():
+            example = "example" if np.ndim(labels) == 1 else "pixel"
             raise UserError(
-                f"loss.class_weights is 'balanced', but class {int(np.argmin(counts))} has no training example; "
+                f"loss.class_weights is 'balanced', but class {int(np.argmin(counts))} has no training {example}; "
                 "every class needs one; add images or set 'none'"
             )
         return tuple(float(weight) for weight in counts.sum() / (num_classes * counts))
@@ -123,6 +125,14 @@ def class_weights(spec: str | Sequence[float], labels: np.ndarray, num_classes: 
             "class; give them in label order"
         )
     return weights
+
+
+def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """How often each class occurs: labels [examples] int, or masks [images, height, width] -> [num_classes] int64."""
+    if np.ndim(labels) == 1:
+        return np.bincount(np.asarray(labels), minlength=num_classes)
+    parts = (np.bincount(np.ravel(mask), minlength=num_classes) for mask in labels)  # one by one: ids become int64
+    return sum(parts, np.zeros(num_classes, np.int64))
 
 
 def loss_function(loss_config: Any, class_weights: tuple[float, ...] | None) -> LossFunction:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from covidjax import segmentation_losses
 from covidjax.config import default_config, flatten, from_json, load, to_json, validate
 from covidjax.config_checks import CHOICES, PHASE_ONLY, RANGES
 from covidjax.errors import UserError
@@ -55,6 +56,7 @@ def refusal(*overrides: str) -> str:
         ("prefix_precision=", ""),
         ("loss.class_weights=balanced", "balanced"),
         ("loss.class_weights=(1, 2.5, 3)", (1, 2.5, 3)),
+        ("dataset.mask_classes=('background', 'lung', 'lesion')", ("background", "lung", "lesion")),
         ("optimizer.step_epochs=(3, 6)", (3, 6)),
         ("optimizer.step_epochs=()", ()),
         ("lr_scale=(('block1', 0.01), ('head', 2))", (("block1", 0.01), ("head", 2))),
@@ -124,6 +126,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(override: str, nearest:
         ("optimizer.step_epochs=('a',)", "whole numbers"),
         ("freeze=(1, 2)", "patterns"),
         ("loss.class_weights=('a', 'b')", "numbers"),
+        ("dataset.mask_classes=lung", "a tuple"),
+        ("dataset.mask_classes=(0, 1)", "names of classes"),
+        ("dataset.mask_classes=('lung',)", "2 to 256 different names"),
+        ("dataset.mask_classes=('lung', 'lung')", "2 to 256 different names"),
+        ("dataset.mask_classes=('lung', '')", "2 to 256 different names"),
         ("lr_scale=('block1', 0.1)", "pairs of a pattern and a factor"),
         ("lr_scale=(('block1', 'x'),)", "pairs of a pattern and a factor"),
         ("lr_scale=((1, 0.5),)", "pairs of a pattern and a factor"),
@@ -157,6 +164,8 @@ def test_a_value_outside_its_range_is_refused(key: str) -> None:
         (["dataset.channels=2"], "allowed are 1 (gray) and 3 (RGB)"),
         (["dataset.name=folder"], "config.dataset.root is empty"),
         (["batch_size=9", "accumulation_steps=2"], "config.batch_size 9 is not a multiple"),
+        (["loss.name=dice"], "config.loss.name is 'dice', a loss of masks, and config.model.name is 'cnn', which"),
+        (["loss.name=dice", "model.name=unet", "loss.label_smoothing=0.1"], "which dice does not have"),
         (["freeze=gradual:3", "phases=({},)"], "config.freeze is 'gradual:3', which makes the phases itself"),
         (["freeze=gradual:3", "epochs=2"], "config.epochs is 2: at least 3 are needed, and 3 more for each"),
         (["freeze=gradual:0"], "allowed is gradual:<k> alone"),
@@ -194,6 +203,11 @@ def test_what_cannot_work_together_is_refused(overrides: list[str], message: str
 )
 def test_a_wrong_phase_is_refused(phases: str, message: str) -> None:
     assert message in refusal(f"phases={phases}")
+
+
+@pytest.mark.parametrize("name", segmentation_losses.LOSSES)
+def test_a_network_for_masks_may_have_every_loss(name: str) -> None:
+    assert overridden("model.name=unet", f"loss.name={name}")["loss.name"] == name
 
 
 def test_a_config_without_a_key_is_refused() -> None:

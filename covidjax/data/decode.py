@@ -1,8 +1,7 @@
-"""Image files to one uint8 array: decoded once, in parallel, and kept in a cache keyed by the content of the files."""
+"""Image files to one uint8 array, decoded once, in parallel, and kept in a cache keyed by the content of the files."""
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import warnings
@@ -14,23 +13,17 @@ from typing import TypeVar
 import numpy as np
 import PIL
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps
+from PIL import Image
 
 from covidjax.data.examples import Examples
 from covidjax.data.image_cache import cache_dir, load_cache, reserve_cache, store_cache
+from covidjax.data.picture import CROPS, BadImageError, decode_image, decode_pair
 from covidjax.data.progress import Progress, say
 from covidjax.errors import UserError
 
 FORMAT_VERSION = 1
-FORMATS = ("JPEG", "PNG", "BMP")
-CROPS = ("center", "pad", "squash")
-MAX_PIXELS = 1024**3 // 12  # where Pillow begins to suspect a decompression bomb: 89 million
 FILES_PER_TASK = 16
 Result = TypeVar("Result")
-
-
-class BadImageError(ValueError):
-    """The bytes are no image that can be decoded; the message is the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +33,9 @@ class ImageFiles:
     names: n paths below `root`, with '/'
     labels: n indices into `classes`
     patients: n patient identifiers (the names, where `patients_known` is False)
+    classes: of the images or, where there are masks, of their pixels
     notes: sentences that go to `Examples.notes`
+    masks: n paths below `root`, or none; faults: what is wrong without opening a file, with the index of the image
     """
 
     root: Path
@@ -51,63 +46,43 @@ class ImageFiles:
     patients_known: bool
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    faults: tuple[tuple[int, str], ...] = ()
 
-
-def decode_image(content: bytes, image_size: int, channels: int, crop: str) -> np.ndarray:
-    """Decode one JPEG, PNG or BMP file to [image_size, image_size, channels] uint8.
-
-    In this order: EXIF orientation; 16-bit gray by its full range (value / 257, so a 12-bit picture in a 16-bit file
-    stays dark; of 16-bit colour Pillow keeps the high byte); transparency flattened over black; luminance (ITU-R 601)
-    for 1 channel, RGB for 3; `crop` 'center' = the centre square, 'pad' = letterbox with black, 'squash' = both sides.
-    One resizer for all: Pillow's BILINEAR, whose filter widens when it shrinks (antialiased). No JPEG draft mode.
-
-    Raises BadImageError with the reason.
-    """
-    if not content:
-        raise BadImageError("the file is empty")
-    mode = "L" if channels == 1 else "RGB"
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImageError(f"{image.width} x {image.height} pixels: taken for a decompression bomb")
-            if 0 in image.size:
-                raise BadImageError(f"{image.width} x {image.height} pixels")
-            ImageOps.exif_transpose(image, in_place=True)
-            image.load()
-            picture = _to_mode(image, mode)
-    except (BadImageError, MemoryError):
-        raise
-    except PIL.UnidentifiedImageError as error:
-        raise BadImageError("not a JPEG, PNG or BMP image") from error
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ... on damaged bytes
-        raise BadImageError(" ".join(str(error).split()) or type(error).__name__) from error
-    pixels = np.asarray(_resize(picture, image_size, crop))
-    return pixels.reshape(image_size, image_size, channels)
+    def parts(self, index: int) -> tuple[str, ...]:
+        """The name of an image and, where there are masks, that of its mask."""
+        return tuple(names[index] for names in (self.names, self.masks) if names)
 
 
 def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
     """Decode the files of one split, or load what an earlier start decoded.
 
     images: [n, image_size, image_size, channels] uint8, a read-only memory map of the cache file where there is one
+    masks: [n, image_size, image_size] uint8, where the files have masks: see `covidjax.data.picture.decode_pair`
     Reads `dataset.{image_size, channels, crop, skip_bad, cache_dir}`. Says its progress on stderr.
     Raises UserError for a setting that is not allowed and for bad files: all of them at once, each with its reason.
     With `dataset.skip_bad` bad files are dropped and noted, unless all are bad.
     """
     settings = _settings(dataset)
+    size, channels = settings["image_size"], settings["channels"]
+    shape: tuple[int, ...] = (size, size, channels)
+    if files.masks:
+        settings["num_classes"] = len(files.classes)
+        shape = (size * size * (channels + 1),)
     bad, digests = _digest_files(files)
     readable = [index for index in range(len(files.names)) if index not in bad]
     if not readable:
         raise _bad_files(files, bad)
     notes = list(files.notes)
-    shape = (len(readable), settings["image_size"], settings["image_size"], settings["channels"])
-    identity = [FORMAT_VERSION, PIL.__version__, settings, [(files.names[i], digests[i]) for i in readable]]
+    shape = (len(readable), *shape)
+    identity = [FORMAT_VERSION, PIL.__version__, settings, [(*files.parts(i), digests[i]) for i in readable]]
     cache = cache_dir(dataset.cache_dir) / f"{_fingerprint(identity)}.npy"
     cached = load_cache(cache, shape)
     if cached is not None:
-        images, undecodable = cached
+        pixels, undecodable = cached
         say(f"{files.split}: {len(readable) - len(undecodable)} images from the cache {cache}")
     else:
-        images, undecodable, problem = _decode_and_store(
+        pixels, undecodable, problem = _decode_and_store(
             files, readable, digests, settings=settings, cache=cache, shape=shape
         )
         if problem:
@@ -121,9 +96,13 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
     kept = [index for index in range(len(files.names)) if index not in bad]
     names, patients, labels = zip(*((files.names[i], files.patients[i], files.labels[i]) for i in kept), strict=True)
     content = [digests[index] for index in kept]
+    images, masks = pixels[: len(kept)], None
+    if files.masks:  # views of the rows, which copy nothing
+        images, masks = images[:, : size * size * channels], images[:, size * size * channels :].reshape(-1, size, size)
+        images = images.reshape(-1, size, size, channels)
     return Examples(
         split=files.split,
-        images=images[: len(kept)],
+        images=images,
         labels=np.array(labels, np.int32),
         names=names,
         patients=patients,
@@ -131,6 +110,7 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
         classes=files.classes,
         fingerprint=_fingerprint([FORMAT_VERSION, settings, names, labels, files.classes, patients, content]),
         notes=tuple(notes),
+        masks=masks,
     )
 
 
@@ -148,43 +128,22 @@ def _fingerprint(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    elif image.mode == "P":
-        image = image.convert("RGB")
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _resize(picture: Image.Image, image_size: int, crop: str) -> Image.Image:
-    width, height = picture.size
-    if crop == "center":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
-    if crop != "pad":
-        return picture.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    scale = image_size / max(width, height)
-    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = Image.new(picture.mode, (image_size, image_size))
-    offset = ((image_size - inner[0]) // 2, (image_size - inner[1]) // 2)
-    canvas.paste(picture.resize(inner, Image.Resampling.BILINEAR), offset)
-    return canvas
-
-
 def _digest_files(files: ImageFiles) -> tuple[dict[int, str], list[str]]:
-    """Return the reasons why files cannot be read, by index, and the SHA-256 of each file."""
+    """Return the reasons why files cannot be read, by index, and the SHA-256 of each file (with that of its mask)."""
+    faults = dict(files.faults)
 
     def digest(index: int) -> tuple[str, str]:
-        try:
-            with (files.root / files.names[index]).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest(), ""
-        except OSError as error:
-            return "", error.strerror or type(error).__name__
+        if index in faults:
+            return "", faults[index]
+        digests, reasons = [], []
+        for name in files.parts(index):
+            try:
+                with (files.root / name).open("rb") as file:
+                    digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+            except OSError as error:
+                which = "" if name == files.names[index] else f"its mask {name}: "
+                reasons.append(which + (error.strerror or type(error).__name__))
+        return " ".join(digests), "; ".join(reasons)
 
     results = _in_parallel(digest, len(files.names), Progress(f"{files.split}: reading", len(files.names), patience=5))
     return {index: reason for index, (_, reason) in enumerate(results) if reason}, [digest for digest, _ in results]
@@ -201,13 +160,16 @@ def _decode_and_store(
         def decode_row(row: int) -> str:
             index = readable[row]
             try:
-                content = (files.root / files.names[index]).read_bytes()
+                contents = [(files.root / name).read_bytes() for name in files.parts(index)]
             except OSError as error:
                 raise UserError(f"{files.names[index]} was readable and no longer is ({error}): start again") from error
-            if hashlib.sha256(content).hexdigest() != digests[index]:
+            if " ".join(hashlib.sha256(content).hexdigest() for content in contents) != digests[index]:
                 raise UserError(f"{files.names[index]} changed while it was being read: start again")
             try:
-                images[row] = decode_image(content, **settings)
+                if files.masks:
+                    images[row] = decode_pair(contents[0], contents[1], mask_name=files.masks[index], **settings)
+                else:
+                    images[row] = decode_image(contents[0], **settings)
             except BadImageError as error:
                 return str(error)
             return ""

@@ -17,7 +17,8 @@ class Examples:
     classes: class names, in label order
     fingerprint: SHA-256 of the content that the split was made from, so that a changed pixel is noticed
     notes: sentences for the person who runs this (held-out split, dropped files), printed and recorded
-    masks: [n, height, width] uint8 or None
+    masks: [n, height, width] uint8 class ids or None; for segmentation `classes` are those of the pixels, with the
+        background first, and `labels` are zeros
     """
 
     split: str

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -47,10 +48,10 @@ class FeatureStore:
                 path = folder / _name(index)
                 if record["sha256"][index] != _checksum(path):
                     raise ValueError(f"the checksum of {path.name} differs")
-                leaf = np.load(path, mmap_mode="r").view(shape.dtype)
-                if leaf.shape != shape.shape or leaf.dtype != shape.dtype:
+                leaf = np.load(path, mmap_mode="r")
+                if leaf.shape != shape.shape or leaf.dtype != _kept_as(shape.dtype):
                     raise ValueError(f"{path.name} holds {leaf.dtype} {leaf.shape}")
-                leaves.append(leaf)
+                leaves.append(leaf.view(shape.dtype))
             return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             say(f"the cached features in {folder} are damaged ({error}): they are computed again")
@@ -74,8 +75,9 @@ class FeatureStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob("*.tmp"):  # by a process that was killed
-            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                    shutil.rmtree(left)
         temporary = Path(tempfile.mkdtemp(prefix=f"{key[:16]}.", suffix=".tmp", dir=self.folder))
         try:
             leaves = [_reserved(temporary / _name(i), shape) for i, shape in enumerate(jax.tree.leaves(shapes))]
@@ -84,8 +86,11 @@ class FeatureStore:
                 leaf.flush()
             checksums = [_checksum(temporary / _name(index)) for index in range(len(leaves))]
             (temporary / RECORD).write_text(json.dumps({"key": key, "sha256": checksums}), encoding="utf-8")
-            shutil.rmtree(self.folder / key, ignore_errors=True)
-            os.rename(temporary, self.folder / key)
+            try:
+                os.rename(temporary, self.folder / key)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else another process was first
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -94,10 +99,13 @@ def _name(index: int) -> str:
     return f"leaf{index}.npy"
 
 
+def _kept_as(dtype: np.dtype) -> np.dtype:
+    """A type that NumPy's format does not know, such as bfloat16, is kept as the integers of its bits."""
+    return dtype if dtype.kind in "fiub" else np.dtype(f"u{dtype.itemsize}")
+
+
 def _reserved(path: Path, shape: jax.ShapeDtypeStruct) -> np.memmap:
-    # A type that NumPy's format does not know, such as bfloat16, is kept as the integers of its bits.
-    kind = shape.dtype if shape.dtype.kind in "fiub" else np.dtype(f"u{shape.dtype.itemsize}")
-    leaf = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape.shape)
+    leaf = np.lib.format.open_memmap(path, mode="w+", dtype=_kept_as(shape.dtype), shape=shape.shape)
     if hasattr(os, "posix_fallocate"):  # a hole in a memory map on a full disk kills the process when written
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -19,6 +19,7 @@ from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 
 CLASSES = ("covid19", "normal", "pneumonia")
+MASK_CLASSES = ("background", "lung", "lesion")
 SPLITS = ("train", "val", "test")
 
 _COVID19, _NORMAL, _PNEUMONIA = range(3)
@@ -77,7 +78,7 @@ def load(dataset: ml_collections.ConfigDict, split: str) -> Examples:
 
     dataset: reads `seed`, `image_size`, `channels` (1, or 3 equal ones) and `num_images`, the size of
         the split 'train'; 'val' and 'test' have a quarter of it each
-    Masks are class maps: 0 background, 1 lung, 2 lesion.
+    Masks hold ids of `MASK_CLASSES`.
     Raises UserError for an unknown split, image_size under 16, num_images under 12, and channels other than 1 and 3.
     """
     _check(dataset.seed, split, dataset.image_size)

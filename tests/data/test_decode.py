@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covidjax.data import decode as decode_module
-from covidjax.data.decode import BadImageError, decode_image
+from covidjax.data import picture
+from covidjax.data.picture import BadImageError, decode_image
 from tests.data.images import encoded, gray, noise
 
 
@@ -29,6 +29,8 @@ def palette(transparency: int | None = None) -> bytes:
         pytest.param(encoded(gray(100)), (100, 100, 100), id="gray png"),
         pytest.param(encoded(gray(100), "jpg"), (100, 100, 100), id="gray jpeg"),
         pytest.param(encoded(gray(100), "bmp"), (100, 100, 100), id="gray bmp"),
+        pytest.param(encoded(gray(100), "tiff"), (100, 100, 100), id="gray tiff"),
+        pytest.param(encoded(Image.new("RGB", (8, 8), (10, 200, 30)), "tiff"), (10, 200, 30), id="rgb tiff"),
         pytest.param(encoded(Image.new("RGB", (8, 8), (10, 200, 30))), (10, 200, 30), id="rgb png"),
         pytest.param(encoded(Image.new("RGB", (8, 8), (10, 200, 30)), "bmp"), (10, 200, 30), id="rgb bmp"),
         pytest.param(encoded(Image.new("LA", (8, 8), (200, 128))), (100, 100, 100), id="gray and alpha"),
@@ -57,10 +59,10 @@ def test_every_mode_and_format_keeps_its_values(content: bytes, expected: tuple[
 
 def test_a_32_bit_mode_is_scaled_like_16_bit_and_clipped() -> None:
     for value, expected in ((25700, 100), (-5, 0), (10**6, 255)):
-        assert np.asarray(decode_module._to_mode(Image.new("I", (2, 2), value), "L")).tolist() == [[expected] * 2] * 2
+        assert np.asarray(picture._to_mode(Image.new("I", (2, 2), value), "L")).tolist() == [[expected] * 2] * 2
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
 def test_exif_orientation_is_applied(suffix: str) -> None:
     upright = np.zeros((16, 16), np.uint8)
     upright[:, 8:] = 255
@@ -103,12 +105,15 @@ def test_extreme_shapes_decode(crop: str) -> None:
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"this is text", "not a JPEG, PNG or BMP"),
-        (encoded(noise(), "gif"), "not a JPEG, PNG or BMP"),
+        (b"this is text", "not a JPEG, PNG, BMP or TIFF"),
+        (encoded(noise(), "gif"), "not a JPEG, PNG, BMP or TIFF"),
         (encoded(noise(), "jpg")[:-400], "truncated"),
         (encoded(noise())[:-400], "truncated"),
         (encoded(noise(), "bmp")[:-400], "truncated"),
         (encoded(noise())[:20], ""),
+        (encoded(noise(), "tiff")[:-400], ""),
+        (encoded(Image.new("F", (8, 8), 0.5), "tiff"), "floating-point"),
+        (encoded(gray(1), "tiff", save_all=True, append_images=[gray(2)]), "2 pages"),
         (bomb(), "10000 x 10000 pixels"),
     ],
 )

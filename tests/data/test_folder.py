@@ -114,6 +114,13 @@ def test_train_without_class_folders_shows_the_layout(tmp_path: Path) -> None:
         load(config(tmp_path / "root"), "train")
 
 
+def test_images_and_masks_are_no_classes(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        write(tmp_path / "root" / "train" / folder / "a.png")
+    with pytest.raises(UserError, match=r"images and their masks, which are no classes: .*model\.name='unet'"):
+        load(config(tmp_path / "root"), "train")
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_empty_class_folder_is_named(tree: Callable, split: str) -> None:
     root = tree()
@@ -235,7 +242,7 @@ def test_without_val_a_fixed_part_of_train_is_held_out(tree: Callable, table: bo
     assert not set(train.patients) & set(val.patients)
     assert val.patients_known == table
     for notes in (train.notes, val.notes):
-        assert any("no val folder: 12 images" in note for note in notes)
+        assert any("no val split: 12 images" in note for note in notes)
         assert any("by patient" in note for note in notes) == table
         assert any("image-level" in note for note in notes) != table
     assert load(config(root), "test").notes == (() if table else ("no patient ids: the split is image-level",))

@@ -1,0 +1,181 @@
+"""The bytes of one image file, or of an image and its mask, to one uint8 array."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import PIL
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+CROPS = ("center", "pad", "squash")
+MAX_PIXELS = 1024**3 // 12  # where Pillow begins to suspect a decompression bomb: 89 million
+BLACK_AND_WHITE = (0, 255)
+
+
+class BadImageError(ValueError):
+    """The bytes are no image that can be decoded; the message is the reason."""
+
+
+def decode_image(content: bytes, image_size: int, channels: int, crop: str) -> np.ndarray:
+    """Decode one JPEG, PNG, BMP or TIFF file to [image_size, image_size, channels] uint8.
+
+    In this order: EXIF orientation; 16-bit gray by its full range (value / 257, so a 12-bit picture in a 16-bit file
+    stays dark; of 16-bit colour Pillow keeps the high byte); transparency flattened over black; luminance (ITU-R 601)
+    for 1 channel, RGB for 3; `crop` 'center' = the centre square, 'pad' = letterbox with black, 'squash' = both sides.
+    One resizer for all: Pillow's BILINEAR, whose filter widens when it shrinks (antialiased). No JPEG draft mode.
+
+    Raises BadImageError with the reason.
+    """
+    return _pixels(_open(content), image_size, channels, crop)
+
+
+def decode_pair(
+    content: bytes,
+    mask_content: bytes,
+    *,
+    mask_name: str,
+    image_size: int,
+    channels: int,
+    crop: str,
+    num_classes: int,
+) -> np.ndarray:
+    """Decode an image, as `decode_image` does, and its mask with the same crop, by the nearest pixel.
+
+    The mask is PNG, BMP or TIFF without lossy compression, as large as the image (both after EXIF orientation), of 1
+    channel or of equal ones. Its values are the class ids 0 to num_classes - 1, or, for two classes, 0 and 255; those
+    of a palette are its indices, unless all its colours in use are black or white.
+    Returns [image_size**2 * (channels + 1)] uint8, the image first, then the mask. Raises BadImageError with the
+    reasons, those of the mask with `mask_name`.
+    """
+    reasons = []
+    picture = mask = None
+    try:
+        picture = _open(content)
+        pixels = _pixels(picture, image_size, channels, crop)
+    except BadImageError as error:
+        reasons.append(str(error))
+    try:
+        mask = _open(mask_content)
+        if picture is not None and mask.size != picture.size:
+            sizes = [f"{one.width} x {one.height}" for one in (mask, picture)]
+            raise BadImageError(f"{sizes[0]} pixels, but the image has {sizes[1]}")
+        ids = Image.fromarray(_class_ids(mask, num_classes))
+        placed = np.asarray(_resize(ids, image_size, crop, Image.Resampling.NEAREST))
+    except BadImageError as error:
+        reasons.append(f"its mask {mask_name}: {error}")
+    if reasons:
+        raise BadImageError("; ".join(reasons))
+    return np.concatenate([pixels.reshape(-1), placed.reshape(-1)])
+
+
+def _open(content: bytes) -> Image.Image:
+    """The loaded picture, turned as its EXIF orientation says."""
+    if not content:
+        raise BadImageError("the file is empty")
+    with _one_line_reasons():
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImageError(f"{image.width} x {image.height} pixels: taken for a decompression bomb")
+        if 0 in image.size:
+            raise BadImageError(f"{image.width} x {image.height} pixels")
+        if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
+            raise BadImageError(f"{pages} pages: save each as a file of its own")
+        image.load()  # before the turn: Pillow turns a TIFF by itself when it loads it
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
+
+
+@contextlib.contextmanager
+def _one_line_reasons() -> Iterator[None]:
+    """Within it what Pillow raises becomes a BadImageError."""
+    try:
+        yield
+    except (BadImageError, MemoryError):
+        raise
+    except PIL.UnidentifiedImageError as error:
+        raise BadImageError("not a JPEG, PNG, BMP or TIFF image") from error
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ... on damaged bytes
+        raise BadImageError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _pixels(image: Image.Image, image_size: int, channels: int, crop: str) -> np.ndarray:
+    with _one_line_reasons():
+        picture = _resize(_to_mode(image, "L" if channels == 1 else "RGB"), image_size, crop, Image.Resampling.BILINEAR)
+        return np.asarray(picture).reshape(image_size, image_size, channels)
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == "F":
+        raise BadImageError("floating-point pixels: save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+    elif image.mode == "P":
+        image = image.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _class_ids(mask: Image.Image, num_classes: int) -> np.ndarray:
+    """[height, width] uint8, each below `num_classes`."""
+    if mask.format in ("JPEG", "MPO") or mask.info.get("compression") in ("jpeg", "tiff_jpeg"):
+        raise BadImageError("lossy JPEG, which blurs class ids: draw it anew, or export it as PNG")
+    with _one_line_reasons():
+        values = _values(mask)
+    found = np.unique(values)
+    if num_classes == 2 and set(found.tolist()) <= set(BLACK_AND_WHITE):
+        return (values != 0).astype(np.uint8)
+    wrong = found[(found < 0) | (found >= num_classes)]
+    if len(wrong):
+        allowed = f"0 to {num_classes - 1}" + (", or 0 and 255" if num_classes == 2 else "")
+        shown = ", ".join(map(str, wrong[:4].tolist())) + (", ..." if len(wrong) > 4 else "")
+        # Class ids are few and far from all values between black and white; what JPEG or a smooth resize leaves is not.
+        advice = f"dataset.mask_classes names {num_classes} classes"
+        if len(found) > max(num_classes, 8):
+            advice = f"its {len(found)} values look like lossy JPEG or a smooth resize before it was saved"
+        raise BadImageError(f"class ids {shown} are out of range (allowed: {allowed}); {advice}")
+    return values.astype(np.uint8)
+
+
+def _values(mask: Image.Image) -> np.ndarray:
+    """The values of a mask, [height, width] of an integer type."""
+    if mask.mode == "F":
+        raise BadImageError("floating-point values: save it as whole numbers")
+    if mask.mode == "P":
+        colors = mask.convert("RGB")
+        extremes = (0, 0, 0), (255, 255, 255)
+        if {color for _, color in colors.getcolors(mask.width * mask.height) or ()} <= set(extremes):
+            return np.asarray(colors)[..., 0]
+    values = np.asarray(mask)
+    if mask.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        if (values[..., -1] != 255).any():
+            raise BadImageError("transparent pixels: save it without transparency")
+        values = values[..., :-1]
+    elif mask.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        raise BadImageError(f"{mask.mode} colours: save it as gray values")
+    if values.ndim == 3:
+        if (values != values[..., :1]).any():
+            raise BadImageError("colours: class ids are values of one channel, or of equal ones")
+        values = values[..., 0]
+    return values.astype(np.int64)
+
+
+def _resize(picture: Image.Image, image_size: int, crop: str, filter_: Image.Resampling) -> Image.Image:
+    width, height = picture.size
+    if crop == "center":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        picture = picture.crop((left, top, left + side, top + side))
+    if crop != "pad":
+        return picture.resize((image_size, image_size), filter_)
+    scale = image_size / max(width, height)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    canvas = Image.new(picture.mode, (image_size, image_size))
+    offset = ((image_size - inner[0]) // 2, (image_size - inner[1]) // 2)
+    canvas.paste(picture.resize(inner, filter_), offset)
+    return canvas

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from benchmarks.case import Case, Subject
 from benchmarks.jax_subject import describe, parameter_counts, peak_bytes, train_subject
 from covidjax import config as configs
+from covidjax import flops
 from covidjax.data.augment import Augmentation
 from covidjax.data.decode import decode_image
 from covidjax.errors import UserError
@@ -24,6 +26,7 @@ from covidjax.train.inputs import make_feed
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, describe_freeze, prepare
 from covidjax.train.state import StepMetrics
+from covidjax.train.step import train_step
 
 # source: (config.dataset.placement, what it is)
 SOURCES = {
@@ -63,13 +66,10 @@ def _bare(job: Job, *, augmented: bool) -> Subject:
     engine, size, state = job.config.parallel, job.config.batch_size, job.fresh_state()
     batch = {"image": np.array(job.train_split.images[:size]), "label": job.train_split.labels[:size]}
     inputs = jax.device_put(parallel.divide(batch, job.mesh, engine))
-    return train_subject(
-        parallel.mapped_step(recipe, job.mesh, engine, resident=False),
-        state,
-        (inputs,),
-        parameter_counts(state.params, recipe.plan.split(state.params)[0], state.opt_state),
-        devices=job.mesh.size,
-    )
+    counts = parameter_counts(state.params, recipe.plan.split(state.params)[0], state.opt_state)
+    counts["flops"] = flops.count(partial(train_step, recipe=recipe), state, batch)
+    step = parallel.mapped_step(recipe, job.mesh, engine, resident=False)
+    return train_subject(step, state, (inputs,), counts, devices=job.mesh.size)
 
 
 class Loop:

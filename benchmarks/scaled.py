@@ -1,6 +1,7 @@
 """covidjax's step over several devices, under each engine, as subjects of measurements."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,8 +11,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from benchmarks import ours, work
 from benchmarks.case import Case, Subject
 from benchmarks.jax_subject import parameter_counts, train_subject
+from covidjax import flops
 from covidjax.errors import UserError
 from covidjax.train import parallel
+from covidjax.train.step import train_step
 
 # engine: (config.parallel, config.sync_batch_norm)
 ENGINES = {"jit": ("jit", True), "pmap": ("pmap", True), "pmap_local": ("pmap", False)}
@@ -39,6 +42,7 @@ def build(case: Case) -> Subject:
     if engine == "pmap":  # the axis of devices is the first
         batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
     counts = parameter_counts(state.params, recipe.plan.split(state.params)[0], state.opt_state)
+    counts["flops"] = flops.count(partial(train_step, recipe=recipe), state, {"image": images, "label": labels})
     step = parallel.mapped_step(recipe, mesh, engine, resident=False)
     subject = train_subject(step, state, (batch,), counts, devices=count)
     subject.run(1)

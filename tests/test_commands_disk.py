@@ -12,6 +12,7 @@ import pytest
 
 from launch import train
 from tests.commands import ROOT, call, compiled_once, only_error, refusal, tiny_config
+from tests.disk import small_disk
 
 DISK_BYTES = 8 * 2**20
 # With this width a checkpoint takes about 1.1 MB, nearly all of it weights and moments, which do not compress.
@@ -28,15 +29,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("needs root and the right to mount a small file system")
-    try:
+    with small_disk(tmp_path / "disk", DISK_BYTES) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(disk: Path, free_bytes: int) -> None:

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from benchmarks import operations, work
 from benchmarks.case import Case
-from benchmarks.peers.torch_networks import Staged, UNetResNet, make_network
+from benchmarks.peers.torch_networks import CNN, VGG16, ResNet, Staged
+from benchmarks.peers.torch_unets import UNet, UNetResNet
 from covidjax.weights.torchvision import resnet
 
 
@@ -146,6 +147,20 @@ class TorchSubject:
         rows = [(row.key, getattr(row, key) / 1e3 / steps, row.count // steps) for row in profiler.key_averages()]
         found = [operations.Operation(name, time, f"{count} times") for name, time, count in rows if time]
         operations.write(Path(folder), sorted(found, key=lambda operation: -operation.milliseconds))
+
+
+def make_network(case: Case) -> Staged:
+    """The network of a case, with fresh weights."""
+    net = work.network(case.model)
+    if case.model == "cnn":
+        return CNN(net.channels, net.classes, work.width(case))
+    if case.model == "unet":
+        return UNet(net.channels, net.classes, work.width(case))
+    if case.model == "vgg16":
+        return VGG16(net.classes, hidden=work.VGG_HIDDEN, dropout=0.0, side=case.image_size // 32)
+    if case.model == "unet_resnet34":
+        return UNetResNet(work.BLOCKS["resnet34"], net.channels, net.classes)
+    return ResNet(work.BLOCKS[case.model], bottleneck=case.model == "resnet50", num_classes=net.classes)
 
 
 def freeze(network: Staged, frozen: tuple[str, ...], *, train: bool) -> None:

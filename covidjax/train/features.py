@@ -125,6 +125,7 @@ class Passes:
     seconds: float = 0.0
     compile_seconds: float = 0.0
     notes: list[str] = dataclasses.field(default_factory=list)
+    _lowered: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     def features(self, recipe: Recipe, variables: Any, images: np.ndarray, view: int | None = None) -> Any:
         """The features of images [n, height, width, channels] uint8: a tree of arrays [n, ...], possibly memory maps.
@@ -145,9 +146,13 @@ class Passes:
 
     def _find_or_run(self, recipe: Recipe, variables: Any, images: np.ndarray, view: int | None) -> Any:
         batch_size = -(-(32 if jax.default_backend() == "cpu" else 256) // self.mesh.size) * self.mesh.size
-        program = _program(recipe, self.mesh, augments=view is not None)
         batch = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
-        lowered = program.lower(variables, batch, jax.eval_shape(jax.random.key, 0))
+        # The training and the validation split take the same program.
+        same = (recipe.prefix, recipe.plan, recipe.preprocessing, recipe.augmentation, batch.shape, view is None)
+        if same not in self._lowered:
+            program = _program(recipe, self.mesh, augments=view is not None)
+            self._lowered[same] = program.lower(variables, batch, jax.eval_shape(jax.random.key, 0))
+        lowered = self._lowered[same]
         key = _key(lowered.as_text(), variables, images, view)
         wanted = shapes(recipe, images.shape)
         found = self.store.open(key, wanted)

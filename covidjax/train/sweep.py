@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from covidjax import losses, optim
 from covidjax.errors import UserError
+from covidjax.strategies import gradual_epochs
 from covidjax.train import features
 from covidjax.train.features import Passes
 from covidjax.train.inputs import Feed, make_feed
@@ -86,15 +87,11 @@ def sweep(
 
     show: takes a line of progress. Raises UserError where the config does not train from features on the device.
     """
-    if not config.pretrained:
-        if len(set(seeds)) > 1:
-            raise UserError(
-                "with random initialisation every seed has a frozen prefix, and so features, of its own: give "
-                "config.pretrained, or one seed"
-            )
-        config = _seeded(config, seeds[0])
-    job = prepare(config)
-    _check(job)
+    _check(config, seeds)
+    job = prepare(config if config.pretrained else _seeded(config, seeds[0]))
+    if job.caching[0].placement != "device":
+        why = job.caching[0].note or "they do not fit on the device"
+        raise UserError(f"a sweep trains from cached features on the device: {why}")
     phase, by_loss = job.phases[0], job.config.checkpoint.best == "loss"
     passes = Passes(features.store(config), job.mesh, Programs())
     feed = make_feed(job, phase, job.variables, passes)
@@ -127,17 +124,19 @@ def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
     return ConfigDict({**config.to_dict(), "seed": int(seed)})
 
 
-def _check(job: Job) -> None:
-    if job.config.phases or len(job.phases) > 1:
+def _check(config: ConfigDict, seeds: Sequence[int]) -> None:
+    if config.phases or gradual_epochs(config.freeze) is not None:
         raise UserError(
             f"a sweep has one phase, that of the config itself: empty config.phases, and give config.freeze, now "
-            f"{job.config.freeze!r}, one strategy for all epochs"
+            f"{config.freeze!r}, one strategy for all epochs"
         )
-    if job.caching[0].placement != "device":
-        why = job.caching[0].note or "they do not fit on the device"
-        raise UserError(f"a sweep trains from cached features on the device: {why}")
-    if job.config.weight_decays:
+    if config.weight_decays:
         raise UserError("a sweep gives all kernels one weight decay: empty config.weight_decays")
+    if len(set(seeds)) > 1 and not config.pretrained:
+        raise UserError(
+            "with random initialisation every seed has a frozen prefix, and so features, of its own: give "
+            "config.pretrained, or one seed"
+        )
 
 
 def _knobs(job: Job, settings: Sequence[tuple[float, float, Any]]) -> Knobs:

@@ -1,0 +1,110 @@
+"""launch/sweep.py from its arguments to its table."""
+
+import csv
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from covidjax import config as configs
+from launch import sweep
+from tests.commands import call, compiled_once, refusal, tiny_config
+
+COLUMNS = (
+    "learning_rate,weight_decay,class_weights,seed,best_epoch,val_loss,val_accuracy,val_accuracy_ci95_low,"
+    "val_accuracy_ci95_high,last_val_loss,last_val_accuracy"
+)
+FROZEN = "--config.freeze=backbone"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with compiled_once(tmp_path_factory) as variables:
+        yield variables
+
+
+def read_table(workdir: Path) -> list[dict[str, str]]:
+    with (workdir / "sweep.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_sweep_writes_its_table_best_first(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config, workdir = tiny_config(tmp_path), tmp_path / "sweep"
+    knobs = ["--learning_rates=1e-3,0.0123456789", "--weight_decays=0,0.05", "--class_weights=none,balanced"]
+    spread = "--config.optimizer.learning_rate=(1e-4,1e-3)"
+    assert call(sweep.main, config, f"--workdir={workdir}", FROZEN, spread, "--seeds=5", *knobs) == 0
+    output, errors = capfd.readouterr()
+    assert errors == ""
+    assert (workdir / "sweep.csv").read_text().splitlines()[0] == COLUMNS
+    rows = read_table(workdir)
+    found = {(row["learning_rate"], row["weight_decay"], row["class_weights"], row["seed"]) for row in rows}
+    assert found == {
+        (rate, decay, weights, "5")
+        for rate in ("0.001", "0.0123456789")
+        for decay in ("0.0", "0.05")
+        for weights in ("none", "balanced")
+    }
+    losses = [float(row["val_loss"]) for row in rows]
+    assert losses == sorted(losses)
+    for row in rows:
+        low, middle, high = (float(row[f"val_accuracy{end}"]) for end in ("_ci95_low", "", "_ci95_high"))
+        assert 0 <= low <= middle <= high <= 1
+
+    account = json.loads((workdir / "sweep.json").read_text())
+    assert account["research_use_only"] is True
+    assert account["num_validation_examples"] == 6
+    assert account["config"]["freeze"] == "backbone"
+    assert [str(head["val_loss"]) for head in account["heads"]] == [row["val_loss"] for row in rows]
+    assert any(note.startswith("features: block1, block2 run once") for note in account["notes"])
+
+    assert "8 heads in " in output
+    flags = shlex.split(output.splitlines()[-1])[3:]  # after `python launch/train.py ...`
+    alone = configs.load(config.removeprefix("--config="), [FROZEN, *flags])
+    rate = float(rows[0]["learning_rate"])
+    assert alone.optimizer.learning_rate == (pytest.approx(rate / 10), rate)
+    assert (alone.seed, alone.loss.class_weights) == (5, rows[0]["class_weights"])
+    assert alone.optimizer.weight_decay == float(rows[0]["weight_decay"])
+
+
+def test_head_that_diverges_stands_last_and_without_figures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config, workdir = tiny_config(tmp_path), tmp_path / "sweep"
+    knobs = ["--config.optimizer.name=sgd", "--learning_rates=1e6,1e-3", "--weight_decays=1e6,0"]
+    by_accuracy = "--config.checkpoint.best=accuracy"
+    assert call(sweep.main, config, f"--workdir={workdir}", FROZEN, by_accuracy, *knobs) == 0
+    output = capfd.readouterr().out
+    rows = read_table(workdir)
+    assert [(row["learning_rate"], row["weight_decay"]) for row in rows if not row["val_loss"]] == [
+        (rows[-1]["learning_rate"], rows[-1]["weight_decay"])
+    ]
+    assert (rows[-1]["learning_rate"], rows[-1]["val_accuracy"], rows[-1]["last_val_loss"]) == ("1000000.0", "", "")
+    assert json.loads((workdir / "sweep.json").read_text())["heads"][-1]["val_accuracy"] is None
+    assert "4 heads (1 of them diverged) in " in output
+    assert "nan" not in output
+
+
+REFUSED = [
+    (["--learning_rates=nan"], "--learning_rates is nan: allowed is a number"),
+    (["--learning_rates=0"], "--learning_rates is 0.0: allowed is above 0"),
+    (["--learning_rates=1e-3,x"], "--learning_rates is '1e-3,x': allowed are numbers with commas between them"),
+    (["--learning_rates=1e-3,0.001"], "--learning_rates is '1e-3,0.001': every value once"),
+    (["--weight_decays=-1"], "--weight_decays is -1.0: allowed is from 0"),
+    (["--weight_decays=inf"], "--weight_decays is inf"),
+    (["--class_weights=even"], "--class_weights is 'even': allowed are none and balanced"),
+    (["--class_weights=none,none"], "--class_weights is 'none,none': every value once"),
+    (["--seeds=-1"], "--seeds is -1: allowed is from 0"),
+    (["--seeds=0.5"], "--seeds is '0.5': allowed are numbers"),
+    (["--seeds=0,1"], "with random initialisation every seed has a frozen prefix"),
+    (["--config.features=off"], "a sweep trains from cached features on the device"),
+    (["--config.freeze=gradual:1"], "a sweep has one phase"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED, ids=[arguments[0] for arguments, _ in REFUSED])
+def test_what_a_sweep_cannot_do_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    flags = [tiny_config(tmp_path), f"--workdir={tmp_path / 'sweep'}", FROZEN]
+    assert said in refusal(capfd, sweep.main, *flags, *arguments)
+    assert not (tmp_path / "sweep" / "sweep.csv").exists()

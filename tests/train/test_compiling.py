@@ -1,0 +1,165 @@
+import dataclasses
+import random
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covidjax import losses
+from covidjax.preprocessing import Preprocessing
+from covidjax.train.compiling import Compiling, steps_per_call
+from covidjax.train.parallel import jit_step, make_mesh, replicated
+from covidjax.train.programs import Programs
+from covidjax.train.setup import Job, prepare
+from covidjax.train.state import TrainState
+from covidjax.train.step import Recipe
+from tests.support import make_model, make_recipe, make_state, small_config
+from tests.train.cached import draw
+
+TINY: dict[str, Any] = {
+    "model__width": 2,
+    "model__num_blocks": 2,
+    "dataset__image_size": 16,
+    "dataset__num_images": 24,
+    "batch_size": 4,
+    "freeze": "backbone",
+}
+
+
+# ---- Which programs are compiled ----
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    return prepare(small_config("cnn", **TINY, features="off"))
+
+
+def with_recipe(job: Job, **changes: Any) -> Job:
+    return dataclasses.replace(job, recipes=(dataclasses.replace(job.recipes[0], **changes),))
+
+
+def with_seed(job: Job, seed: int) -> Job:
+    config = job.config.copy_and_resolve_references()
+    config.seed = seed
+    variables = jax.tree.map(lambda leaf: leaf + seed, job.variables)
+    return dataclasses.replace(job, config=config, variables=variables)
+
+
+def weighted(job: Job, weights: tuple[float, ...] | None) -> Job:
+    return with_recipe(job, loss=losses.loss_function(job.config.loss, weights))
+
+
+def counts(programs: Programs) -> tuple[int, int]:
+    return programs.compiled, programs.reused
+
+
+def test_jobs_with_equal_programs_compile_once(job: Job) -> None:
+    programs = Programs()
+    # Equal but not the same objects: each job makes its own loss, schedule and optimizer.
+    for number, other in enumerate((job, weighted(with_seed(job, 1), None), weighted(job, None))):
+        program = Compiling(other, programs).wait(other.phases[0], 1)
+        assert counts(programs) == (1, number)
+        assert program.memory["temporary"] >= 0
+        assert program.memory["arguments"] > job.train_split.images.nbytes
+
+
+def test_what_is_computed_otherwise_is_compiled_anew(job: Job) -> None:
+    programs = Programs()
+    state, batch = job.fresh_state(), {"image": job.train_split.images, "label": job.train_split.labels}
+    rows = np.arange(4, dtype=np.int32)[None]
+    others = (
+        with_recipe(job, learning_rate=lambda step: jnp.asarray(2e-3)),
+        with_recipe(job, preprocessing=Preprocessing(mean=(0.4,))),
+        weighted(job, (1.0, 2.0, 4.0)),
+        weighted(job, (1.0, 2.0, 3.0)),
+    )
+    found = set()
+    for number, other in enumerate((job, *others), start=1):
+        program = Compiling(other, programs).wait(other.phases[0], 1)
+        assert counts(programs) == (number, 0)
+        after = program.call(jax.tree.map(jnp.array, state), batch, rows)
+        found.add((float(after.metrics.loss), float(after.params["head"]["dense"]["bias"][0])))
+    assert len(found) == 1 + len(others)
+
+
+def test_a_job_compiles_each_number_of_steps_once(job: Job) -> None:
+    programs = Programs()
+    compiling = Compiling(job, programs)
+    for count in (2, 1, 2, 1):
+        compiling.start(job.phases[0], count)
+    one, two = (compiling.wait(job.phases[0], count) for count in (1, 2))
+    assert counts(programs) == (2, 0)
+    assert compiling.seconds() == pytest.approx(one.seconds + two.seconds)
+    assert compiling.wait(job.phases[0], 1) is one
+
+
+def test_error_of_a_compilation_in_the_background_is_raised_where_it_is_waited_for(job: Job) -> None:
+    def broken(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        raise ZeroDivisionError
+
+    other = with_recipe(job, loss=broken)
+    compiling = Compiling(other, Programs())
+    compiling.start(other.phases[0], 1)
+    with pytest.raises(ZeroDivisionError):
+        compiling.wait(other.phases[0], 1)
+
+
+# ---- Several steps a call ----
+
+
+def test_steps_of_a_call_are_a_divisor_of_those_of_an_epoch() -> None:
+    draw = random.Random(0)
+    for _ in range(500):
+        epoch_steps, flops = draw.randint(1, 300), 10 ** draw.uniform(0, 12)
+        count = steps_per_call(0, epoch_steps, flops)
+        assert epoch_steps % count == 0
+        assert count == 1 or count * flops <= 2e9  # about a hundredth of a second on a CPU
+
+
+def test_cheap_steps_fill_an_epoch_and_expensive_ones_stand_alone() -> None:
+    assert steps_per_call(0, 24, 0.0) == 24
+    assert steps_per_call(0, 24, 2e9 / 8) == 8
+    assert steps_per_call(0, 24, 2e9 / 11) == 8
+    assert steps_per_call(0, 23, 2e9 / 11) == 1
+    assert steps_per_call(0, 24, 1e12) == 1
+
+
+def test_number_that_is_asked_for_is_taken_as_far_as_an_epoch_goes() -> None:
+    assert steps_per_call(5, 24, 1e12) == 5
+    assert steps_per_call(50, 24, 1e12) == 24
+
+
+def taken(recipe: Recipe, variables: Any, split: Any, rows: np.ndarray, steps_of_call: int) -> TrainState:
+    mesh = make_mesh(rows.shape[1])
+    step = jit_step(recipe, mesh, resident=True)
+    state = jax.device_put(jax.tree.map(jnp.array, make_state(recipe, variables)), replicated(mesh))
+    for first in range(0, len(rows), steps_of_call):
+        state = step(state, split, rows[first : first + steps_of_call])
+    return dataclasses.replace(state, key=jax.random.key_data(state.key))
+
+
+def test_several_steps_of_a_call_are_the_single_steps() -> None:
+    with jax.enable_x64(True):
+        config = small_config(
+            "cnn",
+            model__width=2,
+            model__num_blocks=2,
+            model__dropout=0.3,
+            precision="float64",
+            freeze="backbone",
+            augment__brightness=0.2,
+            optimizer__schedule="one_cycle",
+            ema_decay=0.9,
+        )
+        model = make_model(config)
+        variables = draw(model, 8)
+        recipe, generator = make_recipe(config, model, variables), np.random.default_rng(0)
+        images = generator.integers(0, 256, (16, 8, 8, 1), np.uint8)
+        split = {"image": images, "label": generator.integers(0, 3, 16, np.int32)}
+        rows = np.stack([generator.permutation(16)[:4] for _ in range(12)]).astype(np.int32)
+        single, several = (taken(recipe, variables, split, rows, count) for count in (1, 4))
+    assert int(several.step) == int(several.metrics.steps) == 12
+    for (path, one), other in zip(jax.tree.leaves_with_path(single), jax.tree.leaves(several), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-10, atol=1e-12, err_msg=jax.tree_util.keystr(path))

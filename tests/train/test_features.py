@@ -1,0 +1,196 @@
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covidjax.preprocessing import Preprocessing
+from covidjax.train.step import run_prefix
+from tests.support import small_config
+from tests.train.cached import (
+    Case,
+    assert_same_training,
+    from_features,
+    make_case,
+    passes,
+    through_the_network,
+    train,
+    trained_part,
+)
+
+TOLERANCES = {"float64": 1e-8, "float32": 1e-4}
+EVERYTHING_ON: dict[str, Any] = {
+    "optimizer__name": "adamw",
+    "optimizer__weight_decay": 0.1,
+    "optimizer__clip_norm": 1.0,
+    "ema_decay": 0.9,
+    "accumulation_steps": 2,
+    "model__dropout": 0.2,
+}
+TINY: dict[str, Any] = {"model__width": 4, "model__num_blocks": 3, "batch_size": 4}
+
+
+# ---- The same parameters ----
+
+
+def check_same_parameters(
+    folder: Path, name: str, size: int, freeze: str, precision: str, steps: int, batch_size: int
+) -> None:
+    with jax.enable_x64(precision == "float64"):
+        changes = {**TINY, **EVERYTHING_ON, "batch_size": batch_size, "freeze": freeze, "precision": precision}
+        case = make_case(small_config(name, **changes), size, of_pixels=name.startswith("unet"))
+        assert_same_training(
+            case, from_features(case, folder, steps), through_the_network(case, steps), TOLERANCES[precision]
+        )
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("freeze", ["until:block2", "backbone"])
+def test_cnn_has_the_same_parameters_after_fifty_steps(tmp_path: Path, freeze: str, precision: str) -> None:
+    check_same_parameters(tmp_path, "cnn", 16, freeze, precision, 50, batch_size=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("freeze", ["until:layer3", "backbone"])
+def test_resnet18_has_the_same_parameters_after_fifty_steps(tmp_path: Path, freeze: str, precision: str) -> None:
+    # A smaller batch would leave two numbers for the variance of layer4's single position.
+    check_same_parameters(tmp_path, "resnet18", 32, freeze, precision, 50, batch_size=16)
+
+
+def test_unet_with_a_cached_skip_has_the_same_parameters_after_twenty_steps(tmp_path: Path) -> None:
+    check_same_parameters(tmp_path, "unet", 16, "until:up3", "float32", 20, batch_size=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize(("name", "freeze"), [("unet", "until:middle"), ("unet_resnet34", "until:layer4")])
+def test_network_with_a_frozen_encoder_has_the_same_parameters_after_twenty_steps(
+    tmp_path: Path, name: str, freeze: str, precision: str
+) -> None:
+    check_same_parameters(tmp_path, name, 64 if "resnet" in name else 32, freeze, precision, 20, batch_size=8)
+
+
+def test_half_precision_prefix_is_kept_bit_for_bit(tmp_path: Path) -> None:
+    case, first, second = tiny_case(prefix_precision="bfloat16"), passes(tmp_path), passes(tmp_path)
+    made, kept = (each.features(case.recipe, case.variables, case.images) for each in (first, second))
+    assert (first.computed, second.reused) == (1, 1)
+    assert made.dtype == kept.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(made.view(np.uint16), kept.view(np.uint16))
+    full = passes(tmp_path).features(tiny_case().recipe, case.variables, case.images)
+    assert full.dtype == np.float32
+    error = np.abs(made.astype(np.float32) - full).max() / np.abs(full).max()
+    assert 1e-5 < error < 2e-2
+
+
+def test_network_behind_a_half_precision_prefix_computes_in_its_own_precision(tmp_path: Path) -> None:
+    case = tiny_case(prefix_precision="bfloat16")
+    features = passes(tmp_path).features(case.recipe, case.variables, case.images)
+    recipe = dataclasses.replace(case.recipe, cached=True)
+    half, full = (
+        train(recipe, case.variables, {"features": inputs}, case, steps=10)
+        for inputs in (features, features.astype(np.float32))
+    )
+    assert {value.dtype for path, value in trained_part(case, half).items() if "params" in path} == {np.dtype("f4")}
+    assert_same_training(case, half, full, tolerance=1e-6)
+
+
+# ---- What is computed and what is reused ----
+
+
+def tiny_case(**changes: Any) -> Case:
+    options = {"model__width": 2, "model__num_blocks": 2, "batch_size": 4, "freeze": "until:block1"}
+    return make_case(small_config("cnn", **options | changes), size=8)
+
+
+def expected_features(case: Case) -> np.ndarray:
+    """Of the network as it is, in one batch."""
+    recipe, images = case.recipe, jnp.asarray(case.images, case.recipe.model.param_dtype)
+    return np.asarray(jax.jit(lambda variables, images: run_prefix(recipe, variables, images))(case.variables, images))
+
+
+def with_changes(case: Case, **changes: Any) -> Case:
+    return dataclasses.replace(case, recipe=dataclasses.replace(case.recipe, **changes))
+
+
+def with_leaf(case: Case, kind: str, stage: str, layer: str, name: str) -> Case:
+    """With one number of one array another one."""
+    variables = jax.tree.map(np.array, case.variables)
+    leaf = variables[kind][stage][layer][name]
+    leaf.flat[-1] = np.nextafter(leaf.flat[-1], np.inf)
+    return dataclasses.replace(case, variables=variables)
+
+
+def with_pixel(case: Case) -> Case:
+    images = case.images.copy()
+    images[-1, -1, -1, 0] ^= 1
+    return dataclasses.replace(case, images=images)
+
+
+def with_swapped_images(case: Case) -> Case:
+    images = case.images.copy()
+    images[:2] = images[1::-1]
+    return dataclasses.replace(case, images=images)
+
+
+REUSED: dict[str, Callable[[Case], Case]] = {
+    "the same": lambda case: case,
+    "another head": lambda case: with_leaf(case, "params", "head", "dense", "kernel"),
+    "another stage behind": lambda case: with_leaf(case, "batch_stats", "block2", "norm", "mean"),
+    "another learning rate": lambda case: with_changes(case, learning_rate=lambda step: 7.0),
+    "another loss": lambda case: with_changes(case, loss=lambda logits, labels: 0.0),
+    "accumulation": lambda case: with_changes(case, accumulation_steps=2),
+    "another batch size": lambda case: dataclasses.replace(case, batch_size=2),
+    "other labels": lambda case: dataclasses.replace(case, labels=case.labels[::-1]),
+    "another optimizer": lambda case: tiny_case(optimizer__name="sgd", optimizer__weight_decay=0.1, ema_decay=0.9),
+    "dropout in the head": lambda case: tiny_case(model__dropout=0.5),
+}
+COMPUTED: dict[str, Callable[[Case], Case]] = {
+    "a pixel": with_pixel,
+    "the order of the images": with_swapped_images,
+    "fewer images": lambda case: dataclasses.replace(case, images=case.images[:-1]),
+    "a weight": lambda case: with_leaf(case, "params", "block1", "conv", "kernel"),
+    "a running statistic": lambda case: with_leaf(case, "batch_stats", "block1", "norm", "var"),
+    "the preprocessing": lambda case: with_changes(case, preprocessing=Preprocessing(mean=(0.4,))),
+    "the scale of the pixels": lambda case: with_changes(case, preprocessing=Preprocessing(scale=1 / 256)),
+    "a longer prefix": lambda case: tiny_case(freeze="backbone"),
+    "the precision": lambda case: tiny_case(prefix_precision="bfloat16"),
+}
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Path]:
+    """A case whose features are kept in a folder, which no test may change."""
+    case, folder = tiny_case(), tmp_path_factory.mktemp("features")
+    passes(folder).features(case.recipe, case.variables, case.images)
+    return case, folder
+
+
+@pytest.mark.parametrize("name", REUSED)
+def test_what_the_prefix_does_not_depend_on_reuses_its_features(computed: tuple[Case, Path], name: str) -> None:
+    case, folder = computed
+    other, own = REUSED[name](case), passes(folder)
+    found = own.features(other.recipe, other.variables, other.images)
+    assert (own.computed, own.reused) == (0, 1)
+    (key,) = folder.iterdir()
+    assert own.notes == [f"features: reused {key}"]
+    np.testing.assert_allclose(found, expected_features(case), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_what_the_prefix_depends_on_has_features_of_its_own(
+    computed: tuple[Case, Path], tmp_path: Path, name: str
+) -> None:
+    case, folder = computed
+    shutil.copytree(folder, tmp_path / "features")
+    other, own = COMPUTED[name](case), passes(tmp_path / "features")
+    found = own.features(other.recipe, other.variables, other.images)
+    assert (own.computed, own.reused, own.notes) == (1, 0, [])
+    np.testing.assert_allclose(
+        np.asarray(found, np.float32), np.asarray(expected_features(other), np.float32), rtol=1e-2, atol=1e-2
+    )

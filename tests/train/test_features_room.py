@@ -1,0 +1,198 @@
+"""Where features live and when they do not: rooms of device, host and disk, damaged files, full disks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from covidjax.data import feature_store
+from covidjax.data.examples import Examples
+from covidjax.errors import UserError
+from covidjax.train import features
+from covidjax.train.features import Caching
+from tests.commands import contents
+from tests.disk import small_disk
+from tests.support import small_config
+from tests.train.cached import Case, make_case, passes
+
+SIZE = 8
+TINY: dict[str, Any] = {"model__width": 2, "model__num_blocks": 2, "batch_size": 4, "freeze": "backbone"}
+IMAGE_BYTES = 4 * 4  # of features: as many channels in float32
+NUM_TRAIN, NUM_VAL = 100, 20
+TRAIN_BYTES, VAL_BYTES = NUM_TRAIN * IMAGE_BYTES, NUM_VAL * IMAGE_BYTES
+
+
+# ---- What is decided ----
+
+
+@pytest.fixture
+def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Bytes of room on the device, the host and the disk, which a test may change; at first all is full."""
+    room: dict[str, float] = {"device": 0, "host": 0, "disk": 0}
+    monkeypatch.setattr(features, "device_room", lambda: (room["device"], "a small device"))
+    monkeypatch.setattr(features, "host_room", lambda: room["host"])
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=room["disk"]))
+    return room
+
+
+def decided(tmp_path: Path, epochs: float = 10, **changes: Any) -> Caching:
+    config = small_config("cnn", **{**TINY, "dataset__cache_dir": str(tmp_path / "cache"), **changes})
+    recipe = make_case(config, SIZE).recipe
+    return features.decide(config, recipe, epochs, split("train", NUM_TRAIN), split("val", NUM_VAL))
+
+
+def split(name: str, count: int) -> Examples:
+    names = tuple(map(str, range(count)))
+    images, labels = np.zeros((count, SIZE, SIZE, 1), np.uint8), np.zeros(count, np.int32)
+    return Examples(name, images, labels, names, names, False, ("a", "b", "c"), "")
+
+
+def kept(caching: Caching) -> tuple[str, int, bool]:
+    return caching.placement, caching.views, caching.validation
+
+
+@pytest.mark.parametrize(("place", "said"), [("device", "a small device"), ("host", "memory"), ("disk", "cache")])
+def test_features_live_in_the_first_place_with_room_for_both_splits(
+    tmp_path: Path, rooms: dict[str, float], place: str, said: str
+) -> None:
+    rooms[place] = TRAIN_BYTES + VAL_BYTES
+    caching = decided(tmp_path)
+    assert kept(caching) == (place, 1, True)
+    assert (caching.train_bytes, caching.val_bytes) == (TRAIN_BYTES, VAL_BYTES)
+    assert f"0.0 MiB stay on the {place} (" in caching.note
+    assert said in caching.note
+    rooms[place] -= 1
+    assert kept(decided(tmp_path)) == ("", 1, True)  # those of the validation images still fit
+
+
+def test_neither_memory_nor_disk_trains_through_the_network_and_says_so(
+    tmp_path: Path, rooms: dict[str, float]
+) -> None:
+    caching = decided(tmp_path)
+    assert kept(caching) == ("", 1, False)
+    folder = tmp_path / "cache" / "features"
+    assert caching.note == (
+        f"features: not cached for training (0.0 MiB fit neither in memory nor on disk: {folder} has 0 MiB free); nor "
+        "are those of the validation images"
+    )
+    with pytest.raises(UserError) as caught:
+        decided(tmp_path, features="on")
+    assert str(caught.value) == (
+        f"config.features is on, but 0.0 MiB fit neither in memory nor on disk: {folder} has 0 MiB free; "
+        "config.features=off trains through the whole network"
+    )
+
+
+def test_off_and_nothing_frozen_keep_nothing(tmp_path: Path) -> None:
+    for key, value, why in (
+        ("features", "off", "config.features is off"),
+        ("freeze", "none", "the first stage trains"),
+    ):
+        caching = decided(tmp_path, 10, **{key: value})
+        assert kept(caching) == ("", 1, False)
+        assert caching.note == f"features: not cached ({why})"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_batch_norm_on_batch_statistics_ends_the_prefix(tmp_path: Path) -> None:
+    assert kept(decided(tmp_path, batch_norm="batch")) == ("", 1, False)
+    caching = decided(tmp_path, batch_norm=(("block2", "batch"),))
+    assert caching.placement == "device"
+    assert "features: block1 run once" in caching.note
+
+
+def test_augmentation_needs_views_that_are_agreed(tmp_path: Path) -> None:
+    caching = decided(tmp_path, augment__rotate=10.0)
+    assert kept(caching) == ("", 1, True)
+    assert "config.feature_views=K" in caching.note
+    assert caching.note.endswith("; those of the validation images are")
+    with pytest.raises(UserError, match=r"^config.features is on, but augmentation .* whole network$"):
+        decided(tmp_path, augment__rotate=10.0, features="on")
+    caching = decided(tmp_path, augment__rotate=10.0, feature_views=3)
+    assert kept(caching) == ("device", 3, True)
+    assert caching.train_bytes == 3 * TRAIN_BYTES
+    assert "3 augmented view(s) of each" in caching.note
+
+
+@pytest.mark.parametrize(("epochs", "views"), [(2, 2), (0.5, 1), (2.5, 3), (10, 4)])
+def test_no_view_is_kept_that_no_epoch_sees(tmp_path: Path, epochs: float, views: int) -> None:
+    assert decided(tmp_path, epochs, augment__rotate=10.0, feature_views=4).views == views
+
+
+def test_views_without_augmentation_are_all_the_same_and_kept_once(tmp_path: Path) -> None:
+    assert kept(decided(tmp_path, feature_views=3)) == ("device", 1, True)
+
+
+# ---- Damaged files and full disks ----
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return make_case(small_config("cnn", **TINY), SIZE)
+
+
+@pytest.fixture(scope="module")
+def expected(case: Case, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    return np.array(passes(tmp_path_factory.mktemp("expected")).features(case.recipe, case.variables, case.images))
+
+
+def test_damaged_features_are_told_and_computed_again(
+    tmp_path: Path, case: Case, expected: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passes(tmp_path).features(case.recipe, case.variables, case.images)
+    (folder,) = tmp_path.iterdir()
+    whole, content = contents(tmp_path), bytearray((folder / "leaf0.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "leaf0.npy").write_bytes(content)
+    assert capsys.readouterr().err == ""
+    own = passes(tmp_path)
+    found = own.features(case.recipe, case.variables, case.images)
+    assert capsys.readouterr().err == (
+        f"the cached features in {folder} are damaged (the checksum of leaf0.npy differs): they are computed again\n"
+    )
+    assert (own.computed, own.reused) == (1, 0)
+    np.testing.assert_array_equal(found, expected)
+    assert contents(tmp_path) == whole
+
+
+def test_disk_that_is_known_to_be_full_keeps_nothing_but_the_features_are_right(
+    tmp_path: Path, case: Case, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=expected.nbytes - 1))
+    own = passes(tmp_path / "features")
+    np.testing.assert_array_equal(own.features(case.recipe, case.variables, case.images), expected)
+    assert own.notes == [f"features: not kept for later runs ({tmp_path / 'features'} has 0 MiB free)"]
+    assert list((tmp_path / "features").iterdir()) == []
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 3 * 4096) as folder:
+        yield folder
+
+
+def test_disk_that_turns_out_to_be_full_keeps_nothing_but_the_features_are_right(
+    disk: Path, case: Case, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (disk / "filler").write_bytes(bytes(3 * 4096))
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
+    own = passes(disk / "features")
+    np.testing.assert_array_equal(own.features(case.recipe, case.variables, case.images), expected)
+    assert own.notes == ["features: not kept for later runs (No space left on device)"]
+    assert list((disk / "features").iterdir()) == []
+
+
+def test_neither_disk_nor_memory_is_one_line(
+    tmp_path: Path, case: Case, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(features, "host_room", lambda: expected.nbytes - 1)
+    with pytest.raises(UserError) as caught:
+        passes(tmp_path).features(case.recipe, case.variables, case.images)
+    assert str(caught.value) == (
+        f"the features take 0.0 MiB, more than memory and disk have ({tmp_path} has 0 MiB free): free space, set "
+        "config.dataset.cache_dir to another disk, or config.features=off"
+    )

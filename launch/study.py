@@ -61,7 +61,7 @@ def _run(planned: Study, test: bool, allocator: str) -> None:
         sum(result.figures.get(key, 0) for result in results) for key in ("passes_made", "passes_reused")
     )
     print(
-        f"\nstep programs, of this command: {programs.compiled} compiled, {programs.reused} times one of them reused"
+        f"\nprograms, of this command: {programs.compiled} compiled, {programs.reused} times one of them reused"
         f"\nfeature passes, of all runs: {computed:.0f} made, {reused:.0f} times one of them reused",
         flush=True,
     )

@@ -1,6 +1,9 @@
 """Cached features as a user meets them: reused by the next run, told when they cannot be, never in the way."""
 
+import contextlib
 import dataclasses
+import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,75 +47,66 @@ class Finished:
         return sorted(path.name for path in self.store.iterdir())
 
 
-@dataclasses.dataclass(frozen=True)
-class Trainer:
-    folder: Path
-    capfd: pytest.CaptureFixture[str]
-
-    def run(self, name: str, *arguments: str, cache: Path | None = None) -> Finished:
-        cache = cache or self.folder / "cache"
-        flags = [tiny_config(self.folder), f"--config.dataset.cache_dir={cache}", f"--workdir={self.folder / name}"]
-        self.capfd.readouterr()
-        assert call(train.main, *flags, *arguments) == 0
-        output, errors = self.capfd.readouterr()
-        return Finished(self.folder / name, output, errors, cache / "features")
+def run(folder: Path, *arguments: str, cache: Path) -> Finished:
+    """Trains the tiny network in folder / 'run'."""
+    flags = [tiny_config(folder), f"--config.dataset.cache_dir={cache}", f"--workdir={folder / 'run'}"]
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        status = call(train.main, *flags, *arguments)
+    assert status == 0, errors.getvalue()
+    return Finished(folder / "run", output.getvalue(), errors.getvalue(), cache / "features")
 
 
-@pytest.fixture
-def trainer(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Trainer:
-    return Trainer(tmp_path, capfd)
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run that computed its features, which no test may change."""
+    folder = tmp_path_factory.mktemp("first")
+    return run(folder, FROZEN, cache=folder / "cache")
 
 
 def figures(finished: Finished) -> list[dict[str, float]]:
+    """What metrics.jsonl says, training before validation, without what depends on the clock."""
     records = read_records(finished.workdir / "metrics.jsonl")
+    assert [record.pop("split") for record in records] == ["train", "val"]
     return [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
 
 
-def test_second_run_with_the_same_prefix_reuses_its_features(trainer: Trainer) -> None:
-    first = trainer.run("first", FROZEN)
-    assert first.counts() == (2, 1)  # both splits, and the validation split once more for the best network
+def test_second_run_with_the_same_prefix_reuses_its_features(tmp_path: Path, first: Finished) -> None:
+    assert first.counts() == (2, 0)
     assert len(first.kept()) == 2
     assert "features: block1, block2 run once for" in first.output
     assert "reused" not in first.output
     assert first.errors == ""
 
     changes = ("--config.optimizer.learning_rate=0.01", "--config.optimizer.name=sgd", "--config.batch_size=6")
-    second = trainer.run("second", FROZEN, *changes)
-    assert second.counts() == (0, 3)
+    second = run(tmp_path, FROZEN, *changes, cache=first.store.parent)
+    assert second.counts() == (0, 2)
     for key in first.kept():
         assert f"features: reused {first.store / key}\n" in second.output
     assert second.kept() == first.kept()
 
-    again = trainer.run("again", FROZEN)
-    assert figures(again) == figures(first)
-    other = trainer.run("other", FROZEN, "--config.seed=1")  # another seed draws another prefix
-    assert other.counts() == (2, 1)
-    assert len(other.kept()) == 4
 
-
-def test_run_from_features_says_what_the_run_through_the_network_says(trainer: Trainer) -> None:
-    cached, through = (trainer.run(name, FROZEN, f"--config.features={name}") for name in ("on", "off"))
+def test_run_from_features_says_what_the_run_through_the_network_says(tmp_path: Path, first: Finished) -> None:
+    through = run(tmp_path, FROZEN, "--config.features=off", cache=tmp_path / "cache")
     assert through.counts() == (0, 0)
     assert "features: not cached (config.features is off)" in through.output
-    assert len(figures(cached)) == len(figures(through)) == 2
-    for one, other in zip(figures(cached), figures(through), strict=True):
+    for one, other in zip(figures(first), figures(through), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
 
 
-def test_damaged_features_are_told_in_one_line_and_computed_again(trainer: Trainer) -> None:
-    first = trainer.run("first", FROZEN)
-    for key in first.kept():
-        path = first.store / key / "leaf0.npy"
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(content)
-    second = trainer.run("second", FROZEN)
-    assert sorted(second.errors.splitlines()) == [
-        f"the cached features in {first.store / key} are damaged (the checksum of leaf0.npy differs): they are "
-        "computed again"
-        for key in first.kept()
-    ]
-    assert second.counts() == (2, 1)
+def test_damaged_features_are_told_in_one_line_and_computed_again(tmp_path: Path, first: Finished) -> None:
+    store = tmp_path / "cache" / "features"
+    shutil.copytree(first.store, store)
+    path = store / first.kept()[0] / "leaf0.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    second = run(tmp_path, FROZEN, cache=store.parent)
+    assert second.errors == (
+        f"the cached features in {path.parent} are damaged (the checksum of leaf0.npy differs): they are computed "
+        "again\n"
+    )
+    assert second.counts() == (1, 1)
     assert figures(second) == figures(first)
 
 
@@ -122,11 +116,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_full_cache_disk_keeps_no_features_and_changes_nothing_else(trainer: Trainer, disk: Path) -> None:
-    first = trainer.run("first", FROZEN)
+def test_full_cache_disk_keeps_no_features_and_changes_nothing_else(
+    tmp_path: Path, disk: Path, first: Finished
+) -> None:
     (disk / "filler").write_bytes(bytes(4 * 4096))
-    second = trainer.run("second", FROZEN, cache=disk)
-    assert second.counts() == (3, 0)
+    second = run(tmp_path, FROZEN, cache=disk)
+    assert second.errors == ""
+    assert second.counts() == (2, 0)
     assert figures(second) == figures(first)
     (note,) = {line for line in second.output.splitlines() if "not kept" in line}
     assert note.startswith("features: not kept for later runs (")
@@ -134,9 +130,9 @@ def test_full_cache_disk_keeps_no_features_and_changes_nothing_else(trainer: Tra
 
 
 def test_features_that_are_asked_for_and_cannot_be_are_refused(
-    trainer: Trainer, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    flags = [tiny_config(trainer.folder), f"--workdir={trainer.folder / 'run'}", "--config.features=on"]
+    flags = [tiny_config(tmp_path), f"--workdir={tmp_path / 'run'}", "--config.features=on"]
     message = refusal(capfd, train.main, *flags)
     assert message.startswith("config.features is on, but no phase begins with frozen stages")
     message = refusal(capfd, train.main, *flags, FROZEN, "--config.augment.rotate=5")
@@ -146,18 +142,20 @@ def test_features_that_are_asked_for_and_cannot_be_are_refused(
 
 
 def test_run_with_a_frozen_backbone_starts_one_that_trains_everything_and_the_other_way_round(
-    trainer: Trainer,
+    tmp_path: Path, first: Finished
 ) -> None:
-    frozen = trainer.run("frozen", FROZEN)
-    whole = trainer.run("whole", f"--config.pretrained={frozen.workdir}", "--config.seed=1")
-    again = trainer.run("again", FROZEN, f"--config.pretrained={whole.workdir}", "--config.seed=2")
-    for earlier, later in ((frozen, whole), (whole, again)):
+    folders, cache = [tmp_path / name for name in ("whole", "again")], first.store.parent
+    for folder in folders:
+        folder.mkdir()
+    whole = run(folders[0], f"--config.pretrained={first.workdir}", "--config.seed=1", cache=cache)
+    again = run(folders[1], FROZEN, f"--config.pretrained={whole.workdir}", "--config.seed=2", cache=cache)
+    for earlier, later in ((first, whole), (whole, again)):
         assert f"weights: {earlier.workdir}, best at step 6" in later.output
         config = configs.from_json(files.read_json(later.workdir / "config.json"))
         begun, trained = prepare(config).variables, load_trained(earlier.workdir, "best").variables
         jax.tree.map(np.testing.assert_array_equal, begun, trained)
-    first, moved, kept = (load_trained(run.workdir, "latest").variables for run in (frozen, whole, again))
+    frozen, moved, kept = (load_trained(each.workdir, "latest").variables for each in (first, whole, again))
     for stage in ("block1", "block2"):
-        assert not np.array_equal(*(each["params"][stage]["conv"]["kernel"] for each in (first, moved)))
+        assert not np.array_equal(*(each["params"][stage]["conv"]["kernel"] for each in (frozen, moved)))
         for kind in ("params", "batch_stats"):
             jax.tree.map(np.testing.assert_array_equal, kept[kind][stage], moved[kind][stage])

@@ -19,6 +19,7 @@ def without_python_path() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
+@pytest.mark.slow
 def test_covidjax_beside_plain_flax_leaves_records_a_chart_and_a_profile(tmp_path: Path) -> None:
     """As a user starts it, in a folder that is not the repository's."""
     arguments = ["--model=cnn", "--image_size=16", "--batch_size=4", "--peers=flax", "--json=r.json", "--csv=r.csv"]
@@ -109,6 +110,7 @@ def test_a_missing_peer_is_an_error_where_it_was_asked_for_and_a_remark_where_no
     assert command.choose_peers((), train_step.PEERS) == ((), {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["benchmarks.ours", "benchmarks.worker", "benchmarks.train_step", "benchmarks.scaled"]
 )
@@ -121,6 +123,7 @@ def test_a_bare_jax_machine_suffices(module: str) -> None:
     assert done.stdout.strip() == f"[] {needs_jax}"
 
 
+@pytest.mark.slow
 def test_forced_devices_give_one_loss_and_say_what_they_are(tmp_path: Path) -> None:
     arguments = ["--model=cnn", "--image_size=16", "--batch_size=4", "--devices=1,2", "--kind=strong", "--engine=jit"]
     scaling.main([*arguments, f"--json={tmp_path / 's.json'}", *QUICK])
@@ -131,6 +134,7 @@ def test_forced_devices_give_one_loss_and_say_what_they_are(tmp_path: Path) -> N
     assert two["flops_per_step"] == pytest.approx(one["flops_per_step"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_resident_run_is_set_against_its_own_step(tmp_path: Path) -> None:
     arguments = [
         f"--config={ROOT / 'configs/quickstart.py'}",

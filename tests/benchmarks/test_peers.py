@@ -25,7 +25,7 @@ SIZES = {  # model: (batch size, image size, width)
     "resnet50": (4, 64, 0),
     "unet_resnet34": (2, 64, 0),
 }
-QUICK = ("cnn", "vgg16")  # the others take their time to compile
+QUICK = ("cnn",)  # the others take their time to compile
 
 
 def peers(*names: str, model: str = "") -> list[Any]:
@@ -119,6 +119,7 @@ def largest_errors(theirs: dict[str, np.ndarray], gradients: dict[str, np.ndarra
     return {layer: value / sizes[layer] for layer, value in errors.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", peers("torch", "keras"))
 def test_frozen_stages_of_a_peer_have_no_gradients_and_run_on_their_statistics(peer: str) -> None:
     """The loss tells: it is ours only where the BatchNorm of the frozen stage runs on running statistics."""
@@ -129,6 +130,7 @@ def test_frozen_stages_of_a_peer_have_no_gradients_and_run_on_their_statistics(p
     assert_equal(case, variables, loss, gradients, peer)
 
 
+@pytest.mark.slow
 def test_plain_flax_freezes_by_its_optimizer_and_the_logged_norm_brings_the_backward_pass_back() -> None:
     flax_plain = peer_module("flax")
     whole, frozen = make_case("cnn"), make_case("cnn", freeze="backbone")
@@ -139,6 +141,7 @@ def test_plain_flax_freezes_by_its_optimizer_and_the_logged_norm_brings_the_back
     assert head["optimizer_bytes"] < 0.05 * full["optimizer_bytes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", peers(*MODULES))
 @pytest.mark.parametrize("mode", ["train", "inference"])
 def test_a_peer_counts_parameters_and_slots_as_we_do(peer: str, mode: str) -> None:
@@ -151,12 +154,14 @@ def test_a_peer_counts_parameters_and_slots_as_we_do(peer: str, mode: str) -> No
     theirs.run(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", peers(*MODULES))
 def test_a_peer_trains_in_half_precision(peer: str) -> None:
     case = Case(peer, "cnn", precision="bfloat16", batch_size=4, image_size=16)
     peer_module(peer).build(case).run(2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_compiled_and_plain_torch_take_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler itself is left out: it takes a minute."""

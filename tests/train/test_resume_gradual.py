@@ -1,6 +1,6 @@
 """A gradual run that is killed in its second and in its third phase ends with the same bits as one left alone."""
 
-import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from covidjax.train.checkpoint import Restored
 from covidjax.train.setup import prepare
 from covidjax.trained import open_checkpoints
 from launch import train
-from tests.commands import ROOT, call, compiled_once
-from tests.train.test_resume import CHANGED, arrays, figures, finished_steps, kill_when
+from tests.commands import call, compiled_once
+from tests.train.test_resume import arrays, figures
 
 # Without augmentation, so that the first two phases train from cached features.
 CONFIG = """
@@ -40,8 +40,32 @@ def get_config():
     config.freeze = "gradual:2"
     return config
 """
-STEPS_PER_EPOCH, LAST_STEP = 4, 28
+LAST_STEP = 28
 PHASES = ((0, 8, "last:1"), (8, 16, "last:2"), (16, 28, "none"))
+# Goes on as launch/train.py, but kills itself while a given step is about to be taken and a given file is there.
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from covidjax import command
+from covidjax.train import inputs, saver
+from launch import train
+
+step, saved, calls = int(sys.argv.pop(1)), Path(sys.argv.pop(1)), inputs.Feed.calls
+
+def changed(self, mesh, engine, seed, batch_size, steps, steps_per_call):
+    next_step = steps[0]
+    for count, arguments in calls(self, mesh, engine, seed, batch_size, steps, steps_per_call):
+        while next_step == step:
+            if saved.exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.01)
+        yield count, arguments
+        next_step += count
+
+inputs.Feed.calls = changed
+saver.TIMES_LONGER = 0
+command.run(train.main)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +88,14 @@ def restore(workdir: Path) -> Restored:
         return checkpoints.restore("latest", job.abstract_state(checkpoints.steps()[-1]))
 
 
-def kill_after(workdir: Path, step: int, *arguments: str, environment: dict[str, str]) -> dict[str, Any]:
-    """Runs the command until a checkpoint of this step is finished; returns where that says that the run stands."""
-    command = [sys.executable, "-c", CHANGED, "0", "slow", *arguments, f"--workdir={workdir}"]
-    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    kill_when(process, lambda: finished_steps(workdir)[-1:] >= [step])
+def kill_before(workdir: Path, step: int, saved: int, *arguments: str, environment: dict[str, str]) -> dict[str, Any]:
+    """Runs the command up to a step; returns where the checkpoint `saved`, its last one, says that the run stands."""
+    manifest = workdir / "checkpoints" / "manifests" / f"{saved}.json"
+    command = [sys.executable, "-c", KILLED, str(step), str(manifest), *arguments, f"--workdir={workdir}"]
+    killed = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert (killed.returncode, killed.stderr) == (-signal.SIGKILL, "")
     restored = restore(workdir)
-    assert restored.step == step, "killed too late"
+    assert restored.step == saved
     return restored.progress
 
 
@@ -79,13 +104,12 @@ def test_run_killed_in_its_second_and_third_phase_ends_with_the_same_bits(
 ) -> None:
     whole, workdir = tmp_path / "whole", tmp_path / "run"
     caches = [f"--config.dataset.cache_dir={tmp_path / name}" for name in ("cache", "another cache")]
-    environment = {**environment, "COVIDJAX_MALLOC": "default", "PYTHONPATH": f"{ROOT}{os.pathsep}"}
     assert call(train.main, config, caches[0], f"--workdir={whole}") == 0
 
-    progress = kill_after(workdir, 12, config, caches[0], environment=environment)
+    progress = kill_before(workdir, 14, 12, config, caches[0], environment=environment)
     assert (progress["phase"], progress["phase_step"]) == (1, 4)
     # The features of the second phase are found the first time, and computed anew the second time.
-    progress = kill_after(workdir, 20, config, caches[1], environment=environment)
+    progress = kill_before(workdir, 22, 20, config, caches[1], environment=environment)
     assert (progress["phase"], progress["phase_step"]) == (2, 4)
     capsys.readouterr()
     assert call(train.main, config, caches[1], f"--workdir={workdir}") == 0

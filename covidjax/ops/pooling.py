@@ -23,6 +23,9 @@ def max_pool(
     inputs: [batch, height, width, features] -> [batch, out_height, out_width, features].
     The gradient goes to the first maximum of a window, row by row; that of a window with a NaN to the first position.
     """
+    extents = (extent + sum(pad) for extent, pad in zip(inputs.shape[1:3], padding, strict=True))
+    if any(extent < size for extent, size in zip(extents, window, strict=True)):  # no window fits: an empty map
+        return plain(inputs, window, strides, padding)
     return _max_pool(inputs, window, strides, padding)
 
 

@@ -99,6 +99,7 @@ def kill_before(workdir: Path, step: int, saved: int, *arguments: str, environme
     return restored.progress
 
 
+@pytest.mark.slow
 def test_run_killed_in_its_second_and_third_phase_ends_with_the_same_bits(
     tmp_path: Path, config: str, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:

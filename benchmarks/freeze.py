@@ -17,13 +17,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
+from flax import traverse_util
 
 from benchmarks import command, environment, records, work
 from benchmarks.case import Case, offers
 from benchmarks.harness import Measurement, measure
+from benchmarks.ours import make_variables
 from benchmarks.records import Record
-from benchmarks.strategies import BUILDER, EPOCH_IMAGES, check, split_cached
+from benchmarks.strategies import BUILDER, CACHED, EPOCH_IMAGES, check, split_cached
 from covidjax.errors import UserError
+from covidjax.strategies import default_strategies
 
 PEERS = ("torch", "keras", "flax", "flax_norm_logged")
 PRECISIONS = ("float32", "bfloat16")
@@ -39,8 +42,8 @@ def main(arguments: Sequence[str]) -> None:
     peers, absent = command.choose_peers(flags.peers, PEERS)
     base = Case(BUILDER, flags.model, "none", flags.precision, flags.batch_size, flags.image_size, width=flags.width)
     base = dataclasses.replace(base, ops=flags.ops)
-    strategies = _strategies(flags.strategies, work.network(flags.model).stages)
     jax.config.update("jax_platforms", "cpu")  # of this process, which only looks at shapes; workers have the device
+    strategies = _strategies(flags.strategies, base)
     for name in strategies:
         check(dataclasses.replace(base, freeze=name))
     for reason in (*absent.values(), *filter(None, (offers(peer, base) for peer in peers))):
@@ -88,10 +91,13 @@ def parse(arguments: Sequence[str]) -> Any:
     return flags
 
 
-def _strategies(asked: tuple[str, ...] | None, stages: tuple[str, ...]) -> tuple[str, ...]:
+def _strategies(asked: tuple[str, ...] | None, base: Case) -> tuple[str, ...]:
     """The names asked for, with 'none', to which all are compared, in front."""
-    usual = (*(f"until:{stage}" for stage in stages[:-2]), "backbone", "norm", "bitfit", "cached")
-    return tuple(dict.fromkeys(("none", *(usual if asked is None else asked))))
+    if asked is not None:
+        return tuple(dict.fromkeys(("none", *asked)))
+    params = jax.eval_shape(lambda: make_variables(base))["params"]
+    paths = traverse_util.flatten_dict(params, sep="/")
+    return (*default_strategies(work.network(base.model).stages, paths), CACHED)
 
 
 def _write(flags: Any, rows: Sequence[Record]) -> None:

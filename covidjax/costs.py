@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from covidjax import freeze, models
@@ -16,6 +17,7 @@ from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.models.segmentation import NAMES as SEGMENTATION
+from covidjax.strategies import default_strategies
 from covidjax.train import parallel, setup
 from covidjax.train.phases import Phase, initial_state, make_phases
 from covidjax.train.step import Recipe, run_prefix
@@ -52,6 +54,10 @@ class Setting:
     def phases(self) -> tuple[Phase, ...]:
         """The phases that the config itself describes."""
         return make_phases(self.config, STEPS_PER_EPOCH)
+
+    def default_strategies(self) -> tuple[str, ...]:
+        """Those worth comparing on this network."""
+        return default_strategies(self.model.stages, traverse_util.flatten_dict(self.variables["params"], sep="/"))
 
     def recipe_of(self, strategy: str) -> Recipe:
         """What a step does under another strategy, in a run of one phase.
@@ -148,14 +154,6 @@ def split_cached(name: str) -> tuple[str, bool]:
     """The strategy that a name stands for, and whether from cached features: 'cached' is 'cached:backbone'."""
     head, _, rest = name.partition(":")
     return (rest or "backbone", True) if head == CACHED else (name, False)
-
-
-def default_strategies(stages: tuple[str, ...]) -> tuple[str, ...]:
-    """Those worth comparing: from the input on ever more stages frozen, then what trains a thin slice of each layer.
-
-    'until:' the last stage but one is 'backbone', and stands here under that name only.
-    """
-    return ("none", *(f"until:{stage}" for stage in stages[:-2]), "backbone", "norm", "bitfit")
 
 
 def predict(setting: Setting, strategy: str, full_flops: float, *, cached: bool = False) -> Cost:

@@ -1,7 +1,7 @@
 """What `config.freeze` can say: the names of ways to freeze, and which parameters each lets train."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from covidjax.errors import UserError
@@ -140,3 +140,13 @@ def _union(named: list[tuple[Strategy, str]], paths: tuple[str, ...], stages: St
 
 def _whole(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def default_strategies(stages: tuple[str, ...], paths: Iterable[str]) -> tuple[str, ...]:
+    """Those worth comparing: from the input on ever more stages frozen, then what trains a thin slice of each layer.
+
+    paths: of the parameters; without one of normalisation there is no 'norm'.
+    'until:' the last stage but one is 'backbone', and stands here under that name only.
+    """
+    thin = ("norm", "bitfit") if any(map(is_norm, paths)) else ("bitfit",)
+    return ("none", *(f"until:{stage}" for stage in stages[:-2]), "backbone", *thin)

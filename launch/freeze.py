@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     num_classes, num_images = _data_facts(config, flags.classes, flags.images)
     command.prepare_process(config.precision)
     setting = costs.make_setting(config, num_classes)
-    names = costs.default_strategies(setting.model.stages) if flags.strategies == "all" else _names(flags.strategies)
+    names = setting.default_strategies() if flags.strategies == "all" else _names(flags.strategies)
     _print_plan(setting)
     found = list(_predict_all(setting, names))
     print(format_costs(found, num_images))

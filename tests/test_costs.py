@@ -32,7 +32,7 @@ def found(strategy: str, cached: bool = False, model: str = "cnn") -> Cost:
 
 
 def test_a_step_costs_less_with_every_further_frozen_stage() -> None:
-    strategies = costs.default_strategies(STAGES)
+    strategies = setting().default_strategies()
     assert strategies == ("none", "until:block1", "backbone", "norm", "bitfit")
     staircase = [found(strategy) for strategy in strategies[:3]]
     for before, after in itertools.pairwise(staircase):
@@ -45,6 +45,11 @@ def test_a_step_costs_less_with_every_further_frozen_stage() -> None:
     # What trains no kernel saves the gradients of the kernels, but not those of the maps.
     for name in ("norm", "bitfit"):
         assert found("backbone").flops < found(name).flops < found("none").flops
+
+
+def test_a_network_without_normalisation_is_not_compared_under_norm() -> None:
+    names = setting("vgg16").default_strategies()
+    assert (names[0], names[-2:]) == ("none", ("backbone", "bitfit"))
 
 
 @pytest.mark.parametrize("strategy", ["none", "until:block1", "norm"])

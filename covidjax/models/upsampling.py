@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from covidjax import ops
+
 UPSAMPLINGS = ("transposed", "bilinear")
 # Each output of the transposed convolution has one tap: the four positions of its kernel are no fan.
 lecun_normal = nn.initializers.lecun_normal(batch_axis=(0, 1))
@@ -32,8 +34,7 @@ def _weights(before: int, after: int) -> np.ndarray:
 class UpConv(nn.Module):
     """Transposed 2x2 convolution with stride 2; parameters `kernel` [2, 2, in, out] and `bias` [out].
 
-    Stride equals size, so outputs do not overlap and one matrix product makes the four of a position. The kernel is
-    that of PyTorch's ConvTranspose2d with its axes [in, out, 2, 2] moved, not flipped.
+    The kernel is that of PyTorch's ConvTranspose2d with its axes [in, out, 2, 2] moved, not flipped.
     """
 
     features: int
@@ -45,6 +46,5 @@ class UpConv(nn.Module):
         """inputs: [batch, height, width, in_features] -> [batch, 2 * height, 2 * width, features]."""
         kernel = self.param("kernel", lecun_normal, (2, 2, inputs.shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-        outputs = jnp.einsum("bhwc,ijco->bhiwjo", inputs.astype(self.dtype), kernel.astype(self.dtype))
-        batch, height, width = inputs.shape[:3]
-        return outputs.reshape(batch, 2 * height, 2 * width, self.features) + bias.astype(self.dtype)
+        outputs = ops.transposed_convolution(inputs.astype(self.dtype), kernel.astype(self.dtype))
+        return outputs + bias.astype(self.dtype)

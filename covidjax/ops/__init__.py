@@ -1,7 +1,15 @@
 """Operations of the networks: one public function each, free of parameters and state."""
 
 from covidjax.ops.batch_norm import batch_norm, batch_statistics, normalise
-from covidjax.ops.convolution import convolution
+from covidjax.ops.convolution import convolution, transposed_convolution
 from covidjax.ops.pooling import global_average_pool, max_pool
 
-__all__ = ["batch_norm", "batch_statistics", "convolution", "global_average_pool", "max_pool", "normalise"]
+__all__ = [
+    "batch_norm",
+    "batch_statistics",
+    "convolution",
+    "global_average_pool",
+    "max_pool",
+    "normalise",
+    "transposed_convolution",
+]

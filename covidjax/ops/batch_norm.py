@@ -21,6 +21,7 @@ def batch_norm(
     """
     if axis is None:
         return _own_batch_norm(inputs, scale, bias, epsilon)
+    # A custom derivative cannot hold a collective: JAX traces it where the axis has no name.
     mean, variance = batch_statistics(inputs, axis)
     outputs = normalise(inputs, scale, bias, mean, variance, epsilon=epsilon)
     return outputs, lax.stop_gradient(mean), lax.stop_gradient(variance)
@@ -42,13 +43,14 @@ def _forward(inputs: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: floa
 
 def _backward(_: float, kept: Any, cotangents: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     inputs, scale, mean, rate = kept
-    cotangent = cotangents[0].astype(mean.dtype)
-    # Not (inputs - mean) * rate, which XLA would find in the forward pass and keep.
-    normalised = inputs.astype(mean.dtype) * rate - mean * rate
+    values, cotangent = inputs.astype(mean.dtype), cotangents[0].astype(mean.dtype)
     axes = tuple(range(inputs.ndim - 1))
+    # Of (values - mean) * rate XLA would see that it has been there in the forward pass, and keep it until here.
+    offset = lax.optimization_barrier(-mean * rate)
+    of_bias, of_scale = jnp.sum(cotangent, axes), jnp.sum(cotangent * (values * rate + offset), axes)
     count = inputs.size // inputs.shape[-1]
-    of_bias, of_scale = jnp.sum(cotangent, axes), jnp.sum(cotangent * normalised, axes)
-    of_inputs = (scale * rate) * (cotangent - of_bias / count - normalised * (of_scale / count))
+    level, slope = of_bias / count, of_scale / count
+    of_inputs = (scale * rate) * (cotangent - values * (rate * slope) - (level + offset * slope))
     return of_inputs.astype(inputs.dtype), of_scale.astype(scale.dtype), of_bias.astype(scale.dtype)
 
 
@@ -63,13 +65,12 @@ def batch_statistics(inputs: jax.Array, axis: str | None = None) -> Statistics:
     """
     axes = tuple(range(inputs.ndim - 1))
     values = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
+    mean = _mean_over(jnp.mean(values, axes), axis)
+    return mean, _mean_over(jnp.mean(jnp.square(values - mean), axes), axis)
 
-    def average(values: jax.Array) -> jax.Array:
-        own = jnp.mean(values, axes)
-        return own if axis is None else lax.pmean(own, axis)
 
-    mean = average(values)
-    return mean, average(jnp.square(values - mean))
+def _mean_over(values: jax.Array, axis: str | None) -> jax.Array:
+    return values if axis is None else lax.pmean(values, axis)
 
 
 def normalise(

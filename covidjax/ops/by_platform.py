@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
@@ -68,6 +69,16 @@ def transposed(outputs: Product) -> Formulation:
     return Formulation(outputs, input_gradient, kernel_gradient)
 
 
+def after(cotangent: jax.Array, array: jax.Array) -> jax.Array:
+    """The array, as something that XLA cannot compute before the cotangent.
+
+    XLA:CPU orders a program by the names of its operations where it finds nothing better, and would transform the
+    inputs of the backward pass during the forward pass and keep the results, several times as large as the inputs.
+    It drops optimization barriers before it orders. No absolute value is below -1, nor is NaN: XLA does not know.
+    """
+    return jnp.where(jnp.abs(cotangent[(0,) * cotangent.ndim]) < -1, jnp.zeros_like(array), array)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def product(
     inputs: jax.Array, kernel: jax.Array, geometry: Geometry, on_cpu: Formulation, elsewhere: Formulation
@@ -99,8 +110,7 @@ def _product_backward(
 ) -> tuple[jax.Array | None, jax.Array | None]:
     if isinstance(cotangent, SymbolicZero):
         return None, None
-    # Else XLA finds what it transformed in the forward pass, and keeps that, several times as large as the inputs.
-    (inputs, kernel), cotangent = lax.optimization_barrier((kept, cotangent))
+    inputs, kernel = kept
     gradient = partial(_by_platform, geometry=geometry, on_cpu=on_cpu, elsewhere=elsewhere)
     return (
         None if kernel is None else gradient("input_gradient", cotangent, kernel),

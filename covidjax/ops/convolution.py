@@ -3,13 +3,14 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from covidjax.ops import winograd
-from covidjax.ops.by_platform import Formulation, Geometry, product, transposed
+from covidjax.ops.by_platform import Formulation, Geometry, after, product, transposed
 from covidjax.ops.winograd import WINOGRAD
 
 
@@ -33,6 +34,18 @@ def convolution(
     return product(inputs, kernel, geometry, formulation_on_cpu(geometry, inputs.dtype), PLAIN)
 
 
+def transposed_convolution(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Transposed convolution whose stride is the size of its kernel, so that outputs have one tap each.
+
+    inputs: [batch, height, width, in_features]; kernel: [rows, columns, in_features, features], not turned round.
+    Returns [batch, rows * height, columns * width, features]. On every platform it is one matrix product, whose
+    outputs are then put in their places.
+    """
+    outputs = jnp.einsum("bhwc,ijco->bhiwjo", inputs, kernel)
+    batch, height, rows, width, columns, features = outputs.shape
+    return outputs.reshape(batch, rows * height, columns * width, features)
+
+
 def plain(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The convolution of the platform's library."""
     return lax.conv_general_dilated(
@@ -45,8 +58,8 @@ def plain(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array
     )
 
 
-def _columns(inputs: jax.Array, geometry: Geometry) -> jax.Array:
-    """What each output sees, side by side (im2col): [outputs of the batch, taps * in_features]."""
+def _columns(inputs: jax.Array, geometry: Geometry, taps: Iterable[tuple[int, int]]) -> jax.Array:
+    """What each output sees through the taps, side by side (im2col): [outputs of the batch, taps * in_features]."""
     padded = jnp.pad(inputs, ((0, 0), *geometry.padding, (0, 0)))
     (height, width), (batch, *_, in_features) = geometry.size, geometry.inputs
 
@@ -56,25 +69,41 @@ def _columns(inputs: jax.Array, geometry: Geometry) -> jax.Array:
         stop = tuple(f + s * (n - 1) + 1 for f, s, n in zip(first, geometry.strides, (height, width), strict=True))
         return lax.slice(padded, (0, *first, 0), (batch, *stop, in_features), (1, *geometry.strides, 1))
 
-    taps = [seen(*place) for place in itertools.product(*map(range, geometry.kernel[:2]))]
-    matrix = taps[0] if len(taps) == 1 else jnp.concatenate(taps, axis=-1)
+    matrix, *others = (seen(*tap) for tap in taps)
+    matrix = jnp.concatenate([matrix, *others], axis=-1) if others else matrix
     return matrix.reshape(batch * height * width, -1)
 
 
 def product_of_columns(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The convolution as one matrix product. For a 1x1 kernel that is all it is."""
-    outputs = _columns(inputs, geometry) @ kernel.reshape(-1, geometry.kernel[-1])
+    rows, columns, *_ = geometry.kernel
+    taps = itertools.product(range(rows), range(columns))
+    outputs = _columns(inputs, geometry, taps) @ kernel.reshape(-1, geometry.kernel[-1])
     return outputs.reshape(geometry.inputs[0], *geometry.size, -1)
 
 
+def _input_gradient_of_columns(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """What the taps give is added up in float32 also where arrays are half-precision."""
+    wide = jnp.promote_types(cotangent.dtype, jnp.float32)
+    transposition = transposed(product_of_columns).input_gradient
+    return transposition(cotangent.astype(wide), kernel.astype(wide), geometry).astype(cotangent.dtype)
+
+
 def _kernel_gradient_of_columns(cotangent: jax.Array, inputs: jax.Array, geometry: Geometry) -> jax.Array:
-    """The wider matrix stands on the right, where XLA's product takes up to half the time."""
-    matrix, cotangent = _columns(inputs, geometry), cotangent.reshape(-1, geometry.kernel[-1])
-    if matrix.shape[1] <= cotangent.shape[1]:
+    """The taps run down the columns of the kernel: else XLA would keep the matrix of the forward pass until here.
+
+    The wider matrix stands on the right, where XLA's product takes up to half the time.
+    """
+    rows, columns, in_features, features = geometry.kernel
+    taps = ((row, column) for column in range(columns) for row in range(rows))
+    if rows * columns > 1:
+        inputs = after(cotangent, inputs)
+    matrix, cotangent = _columns(inputs, geometry, taps), cotangent.reshape(-1, features)
+    if matrix.shape[1] <= features:
         gradient = _contract_rows(matrix, cotangent)
     else:  # the barrier keeps XLA from exchanging the two to save the transposition
         gradient = lax.optimization_barrier(_contract_rows(cotangent, matrix)).T
-    return gradient.reshape(geometry.kernel)
+    return gradient.reshape(columns, rows, in_features, features).swapaxes(0, 1)
 
 
 def _contract_rows(first: jax.Array, second: jax.Array) -> jax.Array:
@@ -82,7 +111,7 @@ def _contract_rows(first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 PLAIN = transposed(plain)
-COLUMNS = dataclasses.replace(transposed(product_of_columns), kernel_gradient=_kernel_gradient_of_columns)
+COLUMNS = Formulation(product_of_columns, _input_gradient_of_columns, _kernel_gradient_of_columns)
 
 
 def formulation_on_cpu(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formulation:
@@ -90,7 +119,8 @@ def formulation_on_cpu(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formu
     in_features, features = geometry.kernel[2:]
     (height, width), maps = geometry.size, (*geometry.inputs[1:3], *geometry.size)
     extent = max(d * (k - 1) + 1 for d, k in zip(geometry.dilation, geometry.kernel[:2], strict=True))
-    if extent == 1 or extent > min(maps):  # XLA's own loops, not its library, where the kernel is larger than the map
+    # Where the kernel is larger than the map, XLA has loops of its own in place of its library.
+    if min(maps) > 0 and (extent == 1 or extent > min(maps)):
         return COLUMNS
     if dtype == jnp.float32 and winograd.applies(geometry):
         # What a tile costs is the sum of the features to transform, what it saves their product.

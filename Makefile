@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Two processes; the tests of a file stay together, as they share what was set up for them.
+PARALLEL := --numprocesses=2 --dist=loadscope
 
 .PHONY: setup train test test-slow lint
 
@@ -18,10 +20,10 @@ train: setup
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 lint: setup
 	$(BIN)/ruff check .

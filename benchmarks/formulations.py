@@ -43,7 +43,7 @@ class Pair:
 
 def pairs(case: Case) -> Iterator[Pair]:
     """Those of all operations of the plain Flax network of a case, in the order of their first layer."""
-    kinds = {
+    kinds: dict[str, Callable[..., Iterator[Pair]]] = {
         "convolution": _convolution,
         "transposed_convolution": _transposed_convolution,
         "max_pool": _max_pool,
@@ -70,12 +70,12 @@ def layers(case: Case) -> Counter[tuple[Any, ...]]:
                 maps = tuple(equation.outvars[0].aval.shape)
                 window = map(_tuples, (options["window_strides"], options["padding"], options["rhs_dilation"]))
                 if max(options["lhs_dilation"]) == 1:
-                    found["convolution", Geometry(arrays[0], arrays[1], *window)] += 1  # type: ignore[arg-type]
+                    found["convolution", Geometry(arrays[0], arrays[1], *window)] += 1
                 else:
                     found["transposed_convolution", arrays[0], arrays[1]] += 1
             case "reduce_window_max":
-                window = (options[name][1:3] for name in ("window_dimensions", "window_strides", "padding"))
-                found["max_pool", arrays[0], *map(_tuples, window)] += 1
+                names = ("window_dimensions", "window_strides", "padding")
+                found["max_pool", arrays[0], *(_tuples(options[name][1:3]) for name in names)] += 1
             case "rsqrt":
                 found["batch_norm", maps] += 1
     return found
@@ -129,18 +129,19 @@ def _both_directions(operation: str, shape: str, count: int, plain: Function, ou
         return computed
 
     yield Pair(operation, shape, "outputs", count, inputs, jax.jit(plain), jax.jit(ours), "own")
-    both = (jax.jit(with_gradients(function)) for function in (plain, ours))
-    yield Pair(operation, shape, "with gradients", count, (cotangent, *inputs), *both, "own")
+    plain, ours = (jax.jit(with_gradients(function)) for function in (plain, ours))
+    yield Pair(operation, shape, "with gradients", count, (cotangent, *inputs), plain, ours, "own")
 
 
 def _transposed_convolution(shape: Any, kernel: Any, count: int) -> Iterator[Pair]:
     def plain(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.conv_transpose(inputs, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        turned = kernel[::-1, ::-1]  # as JAX takes it
+        return lax.conv_transpose(inputs, turned, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     name = f"{_by(*shape)} kernel {_by(*kernel)}"
     inputs = _random(shape, kernel)
     ours = ops.transposed_convolution
-    return _both_directions("transposed_convolution", name, count, plain, ours, *inputs)  # type: ignore[no-any-return]
+    return _both_directions("transposed_convolution", name, count, plain, ours, *inputs)
 
 
 def _max_pool(shape: Any, window: Any, strides: Any, padding: Any, count: int) -> Iterator[Pair]:
@@ -152,7 +153,7 @@ def _max_pool(shape: Any, window: Any, strides: Any, padding: Any, count: int) -
     def ours(inputs: jax.Array) -> jax.Array:
         return ops.max_pool(inputs, window=window, strides=strides, padding=padding)
 
-    return _both_directions("max_pool", name, count, plain, ours, *_random(shape))  # type: ignore[no-any-return]
+    return _both_directions("max_pool", name, count, plain, ours, *_random(shape))
 
 
 def _batch_norm(shape: Any, count: int) -> Iterator[Pair]:
@@ -167,4 +168,4 @@ def _batch_norm(shape: Any, count: int) -> Iterator[Pair]:
         return ops.batch_norm(inputs, scale, bias, work.EPSILON)[0]
 
     inputs = _random(shape, shape[-1:], shape[-1:])
-    return _both_directions("batch_norm", _by(*shape), count, plain, ours, *inputs)  # type: ignore[no-any-return]
+    return _both_directions("batch_norm", _by(*shape), count, plain, ours, *inputs)

@@ -19,6 +19,7 @@ from covidjax.errors import UserError
 
 STOPPED_BY_SIGTERM = 143
 STOPPED_BY_SIGPIPE = 141
+WHICH = "best (default), latest, or a step"
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,6 +28,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises UserError."""
         raise UserError(f"{message}: see --help")
+
+
+def which(text: str) -> str | int:
+    """The value of --checkpoint: 'best', 'latest' or a step."""
+    if text in ("best", "latest"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is none of best, latest and the number of a step")
 
 
 def parse_with_config(

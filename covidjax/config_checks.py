@@ -13,7 +13,7 @@ from covidjax.freeze import BATCH_NORM_MODES
 from covidjax.strategies import gradual_epochs
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "dataset.name": ("phantom", "folder"),
+    "dataset.name": ("phantom", "folder", "tfds"),
     "dataset.crop": ("center", "pad", "squash"),
     "dataset.placement": ("auto", "device", "stream"),
     "model.name": models.NAMES,
@@ -31,7 +31,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "prefix_precision": ("", "float32", "bfloat16"),
     "features": ("off", "auto", "on"),
     "parallel": ("jit", "pmap"),
-    "checkpoint.best": ("loss", "accuracy"),
+    "checkpoint.best": ("loss", "accuracy", "dice"),
 }
 # key: (lowest, highest, lowest itself allowed)
 RANGES: dict[str, tuple[float, float, bool]] = {
@@ -148,6 +148,8 @@ def check(config: ConfigDict, known: dict[str, Any]) -> None:
         raise UserError(f"config.dataset.channels is {config.dataset.channels}: allowed are 1 (gray) and 3 (RGB)")
     if config.dataset.name == "folder" and not config.dataset.root:
         raise UserError("config.dataset.root is empty: give the folder that holds train/ val/ test/")
+    if config.dataset.name == "tfds" and not config.dataset.root:
+        raise UserError("config.dataset.root is empty: give the folder that launch/prepare.py wrote")
     _check_masks(config)
     if config.batch_size % config.accumulation_steps:
         raise UserError(
@@ -166,9 +168,15 @@ def _check_masks(config: ConfigDict) -> None:
         raise UserError(
             f"config.dataset.mask_classes is {names!r}: allowed are 2 to 256 different names, the background first"
         )
-    if config.model.name in models.SEGMENTATION:
+    if models.task(config.model.name) == "segmentation":
         segmentation_losses.loss_function(config.loss, None)
-    elif config.loss.name not in losses.LOSSES:
+        return
+    if config.checkpoint.best == "dice":
+        raise UserError(
+            f"config.checkpoint.best is 'dice', a figure of masks, and config.model.name is {config.model.name!r}, "
+            "which labels whole images: allowed are loss, accuracy"
+        )
+    if config.loss.name not in losses.LOSSES:
         raise UserError(
             f"config.loss.name is {config.loss.name!r}, a loss of masks, and config.model.name is "
             f"{config.model.name!r}, which labels whole images: allowed are {', '.join(losses.LOSSES)}"

@@ -10,13 +10,13 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from covidjax import freeze, models
-from covidjax.data import folder, phantom
+from covidjax import freeze, models, tasks
+from covidjax.data import phantom, sources
 from covidjax.data.augment import Augmentation
 from covidjax.data.examples import Examples
+from covidjax.data.sources import Task
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
-from covidjax.models.segmentation import NAMES as SEGMENTATION
 from covidjax.strategies import default_strategies
 from covidjax.train import parallel, setup
 from covidjax.train.phases import Phase, initial_state, make_phases
@@ -32,7 +32,8 @@ STEPS_PER_EPOCH = 100  # of the learning-rate schedule, which costs the same wha
 class Setting:
     """What all strategies of a comparison share.
 
-    variables: shapes of 'params' and 'batch_stats'; blank: stands for the training split, one image a class.
+    variables: shapes of 'params' and 'batch_stats'; blank: stands for the training split, one image a class, whose
+    mask has no other.
     """
 
     config: ConfigDict
@@ -76,9 +77,8 @@ class Setting:
 
     def batch(self, recipe: Recipe) -> dict[str, Any]:
         """Shapes of the batch of a step; segmentation networks have a label for every pixel."""
-        size = self.config.batch_size
-        spatial = self.image_shape[:2] if self.config.model.name in SEGMENTATION else ()
-        labels = jax.ShapeDtypeStruct((size, *spatial), np.int32)
+        size, targets = self.config.batch_size, tasks.targets(self.blank, models.task(self.config.model.name))
+        labels = jax.ShapeDtypeStruct((size, *targets.shape[1:]), targets.dtype)
         if recipe.cached:
             return {"features": self.features(recipe), "label": labels}
         return {"image": jax.ShapeDtypeStruct((size, *self.image_shape), np.uint8), "label": labels}
@@ -131,23 +131,24 @@ def make_setting(config: ConfigDict, num_classes: int) -> Setting:
     shape = (dataset.image_size, dataset.image_size, dataset.channels)
     names = tuple(map(str, range(num_classes)))
     labels = np.arange(num_classes, dtype=np.int32)
-    blank = Examples("train", np.zeros((num_classes, *shape), np.uint8), labels, names, names, False, names, "")
+    masks = np.broadcast_to(labels.astype(np.uint8)[:, None, None], (num_classes, *shape[:2]))
+    images = np.zeros((num_classes, *shape), np.uint8)
+    blank = Examples("train", images, labels, names, names, False, names, "", masks=masks)
     model = models.build(config.model, num_classes, config.precision)
     variables = jax.eval_shape(initialiser(model, inputs.of_run(config), shape), jax.random.key(0))
     return Setting(config, model, variables, blank)
 
 
-def data_facts(dataset: ConfigDict) -> tuple[int, int]:
+def data_facts(dataset: ConfigDict, task: Task = "classification") -> tuple[int, int]:
     """Number of classes and of training images of a data set, without opening an image.
 
     Raises UserError where that cannot be told.
     """
+    masks = task == "segmentation"
     if dataset.name == "phantom":
-        return len(phantom.CLASSES), dataset.num_images
-    if dataset.name == "folder":
-        found = folder.list_files(dataset, "train")
-        return len(found.classes), len(found.names)
-    raise UserError(f"the classes of config.dataset.name {dataset.name!r} are not known without reading it")
+        return len(phantom.MASK_CLASSES if masks else phantom.CLASSES), dataset.num_images
+    found = sources.listed(dataset, "train", task)
+    return len(found.classes), len(found.names)
 
 
 def split_cached(name: str) -> tuple[str, bool]:

@@ -66,7 +66,7 @@ def learning_curve(
     _draw_phases(axes, phases)
     axes.set_xlabel("epoch", color=MUTED)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
-    if len(curves) > 1:
+    if any(curve.name == "val" for curve in curves):
         legend = axes.legend(fontsize=FONT_SIZE, handlelength=1.3, labelspacing=0.3, labelcolor=INK, framealpha=0.8)
         legend.get_frame().set(facecolor="white", edgecolor="none")
     return to_svg(figure)
@@ -104,17 +104,46 @@ def reliability_diagram(confidences: np.ndarray, correct: np.ndarray, bin_edges:
     return to_svg(figure)
 
 
-def picture(image: np.ndarray) -> tuple[bytes, str]:
+def histogram(values: np.ndarray, name: str, unit: str) -> bytes:
+    """How many of n values from 0 to 1 lie where, with a line at the median. Returns an SVG file.
+
+    values: [n] float, n above 0; name: of the values, unit: what is counted. The axis begins at the tenth below all.
+    """
+    figure, axes = new_figure(3.4, 2.2)
+    low = min(np.floor(10 * values.min()) / 10, 0.9)
+    axes.hist(values, bins=20, range=(low, 1.0), color="#9cc4dd", edgecolor="white", linewidth=0.8)
+    median = float(np.median(values))
+    axes.axvline(median, color=INK, linewidth=1.2)
+    side, shift = ("right", -4) if median > (1 + low) / 2 else ("left", 4)
+    axes.annotate(
+        f"median {median:.3f}",
+        (median, 1.0),
+        xytext=(shift, -2),
+        xycoords=axes.get_xaxis_transform(),
+        textcoords="offset points",
+        ha=side,
+        va="top",
+        fontsize=FONT_SIZE,
+        color=INK,
+    )
+    axes.set(xlim=(low, 1))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    axes.set_xlabel(name, color=MUTED)
+    axes.set_ylabel(unit, color=MUTED)
+    return to_svg(figure)
+
+
+def picture(image: np.ndarray, max_side: int = JPEG_MAX_SIDE) -> tuple[bytes, str]:
     """An image as file bytes and media type: PNG while it is small, else JPEG.
 
-    image: [height, width, channels] uint8 with 1 or 3 channels.
+    image: [height, width, channels] uint8 with 1 or 3 channels. max_side: a longer JPEG is reduced.
     """
     decoded = Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[-1] == 1 else image))
     buffer = io.BytesIO()
     if max(decoded.size) <= PNG_MAX_SIDE:
         decoded.save(buffer, "PNG", optimize=True)
         return buffer.getvalue(), "image/png"
-    decoded.thumbnail((JPEG_MAX_SIDE, JPEG_MAX_SIDE))
+    decoded.thumbnail((max_side, max_side))
     decoded.save(buffer, "JPEG", quality=88, optimize=True)
     return buffer.getvalue(), "image/jpeg"
 

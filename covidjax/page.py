@@ -154,7 +154,7 @@ h3 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; }
 p { margin: .4rem 0 .8rem; max-width: 46rem; overflow-wrap: anywhere; }
 p.muted, p.subtitle, figcaption { color: var(--muted); }
 ul { margin: .4rem 0 .8rem; padding-left: 1.2rem; max-width: 46rem; overflow-wrap: anywhere; }
-nav, table, figcaption, .headline, .warning, summary, .samples {
+nav, table, figcaption, .headline, .warning, summary, .samples, .legend {
   font-family: "Helvetica Neue", "Segoe UI", Roboto, Arial, "Liberation Sans", sans-serif; }
 nav { font-size: .85rem; margin: 1.2rem 0 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
 nav a { color: var(--train); text-decoration: none; }
@@ -216,6 +216,16 @@ figcaption { font-size: .8rem; }
 .samples small { display: block; color: var(--muted); font-size: .7rem; line-height: 1.3; }
 .samples .probability { display: block; font-variant-numeric: tabular-nums; }
 .wrong { color: var(--wrong); font-weight: 600; } .right { color: var(--train); font-weight: 600; }
+.pairs { display: grid; grid-template-columns: repeat(3, 1fr); gap: 1rem; margin: .6rem 0 1rem; }
+.pairs img { display: block; width: 100%; height: auto; }
+.pairs figcaption { font-size: .78rem; line-height: 1.35; margin-top: .3rem; color: var(--ink);
+  overflow-wrap: anywhere; }
+.pairs small { display: block; color: var(--muted); font-size: .7rem; line-height: 1.3; }
+.pairs .probability { margin-left: .5rem; font-variant-numeric: tabular-nums; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-size: .85rem; }
+.legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
+.histogram { width: 22rem; }
+.batch { display: block; max-width: 100%; height: auto; }
 summary { cursor: pointer; font-size: .9rem; color: var(--train); }
 code { font-family: ui-monospace, "SFMono-Regular", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .92em;
   overflow-wrap: anywhere; }
@@ -225,6 +235,8 @@ code { font-family: ui-monospace, "SFMono-Regular", Menlo, Consolas, "DejaVu San
   h1 { font-size: 1.5rem; }
   .headline { grid-template-columns: repeat(2, auto); justify-content: start; gap: 1rem 2.5rem; }
   .samples { grid-template-columns: repeat(3, 1fr); gap: .8rem .5rem; }
+  .pairs { grid-template-columns: 1fr; }
+  .histogram { width: 100%; max-width: 22rem; }
   .reliability { width: 100%; max-width: 22rem; }
 }
 @media print {
@@ -235,7 +247,7 @@ code { font-family: ui-monospace, "SFMono-Regular", Menlo, Consolas, "DejaVu San
   nav { display: none; }
   tr, figure { break-inside: avoid; }
   .scroll { overflow: visible; }
-  .warning, .samples img { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  .warning, .samples img, .legend i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   details::details-content { display: block; content-visibility: visible; }
 }
 """

@@ -6,15 +6,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from covidjax import batch_view, figures, files, page, report_segmentation, workdir
 from covidjax import config as configuration
-from covidjax import figures, files, page, workdir
 from covidjax.data.examples import Examples
+from covidjax.models.segmentation import NAMES as SEGMENTATION
 from covidjax.page import Html, element
 from covidjax.report_results import split_section
 from covidjax.workdir import Run
 
 NOT_EVALUATED = "not evaluated yet"
 SPLIT_TITLES = {"test": "Test split", "val": "Validation split"}
+HEADLINE = (("accuracy", "accuracy"), ("Balanced accuracy", "balanced_accuracy"), ("Macro AUROC", "macro_auroc"))
+HEADLINE_OF_MASKS = (("Dice", "dice"), ("IoU", "iou"), ("Dice, pooled", "dice_pooled"))
+CURVES = (("loss", "Loss"), ("dice", "Dice"), ("accuracy", "Accuracy"), ("learning_rate", "Learning rate"))
 
 
 def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
@@ -36,6 +40,7 @@ def _body(run: Run, examples: Mapping[str, Examples]) -> list[Html]:
     sections += [
         ("curves", "Learning curves", _curves(run)),
         ("freezing", "Freezing and cost", _freezing(run)),
+        ("batch", "First batch", _batch(run)),
         ("data", "Data", _data(run)),
         ("configuration", "Configuration", _configuration(run)),
         ("versions", "Versions and timings", _versions(run)),
@@ -66,6 +71,11 @@ def _origin(run: Run) -> str:
     return f"Started from {pretrained}, seed {run.config.get('seed', page.MISSING)}, workdir {run.name}."
 
 
+def _of_masks(run: Run) -> bool:
+    """Whether the network answers with masks."""
+    return run.config.get("model", {}).get("name", "") in SEGMENTATION
+
+
 def _headline(run: Run) -> Html:
     split = next((split for split in SPLIT_TITLES if split in run.evaluations), None)
     evaluation: Mapping[str, Any] = run.evaluations.get(split or "", {})
@@ -78,14 +88,14 @@ def _headline(run: Run) -> Html:
     def measured(name: str, key: str) -> Html:
         return cell(name, page.decimal(evaluation.get(key)), page.interval(evaluation.get(f"{key}_ci95")) or note)
 
+    first, *others = HEADLINE_OF_MASKS if _of_masks(run) else HEADLINE
     rate = _images_per_second(run)
     apart = {"compilation": timings.get("compile_seconds"), "features": timings.get("feature_seconds") or None}
     beside = ", ".join(f"{name} {page.duration(value)}" for name, value in apart.items() if page.is_number(value))
     return element(
         "dl",
-        measured(f"{(split or 'test').capitalize()} accuracy", "accuracy"),
-        measured("Balanced accuracy", "balanced_accuracy"),
-        measured("Macro AUROC", "macro_auroc"),
+        measured(f"{(split or 'test').capitalize()} {first[0]}", first[1]),
+        *(measured(*each) for each in others),
         cell(
             "Training time",
             page.duration(timings.get("train_seconds")),
@@ -122,6 +132,9 @@ def _sum(phase: Mapping[str, Any], key: str) -> float:
 def _results(run: Run, split: str, examples: Mapping[str, Examples]) -> list[Html]:
     if split not in run.evaluations:
         return [element("p", f"{NOT_EVALUATED.capitalize()}: run launch/evaluate.py with --split={split}.")]
+    if "per_image" in run.evaluations[split]:
+        masks = run.folder / f"masks_{split}"
+        return report_segmentation.split_section(run.evaluations[split], masks, examples.get(split))
     return split_section(run.evaluations[split], run.predictions.get(split), examples.get(split))
 
 
@@ -135,7 +148,9 @@ def _curves(run: Run) -> list[Html]:
     ]
     best = workdir.best_epoch(run)
     plots = []
-    for key, title in (("loss", "Loss"), ("accuracy", "Accuracy"), ("learning_rate", "Learning rate")):
+    for key, title in CURVES:
+        if key == "accuracy" and _of_masks(run):
+            continue  # the background makes it near 1 for any network
         curves = [figures.Curve(split, *workdir.values(run, split, key)) for split in figures.COLORS]
         curves = [curve for curve in curves if curve.epochs]
         if curves:
@@ -195,6 +210,14 @@ def _cached_features(phase: Mapping[str, Any], memory: Mapping[str, int] | None)
     return [element("p", " ".join(found))] if found else []
 
 
+def _batch(run: Run) -> list[Html]:
+    found = batch_view.read_batch(run.folder)
+    if found is None:
+        return [element("p", "No picture of it was kept.")]
+    content, description = found
+    return [element("p", description, class_="muted"), page.image(content, "image/jpeg", description, "batch")]
+
+
 def _data(run: Run) -> list[Html]:
     data: Mapping[str, Mapping[str, Any]] = run.run.get("data", {})
     if not data:
@@ -224,7 +247,7 @@ def _data(run: Run) -> list[Html]:
     notes = dict.fromkeys([*placements, *run.run.get("notes", [])])
     return [
         element("div", page.table(header, rows, "lrrllrl"), class_="wide"),
-        page.table(("Examples of class", *data), counts, "l" + "r" * len(data)),
+        page.table((f"{'Pixels' if _of_masks(run) else 'Examples'} of class", *data), counts, "l" + "r" * len(data)),
         element("p", f"The test split was read {times}"),
         element("ul", *(element("li", note) for note in notes)) if notes else Html(),
     ]

@@ -31,7 +31,7 @@ def split_section(
     evaluation: Mapping[str, Any], predictions: Predictions | None, examples: Examples | None
 ) -> list[Html]:
     """Figures with intervals, confusion matrix, reliability, per-class table and sample images of one split."""
-    parts = [_description(evaluation, predictions)]
+    parts = [description(evaluation, _problem(evaluation, predictions))]
     blocks = [element("div", element("h3", "Summary"), _summary(evaluation))]
     if evaluation.get("confusion_matrix"):
         blocks.append(element("div", element("h3", "Confusion matrix"), confusion_matrix(evaluation)))
@@ -98,7 +98,8 @@ def confusion_matrix(evaluation: Mapping[str, Any]) -> Html:
     return element("div", element("table", head, element("tbody", *rows), class_=layout), class_="scroll")
 
 
-def _description(evaluation: Mapping[str, Any], predictions: Predictions | None) -> Html:
+def description(evaluation: Mapping[str, Any], problem: str | None = None) -> Html:
+    """How many examples, which checkpoint, how intervals were made, and a problem if there is one."""
     checkpoint = evaluation.get("checkpoint", {})
     sentences = [f"{page.integer(evaluation.get('num_examples'))} examples"]
     if checkpoint:
@@ -106,14 +107,20 @@ def _description(evaluation: Mapping[str, Any], predictions: Predictions | None)
     intervals = [f"for {what}: {how}" for what, how in evaluation.get("intervals", {}).items()]
     if intervals:
         sentences.append(f"Intervals {'; '.join(intervals)}")
+    if problem:
+        sentences.append(problem)
+    return element("p", f"{'. '.join(sentences)}.", class_="muted")
+
+
+def _problem(evaluation: Mapping[str, Any], predictions: Predictions | None) -> str | None:
     if predictions is None:
-        sentences.append("There is no table of predictions, hence no reliability diagram")
-    elif len(predictions.names) != evaluation.get("num_examples"):
-        sentences.append(
+        return "There is no table of predictions, hence no reliability diagram"
+    if len(predictions.names) != evaluation.get("num_examples"):
+        return (
             f"The table of predictions holds {len(predictions.names)} examples and is from another evaluation: "
             "run launch/evaluate.py again"
         )
-    return element("p", f"{'. '.join(sentences)}.", class_="muted")
+    return None
 
 
 def _summary(evaluation: Mapping[str, Any]) -> Html:

@@ -82,11 +82,18 @@ def volume(masks: np.ndarray, spacing: Sequence[float]) -> float:
     """Millilitres that a stack of masks covers.
 
     masks: [slices, height, width] bool; spacing: millimetres from slice to slice, row to row and column to column.
+    """
+    return millilitres(int(np.count_nonzero(masks)), spacing)
+
+
+def millilitres(voxels: int, spacing: Sequence[float]) -> float:
+    """The volume of a number of voxels; spacing: as in `volume`.
+
     Raises UserError for a spacing that is not three numbers above 0.
     """
     if len(spacing) != 3 or not all(math.isfinite(step) and step > 0 for step in spacing):
         raise UserError(f"the spacing of a stack is {tuple(spacing)}; allowed are three numbers above 0, in mm")
-    return float(np.count_nonzero(masks) * math.prod(spacing) / 1000)
+    return float(voxels * math.prod(spacing) / 1000)
 
 
 def lung_fraction(lesions: np.ndarray, lungs: np.ndarray) -> float:

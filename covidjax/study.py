@@ -106,6 +106,8 @@ def frozen_prefix(config: ConfigDict, strategy: str) -> tuple[str, ...]:
 
 def check(study: Study) -> None:
     """Checks all that can be checked before anything is loaded or written. Raises UserError."""
+    if models.task(study.config.model.name) == "segmentation":
+        raise UserError(f"a study compares accuracy, and {study.config.model.name} answers with masks")
     for key in ("strategies", "learning_rates", "seeds"):
         values = getattr(study, key)
         if twice := sorted({value for value in values if values.count(value) > 1}):

@@ -35,7 +35,7 @@ class Trained:
 
 def open_checkpoints(workdir: Path, config: ConfigDict) -> Checkpoints:
     """The checkpoints of a run."""
-    higher_is_better = config.checkpoint.best == "accuracy"
+    higher_is_better = config.checkpoint.best != "loss"
     return Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, higher_is_better=higher_is_better)
 
 

@@ -20,9 +20,10 @@ class Run:
 
     metrics: lines of metrics.jsonl in epoch order, the last one written of each split and epoch (a resumed run
         writes an epoch twice); unreadable_lines: how many lines were left out because they were cut or had no epoch
-    evaluations and predictions: by split, test and val first
+    evaluations and predictions: by split, test and val first; predictions only of labels, not of masks
     """
 
+    folder: Path
     name: str
     config: Mapping[str, Any]
     metrics: tuple[Mapping[str, Any], ...]
@@ -36,15 +37,19 @@ def read(workdir: Path) -> Run:
     """Reads the records of a run. Raises UserError where there is no config.json, or a record is no JSON object."""
     found = {path.stem.removeprefix("evaluation_") for path in workdir.glob("evaluation_*.json")}
     splits = [split for split in FIRST_SPLITS if split in found] + sorted(found.difference(FIRST_SPLITS))
-    tables = {split: workdir / f"predictions_{split}.csv" for split in splits}
+    evaluations = {split: _read_object(workdir / f"evaluation_{split}.json") for split in splits}
+    # What is predicted of masks is in files of its own, see `segmentation_files`.
+    labelled = [split for split in splits if "per_image" not in evaluations[split]]
+    tables = {split: workdir / f"predictions_{split}.csv" for split in labelled}
     metrics, unreadable_lines = _read_metrics(workdir / "metrics.jsonl")
     return Run(
+        folder=workdir,
         name=workdir.resolve().name,
         config=_read_object(workdir / "config.json"),
         metrics=metrics,
         unreadable_lines=unreadable_lines,
         run=_read_object(workdir / "run.json") if (workdir / "run.json").is_file() else {},
-        evaluations={split: _read_object(workdir / f"evaluation_{split}.json") for split in splits},
+        evaluations=evaluations,
         predictions={split: read_predictions(path) for split, path in tables.items() if path.is_file()},
     )
 
@@ -68,7 +73,7 @@ def best_epoch(run: Run) -> int | None:
                 if line.get("step") == checkpoint.get("step"):
                     return line["epoch"]
     key = run.config.get("checkpoint", {}).get("best", "loss")
-    sign = -1.0 if key == "accuracy" else 1.0
+    sign = 1.0 if key == "loss" else -1.0
     ranked = [(sign * _number(line.get(key)), -line["epoch"]) for line in val]  # of equal ones the last, as in training
     ranked = [pair for pair in ranked if math.isfinite(pair[0])]
     return -min(ranked)[1] if ranked else None

@@ -7,7 +7,6 @@ Writes lr_finder.png and lr_finder.json. What is trained meanwhile is thrown awa
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from ml_collections import ConfigDict
 from covidjax import command, files
 from covidjax import config as configs
 from covidjax.data.progress import Progress
-from covidjax.errors import UserError
 from covidjax.train import find_lr, record
 from covidjax.train.find_lr import Curve, Suggestions
 from covidjax.train.setup import Job, prepare
@@ -44,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
         found = find_lr.suggest(curve, flags.steps)
         notes += (curve.ending, *filter(None, [found.note]))
         content = _record(job, flags.config, curve, found) | {"steps_asked": flags.steps, "notes": list(notes)}
-        _write_bytes(flags.workdir / "lr_finder.png", find_lr.draw(curve, found))
+        files.write_bytes(flags.workdir / "lr_finder.png", find_lr.draw(curve, found))
         files.write_json(flags.workdir / "lr_finder.json", content)
     _print(config, found, flags.workdir)
 
@@ -102,16 +100,6 @@ def _print(config: ConfigDict, found: Suggestions, workdir: Path) -> None:
         )
         print(f"to train with it: {_override(config, found.steepest)}")
     print(f"the curve: {workdir / 'lr_finder.png'}, {workdir / 'lr_finder.json'}")
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}: free space or choose another folder") from error
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from covidjax import command, costs, files, freeze
+from covidjax import command, costs, files, freeze, models
 from covidjax.costs import Cost, Setting
 from covidjax.errors import UserError
 from covidjax.strategies import ALLOWED
@@ -62,7 +62,7 @@ def _data_facts(config: ConfigDict, num_classes: int | None, num_images: int | N
     if num_classes is not None:
         return num_classes, num_images or EPOCH_WITHOUT_DATA
     try:
-        classes, images = costs.data_facts(config.dataset)
+        classes, images = costs.data_facts(config.dataset, models.task(config.model.name))
     except UserError as error:
         raise UserError(f"{error}; or give --classes=N, and the data set is not looked at") from error
     return classes, num_images or images

@@ -165,6 +165,10 @@ def test_a_value_outside_its_range_is_refused(key: str) -> None:
         (["dataset.name=folder"], "config.dataset.root is empty"),
         (["batch_size=9", "accumulation_steps=2"], "config.batch_size 9 is not a multiple"),
         (["loss.name=dice"], "config.loss.name is 'dice', a loss of masks, and config.model.name is 'cnn', which"),
+        (
+            ["checkpoint.best=dice"],
+            "config.checkpoint.best is 'dice', a figure of masks, and config.model.name is 'cnn'",
+        ),
         (["loss.name=dice", "model.name=unet", "loss.label_smoothing=0.1"], "which dice does not have"),
         (["freeze=gradual:3", "phases=({},)"], "config.freeze is 'gradual:3', which makes the phases itself"),
         (["freeze=gradual:3", "epochs=2"], "config.epochs is 2: at least 3 are needed, and 3 more for each"),

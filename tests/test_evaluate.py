@@ -15,6 +15,7 @@ from covidjax import files
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 from covidjax.evaluate import Forward, evaluate_workdir, make_forward, measure, predict
+from covidjax.losses import sigmoid_cross_entropy, softmax_cross_entropy
 from covidjax.metrics import classification_report, read_predictions
 from covidjax.preprocessing import Preprocessing, fresh
 from covidjax.train.parallel import make_mesh
@@ -87,7 +88,7 @@ def test_every_example_counts_once_whatever_the_batch_size(
     logits = predict(forward, variables, examples.images, batch_size, mesh)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, all_logits[:count], rtol=1e-5, atol=1e-5)
-    found = measure(forward, variables, examples.images, examples.labels, batch_size, mesh, "softmax_cross_entropy")
+    found = measure(forward, variables, examples.images, examples.labels, batch_size, mesh, softmax_cross_entropy)
     assert found == pytest.approx(plain_figures(all_logits[:count], examples.labels), rel=1e-5)
 
 
@@ -97,7 +98,7 @@ def test_the_other_loss_is_measured_too(network: tuple[Forward, dict[str, Any], 
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     targets = np.eye(3)[examples.labels]
     expected = -(targets * np.log(probabilities) + (1 - targets) * np.log1p(-probabilities)).mean()
-    found = measure(forward, variables, examples.images, examples.labels, 7, mesh, "sigmoid_cross_entropy")
+    found = measure(forward, variables, examples.images, examples.labels, 7, mesh, sigmoid_cross_entropy)
     assert found["loss"] == pytest.approx(expected, rel=1e-4)
 
 

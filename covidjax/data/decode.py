@@ -36,6 +36,7 @@ class ImageFiles:
     classes: of the images or, where there are masks, of their pixels
     notes: sentences that go to `Examples.notes`
     masks: n paths below `root`, or none; faults: what is wrong without opening a file, with the index of the image
+    reader: gives the bytes of a name where those are no files
     """
 
     root: Path
@@ -48,10 +49,15 @@ class ImageFiles:
     notes: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
     faults: tuple[tuple[int, str], ...] = ()
+    reader: Callable[[str], bytes] | None = None
 
     def parts(self, index: int) -> tuple[str, ...]:
         """The name of an image and, where there are masks, that of its mask."""
         return tuple(names[index] for names in (self.names, self.masks) if names)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an image or a mask. Raises OSError."""
+        return self.reader(name) if self.reader else (self.root / name).read_bytes()
 
 
 def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
@@ -138,14 +144,13 @@ def _digest_files(files: ImageFiles) -> tuple[dict[int, str], list[str]]:
         digests, reasons = [], []
         for name in files.parts(index):
             try:
-                with (files.root / name).open("rb") as file:
-                    digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+                digests.append(hashlib.sha256(files.read(name)).hexdigest())
             except OSError as error:
                 which = "" if name == files.names[index] else f"its mask {name}: "
                 reasons.append(which + (error.strerror or type(error).__name__))
         return " ".join(digests), "; ".join(reasons)
 
-    results = _in_parallel(digest, len(files.names), Progress(f"{files.split}: reading", len(files.names), patience=5))
+    results = in_parallel(digest, len(files.names), Progress(f"{files.split}: reading", len(files.names), patience=5))
     return {index: reason for index, (_, reason) in enumerate(results) if reason}, [digest for digest, _ in results]
 
 
@@ -160,7 +165,7 @@ def _decode_and_store(
         def decode_row(row: int) -> str:
             index = readable[row]
             try:
-                contents = [(files.root / name).read_bytes() for name in files.parts(index)]
+                contents = [files.read(name) for name in files.parts(index)]
             except OSError as error:
                 raise UserError(f"{files.names[index]} was readable and no longer is ({error}): start again") from error
             if " ".join(hashlib.sha256(content).hexdigest() for content in contents) != digests[index]:
@@ -177,7 +182,7 @@ def _decode_and_store(
         progress = Progress(f"{files.split}: decoding", len(readable))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode_image refuses those by itself
-            reasons = _in_parallel(decode_row, len(readable), progress)
+            reasons = in_parallel(decode_row, len(readable), progress)
         good = [row for row, reason in enumerate(reasons) if not reason]
         progress.finish(f"{files.split}: decoded {len(good)} images")
         undecodable = {row: reason for row, reason in enumerate(reasons) if reason}
@@ -203,8 +208,8 @@ def _bad_files(files: ImageFiles, bad: dict[int, str]) -> UserError:
     return UserError(f"{len(bad)} of {len(files.names)} {files.split} files are bad: {listed}; {advice}")
 
 
-def _in_parallel(work: Callable[[int], Result], count: int, progress: Progress) -> list[Result]:
-    """Return [work(0), ..., work(count - 1)], computed in one thread per core that this process may use."""
+def in_parallel(work: Callable[[int], Result], count: int, progress: Progress) -> list[Result]:
+    """[work(0), ..., work(count - 1)], computed in one thread per core that this process may use."""
 
     def block(start: int) -> list[Result]:
         return [work(index) for index in range(start, min(start + FILES_PER_TASK, count))]

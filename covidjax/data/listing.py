@@ -3,7 +3,7 @@
 import collections
 import csv
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from covidjax.data.decode import ImageFiles
@@ -104,9 +104,15 @@ def choose_split(
 
 
 def image_files(
-    root: Path, split: str, rows: list[Row], classes: Sequence[str], patients_known: bool, notes: list[str]
+    root: Path,
+    split: str,
+    rows: list[Row],
+    classes: Sequence[str],
+    patients_known: bool,
+    notes: list[str],
+    reader: Callable[[str], bytes] | None = None,
 ) -> ImageFiles:
-    """The list that `decode` takes. Labels are 0 where the rows have none."""
+    """The list that `decode` takes. Labels are 0 where the rows have none. reader: see `ImageFiles`."""
     names = tuple(row.name for row in rows)
     return ImageFiles(
         root=root,
@@ -119,6 +125,7 @@ def image_files(
         notes=tuple(notes),
         masks=tuple(row.mask for row in rows if row.mask is not None),
         faults=tuple((index, row.fault) for index, row in enumerate(rows) if row.fault),
+        reader=reader,
     )
 
 

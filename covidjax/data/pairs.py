@@ -38,12 +38,16 @@ def load(dataset: ConfigDict, split: str) -> Examples:
     for bad files and pairs (missing or ambiguous mask, other size, class id out of range, lossy JPEG), all of them at
     once, and for training masks that are all empty.
     """
-    examples = decode(list_pairs(dataset, split), dataset)
-    masks, num_classes = np.asarray(examples.masks), len(examples.classes)
+    return look_at_masks(decode(list_pairs(dataset, split), dataset), dataset.root)
+
+
+def look_at_masks(examples: Examples, root: str) -> Examples:
+    """The split with notes on empty masks and unseen classes. Raises UserError where all training masks are empty."""
+    masks, num_classes, split = np.asarray(examples.masks), len(examples.classes), examples.split
     counts = np.stack([np.bincount(mask.reshape(-1), minlength=num_classes) for mask in masks])
     notes, empty, unseen = list(examples.notes), int((counts[:, 1:].sum(axis=1) == 0).sum()), counts.sum(axis=0) == 0
     if empty == len(examples) and split == "train":
-        raise UserError(f"all {empty} training masks below {dataset.root} are empty: there is nothing to learn")
+        raise UserError(f"all {empty} training masks below {root} are empty: there is nothing to learn")
     if empty:
         notes.append(f"{split}: {empty} of {len(examples)} masks are empty")
     if unseen[1:].any() and split == "train":

@@ -29,7 +29,7 @@ def decode_image(content: bytes, image_size: int, channels: int, crop: str) -> n
 
     Raises BadImageError with the reason.
     """
-    return _pixels(_open(content), image_size, channels, crop)
+    return network_pixels(open_picture(content), image_size, channels, crop)
 
 
 def decode_pair(
@@ -53,16 +53,16 @@ def decode_pair(
     reasons = []
     picture = mask = None
     try:
-        picture = _open(content)
-        pixels = _pixels(picture, image_size, channels, crop)
+        picture = open_picture(content)
+        pixels = network_pixels(picture, image_size, channels, crop)
     except BadImageError as error:
         reasons.append(str(error))
     try:
-        mask = _open(mask_content)
+        mask = open_picture(mask_content)
         if picture is not None and mask.size != picture.size:
             sizes = [f"{one.width} x {one.height}" for one in (mask, picture)]
             raise BadImageError(f"{sizes[0]} pixels, but the image has {sizes[1]}")
-        ids = Image.fromarray(_class_ids(mask, num_classes))
+        ids = Image.fromarray(class_ids(mask, num_classes))
         placed = np.asarray(_resize(ids, image_size, crop, Image.Resampling.NEAREST))
     except BadImageError as error:
         reasons.append(f"its mask {mask_name}: {error}")
@@ -71,8 +71,8 @@ def decode_pair(
     return np.concatenate([pixels.reshape(-1), placed.reshape(-1)])
 
 
-def _open(content: bytes) -> Image.Image:
-    """The loaded picture, turned as its EXIF orientation says."""
+def open_picture(content: bytes) -> Image.Image:
+    """The loaded picture, turned as its EXIF orientation says. Raises BadImageError with the reason."""
     if not content:
         raise BadImageError("the file is empty")
     with _one_line_reasons():
@@ -101,10 +101,34 @@ def _one_line_reasons() -> Iterator[None]:
         raise BadImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _pixels(image: Image.Image, image_size: int, channels: int, crop: str) -> np.ndarray:
+def network_pixels(image: Image.Image, image_size: int, channels: int, crop: str) -> np.ndarray:
+    """What `decode_image` makes of a picture: [image_size, image_size, channels] uint8."""
     with _one_line_reasons():
         picture = _resize(_to_mode(image, "L" if channels == 1 else "RGB"), image_size, crop, Image.Resampling.BILINEAR)
         return np.asarray(picture).reshape(image_size, image_size, channels)
+
+
+def own_pixels(image: Image.Image, channels: int) -> np.ndarray:
+    """A picture at its own size: [height, width, channels] uint8, as `decode_image` without crop and resizing."""
+    with _one_line_reasons():
+        return np.asarray(_to_mode(image, "L" if channels == 1 else "RGB")).reshape(image.height, image.width, channels)
+
+
+def place_back(mask: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
+    """A mask of what the network saw, at the size of the picture that it was made from, by the nearest pixel.
+
+    mask: [image_size, image_size] uint8; size: width and height of the picture -> [height, width] uint8. What `crop`
+    'center' had cut off is 0, the background.
+    """
+    picture, nearest = Image.fromarray(mask), Image.Resampling.NEAREST
+    if crop == "squash":
+        return np.asarray(picture.resize(size, nearest))
+    if crop == "pad":
+        return np.asarray(picture.crop(_letterbox(size, len(mask))).resize(size, nearest))
+    left, top, right, bottom = _centre(size)
+    canvas = Image.new(picture.mode, size)
+    canvas.paste(picture.resize((right - left, bottom - top), nearest), (left, top))
+    return np.asarray(canvas)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -121,8 +145,8 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _class_ids(mask: Image.Image, num_classes: int) -> np.ndarray:
-    """[height, width] uint8, each below `num_classes`."""
+def class_ids(mask: Image.Image, num_classes: int) -> np.ndarray:
+    """The class ids of a mask, as `decode_pair` reads them: [height, width] uint8. Raises BadImageError."""
     if mask.format in ("JPEG", "MPO") or mask.info.get("compression") in ("jpeg", "tiff_jpeg"):
         raise BadImageError("lossy JPEG, which blurs class ids: draw it anew, or export it as PNG")
     with _one_line_reasons():
@@ -166,16 +190,28 @@ def _values(mask: Image.Image) -> np.ndarray:
 
 
 def _resize(picture: Image.Image, image_size: int, crop: str, filter_: Image.Resampling) -> Image.Image:
-    width, height = picture.size
     if crop == "center":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
+        picture = picture.crop(_centre(picture.size))
     if crop != "pad":
         return picture.resize((image_size, image_size), filter_)
+    left, top, right, bottom = _letterbox(picture.size, image_size)
+    canvas = Image.new(picture.mode, (image_size, image_size))
+    canvas.paste(picture.resize((right - left, bottom - top), filter_), (left, top))
+    return canvas
+
+
+def _centre(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The centre square of a picture of a width and height: left, top, right, bottom."""
+    width, height = size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def _letterbox(size: tuple[int, int], image_size: int) -> tuple[int, int, int, int]:
+    """Where a picture of a width and height lies in the square that holds it whole: left, top, right, bottom."""
+    width, height = size
     scale = image_size / max(width, height)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = Image.new(picture.mode, (image_size, image_size))
-    offset = ((image_size - inner[0]) // 2, (image_size - inner[1]) // 2)
-    canvas.paste(picture.resize(inner, filter_), offset)
-    return canvas
+    left, top = (image_size - inner[0]) // 2, (image_size - inner[1]) // 2
+    return left, top, left + inner[0], top + inner[1]

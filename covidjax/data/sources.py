@@ -1,11 +1,13 @@
 """A split of the data set that a config names."""
 
 import dataclasses
+import importlib
 from typing import Any, Literal
 
 import numpy as np
 
 from covidjax.data import folder, pairs, phantom
+from covidjax.data.decode import ImageFiles
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 
@@ -31,4 +33,24 @@ def load(dataset: Any, split: str, task: Task = "classification") -> Examples:
         return examples
     if dataset.name == "folder":
         return pairs.load(dataset, split) if masks else folder.load(dataset, split)
-    raise UserError(f"config.dataset.name is {dataset.name!r}: allowed are phantom, folder")
+    if dataset.name == "tfds":
+        return _prepared().load(dataset, split, masks=masks)
+    raise UserError(f"config.dataset.name is {dataset.name!r}: allowed are phantom, folder, tfds")
+
+
+def listed(dataset: Any, split: str, task: Task = "classification") -> ImageFiles:
+    """The images of one split of files or records, with labels and patients, before one is decoded.
+
+    Raises UserError for an unknown source and for what is wrong with tables and layout.
+    """
+    masks = task == "segmentation"
+    if dataset.name == "folder":
+        return pairs.list_pairs(dataset, split) if masks else folder.list_files(dataset, split)
+    if dataset.name == "tfds":
+        return _prepared().list_records(dataset, split, masks)
+    raise UserError(f"the classes of config.dataset.name {dataset.name!r} are not known without reading it")
+
+
+def _prepared() -> Any:
+    """The module that reads TFDS, whose import takes a second: other sources do not wait for it."""
+    return importlib.import_module("covidjax.data.prepared")

@@ -10,6 +10,7 @@ from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 
 HELD_OUT_PARTS = 8
+NUM_FOLDS = 5
 
 
 def hold_out_eighth(labels: Sequence[int], patients: Sequence[str] | None) -> np.ndarray:
@@ -60,6 +61,56 @@ def assign_fold(folds: Sequence[int], fold: int, labels: Sequence[int], patients
     held_out = hold_out_eighth([labels[index] for index in rest], [patients[index] for index in rest])
     assigned[rest] = np.where(held_out, "val", "train")
     return tuple(str(split) for split in assigned)
+
+
+def draw_folds(labels: Sequence[int], patients: Sequence[str], num_folds: int = NUM_FOLDS) -> tuple[int, ...]:
+    """The fold, from 0, of every image: patients whole, classes in the proportions of the whole.
+
+    Those of scikit-learn's StratifiedGroupKFold(num_folds, shuffle=True, random_state=0), or of StratifiedKFold where
+    no patient has two images; it depends on nothing else.
+    labels, patients: n each; without patient identifiers give the names of the images. Raises UserError where there are
+    fewer patients than folds.
+    """
+    folds = np.full(len(labels), -1)
+    too_few = f"{len(set(patients))} patients are too few for {num_folds} folds"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The least populated class")
+            alone = len(set(patients)) == len(patients)  # which is much faster, and the same rule
+            splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(num_folds, shuffle=True, random_state=0)
+            parts = splitter.split(np.zeros(len(labels)), np.asarray(labels), None if alone else patients)
+            for number, (_, chosen) in enumerate(parts):
+                folds[chosen] = number
+    except ValueError as error:
+        raise UserError(too_few) from error
+    if set(folds) != set(range(num_folds)):
+        raise UserError(too_few)
+    return tuple(folds.tolist())
+
+
+def draw_splits(labels: Sequence[int], patients: Sequence[str]) -> tuple[str, ...]:
+    """'train', 'val' or 'test' for every image: test is fold 0 of `draw_folds`, val an eighth of the rest.
+
+    Where the rest has too few patients for an eighth, val is fold 1. Arguments and errors are those of `draw_folds`.
+    """
+    folds = draw_folds(labels, patients)
+    try:
+        return assign_fold(folds, 0, labels, patients)
+    except UserError:
+        return tuple({0: "test", 1: "val"}.get(fold, "train") for fold in folds)
+
+
+def balanced_subset(labels: Sequence[int], counts: Sequence[int], seed: int) -> np.ndarray:
+    """Indices, sorted, of `counts[label]` images of each class, or of all where a class has no more.
+
+    The seed alone decides which, so a class that is taken whole does not move the others.
+    """
+    array = np.asarray(labels)
+    drawn = [
+        np.random.default_rng((seed, label)).permutation(np.flatnonzero(array == label))[:count]
+        for label, count in enumerate(counts)
+    ]
+    return np.sort(np.concatenate(drawn))
 
 
 def check_patients_in_one_split(splits: Sequence[str], patients: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Networks by name."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
@@ -20,6 +20,11 @@ PRECISIONS = {
     "bfloat16": (jnp.bfloat16, jnp.float32),
     "float64": (jnp.float64, jnp.float64),
 }
+
+
+def task(name: str) -> Literal["classification", "segmentation"]:
+    """What the network of a name answers: one label for an image, or one for each of its pixels."""
+    return "segmentation" if name in SEGMENTATION else "classification"
 
 
 def build(model: Any, num_classes: int, precision: str) -> Staged:

@@ -69,14 +69,26 @@ def transposed(outputs: Product) -> Formulation:
     return Formulation(outputs, input_gradient, kernel_gradient)
 
 
-def after(cotangent: jax.Array, array: jax.Array) -> jax.Array:
-    """The array, as something that XLA cannot compute before the cotangent.
+def after(cotangent: jax.Array, inputs: jax.Array) -> jax.Array:
+    """The inputs, as something that XLA cannot compute before the cotangent. Both: [batch, ...].
 
     XLA:CPU orders a program by the names of its operations where it finds nothing better, and would transform the
     inputs of the backward pass during the forward pass and keep the results, several times as large as the inputs.
     It drops optimization barriers before it orders. No absolute value is below -1, nor is NaN: XLA does not know.
+    Example by example, so that devices that share a batch need not tell each other anything.
     """
-    return jnp.where(jnp.abs(cotangent[(0,) * cotangent.ndim]) < -1, jnp.zeros_like(array), array)
+    first = cotangent[(slice(None), *(slice(0, 1),) * (inputs.ndim - 1))]
+    return jnp.where(jnp.abs(first) < -1, jnp.zeros_like(inputs), inputs)
+
+
+def kernel_after(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same for a kernel, which all examples share; where there are several devices, the kernel as it is.
+
+    They would have to tell each other the first example's cotangent, in every layer.
+    """
+    if jax.device_count() > 1:
+        return kernel
+    return jnp.where(jnp.abs(cotangent[(0,) * cotangent.ndim]) < -1, jnp.zeros_like(kernel), kernel)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from covidjax.ops.by_platform import Formulation, Geometry, after
+from covidjax.ops.by_platform import Formulation, Geometry, after, kernel_after
 
 TILE = 4  # outputs of a tile along each axis
 SEEN = TILE + 2  # inputs that they see
@@ -123,7 +123,7 @@ def input_gradient(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) 
     """[batch, *geometry.size, features], [3, 3, in_features, features] -> the shape of the inputs."""
     tiles, (batch, height, width, in_features) = _tiles(geometry), geometry.inputs
     points = _multiply(
-        _cotangent_points(cotangent, geometry), _kernel_points(after(cotangent, kernel), BACKWARD), (2, 2)
+        _cotangent_points(cotangent, geometry), _kernel_points(kernel_after(cotangent, kernel), BACKWARD), (2, 2)
     )
     points = points.reshape(SEEN, SEEN, batch, *tiles, in_features)
     (top, _), (left, _) = geometry.padding

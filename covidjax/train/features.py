@@ -139,13 +139,31 @@ class Passes:
         self.seconds += time.monotonic() - began - (self.compile_seconds - compiling)
         return features
 
+    def targets(self, recipe: Recipe, targets: np.ndarray, view: int | None = None) -> np.ndarray:
+        """The labels or masks that belong to `features`: masks have moved as the images of the view have."""
+        if view is None or targets.ndim == 1:
+            return targets
+
+        @jax.jit
+        def moved(masks: jax.Array, key: jax.Array) -> jax.Array:
+            blank = jnp.zeros((*masks.shape, 1), recipe.model.param_dtype)
+            return augmented(key, {"image": blank, "label": masks}, recipe)[1]
+
+        size, found = self._batch_size(), np.empty(targets.shape, targets.dtype)
+        for start in range(0, len(targets), size):
+            part = targets[start : start + size]
+            filled = np.zeros((size, *targets.shape[1:]), targets.dtype)
+            filled[: len(part)] = part
+            found[start : start + size] = np.asarray(moved(filled, _key_of_view(view, start)))[: len(part)]
+        return found
+
     def account(self, former: dict[str, Any]) -> dict[str, Any]:
         """For run.json: {'computed', 'reused', 'seconds'}, with what an earlier part of the run had."""
         mine = {"computed": self.computed, "reused": self.reused, "seconds": self.seconds}
         return {name: round(former.get(name, 0) + value, 2) for name, value in mine.items()}
 
     def _find_or_run(self, recipe: Recipe, variables: Any, images: np.ndarray, view: int | None) -> Any:
-        batch_size = -(-(32 if jax.default_backend() == "cpu" else 256) // self.mesh.size) * self.mesh.size
+        batch_size = self._batch_size()
         batch = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
         # The training and the validation split take the same program.
         same = (recipe.prefix, recipe.plan, recipe.preprocessing, recipe.augmentation, batch.shape, view is None)
@@ -186,6 +204,9 @@ class Passes:
         run(arrays)
         return arrays
 
+    def _batch_size(self) -> int:
+        return -(-(32 if jax.default_backend() == "cpu" else 256) // self.mesh.size) * self.mesh.size
+
     def _runner(
         self, program: Any, variables: Any, images: np.ndarray, batch_size: int, view: int | None
     ) -> Callable[[Any], None]:
@@ -198,8 +219,7 @@ class Passes:
                 part = images[start : start + batch_size]
                 filled = np.zeros((batch_size, *images.shape[1:]), images.dtype)
                 filled[: len(part)] = part
-                # The views of an image are the same in every run, whatever its seed: runs share them.
-                key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), view or 0), start)
+                key = _key_of_view(view or 0, start)
                 outputs = program(on_device, jax.device_put(filled, parts), jax.device_put(key, whole))
 
                 def write(array: np.ndarray, output: jax.Array, start: int = start, count: int = len(part)) -> None:
@@ -209,6 +229,11 @@ class Passes:
                 progress.show(start + len(part))
 
         return run
+
+
+def _key_of_view(view: int, start: int) -> jax.Array:
+    """That of the batch that begins at an image. It is the same in every run, whatever its seed: runs share views."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(0), view), start)
 
 
 def _program(recipe: Recipe, mesh: Mesh, *, augments: bool) -> Any:

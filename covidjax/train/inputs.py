@@ -87,15 +87,18 @@ def make_feed(job: Job, phase: Phase, variables: Any, passes: Passes) -> Feed:
         job.val_split,
     )
     count, resident, whole = len(train_split), job.resident(phase), parallel.replicated(job.mesh)
-    val, start = val_split.images, None
+    val, start, targets = val_split.images, None, job.targets(train_split)
     if caching.validation:
         val, start = passes.features(recipe, variables, val_split.images), recipe.plan.first_trained
     if not recipe.cached:
-        images = {"image": train_split.images, "label": train_split.labels}
+        images = {"image": train_split.images, "label": targets}
         return Feed((jax.device_put(images, whole) if resident else images,), 1, count, resident, val, start)
     numbers = range(caching.views) if recipe.augments else (None,)
     views = tuple(
-        {"features": passes.features(recipe, variables, train_split.images, number), "label": train_split.labels}
+        {
+            "features": passes.features(recipe, variables, train_split.images, number),
+            "label": passes.targets(recipe, targets, number),
+        }
         for number in numbers
     )
     if resident:

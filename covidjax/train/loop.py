@@ -13,8 +13,8 @@ from typing import NoReturn
 import jax
 from ml_collections import ConfigDict
 
+from covidjax import batch_view, evaluate, files, freeze, optim, report
 from covidjax import config as configs
-from covidjax import evaluate, files, freeze, optim, report
 from covidjax.errors import UserError
 from covidjax.train import features, parallel, record
 from covidjax.train.compiling import Compiling, steps_per_call
@@ -79,6 +79,8 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         restored = checkpoints.restore_latest(job.abstract_state)
         if restored is None:
             state, chronicle = job.fresh_state(), Chronicle()
+            pictured = job.train_split, job.targets(job.train_split)
+            batch_view.write_batch(workdir, job.recipes[0], *pictured, seed=config.seed, batch_size=config.batch_size)
         else:
             state, chronicle = restored.state, Chronicle(**restored.progress)
             print(*restored.notes, f"\nresuming from step {chronicle.step} of {job.last_step}", sep="\n")
@@ -186,19 +188,18 @@ def finish_epoch(
     """Measures the validation split, writes the epoch's figures, remembers the best; returns what checkpoints go by."""
     plan = job.recipes[phase.index].plan
     variables = evaluation_variables(state.params, state.batch_stats, state.average, plan)
-    labels, size = job.val_split.labels, job.config.batch_size
-    measured = evaluate.measure(forward, variables, feed.val, labels, size, job.mesh, job.config.loss.name)
+    targets, size = job.targets(job.val_split), job.config.batch_size
+    measured = evaluate.measure(forward, variables, feed.val, targets, size, job.mesh, job.plain_loss)
     step, epoch = chronicle.step, -(-chronicle.step // job.steps_per_epoch)
     for split, values in (("train", figures), ("val", measured)):
         writer.write({"step": step, "epoch": epoch, "phase": phase.index, "split": split, **values})
     name = job.config.checkpoint.best
-    sign = -1.0 if name == "accuracy" else 1.0
+    sign = 1.0 if name == "loss" else -1.0
     best = chronicle.best
     if math.isfinite(measured[name]) and (best is None or sign * measured[name] <= sign * best[name]):
         chronicle.best = {"epoch": epoch, **measured}
     pairs = (("train", figures), ("val", measured))
-    line = "  ".join(f"{split} loss {v['loss']:.4f} accuracy {v['accuracy']:.3f}" for split, v in pairs)
-    progress.epoch(step, line, describe(chronicle.best))
+    progress.epoch(step, "  ".join(f"{split} {told(values)}" for split, values in pairs), describe(chronicle.best))
     return measured[name]
 
 
@@ -264,8 +265,10 @@ def terminated() -> Iterator[Callable[[], bool]]:
 
 def describe(best: dict[str, float] | None) -> str:
     """The best validation figures so far, for the progress line."""
-    return (
-        "-"
-        if best is None
-        else f"val loss {best['loss']:.4f} accuracy {best['accuracy']:.3f} (epoch {best['epoch']:.0f})"
-    )
+    return "-" if best is None else f"val {told(best)} (epoch {best['epoch']:.0f})"
+
+
+def told(figures: dict[str, float]) -> str:
+    """Loss and accuracy, of masks their Dice as well where it is known, for the progress line."""
+    dice = f" dice {figures['dice']:.3f}" if "dice" in figures else ""
+    return f"loss {figures['loss']:.4f} accuracy {figures['accuracy']:.3f}{dice}"

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files
+from covidjax import files, losses, tasks
 from covidjax.data.examples import Examples
+from covidjax.data.sources import Task
 from covidjax.errors import UserError
 from covidjax.train.setup import Job
 from covidjax.weights import inputs
@@ -84,7 +84,7 @@ def open_record(workdir: Path, job: Job) -> dict[str, Any]:
     path = workdir / "run.json"
     before = files.read_json(path) if path.exists() else {}
     former = before.get("data", {})
-    data = {"train": {**describe(job.train_split), **job.placement}, "val": describe(job.val_split)}
+    data = {"train": {**describe(job.train_split, job.task), **job.placement}, "val": describe(job.val_split, job.task)}
     for name, split in data.items():
         if name in former and former[name]["fingerprint"] != split["fingerprint"]:
             raise UserError(f"the {name} images are not those that {workdir} was trained on: use another --workdir")
@@ -106,16 +106,17 @@ def open_record(workdir: Path, job: Job) -> dict[str, Any]:
     }
 
 
-def describe(examples: Examples) -> dict[str, Any]:
-    """What run.json tells of a split."""
-    counts = np.bincount(examples.labels, minlength=len(examples.classes))
+def describe(examples: Examples, task: Task = "classification") -> dict[str, Any]:
+    """What run.json tells of a split; its classes are counted in images or, for segmentation, in pixels."""
+    targets = tasks.targets(examples, task)
+    counts = losses.class_counts(targets, len(examples.classes))
     return {
         "num_examples": len(examples),
         "num_patients": len(set(examples.patients)),
         "patients_known": examples.patients_known,
         "fingerprint": examples.fingerprint,
         "classes": {name: int(count) for name, count in zip(examples.classes, counts, strict=True)},
-        "bytes": int(examples.images.nbytes),
+        "bytes": int(examples.images.nbytes) + (int(targets.nbytes) if task == "segmentation" else 0),
     }
 
 

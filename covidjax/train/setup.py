@@ -4,16 +4,19 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from covidjax import freeze, losses, models, optim
+from covidjax import freeze, losses, models, optim, tasks
 from covidjax.data import sources, splits
 from covidjax.data.augment import Augmentation
 from covidjax.data.examples import Examples
 from covidjax.data.order import steps_per_epoch
 from covidjax.data.resident import choose_placement
+from covidjax.data.sources import Task
 from covidjax.errors import UserError
+from covidjax.losses import LossFunction
 from covidjax.models.layers import Staged
 from covidjax.train import features, parallel
 from covidjax.train.features import Caching
@@ -27,10 +30,11 @@ from covidjax.weights.start import Start, start
 class Job:
     """A run before its first step.
 
-    recipes, caching: one a phase; variables: the weights that the run starts from.
+    plain_loss: what validation reports; recipes, caching: one a phase; variables: the weights that the run starts from.
     """
 
     config: ConfigDict
+    plain_loss: LossFunction
     mesh: Mesh
     train_split: Examples
     val_split: Examples
@@ -43,6 +47,11 @@ class Job:
     notes: tuple[str, ...]
 
     @property
+    def task(self) -> Task:
+        """Whether images or their pixels are labelled."""
+        return models.task(self.config.model.name)
+
+    @property
     def last_step(self) -> int:
         """Optimizer steps of the whole run."""
         return self.phases[-1].last_step
@@ -50,6 +59,10 @@ class Job:
     def resident(self, phase: Phase) -> bool:
         """Whether what a phase trains on lives on the devices."""
         return (self.caching[phase.index].placement or self.placement["placement"]) == "device"
+
+    def targets(self, examples: Examples) -> np.ndarray:
+        """What the network is to answer to the images of a split: labels [n], or masks [n, height, width]."""
+        return tasks.targets(examples, self.task)
 
     def fresh_state(self) -> TrainState:
         """The state before the first step, on the devices."""
@@ -64,7 +77,8 @@ class Job:
         data = {"image": jax.ShapeDtypeStruct(shape, examples.images.dtype)}
         if recipe.cached:
             data = {"features": features.shapes(recipe, shape)}
-        return {**data, "label": jax.ShapeDtypeStruct((rows,), examples.labels.dtype)}
+        targets = self.targets(examples)
+        return {**data, "label": jax.ShapeDtypeStruct((rows, *targets.shape[1:]), targets.dtype)}
 
     def begin_phase(self, phase: Phase, state: TrainState) -> TrainState:
         """The state with which a phase that follows another begins."""
@@ -85,22 +99,18 @@ class Job:
 
 def prepare(config: ConfigDict) -> Job:
     """Loads the training and validation splits and settles the rest. Raises UserError for what a person can mend."""
-    if config.model.name not in models.CLASSIFIERS:
-        raise UserError(
-            f"config.model.name is {config.model.name!r}, which answers with masks: training has labels for whole "
-            f"images only, so allowed are {', '.join(models.CLASSIFIERS)}"
-        )
     if config.parallel == "jit" and not config.sync_batch_norm:
         raise UserError("config.sync_batch_norm=False needs config.parallel=pmap: under jit a batch is one batch")
     mesh = parallel.make_mesh(config.batch_size, config.accumulation_steps)
-    train_split, val_split = sources.load(config.dataset, "train"), sources.load(config.dataset, "val")
+    task = models.task(config.model.name)
+    train_split, val_split = _load(config, task)
     splits.check_disjoint(train_split, val_split)
     epoch_steps = steps_per_epoch(len(train_split), config.batch_size)
     if epoch_steps == 0:
         raise UserError(
             f"config.batch_size {config.batch_size} exceeds the {len(train_split)} training images: lower it"
         )
-    placement = choose_placement(train_split, config.dataset.placement)
+    placement = choose_placement(train_split, config.dataset.placement, with_masks=task == "segmentation")
     model = models.build(config.model, len(train_split.classes), config.precision)
     begin = start(config, model, train_split.images.shape[1:])
     phases = make_phases(config, epoch_steps)
@@ -116,8 +126,32 @@ def prepare(config: ConfigDict) -> Job:
     )
     notes = tuple(dict.fromkeys((*train_split.notes, *val_split.notes, placement["note"], *begin.notes)))
     return Job(
-        config, mesh, train_split, val_split, placement, epoch_steps, phases, recipes, caching, begin.variables, notes
+        config,
+        tasks.plain_loss(config.loss, task),
+        mesh,
+        train_split,
+        val_split,
+        placement,
+        epoch_steps,
+        phases,
+        recipes,
+        caching,
+        begin.variables,
+        notes,
     )
+
+
+def _load(config: ConfigDict, task: Task) -> list[Examples]:
+    """The training and the validation split; what is wrong with either is told at once."""
+    found, faults = [], []
+    for split in ("train", "val"):
+        try:
+            found.append(sources.load(config.dataset, split, task))
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("; ".join(dict.fromkeys(faults)))
+    return found
 
 
 def make_recipe(
@@ -125,14 +159,15 @@ def make_recipe(
 ) -> Recipe:
     """What a step of the phase does."""
     plan = phase.plan(begin.variables, model.stages)
-    weights = losses.class_weights(config.loss.class_weights, train_split.labels, len(train_split.classes))
+    task, num_classes = models.task(config.model.name), len(train_split.classes)
+    weights = losses.class_weights(config.loss.class_weights, tasks.targets(train_split, task), num_classes)
     return Recipe(
         model=model,
-        prefix=models.build(config.model, len(train_split.classes), config.prefix_precision or config.precision),
+        prefix=models.build(config.model, num_classes, config.prefix_precision or config.precision),
         plan=plan,
         tx=optim.optimizer(phase.optimizer, plan.weight_decays()),
         learning_rate=optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, epoch_steps),
-        loss=losses.loss_function(config.loss, weights),
+        loss=tasks.loss_function(config.loss, task, weights),
         augmentation=Augmentation(**config.augment.to_dict()),
         preprocessing=begin.preprocessing,
         schedule_start=phase.schedule_start,

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
-from covidjax import losses, optim
+from covidjax import losses, models, optim
 from covidjax.errors import UserError
 from covidjax.strategies import gradual_epochs
 from covidjax.train import features
@@ -125,6 +125,8 @@ def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
 
 
 def _check(config: ConfigDict, seeds: Sequence[int]) -> None:
+    if models.task(config.model.name) == "segmentation":
+        raise UserError(f"a sweep is of networks that label whole images, and {config.model.name} answers with masks")
     if config.phases or gradual_epochs(config.freeze) is not None:
         raise UserError(
             f"a sweep has one phase, that of the config itself: empty config.phases, and give config.freeze, now "

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from covidjax.data.examples import Examples
-from covidjax.data.splits import assign_fold, check_disjoint, check_patients_in_one_split, hold_out_eighth
+from covidjax.data.splits import (
+    assign_fold,
+    balanced_subset,
+    check_disjoint,
+    check_patients_in_one_split,
+    draw_folds,
+    draw_splits,
+    hold_out_eighth,
+)
 from covidjax.errors import UserError
 
 
@@ -117,3 +125,36 @@ def test_patient_in_two_splits_is_refused() -> None:
 
 def test_unknown_patients_are_not_compared() -> None:
     check_disjoint(examples("train", ("a",), known=False), examples("val", ("a",), known=False))
+
+
+def test_folds_keep_patients_whole_and_classes_in_proportion() -> None:
+    labels, patients = population(200)
+    folds = np.array(draw_folds(labels, patients))
+    assert set(folds) == set(range(5))
+    for patient in set(patients):
+        assert len({fold for fold, name in zip(folds, patients, strict=True) if name == patient}) == 1
+    for label, count in Counter(labels).items():
+        for fold in range(5):
+            assert abs(np.sum((folds == fold) & (np.array(labels) == label)) - count / 5) <= 4
+    assert draw_folds(labels, patients) == tuple(folds.tolist())
+
+
+def test_drawn_splits_are_a_fifth_and_an_eighth_of_the_rest() -> None:
+    labels = [0] * 400 + [1] * 200
+    splits = draw_splits(labels, [f"p{number // 2}" for number in range(600)])
+    assert Counter(splits) == {"test": 120, "val": 60, "train": 420}
+
+
+def test_too_few_patients_for_folds_are_an_error() -> None:
+    with pytest.raises(UserError, match="4 patients are too few for 5 folds"):
+        draw_folds([0, 1] * 10, [f"p{number % 4}" for number in range(20)])
+
+
+def test_a_balanced_subset_has_the_counts_asked_for_and_depends_on_the_seed_alone() -> None:
+    labels = np.random.default_rng(0).choice(3, 300, p=(0.6, 0.3, 0.1)).tolist()
+    counts = np.bincount(labels)
+    chosen = balanced_subset(labels, (50, 50, 1000), seed=0)
+    assert np.bincount(np.array(labels)[chosen]).tolist() == [50, 50, counts[2]]
+    assert len(set(chosen)) == len(chosen)
+    np.testing.assert_array_equal(chosen, balanced_subset(labels, (50, 50, 1000), seed=0))
+    assert not np.array_equal(chosen, balanced_subset(labels, (50, 50, 1000), seed=1))

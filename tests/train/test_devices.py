@@ -13,6 +13,7 @@ import pytest
 
 from covidjax import evaluate
 from covidjax.data.examples import Examples
+from covidjax.losses import softmax_cross_entropy
 from covidjax.train.parallel import by_example, jit_step, make_mesh, replicated
 from covidjax.train.state import TrainState
 from covidjax.train.step import Batch, Recipe, augmented, train_forward, train_step
@@ -107,7 +108,7 @@ def evaluation() -> dict[str, np.ndarray]:
     forward = evaluate.make_forward(recipe.model, recipe.preprocessing, mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     variables = jax.device_put(variables, replicated(mesh))
-    found = evaluate.measure(forward, variables, examples.images, examples.labels, 7, mesh, "softmax_cross_entropy")
+    found = evaluate.measure(forward, variables, examples.images, examples.labels, 7, mesh, softmax_cross_entropy)
     logits = evaluate.predict(forward, variables, images, 7, mesh)
     assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels))
     return {"evaluation logits": logits, "evaluation": np.array([found["loss"], found["accuracy"]])}

@@ -1,0 +1,54 @@
+"""Xu 2021: DeepLabV3 on about 30 CT slices with COVID lesions, first with a frozen encoder, then fine-tuned.
+
+python launch/train.py --config=configs/xu2021_deeplabv3.py --workdir=runs/xu2021_deeplabv3 --config.dataset.root=FOLDER
+
+FOLDER: what launch/prepare.py --dataset=covid_ct_seg/slices wrote; or, with --config.dataset.name=folder, images/,
+masks/, whose pixels are the ids of mask_classes, and splits.csv with the patients.
+The thesis names the network and the number of images and reports no figure ("not good"); the recipe is that of its
+U-Net, with stronger augmentation, which is what it plans for so few images, and as many epochs as make up for them.
+No run of this config was made: the images are not at hand.
+"""
+
+import os
+
+from ml_collections import ConfigDict
+
+from covidjax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    """Three kinds of lesions, a ResNet-50 encoder from COCO, phases of 20 and 40 epochs."""
+    config = default_config()
+    config.dataset.name = "tfds"
+    config.dataset.root = os.path.join(os.environ.get("COVIDJAX_DATA_DIR", "data"), "covid_ct_seg", "slices")
+    config.dataset.image_size = 256
+    config.dataset.channels = 3
+    config.dataset.mask_classes = ("background", "ground_glass", "consolidation", "pleural_effusion")
+    config.model.name = "deeplabv3_resnet50"
+    config.model.dropout = 0.5  # torchvision's
+    config.pretrained = "torchvision/deeplabv3_resnet50"
+    config.batch_size = 8
+    config.precision = "bfloat16"
+    config.optimizer.name = "adamw"
+    config.optimizer.weight_decay = 1e-2
+    config.optimizer.schedule = "one_cycle"
+    config.phases = (
+        {
+            "epochs": 20,
+            "freeze": "until:layer4",
+            "optimizer": {"learning_rate": (6.92e-4, 1e-3), "pct_start": 0.7},
+        },
+        {
+            "epochs": 40,
+            "freeze": "none",
+            "optimizer": {"learning_rate": (8e-9, 6.68e-6), "pct_start": 0.8},
+        },
+    )
+    config.augment.flip = True
+    config.augment.rotate = 20.0
+    config.augment.shift = 0.1
+    config.augment.scale = 0.2
+    config.augment.brightness = 0.2
+    config.augment.contrast = 0.3
+    config.checkpoint.best = "loss"
+    return config

@@ -1,0 +1,83 @@
+"""A data set from the files that the user has put down: all of it, or nothing."""
+
+import contextlib
+import fcntl
+import importlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from covidjax.data.datasets import BUILDERS
+from covidjax.data.progress import say
+from covidjax.errors import UserError
+
+
+def prepare(name: str, manual_dir: Path, data_dir: Path) -> Path:
+    """Checks the files below manual_dir and writes them as data_dir/NAME[/VARIANT]/VERSION; returns that folder.
+
+    name: of a builder, or of a builder and its variant, such as 'covidx/mini'. A set that is there already is left.
+    Raises UserError with every fault of the files; then, and after any other error, data_dir is as it was before.
+    """
+    builder_class = load_builder(name)
+    variant = name.partition("/")[2] or None
+    if not manual_dir.is_dir() or not any(manual_dir.iterdir()):
+        raise UserError(
+            f"--manual_dir: {manual_dir} is no folder with files: {builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        )
+    target = Path(builder_class(data_dir=data_dir, config=variant, file_format="array_record").data_dir)
+    if target.exists():
+        say(f"{name}: {target} is there already; remove it to prepare it anew")
+        return target
+    with _workplace(name, data_dir) as temporary:
+        builder = builder_class(data_dir=temporary, config=variant, file_format="array_record")
+        try:
+            listing = builder.check(manual_dir)
+        except UserError as error:
+            raise UserError(f"{error}; expected: {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
+        builder.write(manual_dir, temporary / "downloads")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(builder.data_dir, target)
+    for note in listing.notes:
+        say(f"{name}: {note}")
+    return target
+
+
+def load_builder(name: str) -> Any:
+    """The class of a builder. Raises UserError for a name or a variant that is not there."""
+    builder, _, variant = name.partition("/")
+    if builder not in BUILDERS:
+        raise UserError(f"there is no data set {builder!r}: allowed are {', '.join(BUILDERS)}")
+    builder_class = getattr(importlib.import_module(f"covidjax.data.datasets.{builder}"), BUILDERS[builder])
+    variants = [config.name for config in builder_class.BUILDER_CONFIGS]
+    if variant and variant not in variants:
+        allowed = ", ".join(f"{builder}/{each}" for each in variants) or builder
+        raise UserError(f"there is no data set {name!r}: allowed are {allowed}")
+    return builder_class
+
+
+@contextlib.contextmanager
+def _workplace(name: str, data_dir: Path) -> Iterator[Path]:
+    """An empty folder in data_dir that is gone afterwards, with what else had to be made and is empty."""
+    made = [folder for folder in (data_dir, *data_dir.parents) if not folder.exists()]
+    temporary = data_dir / f".{name.replace('/', '-')}.preparing"
+    temporary.mkdir(parents=True, exist_ok=True)
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            made = []
+            raise UserError(f"another process prepares {name} in {data_dir}: wait for it") from error
+        try:
+            for left in temporary.iterdir():  # by a process that was killed
+                shutil.rmtree(left)
+            yield temporary
+        finally:
+            shutil.rmtree(temporary)
+    finally:
+        os.close(handle)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()

@@ -1,0 +1,90 @@
+"""Pictures of masks over the images that they belong to."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from covidjax.data.picture import BLACK_AND_WHITE
+
+# Okabe and Ito's, the strongest on gray images first: distinct for every kind of sight. More classes take turns.
+COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
+OPACITY = 0.35
+GAP = 6
+STRIP = 22  # height of the line of text below a picture
+LETTERS = 12  # height of its letters
+INK, PAPER = "#1d1d1f", "#ffffff"
+RESEARCH_USE = "research use only"
+
+
+def color(class_id: int) -> str:
+    """The colour of a class, as '#rrggbb'; the background, class 0, has none."""
+    return COLORS[(class_id - 1) % len(COLORS)]
+
+
+def border(mask: np.ndarray) -> np.ndarray:
+    """Pixels with a neighbour of a lower class: [height, width] uint8 -> [height, width] bool."""
+    padded = np.pad(mask, 1, mode="edge")
+    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    return np.any([mask > other for other in around], axis=0)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """[height, width, 1 or 3] uint8 -> [height, width, 3] uint8."""
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+
+
+def paint(image: np.ndarray, mask: np.ndarray, opacity: float = OPACITY) -> np.ndarray:
+    """An image with each class in its colour, the borders opaque.
+
+    image: [height, width, 1 or 3] uint8; mask: [height, width] uint8 class ids -> [height, width, 3] uint8.
+    opacity: of the area within the borders.
+    """
+    painted = as_rgb(image).astype(np.float32)
+    edge = border(mask)
+    for class_id in np.unique(mask[mask != 0]):
+        own = mask == class_id
+        cover = np.where(own & edge, 1.0, np.where(own, opacity, 0.0))[..., None]
+        painted = painted * (1 - cover) + cover * np.array(_rgb(color(int(class_id))), np.float32)
+    return np.rint(painted).astype(np.uint8)
+
+
+def side_by_side(*pictures: np.ndarray) -> np.ndarray:
+    """Pictures of the same height next to each other, with white between: [height, sum of widths, 3] uint8."""
+    gap = np.full((len(pictures[0]), GAP, 3), 255, np.uint8)
+    parts = [part for picture in pictures for part in (gap, as_rgb(picture))]
+    return np.concatenate(parts[1:], axis=1)
+
+
+def enlarge(array: np.ndarray, side: int) -> np.ndarray:
+    """Every pixel of an image or mask as a square, by the least whole factor that brings the longer side to `side`."""
+    factor = max(1, -(-side // max(array.shape[:2])))
+    return np.repeat(np.repeat(array, factor, axis=0), factor, axis=1)
+
+
+def with_legend(picture: np.ndarray, classes: Sequence[str]) -> Image.Image:
+    """A picture above a line that names the classes, but for the background, by their colours, and the use.
+
+    picture: [height, width, 3] uint8.
+    """
+    height, width = picture.shape[:2]
+    canvas = Image.new("RGB", (width, height + STRIP), PAPER)
+    canvas.paste(Image.fromarray(picture), (0, 0))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(LETTERS)
+    draw.text((4, height + STRIP // 2), RESEARCH_USE, INK, font, anchor="lm")
+    left = 4 + draw.textlength(RESEARCH_USE, font) + 14
+    for class_id, name in enumerate(classes[1:], start=1):
+        top = height + (STRIP - LETTERS) // 2
+        draw.rectangle((left, top, left + LETTERS, top + LETTERS), color(class_id))
+        draw.text((left + LETTERS + 4, height + STRIP // 2), name, INK, font, anchor="lm")
+        left += LETTERS + 4 + draw.textlength(name, font) + 12
+    return canvas
+
+
+def values(mask: np.ndarray, num_classes: int) -> np.ndarray:
+    """What a mask is written as: 0 and 255 for two classes, else the class ids."""
+    return np.array(BLACK_AND_WHITE, np.uint8)[mask] if num_classes == 2 else mask
+
+
+def _rgb(code: str) -> tuple[int, int, int]:
+    return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)

@@ -1,0 +1,56 @@
+"""What the evaluation of masks leaves in a workdir: predicted masks as PNG and a table of their figures.
+
+`masks_<split>/<stem>.png` holds the class ids at the size that the network sees; <stem> is that of the image's name.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from covidjax import files
+from covidjax.errors import UserError
+
+
+def mask_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The file name of the mask of each image: its stem, or its whole path where two images have the same stem."""
+    stems = [PurePosixPath(name).stem for name in names]
+    twins = Counter(stems)
+    return tuple(
+        f"{stem if twins[stem] == 1 else str(PurePosixPath(name).with_suffix('')).replace('/', '_')}.png"
+        for name, stem in zip(names, stems, strict=True)
+    )
+
+
+def write_masks(folder: Path, names: Sequence[str], masks: np.ndarray) -> None:
+    """Writes masks [n, height, width] uint8 of the images of these names. Raises UserError where it cannot."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}: free space or remove it") from error
+    for name, mask in zip(mask_names(names), masks, strict=True):
+        content = io.BytesIO()
+        Image.fromarray(mask).save(content, format="png")
+        files.write_bytes(folder / name, content.getvalue())
+
+
+def write_predictions(path: Path, per_image: Sequence[Mapping[str, Any]]) -> None:
+    """Writes predictions_<split>.csv: a row for each image of `segmentation_metrics.report_from_counts`.
+
+    Its columns are file, patient, dice and iou, the means over all classes but the background, and for each of these
+    dice_, iou_, true_pixels_ and predicted_pixels_<class>. Raises UserError where the file cannot be written.
+    """
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    means, figures = ("file", "patient", "dice", "iou"), ("dice", "iou", "true_pixels", "predicted_pixels")
+    classes = list(per_image[0]["per_class"])
+    writer.writerow([*means, *(f"{figure}_{name}" for name in classes for figure in figures)])
+    for image in per_image:
+        of_classes = (image["per_class"][name][figure] for name in classes for figure in figures)
+        writer.writerow([*(image[key] for key in means), *of_classes])
+    files.write_text(path, table.getvalue())

@@ -1,0 +1,44 @@
+"""Makes a data set that training can read out of the files that its publishers give away.
+
+python launch/prepare.py --dataset=covid_ct --manual_dir=DIR --data_dir=DIR
+python launch/prepare.py --list
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from covidjax import command
+from covidjax.data.datasets import BUILDERS
+from covidjax.data.datasets.prepare import load_builder, prepare
+from covidjax.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the arguments, prepares the set, says how a config names it."""
+    parser = command.Parser(prog="launch/prepare.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", metavar="NAME[/VARIANT]", help="a name of --list")
+    parser.add_argument("--manual_dir", type=Path, help="the folder with the files, as --list says; it is only read")
+    parser.add_argument("--data_dir", type=Path, help="the folder of prepared sets")
+    parser.add_argument("--list", action="store_true", help="the data sets, and what to put into --manual_dir for each")
+    flags = parser.parse_args(arguments)
+    if flags.list:
+        print(*map(_description, BUILDERS), sep="\n\n")
+        return
+    if not (flags.dataset and flags.manual_dir and flags.data_dir):
+        raise UserError("give --dataset=NAME --manual_dir=DIR --data_dir=DIR, or --list")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(command.STOPPED_BY_SIGTERM))
+    folder = prepare(flags.dataset, flags.manual_dir.expanduser(), flags.data_dir.expanduser())
+    print(f"train from it with --config.dataset.name=tfds --config.dataset.root={folder}")
+
+
+def _description(name: str) -> str:
+    builder = load_builder(name)
+    names = [f"{name}/{config.name}" for config in builder.BUILDER_CONFIGS] or [name]
+    text = " ".join(builder.__doc__.split())
+    return f"{', '.join(names)}: {text}\n  {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+
+
+if __name__ == "__main__":
+    command.run(main)

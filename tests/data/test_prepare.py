@@ -1,0 +1,296 @@
+"""The builders of public data sets, each on a miniature of what its publishers give away."""
+
+import csv as tables
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from covidjax.data.datasets import BUILDERS
+from covidjax.data.datasets.spreadsheet import read_sheet
+from covidjax.data.datasets.stored import jpeg_in_dicom, stored
+from covidjax.data.picture import BadImageError
+from covidjax.errors import UserError
+from tests.data.images import encoded
+
+tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed: make setup installs it")
+pytest.importorskip("nibabel", reason="nibabel is not installed: make setup installs it")
+from covidjax.data.datasets import cohen, covidx, rsna_cohen  # noqa: E402
+from covidjax.data.datasets.prepare import load_builder, prepare  # noqa: E402
+from covidjax.data.datasets.records import Record  # noqa: E402
+from tests.data import trees  # noqa: E402
+
+
+def prepared(name: str, tmp_path: Path) -> Path:
+    return prepare(name, trees.make(name, tmp_path / "manual"), tmp_path / "data")
+
+
+def records(folder: Path, *, decoded: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """All records by split, with images as bytes or, `decoded`, as arrays."""
+    builder = tfds.builder_from_directory(folder)
+    keys = [key for key in ("image", "mask") if key in builder.info.features and not decoded]
+    decoders = {key: tfds.decode.SkipDecoding() for key in keys}
+    return {split: list(builder.as_data_source(split, decoders=decoders)) for split in builder.info.splits}
+
+
+def notes(folder: Path) -> str:
+    return " | ".join(json.loads((folder / "metadata.json").read_text())["notes"])
+
+
+def by_patient(folder: Path) -> dict[str, list[str]]:
+    """The ids of each patient's images."""
+    found: dict[str, list[str]] = {}
+    for part in records(folder).values():
+        for record in part:
+            found.setdefault(record["patient"].decode(), []).append(record["id"].decode())
+    return {patient: sorted(names) for patient, names in found.items()}
+
+
+def test_every_builder_has_a_tree() -> None:
+    assert {name.partition("/")[0] for name in trees.TREES} == set(BUILDERS)
+
+
+@pytest.mark.parametrize("name", trees.TREES)
+def test_a_set_is_prepared_from_the_published_layout(name: str, tmp_path: Path) -> None:
+    folder = prepared(name, tmp_path)
+    assert folder == tmp_path / "data" / name / "1.0.0"
+    assert {path.suffix.split("-")[0] for path in folder.glob("*-of-*")} == {".array_record"}
+    found = records(folder)
+    expected = trees.TREES[name][1]
+    if expected:
+        assert {split: len(part) for split, part in found.items()} == expected
+    everything = [record for part in found.values() for record in part]
+    assert len({record["id"] for record in everything}) == len(everything) > 0
+    assert {type(record["image"]) for record in everything} == {bytes}
+    assert all(record["source"] or name.startswith("csv") for record in everything)
+    assert {record["fold"] for record in everything} in ({0, 1, 2, 3, 4}, {-1})
+    kept = [patient for patient in by_patient(folder) if patient]
+    for patient in kept:
+        assert len({r["fold"] for r in everything if r["patient"].decode() == patient}) == 1, patient
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [name.partition("/")[0]]
+
+
+@pytest.mark.parametrize("name", ["covid_ct", "covid_ct_seg/slices", "lgg_mri", "rsna_cohen/images"])
+def test_others_can_read_it_through_tfds(name: str, tmp_path: Path) -> None:
+    for record in [record for part in records(prepared(name, tmp_path), decoded=True).values() for record in part]:
+        assert record["image"].shape == (16, 20, 3)
+        assert record["image"].dtype == np.uint8
+        assert record["mask"].shape == (16, 20, 1) if "mask" in record else record["label"] in (0, 1, 2)
+
+
+def test_jpeg_and_png_are_stored_byte_for_byte(tmp_path: Path) -> None:
+    for part in records(prepared("covid_ct", tmp_path)).values():
+        for record in part:
+            path = tmp_path / "manual" / "Images-processed" / record["id"].decode()
+            assert record["image"] == path.read_bytes()
+
+
+def test_other_formats_are_stored_as_png_without_loss() -> None:
+    for picture, suffix in ((Image.new("L", (5, 4), 7), "tiff"), (Image.new("RGB", (5, 4), (1, 2, 3)), "bmp")):
+        png = Image.open(io.BytesIO(stored(encoded(picture, suffix))))
+        assert png.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(png), np.asarray(picture))
+
+
+def test_a_dicom_file_gives_the_jpeg_that_is_in_it() -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 24), np.uint8))
+    assert jpeg_in_dicom(trees.dicom(picture)).rstrip(b"\0") == encoded(picture, "jpg").rstrip(b"\0")
+    with pytest.raises(BadImageError, match="not a DICOM file"):
+        jpeg_in_dicom(encoded(picture, "jpg"))
+    with pytest.raises(BadImageError, match="without a JPEG"):
+        jpeg_in_dicom(b"\0" * 128 + b"DICM" + b"\xe0\x7f\x10\x00OW\x00\x00\x04\x00\x00\x00abcd")
+
+
+def test_an_excel_file_is_read_by_the_places_of_its_cells(tmp_path: Path) -> None:
+    rows = [["File name", "Patient ID", "", "Note"], ["a.png", "", "", "x & y"], ["b.png", "Patient 1"]]
+    trees.excel(tmp_path / "book.xlsx", rows)
+    assert [
+        row + [""] * (len(old) - len(row)) for row, old in zip(read_sheet(tmp_path / "book.xlsx"), rows, strict=True)
+    ] == rows
+    (tmp_path / "other.xlsx").write_bytes(b"not a zip file")
+    with pytest.raises(ValueError, match="no Excel file"):
+        read_sheet(tmp_path / "other.xlsx")
+
+
+def test_chest_xray_pneumonia_puts_val_back_into_train_and_reads_patients(tmp_path: Path) -> None:
+    folder = prepared("chest_xray_pneumonia", tmp_path)
+    patients = by_patient(folder)
+    assert patients["train-person1"] == [f"train/PNEUMONIA/person1_bacteria_{n}.jpeg" for n in (2, 3, 4874)]
+    assert patients["test-person1"] == ["test/PNEUMONIA/person1_virus_6.jpeg"]
+    assert patients["train-NORMAL2-IM-0115"] != patients["train-IM-0115"]
+    assert "10 images of train normal, published are 1349" in notes(folder)
+
+
+def test_covid_ct_takes_lists_and_patients_of_its_authors(tmp_path: Path) -> None:
+    folder = prepared("covid_ct", tmp_path)
+    assert by_patient(folder)["COVID-Patient 1"] == [f"CT_COVID/2020.03.01.2002959{n}-p15-109%{n}.png" for n in (2, 3)]
+    assert by_patient(folder)["NonCOVID-patient 0"] == ["CT_NonCOVID/0%1.png", "CT_NonCOVID/1.jpg"]
+    assert Counter(record["label"] for record in records(folder)["train"]) == {0: 6, 1: 6}
+
+
+def test_patients_that_a_published_split_tears_apart_are_said(tmp_path: Path) -> None:
+    root = trees.make("covid_ct", tmp_path / "manual")
+    lists = {split: root / f"Data-split/COVID/{split}CT_COVID.txt" for split in ("train", "test")}
+    train, test = (path.read_text().splitlines() for path in lists.values())
+    lists["train"].write_text("\n".join([*train[1:], test[0]]))
+    lists["test"].write_text("\n".join([*test[1:], train[0]]))
+    folder = prepare("covid_ct", root, tmp_path / "data")
+    assert "2 patients on two sides (COVID-Patient 0, COVID-Patient 4" in notes(folder)
+    assert json.loads((folder / "metadata.json").read_text())["torn"] == ["COVID-Patient 0", "COVID-Patient 4"]
+
+
+def test_sars_cov2_ct_says_that_its_split_is_by_image(tmp_path: Path) -> None:
+    folder = prepared("sars_cov2_ct", tmp_path)
+    assert "the patient of 20 of 20 images is unknown: the split is image-level" in notes(folder)
+    assert "has no split of its own" in notes(folder)
+
+
+def test_covidx_finds_images_in_all_collections_and_draws_val(tmp_path: Path) -> None:
+    folder = prepared("covidx/plus", tmp_path)
+    found = records(folder)
+    sources = Counter(record["source"].decode() for part in found.values() for record in part)
+    assert set(sources) == {"cohen", "figure1", "actualmed", "rsna"}
+    drawn = {record["patient"] for record in found["val"] if record["label"] == 2}
+    others = {record["patient"] for split in ("train", "test") for record in found[split]}
+    assert len(drawn) == 3
+    assert not drawn & others
+    assert "the 6 COVID-19 images of val are ours" in notes(folder)
+
+
+def test_covidx_mini_is_a_balanced_part_of_plus(tmp_path: Path) -> None:
+    plus, mini = (records(prepared(f"covidx/{name}", tmp_path / name)) for name in ("plus", "mini"))
+    assert {r["id"] for r in mini["train"]} <= {r["id"] for r in plus["train"]}
+    part = [Record(f"{label}/{n}", Path(), label, split=split) for split in ("train", "val", "test") for label, size in
+            (("normal", 300), ("pneumonia", 250), ("covid19", 160)) for n in range(size)]  # fmt: skip
+    drawn = covidx._mini(part)
+    assert {split: Counter(r.label for r in drawn if r.split == split) for split in covidx.PUBLISHED["mini"]} == {
+        split: Counter(counts) for split, counts in covidx.PUBLISHED["mini"].items()
+    }
+    assert drawn == covidx._mini(list(reversed(part)))
+
+
+def test_rsna_cohen_has_the_papers_counts_and_no_patient_on_two_sides() -> None:
+    boxes = [Record(f"{n} (box {b})", Path(), patient=f"p{n}") for n in range(6012) for b in range(1 + (n < 3543))]
+    assert len(boxes) == 9555
+    split = rsna_cohen._split(boxes, (8603, 952))
+    assert Counter(record.split for record in split) == {"train": 8603, "test": 952}
+    sides = {side: {r.patient for r in split if r.split == side} for side in ("train", "test")}
+    assert not sides["train"] & sides["test"]
+
+
+def test_rsna_cohen_boxes_repeat_images_and_images_do_not(tmp_path: Path) -> None:
+    boxes, images = prepared("rsna_cohen/boxes", tmp_path / "a"), prepared("rsna_cohen/images", tmp_path / "b")
+    count = {folder: sum(map(len, records(folder).values())) for folder in (boxes, images)}
+    assert count == {boxes: 75, images: 60}
+    assert "15 examples are further boxes of the same images" in notes(boxes)
+    once, often = ([r["id"].decode() for part in records(f).values() for r in part] for f in (images, boxes))
+    assert sorted(once) == sorted({name.partition(" (box")[0] for name in often})
+
+
+def test_findings_of_either_version_of_the_table_are_known() -> None:
+    row = {"patientid": "3", "view": "PA", "filename": "a.jpg"}
+    for finding, label in (
+        ("COVID-19, ARDS", "covid19"),
+        ("Pneumonia/Viral/COVID-19", "covid19"),
+        ("SARS", "pneumonia"),
+    ):
+        listing = mock.Mock(table=lambda *_, text=finding: [{**row, "finding": text}])
+        assert [found.label for found in cohen.findings(listing, Path())] == [label]
+
+
+def test_darkcovid_has_the_patients_of_nih_and_of_the_table(tmp_path: Path) -> None:
+    folder = prepared("darkcovid", tmp_path)
+    assert len(by_patient(folder)["cohen-0"]) == 2
+    both = by_patient(folder)["nih-00001284"]
+    assert {name.split("/")[0] for name in both} == {"No_findings", "Pneumonia"}
+    (tmp_path / "manual" / "metadata.csv").unlink()
+    bare = prepare("darkcovid", tmp_path / "manual", tmp_path / "bare")
+    assert "the patient of 10 of 34 images is unknown" in notes(bare)
+
+
+def test_lgg_mri_has_masks_of_class_ids(tmp_path: Path) -> None:
+    found = records(prepared("lgg_mri", tmp_path))
+    for record in [record for part in found.values() for record in part]:
+        path = tmp_path / "manual" / "kaggle_3m" / record["id"].decode()
+        mask = np.asarray(Image.open(path.with_name(path.stem + "_mask.tif")))
+        np.testing.assert_array_equal(trees.pixels(record["mask"]), mask // 255)
+        np.testing.assert_array_equal(trees.pixels(record["image"]), np.asarray(Image.open(path)))
+        assert record["patient"].decode() == path.parent.name
+
+
+def test_covid_ct_seg_shows_the_window_the_way_radiologists_look(tmp_path: Path) -> None:
+    record = records(prepared("covid_ct_seg/slices", tmp_path))["train"][0]
+    image, mask = trees.pixels(record["image"]), trees.pixels(record["mask"])
+    values = np.linspace(-1500, 300, 20)
+    expected = np.round((np.clip(values, -1350, 150) + 1350) / 1500 * 255)
+    assert image.shape == mask.shape == (16, 20)
+    np.testing.assert_allclose(image, np.tile(expected, (16, 1)), atol=1)  # x of the file grows to the patient's left
+    assert set(np.unique(mask)) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(mask[12:], np.repeat([[2, 1]], 10, 1).repeat(4, 0))  # y grows to the back
+    assert mask[1, 2] == 3
+
+
+def test_published_counts_are_those_of_the_papers() -> None:
+    def totals(name: str) -> dict[str, int]:
+        builder, _, variant = name.partition("/")
+        published = load_builder(builder)(data_dir="unused", config=variant or None).published()
+        return {split: sum(counts.values()) for split, counts in published.items()}
+
+    assert totals("chest_xray_pneumonia") == {"train": 5232, "test": 624}
+    assert totals("covid_ct") == {"all": 746, "train": 425, "val": 118, "test": 203}
+    assert totals("covidx/plus") == {"train": 13569, "val": 1350, "test": 231}
+    assert totals("covidx/mini") == {"train": 552, "val": 271, "test": 231}
+    assert totals("rsna_cohen/boxes") == {"train": 16714, "test": 1853}
+    assert totals("darkcovid") == {"all": 1125}
+    assert totals("sars_cov2_ct") == {"all": 2481}
+
+
+@pytest.mark.parametrize(("name", "part"), [("cifar", "covid_ct, "), ("covidx/large", "covidx/plus, covidx/mini")])
+def test_an_unknown_name_is_answered_with_the_known_ones(name: str, part: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{name}.*allowed are .*{part}"):
+        prepare(name, tmp_path, tmp_path)
+
+
+@pytest.fixture
+def data() -> Path:
+    if "COVIDJAX_DATA_DIR" not in os.environ:
+        pytest.skip("COVIDJAX_DATA_DIR is not set: the real lists and images are not tested")
+    return Path(os.environ["COVIDJAX_DATA_DIR"])
+
+
+def test_the_real_lists_of_covidx_have_the_published_counts(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "covidx_lists", tmp_path / "covidx_lists")
+    with pytest.raises(UserError) as caught:
+        prepare("covidx/plus", tmp_path, tmp_path / "data")
+    for part in (
+        "13569 images of train_COVIDx2.txt",
+        "231 images of test",
+        "785 images of val_rsna_normal",
+        "493 images",
+    ):
+        assert part in str(caught.value)
+
+
+def test_the_real_images_of_darkcovid_have_the_published_counts(data: Path, tmp_path: Path) -> None:
+    with (data / "cxr3" / "folds.csv").open(newline="") as file:
+        rows = list(tables.DictReader(file))
+    folders = {"normal": "No_findings", "pneumonia": "Pneumonia", "covid19": "Covid-19"}
+    for row in rows:
+        target = tmp_path / "X-Ray Image DataSet" / folders[row["label"]] / row["file"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(data / "cxr3" / row["split"] / row["label"] / row["file"])
+    with (tmp_path / "metadata.csv").open("w", newline="") as file:
+        cohen_rows = [(row["patient"].removeprefix("cohen-"), row["file"]) for row in rows if row["label"] == "covid19"]
+        tables.writer(file).writerows([("patientid", "filename"), *cohen_rows])
+    folder = prepare("darkcovid", tmp_path, tmp_path / "data")
+    assert "published" not in notes(folder)
+    patients = {Path(name).name: patient for patient, names in by_patient(folder).items() for name in names}
+    assert patients == {row["file"]: row["patient"] for row in rows}

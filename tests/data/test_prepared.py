@@ -1,0 +1,190 @@
+"""Training data out of sets that `launch/prepare.py` wrote."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from covidjax.data import sources, stream
+from covidjax.data.examples import Examples
+from covidjax.data.order import batch_indices
+from covidjax.data.pairs import load as load_pairs
+from covidjax.errors import UserError
+from launch import evaluate, train
+from launch import prepare as prepare_command
+from tests.commands import TINY_CONFIG, call
+
+pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed: make setup installs it")
+pytest.importorskip("nibabel", reason="nibabel is not installed: make setup installs it")
+from covidjax.data.datasets.prepare import prepare
+from tests.data import trees
+
+SPLITS = ("train", "val", "test")
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Prepared miniatures by name."""
+    base = tmp_path_factory.mktemp("prepared")
+    names = ("chest_xray_pneumonia", "covid_ct", "csv/labels", "lgg_mri", "covid_ct_seg/slices", "sars_cov2_ct")
+    return {name: prepare(name, trees.make(name, base / "manual" / name), base / "data") for name in names}
+
+
+def config(root: Path, tmp_path: Path, **changes: object) -> ConfigDict:
+    settings = {"name": "tfds", "root": str(root), "fold": -1, "image_size": 8, "channels": 1, "crop": "center"}
+    settings |= {"skip_bad": False, "cache_dir": str(tmp_path / "cache"), "mask_classes": ("background", "x")}
+    return ConfigDict({**settings, **changes})
+
+
+def test_images_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], tmp_path: Path) -> None:
+    manual = roots["chest_xray_pneumonia"].parents[2] / "manual" / "chest_xray_pneumonia" / "chest_xray"
+    shutil.copytree(manual, tmp_path / "folder")
+    shutil.rmtree(tmp_path / "folder" / "val")
+    folder = sources.load(config(tmp_path / "folder", tmp_path, name="folder"), "test")
+    found = sources.load(config(roots["chest_xray_pneumonia"], tmp_path), "test")
+    np.testing.assert_array_equal(found.images, folder.images)
+    np.testing.assert_array_equal(found.labels, folder.labels)
+    assert found.names == folder.names
+    assert found.classes == ("normal", "pneumonia")
+    assert found.patients_known
+
+
+def test_without_val_an_eighth_of_train_is_held_out_by_patient(roots: dict[str, Path], tmp_path: Path) -> None:
+    train_split, val = (sources.load(config(roots["chest_xray_pneumonia"], tmp_path), split) for split in SPLITS[:2])
+    assert len(train_split) + len(val) == 19
+    assert not set(train_split.patients) & set(val.patients)
+    assert any("held out as val, by patient" in note for note in val.notes)
+
+
+def test_folds_test_each_image_once_and_keep_patients_whole(roots: dict[str, Path], tmp_path: Path) -> None:
+    tested: list[str] = []
+    for fold in range(5):
+        parts = {split: sources.load(config(roots["csv/labels"], tmp_path, fold=fold), split) for split in SPLITS}
+        assert sum(map(len, parts.values())) == 20
+        assert not set(parts["test"].patients) & (set(parts["train"].patients) | set(parts["val"].patients))
+        tested += parts["test"].names
+    assert len(tested) == len(set(tested)) == 20
+
+
+def test_a_set_without_patients_is_marked_image_level(roots: dict[str, Path], tmp_path: Path) -> None:
+    found = sources.load(config(roots["sars_cov2_ct"], tmp_path), "train")
+    assert not found.patients_known
+    assert found.patients == found.names
+    assert any("image-level" in note for note in found.notes)
+
+
+def test_a_split_that_tears_patients_apart_counts_as_image_level(roots: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(roots["covid_ct"], tmp_path / "torn")
+    facts = json.loads((tmp_path / "torn" / "metadata.json").read_text())
+    (tmp_path / "torn" / "metadata.json").write_text(json.dumps({**facts, "torn": ["COVID-Patient 0"]}))
+    assert sources.load(config(roots["covid_ct"], tmp_path), "train").patients_known
+    assert not sources.load(config(tmp_path / "torn", tmp_path), "train").patients_known
+    assert sources.load(config(tmp_path / "torn", tmp_path, fold=0), "train").patients_known
+
+
+def test_masks_and_classes_come_with_the_set(roots: dict[str, Path], tmp_path: Path) -> None:
+    found = sources.load(config(roots["covid_ct_seg/slices"], tmp_path, image_size=16), "train", "segmentation")
+    assert found.classes == ("background", "ground_glass", "consolidation", "pleural_effusion")
+    assert found.masks is not None
+    assert set(np.unique(found.masks)) == {0, 1, 2, 3}
+    assert found.images.shape == (7, 16, 16, 1)
+
+
+def test_masks_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], tmp_path: Path) -> None:
+    manual = roots["lgg_mri"].parents[2] / "manual" / "lgg_mri" / "kaggle_3m"
+    settings = config(roots["lgg_mri"], tmp_path, channels=3)
+    parts: list[Examples] = [sources.load(settings, split, "segmentation") for split in SPLITS]
+    whole = load_pairs(config(manual, tmp_path, channels=3, name="folder"), "train")
+    rest = load_pairs(config(manual, tmp_path, channels=3, name="folder"), "val")
+    expected: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for examples in (whole, rest):
+        expected |= dict(
+            zip(examples.names, zip(examples.images, np.asarray(examples.masks), strict=True), strict=True)
+        )
+    assert sum(map(len, parts)) == len(expected) == 30
+    assert any("masks are empty" in note for part in parts for note in part.notes)
+    for part in parts:
+        for name, image, mask in zip(part.names, part.images, np.asarray(part.masks), strict=True):
+            np.testing.assert_array_equal(image, expected[name][0])
+            np.testing.assert_array_equal(mask, expected[name][1])
+
+
+@pytest.mark.parametrize(("name", "task"), [("covid_ct", "segmentation"), ("lgg_mri", "classification")])
+def test_a_set_for_the_other_task_is_refused(
+    name: str, task: sources.Task, roots: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="has the features .* choose"):
+        sources.load(config(roots[name], tmp_path), "train", task)
+
+
+def test_the_folder_may_be_named_without_version(roots: dict[str, Path], tmp_path: Path) -> None:
+    root = roots["covid_ct"]
+    newer = shutil.copytree(root, root.parent / "1.10.0")
+    try:
+        listed = sources.listed(config(root.parent, tmp_path), "test")
+        assert listed.root == newer
+    finally:
+        shutil.rmtree(newer)
+    with pytest.raises(UserError, match="holds several: .*covid_ct"):
+        sources.listed(config(root.parents[1], tmp_path), "test")
+    with pytest.raises(UserError, match=r"is no prepared data set; launch/prepare\.py"):
+        sources.listed(config(tmp_path, tmp_path), "test")
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing", "no JSON"])
+def test_a_damaged_set_is_named(damage: str, roots: dict[str, Path], tmp_path: Path) -> None:
+    root = shutil.copytree(roots["covid_ct"], tmp_path / "covid_ct")
+    (path,) = root.glob("*test*array_record*")
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(bytes(content) if damage == "flipped bit" else content[: len(content) // 3])
+    if damage == "missing":
+        path.unlink()
+    if damage == "no JSON":
+        (root / "dataset_info.json").write_text("{")
+    else:
+        assert len(sources.load(config(root, tmp_path), "train")) == 12
+    with pytest.raises(UserError, match=f"{root}.* is damaged .*: prepare it again"):
+        sources.load(config(root, tmp_path), "test")
+
+
+def test_listing_a_split_and_loading_it_agree(roots: dict[str, Path], tmp_path: Path) -> None:
+    settings = config(roots["covid_ct"], tmp_path)
+    found, listed = sources.load(settings, "val"), sources.listed(settings, "val")
+    assert dataclasses.astuple(found)[3] == listed.names
+    assert found.labels.tolist() == list(listed.labels)
+
+
+def test_batches_of_the_stream_are_those_of_the_resident_split(roots: dict[str, Path], tmp_path: Path) -> None:
+    examples = sources.load(config(roots["covid_ct"], tmp_path), "train")
+    batches = stream.batches([{"image": examples.images, "label": examples.labels}], 0, 4, 0, 6)
+    for step, batch in enumerate(batches):
+        rows = batch_indices(0, step, len(examples), 4)
+        np.testing.assert_array_equal(batch["image"], examples.images[rows])
+        np.testing.assert_array_equal(batch["label"], examples.labels[rows])
+
+
+def test_a_prepared_set_trains_and_is_evaluated(tmp_path: Path) -> None:
+    root = trees.make("csv/labels", tmp_path / "manual")
+    assert call(prepare_command.main, "--dataset=csv", f"--manual_dir={root}", f"--data_dir={tmp_path / 'data'}") == 0
+    (tmp_path / "tiny.py").write_text(TINY_CONFIG)
+    dataset = [f"--config.dataset.root={tmp_path / 'data' / 'csv'}", f"--config.dataset.cache_dir={tmp_path / 'cache'}"]
+    workdir = tmp_path / "run"
+    arguments = [f"--config={tmp_path / 'tiny.py'}", f"--workdir={workdir}", "--config.dataset.name=tfds", *dataset]
+    assert call(train.main, *arguments) == 0
+    assert call(evaluate.main, f"--workdir={workdir}", "--split=test") == 0
+    run = json.loads((workdir / "run.json").read_text())
+    assert run["data"]["train"]["patients_known"]
+    assert any("the set has no split of its own" in note for note in run["notes"])
+    assert json.loads((workdir / "evaluation_test.json").read_text())["num_examples"] == 4
+
+
+def test_a_command_does_not_import_tfds_before_it_is_needed() -> None:
+    code = "import sys, launch.train, launch.prepare; sys.exit('tensorflow_datasets' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

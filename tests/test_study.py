@@ -49,8 +49,10 @@ command.run(study.main)
 
 @pytest.fixture(scope="module", autouse=True)
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
+    # A cache of its own: what it finds there is counted.
+    with pytest.MonkeyPatch.context() as patch, compiled_once(tmp_path_factory) as variables:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield {**variables, "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
 
 
 @pytest.fixture(scope="module")

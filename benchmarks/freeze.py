@@ -24,9 +24,9 @@ from benchmarks.case import Case, offers
 from benchmarks.harness import Measurement, measure
 from benchmarks.ours import make_variables
 from benchmarks.records import Record
-from benchmarks.strategies import BUILDER, CACHED, EPOCH_IMAGES, check, split_cached
+from benchmarks.strategies import BUILDER, EPOCH_IMAGES, check
 from covidjax.errors import UserError
-from covidjax.strategies import default_strategies
+from covidjax.strategies import CACHED, default_strategies, split_cached
 
 PEERS = ("torch", "keras", "flax", "flax_norm_logged")
 PRECISIONS = ("float32", "bfloat16")

@@ -6,7 +6,6 @@ Both run in this process, alternately, on random arrays. Rows are directions of 
 how often the network has it. Only what differs is timed: where covidjax takes the plain formulation there is no row.
 """
 
-import os
 import statistics
 import sys
 import time
@@ -24,7 +23,7 @@ from benchmarks.case import Case
 from benchmarks.formulations import Function, Pair, pairs
 from benchmarks.harness import Protocol
 from benchmarks.records import Record
-from benchmarks.worker import busy_seconds, own_seconds
+from benchmarks.worker import timed
 from covidjax.allocator import keep_memory
 
 SAMPLE_SECONDS = 0.15
@@ -98,14 +97,12 @@ def _calls(function: Function, arrays: Any, protocol: Protocol) -> int:
 
 def _sample(function: Function, arrays: Any, calls: int) -> tuple[float, float | None]:
     """Seconds of so many calls, and the share of the cores that others used meanwhile."""
-    busy, own, began = busy_seconds(), own_seconds(), time.perf_counter()
-    for _ in range(calls):
-        jax.block_until_ready(function(*arrays))
-    seconds = time.perf_counter() - began
-    own, busy_after = own_seconds() - own, busy_seconds()
-    if jax.default_backend() != "cpu" or busy is None or busy_after is None:
-        return seconds, None
-    return seconds, max(busy_after - busy - own, 0.0) / (seconds * len(os.sched_getaffinity(0)))
+
+    def run() -> None:
+        for _ in range(calls):
+            jax.block_until_ready(function(*arrays))
+
+    return timed(run, jax.default_backend())
 
 
 def line(row: Record) -> str:

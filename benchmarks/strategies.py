@@ -15,18 +15,12 @@ from benchmarks.jax_subject import JaxSubject, parameter_counts, train_subject
 from covidjax import flops
 from covidjax.errors import UserError
 from covidjax.freeze import freeze_table, make_plan
+from covidjax.strategies import split_cached
 from covidjax.train import parallel
 from covidjax.train.step import Recipe, run_prefix, train_step
 
 BUILDER = "benchmarks.strategies:build"
-CACHED = "cached"
 EPOCH_IMAGES = "epoch_images"
-
-
-def split_cached(name: str) -> tuple[str, bool]:
-    """The strategy that a name stands for, and whether from cached features: 'cached' is 'cached:backbone'."""
-    head, _, rest = name.partition(":")
-    return (rest or "backbone", True) if head == CACHED else (name, False)
 
 
 def check(case: Case) -> None:

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +64,22 @@ class Server:
         return {"facts": facts, "steps": unit * max(1, round(request["min_sample_seconds"] / max(seconds, 1e-6)))}
 
     def _sample(self, steps: int) -> dict[str, Any]:
-        subject = self._ready()
-        busy, own, began = busy_seconds(), own_seconds(), time.perf_counter()
-        subject.run(steps)
-        seconds = time.perf_counter() - began
-        own, busy_after = own_seconds() - own, busy_seconds()
-        share = None
-        if self._platform == "cpu" and busy is not None and busy_after is not None:
-            share = max(busy_after - busy - own, 0.0) / (seconds * len(os.sched_getaffinity(0)))
+        seconds, share = timed(lambda: self._ready().run(steps), self._platform)
         return {"seconds": seconds, "foreign_share": share}
 
     def _peak_bytes(self) -> int | None:
         return self._ready().peak_bytes() or resident_peak()
+
+
+def timed(run: Callable[[], None], platform: str) -> tuple[float, float | None]:
+    """Seconds of `run`, and the share of the cores' time that others took meanwhile; None where that is not told."""
+    busy, own, began = busy_seconds(), own_seconds(), time.perf_counter()
+    run()
+    seconds = time.perf_counter() - began
+    own, busy_after = own_seconds() - own, busy_seconds()
+    if platform != "cpu" or busy is None or busy_after is None:
+        return seconds, None
+    return seconds, max(busy_after - busy - own, 0.0) / (seconds * len(os.sched_getaffinity(0)))
 
 
 def own_seconds() -> float:

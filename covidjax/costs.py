@@ -17,14 +17,13 @@ from covidjax.data.examples import Examples
 from covidjax.data.sources import Task
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
-from covidjax.strategies import default_strategies
+from covidjax.strategies import CACHED, default_strategies
 from covidjax.train import parallel, setup
 from covidjax.train.phases import Phase, initial_state, make_phases
 from covidjax.train.step import Recipe, run_prefix
 from covidjax.weights import inputs
 from covidjax.weights.start import Start, initialiser
 
-CACHED = "cached"
 STEPS_PER_EPOCH = 100  # of the learning-rate schedule, which costs the same whatever it is
 
 
@@ -149,12 +148,6 @@ def data_facts(dataset: ConfigDict, task: Task = "classification") -> tuple[int,
         return len(phantom.MASK_CLASSES if masks else phantom.CLASSES), dataset.num_images
     found = sources.listed(dataset, "train", task)
     return len(found.classes), len(found.names)
-
-
-def split_cached(name: str) -> tuple[str, bool]:
-    """The strategy that a name stands for, and whether from cached features: 'cached' is 'cached:backbone'."""
-    head, _, rest = name.partition(":")
-    return (rest or "backbone", True) if head == CACHED else (name, False)
 
 
 def predict(setting: Setting, strategy: str, full_flops: float, *, cached: bool = False) -> Cost:

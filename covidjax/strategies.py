@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from covidjax.errors import UserError
 
+CACHED = "cached"  # in front of a strategy, in comparisons
 Stages = tuple[str, ...]
 Rule = Callable[[str], bool]
 
@@ -150,3 +151,9 @@ def default_strategies(stages: tuple[str, ...], paths: Iterable[str]) -> tuple[s
     """
     thin = ("norm", "bitfit") if any(map(is_norm, paths)) else ("bitfit",)
     return ("none", *(f"until:{stage}" for stage in stages[:-2]), "backbone", *thin)
+
+
+def split_cached(name: str) -> tuple[str, bool]:
+    """The strategy that a name stands for, and whether from cached features: 'cached' is 'cached:backbone'."""
+    head, _, rest = name.partition(":")
+    return (rest or "backbone", True) if head == CACHED else (name, False)

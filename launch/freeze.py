@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from covidjax import command, costs, files, freeze, models
 from covidjax.costs import Cost, Setting
 from covidjax.errors import UserError
-from covidjax.strategies import ALLOWED
+from covidjax.strategies import ALLOWED, split_cached
 
 NOT_READ = "(not read)"
 EPOCH_WITHOUT_DATA = 1000
@@ -90,7 +90,7 @@ def _print_plan(setting: Setting) -> None:
 def _predict_all(setting: Setting, names: Sequence[str]) -> Iterator[Cost]:
     """Each named strategy, and behind it the same from cached features where its first stages are frozen."""
     full_flops, done = costs.full_flops(setting), set()
-    wanted = [costs.split_cached(name) for name in names]
+    wanted = [split_cached(name) for name in names]
     for number, (strategy, cached) in enumerate(wanted, start=1):
         _progress(f"{number} of {len(names)}: {names[number - 1]}: compiling its step")
         for from_features in (True,) if cached else (False, True):

@@ -2,12 +2,14 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
+Read = TypeVar("Read")
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 CROPS = ("center", "pad", "squash")
@@ -50,11 +52,29 @@ def decode_pair(
     Returns [image_size**2 * (channels + 1)] uint8, the image first, then the mask. Raises BadImageError with the
     reasons, those of the mask with `mask_name`.
     """
-    reasons = []
-    picture = mask = None
+    pixels, ids = open_pair(
+        content,
+        mask_content,
+        mask_name,
+        num_classes,
+        lambda picture: network_pixels(picture, image_size, channels, crop),
+    )
+    placed = np.asarray(_resize(Image.fromarray(ids), image_size, crop, Image.Resampling.NEAREST))
+    return np.concatenate([pixels.reshape(-1), placed.reshape(-1)])
+
+
+def open_pair(
+    content: bytes, mask_content: bytes, mask_name: str, num_classes: int, read: Callable[[Image.Image], Read]
+) -> tuple[Read, np.ndarray]:
+    """What `read` makes of an image, and the class ids of its mask as `decode_pair` demands them.
+
+    Raises BadImageError with the reasons of both, those of the mask with `mask_name`.
+    """
+    reasons: list[str] = []
+    picture = image = ids = None
     try:
         picture = open_picture(content)
-        pixels = network_pixels(picture, image_size, channels, crop)
+        image = read(picture)
     except BadImageError as error:
         reasons.append(str(error))
     try:
@@ -62,13 +82,12 @@ def decode_pair(
         if picture is not None and mask.size != picture.size:
             sizes = [f"{one.width} x {one.height}" for one in (mask, picture)]
             raise BadImageError(f"{sizes[0]} pixels, but the image has {sizes[1]}")
-        ids = Image.fromarray(class_ids(mask, num_classes))
-        placed = np.asarray(_resize(ids, image_size, crop, Image.Resampling.NEAREST))
+        ids = class_ids(mask, num_classes)
     except BadImageError as error:
         reasons.append(f"its mask {mask_name}: {error}")
-    if reasons:
+    if reasons or image is None or ids is None:
         raise BadImageError("; ".join(reasons))
-    return np.concatenate([pixels.reshape(-1), placed.reshape(-1)])
+    return image, ids
 
 
 def open_picture(content: bytes) -> Image.Image:

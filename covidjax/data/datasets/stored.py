@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from covidjax.data.picture import BadImageError, class_ids, open_picture, own_pixels
+from covidjax.data.picture import BadImageError, open_pair, open_picture, own_pixels
 
 
 def stored(content: bytes) -> bytes:
@@ -21,23 +21,8 @@ def stored_pair(content: bytes, mask_content: bytes, mask_name: str, num_classes
 
     Raises BadImageError with the reasons of both.
     """
-    reasons, picture, image, ids = [], None, b"", b""
-    try:
-        picture = open_picture(content)
-        image = _stored(content, picture)
-    except BadImageError as error:
-        reasons.append(str(error))
-    try:
-        mask = open_picture(mask_content)
-        if picture is not None and mask.size != picture.size:
-            sizes = [f"{one.width} x {one.height}" for one in (mask, picture)]
-            raise BadImageError(f"{sizes[0]} pixels, but the image has {sizes[1]}")
-        ids = png(Image.fromarray(class_ids(mask, num_classes)))
-    except BadImageError as error:
-        reasons.append(f"its mask {mask_name}: {error}")
-    if reasons:
-        raise BadImageError("; ".join(reasons))
-    return image, ids
+    image, ids = open_pair(content, mask_content, mask_name, num_classes, lambda picture: _stored(content, picture))
+    return image, png(Image.fromarray(ids))
 
 
 def _stored(content: bytes, picture: Image.Image) -> bytes:

@@ -17,10 +17,10 @@ from benchmarks.peers import flax_plain
 from covidjax import ops
 from covidjax.ops import pooling
 from covidjax.ops.by_platform import Geometry
-from covidjax.ops.convolution import COLUMNS, PLAIN, formulation_on_cpu
+from covidjax.ops.convolution import COLUMNS, PLAIN, SIDE_BY_SIDE, formulation_on_cpu
 from covidjax.ops.winograd import WINOGRAD
 
-FORMULATIONS = {"plain": PLAIN, "columns": COLUMNS, "winograd": WINOGRAD}
+FORMULATIONS = {"plain": PLAIN, "columns": COLUMNS, "side by side": SIDE_BY_SIDE, "winograd": WINOGRAD}
 Function = Callable[..., Any]
 
 

@@ -109,7 +109,7 @@ def _kernel_gradient_of_columns(cotangent: jax.Array, inputs: jax.Array, geometr
 def _beside(geometry: Geometry, positions: int) -> tuple[Geometry, Callable[[jax.Array], jax.Array]]:
     """The convolution that makes outputs beside one another as features of one output, and its kernel of the kernel.
 
-    Of two or more positions as far as the width of the outputs can be divided by them; strides and dilation are 1.
+    positions: how many; fewer where they do not divide the width of the outputs. Strides and dilation are 1.
     """
     rows, columns, in_features, features = geometry.kernel
     positions = math.gcd(positions, geometry.size[1])
@@ -158,10 +158,10 @@ def formulation_on_cpu(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formu
     # Where the kernel is larger than the map, XLA has loops of its own in place of its library.
     if min(maps) > 0 and (extent == 1 or extent > min(maps)):
         return COLUMNS
-    if dtype == jnp.float32 and winograd.applies(geometry):
-        # What a tile costs is the sum of the features to transform, what it saves their product.
-        if in_features * features / (in_features + features) >= 20:
-            return WINOGRAD
+    # What a tile costs is the sum of the features to transform, what it saves their product.
+    gain = in_features * features / (in_features + features)
+    if dtype == jnp.float32 and gain >= 20 and winograd.applies(geometry):
+        return WINOGRAD
     if features >= 256 and height * width <= 49:
         return COLUMNS
     if geometry.strides == (1, 1):

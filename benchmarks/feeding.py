@@ -114,7 +114,8 @@ class Loop:
         self._asked += steps
         while self._taken < self._asked:
             count, arguments = next(self._calls)
-            self._state = self._compiling.wait(phase, count).call(self._state, *arguments)
+            program = self._compiling.wait(phase, self._count, counted=count < self._count)
+            self._state = program.call(self._state, *arguments)
             parallel.throttle(self._state, job.mesh)
             self._taken += count
             if self._taken % job.steps_per_epoch == 0:
@@ -138,7 +139,7 @@ class Files:
 
     def __init__(self, root: Path, names: tuple[str, ...], dataset: ConfigDict) -> None:
         self._paths = np.array([str(root / name) for name in names])
-        self._settings = (dataset.image_size, dataset.channels, dataset.crop)
+        self._settings = (dataset.image_size, dataset.channels, dataset.crop, dataset.enhancement)
         self.shape = (len(names), dataset.image_size, dataset.image_size, dataset.channels)
         self.dtype = np.dtype(np.uint8)
 

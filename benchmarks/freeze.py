@@ -96,8 +96,9 @@ def _strategies(asked: tuple[str, ...] | None, base: Case) -> tuple[str, ...]:
     if asked is not None:
         return tuple(dict.fromkeys(("none", *asked)))
     params = jax.eval_shape(lambda: make_variables(base))["params"]
-    paths = traverse_util.flatten_dict(params, sep="/")
-    return (*default_strategies(work.network(base.model).stages, paths), CACHED)
+    paths, network = traverse_util.flatten_dict(params, sep="/"), work.network(base.model)
+    cached = f"{CACHED}:until:{network.encoder}" if network.encoder else CACHED
+    return (*default_strategies(network.stages, paths), cached)
 
 
 def _write(flags: Any, rows: Sequence[Record]) -> None:

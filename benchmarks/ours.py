@@ -38,7 +38,9 @@ def make_model(case: Case) -> Staged:
         head="paper",
         dropout=0.0,
         pooling="average",
+        normalised_features=False,
         arrangement="torchvision",
+        normalisation="batch",
         upsampling="transposed",
         attention=False,
     )
@@ -85,6 +87,7 @@ def make_state(recipe: Recipe, variables: Any) -> TrainState:
         opt_state=recipe.tx.init(trainable),
         average=None,
         plateau=optim.plateau_init(),
+        loss_scale=None,
         metrics=StepMetrics.empty(),
     )
 

@@ -29,6 +29,7 @@ class Network:
     """What the frameworks agree on: stages, input first; input channels; classes; width where it can be chosen.
 
     divisor: image sizes are its multiples, so that no map has an odd side where one is halved and doubled again.
+    encoder: the last stage of the encoder, of networks that answer with masks.
     """
 
     stages: tuple[str, ...]
@@ -37,6 +38,7 @@ class Network:
     width: int = 0
     divisor: int = 1
     pixelwise: bool = False
+    encoder: str = ""
 
 
 _UP_DOWN = (
@@ -52,8 +54,10 @@ NETWORKS: dict[str, Network] = {
     "resnet34": _RESNET,
     "resnet50": _RESNET,
     "vgg16": Network((*(f"block{n}" for n in range(1, len(VGG_BLOCKS) + 1)), "head"), divisor=32),
-    "unet": Network(_UP_DOWN, channels=1, classes=2, width=32, divisor=16, pixelwise=True),
-    "unet_resnet34": Network((*RESNET_STAGES, "decoder", "head"), channels=3, classes=2, divisor=32, pixelwise=True),
+    "unet": Network(_UP_DOWN, channels=1, classes=2, width=32, divisor=16, pixelwise=True, encoder="middle"),
+    "unet_resnet34": Network(
+        (*RESNET_STAGES, "decoder", "head"), classes=2, divisor=32, pixelwise=True, encoder=RESNET_STAGES[-1]
+    ),
 }
 
 

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.model.dropout = 0.5  # torchvision's
     config.pretrained = "torchvision/deeplabv3_resnet50"
     config.batch_size = 8
-    config.precision = "bfloat16"
+    config.precision = "bfloat16"  # Xu: half precision, float16; --config.precision=float16 scales the loss for it
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 1e-2
     config.optimizer.schedule = "one_cycle"

@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.model.attention = True
     config.pretrained = "torchvision/resnet34"  # with ImageNet's normalisation
     config.batch_size = 32
-    config.precision = "bfloat16"  # Xu: half precision, float16
+    config.precision = "bfloat16"  # Xu: half precision, float16; --config.precision=float16 scales the loss for it
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 1e-2
     config.optimizer.schedule = "one_cycle"

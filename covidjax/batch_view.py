@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from covidjax import files, overlays
 from covidjax.data.examples import Examples
-from covidjax.data.order import batch_indices
+from covidjax.data.order import batch_rows
 from covidjax.train.step import Recipe, augmented
 
 NAME = "batch.jpg"
@@ -28,7 +28,7 @@ def write_batch(
     targets: labels [n] int32, whose names stand below the images, or masks [n, height, width] uint8.
     The description is the comment of the file. Raises UserError where the file cannot be written.
     """
-    indices = batch_indices(seed, 0, len(examples), batch_size)
+    indices, _ = batch_rows(seed, 0, examples.turns(), batch_size)
     inputs, moved = seen(recipe, {"image": examples.images[indices], "label": targets[indices]}, seed)
     masked = moved.ndim > 1
     shown = min(len(indices), MAX_SHOWN)

@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
+from covidjax import models
 from covidjax.allocator import keep_memory
 from covidjax.data.image_cache import cache_dir
 from covidjax.errors import UserError
@@ -40,11 +41,11 @@ def which(text: str) -> str | int:
 
 
 def parse_with_config(
-    parser: argparse.ArgumentParser, arguments: Sequence[str]
+    parser: argparse.ArgumentParser, arguments: Sequence[str], *, ensembles: bool = False
 ) -> tuple[argparse.Namespace, ConfigDict]:
     """The parser's own flags, and the validated config of `--config=... --config.key=value`.
 
-    Raises UserError for what is neither.
+    ensembles: whether the command takes one in place of a network. Raises UserError for what is neither flag nor key.
     """
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the config of the experiment")
     parser.epilog = "Any key of the config can be changed: --config.optimizer.learning_rate=3e-4"
@@ -53,7 +54,13 @@ def parse_with_config(
     if unknown:
         known = ", ".join(sorted(action.option_strings[-1] for action in parser._actions if action.option_strings))
         raise UserError(f"unknown argument {unknown[0]!r}: allowed are {known} and --config.key=value")
-    return flags, configs.load(flags.config, overrides)
+    config = configs.load(flags.config, overrides)
+    if config.model.name == models.ENSEMBLE and not ensembles:
+        raise UserError(
+            f"config.model.name is 'ensemble', and {parser.prog} works on one network: name one of the networks, or "
+            "make the ensemble with launch/train.py"
+        )
+    return flags, config
 
 
 def prepare_process(precision: str) -> str:

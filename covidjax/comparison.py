@@ -1,4 +1,4 @@
-"""Means over repetitions and differences of pairs, with their 95 % intervals by Student's t-distribution."""
+"""Differences with their 95 % intervals: over repetitions by Student's t-distribution, on the same images by pairs."""
 
 import dataclasses
 import math
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
+
+from covidjax import metrics
 
 CONFIDENCE = 0.95
 
@@ -54,3 +56,42 @@ def paired_difference(values: Sequence[float], others: Sequence[float]) -> Estim
     Raises ValueError where the lengths differ.
     """
     return mean_interval([a - b for a, b in zip(values, others, strict=True)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """Two classifiers on the same images: the difference of their accuracies, first minus second.
+
+    low, high: of its 95 % interval, NaN where there is one cluster; only_first, only_second: images that one of them
+    alone has right; p: two-sided, of McNemar's exact test, which takes images as independent.
+    """
+
+    difference: float
+    low: float
+    high: float
+    only_first: int
+    only_second: int
+    p: float
+
+
+def paired_accuracy(
+    first: np.ndarray, second: np.ndarray, clusters: np.ndarray, *, seed: int = 0, resamples: int = 1000
+) -> Paired:
+    """Compares two classifiers image by image.
+
+    first, second: [n] bool, whether each is right; clusters: [n] int, 0 to the number of clusters - 1, the patients or,
+    where they are unknown, the images: a bootstrap draws them whole, and the interval is that of its percentiles.
+    """
+    only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    differing = only_first + only_second
+    p = float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+    gains = first.astype(np.float64) - second
+    low = high = math.nan
+    if clusters.max() > 0:
+        generator, samples = np.random.default_rng(seed), []
+        block = max(1, metrics.WEIGHTS_AT_ONCE // len(gains))
+        for start in range(0, resamples, block):
+            weights = metrics.resample_weights(clusters, generator, min(block, resamples - start))
+            samples.append(weights @ gains / weights.sum(axis=1))
+        low, high = (float(bound) for bound in np.percentile(np.concatenate(samples), [2.5, 97.5]))
+    return Paired(float(gains.mean()), low, high, only_first, only_second, p)

@@ -20,8 +20,10 @@ def default_config() -> ConfigDict:
     config.seed = 0
     config.batch_size = 32  # images per optimizer step, over all devices
     config.epochs = 10
+    config.evaluate_every_steps = 0  # validation within epochs, for the curves; 0: at the end of each epoch only
     config.precision = "float32"
     config.pretrained = ""  # an id of the catalog, a file of weights, or the workdir of an earlier run
+    config.preprocessing = "auto"  # of pixel values: what belongs to the weights, or 'unit': divided by 255
     config.freeze = FieldReference("none", field_type=object)  # strategies joined with '+', or a tuple of patterns
     config.batch_norm = FieldReference("auto", field_type=object)  # a mode, or pairs of a stage and its mode
     config.lr_scale = ()  # pairs of a pattern and a factor on the learning rate; the first that matches holds
@@ -45,6 +47,8 @@ def default_config() -> ConfigDict:
     config.dataset.image_size = 128
     config.dataset.channels = 1
     config.dataset.crop = "center"
+    config.dataset.enhancement = "none"  # of the decoded image: 'clahe' evens out its contrast, part by part
+    config.dataset.oversample = ()  # pairs of a class and how often each training image of it counts in an epoch
     config.dataset.placement = "auto"
     config.dataset.skip_bad = False
     config.dataset.cache_dir = ""
@@ -56,13 +60,21 @@ def default_config() -> ConfigDict:
     config.model.name = "cnn"
     config.model.width = 16
     config.model.num_blocks = 4
+    config.model.normalisation = "batch"  # of cnn; 'none': convolutions with biases, as Keras initialises them
     config.model.dropout = 0.0
     config.model.arrangement = "torchvision"  # of resnet50, resnet101, resnet152: where stride and biases are
-    config.model.pooling = "average"  # before the head of a ResNet
+    config.model.pooling = "average"  # before the head of a ResNet or cnn
     config.model.head = "original"  # of vgg16: 4096, 4096, or the paper's 1024, 1024 units before the logits
+    config.model.normalised_features = False  # of classifiers: features of one, learned length before the logits
     config.model.stem = "replicate"  # one-channel images under three-channel weights: repeat them, or fold the kernels
     config.model.upsampling = "transposed"  # of unet
     config.model.attention = False  # of unet_resnet18, unet_resnet34, unet_resnet50
+
+    config.ensemble = ConfigDict()  # of the network 'ensemble'
+    config.ensemble.members = ()  # workdirs of trained classifiers, two or more
+    config.ensemble.mix = "probabilities"  # or their 'logits'
+    config.ensemble.weights = "accuracy"  # raised every round by each member's accuracy, by 'gradient', or 'equal'
+    config.ensemble.weights_from = "val"  # the split that decides them; 'test' is a leak, and the report says so
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"
@@ -85,7 +97,7 @@ def default_config() -> ConfigDict:
 
     config.loss = ConfigDict()
     config.loss.name = "softmax_cross_entropy"
-    config.loss.class_weights = FieldReference("none", field_type=object)  # a name, or a tuple of numbers
+    config.loss.class_weights = FieldReference("none", field_type=object)  # a name, numbers, or pairs (class, weight)
     config.loss.label_smoothing = 0.0  # of the two cross-entropies
     config.loss.focal_gamma = 2.0  # of focal: how far pixels that are right already count less
     config.loss.tversky_beta = 0.7  # of tversky: the weight of missed pixels; 1 - beta is that of false ones
@@ -97,6 +109,7 @@ def default_config() -> ConfigDict:
     config.augment.flip = False  # left and right: the heart has a side
     config.augment.brightness = 0.0  # factor between 1 - brightness and 1 + brightness
     config.augment.contrast = 0.0  # factor on the distance from the image's mean
+    config.augment.sharpen = 0.0  # factor on the distance from the smoothed image, between 1 - sharpen and 1 + sharpen
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 1

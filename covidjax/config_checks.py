@@ -7,22 +7,29 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from covidjax import losses, models, optim, segmentation_losses
+from covidjax import losses, models, optim, preprocessing, segmentation_losses
 from covidjax.errors import UserError
 from covidjax.freeze import BATCH_NORM_MODES
+from covidjax.models import ensemble
 from covidjax.strategies import gradual_epochs
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "dataset.name": ("phantom", "folder", "tfds"),
     "dataset.crop": ("center", "pad", "squash"),
+    "dataset.enhancement": ("none", "clahe"),
     "dataset.placement": ("auto", "device", "stream"),
-    "model.name": models.NAMES,
+    "model.name": (*models.NAMES, models.ENSEMBLE),
     "model.arrangement": ("torchvision", "keras"),
     "model.pooling": ("average", "max", "flatten"),
+    "model.normalisation": ("batch", "none"),
     "model.head": ("original", "paper"),
     "model.stem": ("replicate", "fold"),
     "model.upsampling": ("transposed", "bilinear"),
+    "preprocessing": preprocessing.CHOICES,
     "batch_norm": BATCH_NORM_MODES,
+    "ensemble.mix": ensemble.MIXES,
+    "ensemble.weights": ensemble.RULES,
+    "ensemble.weights_from": ("val", "test"),
     "optimizer.name": optim.OPTIMIZERS,
     "optimizer.schedule": optim.SCHEDULES,
     "optimizer.schedule_from": ("start", "previous"),
@@ -38,6 +45,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, 2**31 - 1, True),
     "batch_size": (1, 1e9, True),
     "epochs": (1, 1e9, True),
+    "evaluate_every_steps": (0, 1e9, True),
     "steps": (1, 1e9, True),
     "accumulation_steps": (1, 1e9, True),
     "ema_decay": (0, 0.99999, True),
@@ -63,6 +71,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "augment.scale": (0, 0.9, True),
     "augment.brightness": (0, 1, True),
     "augment.contrast": (0, 1, True),
+    "augment.sharpen": (0, 1, True),
 }
 
 
@@ -124,9 +133,17 @@ ELEMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         _pair(lambda decay: _is_number(decay) and 0 <= decay <= 0.99999),
         "pairs of a pattern and a decay from 0 to 0.99999, such as (('head', 0.99),)",
     ),
+    "ensemble.members": (_is_text, "workdirs, such as ('runs/a', 'runs/b')"),
     "dataset.mask_classes": (_is_text, "names of classes, such as ('background', 'lung')"),
+    "dataset.oversample": (
+        _pair(lambda times: type(times) is int),
+        "pairs of a class and how often its images count, such as (('COVID-19', 17),)",
+    ),
     "remat": (_is_text, "names of stages, such as ('layer1', 'layer2')"),
-    "loss.class_weights": (_is_number, "numbers, one per class"),
+    "loss.class_weights": (
+        lambda part: _is_number(part) or _pair(_is_number)(part),
+        "numbers, one per class, or pairs of a class and its weight, such as (('covid19', 12.0),)",
+    ),
     "optimizer.step_epochs": (lambda part: type(part) is int, "whole numbers, such as (30, 60)"),
 }
 # What a phase may change, and the keys that stand in phases only.
@@ -159,6 +176,7 @@ def check(config: ConfigDict, known: dict[str, Any]) -> None:
     for number, phase in enumerate(config.phases):
         _check_phase(f"config.phases[{number}]", phase, known)
     _check_gradual(config)
+    _check_ensemble(config)
 
 
 def _check_masks(config: ConfigDict) -> None:
@@ -169,6 +187,11 @@ def _check_masks(config: ConfigDict) -> None:
             f"config.dataset.mask_classes is {names!r}: allowed are 2 to 256 different names, the background first"
         )
     if models.task(config.model.name) == "segmentation":
+        if config.dataset.oversample:
+            raise UserError(
+                "config.dataset.oversample repeats images of a class, and config.model.name is "
+                f"{config.model.name!r}, whose images have masks and no class: leave it empty"
+            )
         segmentation_losses.loss_function(config.loss, None)
         return
     if config.checkpoint.best == "dice":
@@ -257,3 +280,18 @@ def _check_gradual(config: ConfigDict) -> None:
             f"config.freeze is {config.freeze!r}, so the last stage alone trains for {epochs} epochs, but "
             f"config.epochs is {config.epochs}: at least {epochs} are needed, and {epochs} more for each further stage"
         )
+
+
+def _check_ensemble(config: ConfigDict) -> None:
+    if config.model.name != models.ENSEMBLE:
+        return
+    rule, split = config.ensemble.weights, config.ensemble.weights_from
+    if rule == "equal" and split != "val":
+        raise UserError(f"config.ensemble.weights_from is {split!r}, but no split decides equal weights: leave it out")
+    if rule == "gradient" and not _is_number(config.optimizer.learning_rate):
+        raise UserError(
+            f"config.optimizer.learning_rate is {config.optimizer.learning_rate!r}, and a mixture has no stages to "
+            "spread it over: give a number"
+        )
+    if rule == "gradient" and config.optimizer.schedule == "plateau":
+        raise UserError("config.optimizer.schedule is 'plateau', which an ensemble does not have: choose another")

@@ -14,6 +14,7 @@ from covidjax import freeze, models, tasks
 from covidjax.data import phantom, sources
 from covidjax.data.augment import Augmentation
 from covidjax.data.examples import Examples
+from covidjax.data.oversampling import more_turns
 from covidjax.data.sources import Task
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
@@ -126,6 +127,9 @@ class Cost:
 
 def make_setting(config: ConfigDict, num_classes: int) -> Setting:
     """The setting of a config, with the data set replaced by its shape. Raises UserError where it does not fit."""
+    config = ConfigDict(config.to_dict())
+    with config.ignore_type():
+        config.loss.class_weights = "none"  # they cost nothing, and may be of classes whose names are not known here
     dataset = config.dataset
     shape = (dataset.image_size, dataset.image_size, dataset.channels)
     names = tuple(map(str, range(num_classes)))
@@ -138,16 +142,19 @@ def make_setting(config: ConfigDict, num_classes: int) -> Setting:
     return Setting(config, model, variables, blank)
 
 
-def data_facts(dataset: ConfigDict, task: Task = "classification") -> tuple[int, int]:
-    """Number of classes and of training images of a data set, without opening an image.
+def data_facts(dataset: ConfigDict, task: Task = "classification") -> tuple[int, int, int]:
+    """Number of classes, of training images, and of examples in an epoch, without opening an image.
 
-    Raises UserError where that cannot be told.
+    Raises UserError where that cannot be told, or `dataset.oversample` does not fit.
     """
     masks = task == "segmentation"
     if dataset.name == "phantom":
-        return len(phantom.MASK_CLASSES if masks else phantom.CLASSES), dataset.num_images
+        counts, images = phantom.training_counts(dataset), dataset.num_images
+        return len(phantom.MASK_CLASSES if masks else counts), images, images + more_turns(counts, dataset.oversample)
     found = sources.listed(dataset, "train", task)
-    return len(found.classes), len(found.names)
+    labels = np.bincount(found.labels, minlength=len(found.classes)).tolist()
+    counts = dict(zip(found.classes, labels, strict=True))
+    return len(found.classes), len(found.names), len(found.names) + more_turns(counts, dataset.oversample)
 
 
 def predict(setting: Setting, strategy: str, full_flops: float, *, cached: bool = False) -> Cost:

@@ -48,6 +48,15 @@ def make_forward(model: Staged, preprocessing: Preprocessing, mesh: Mesh, start:
     return jax.jit(forward, in_shardings=(whole, parts), out_shardings=parts)
 
 
+def network(trained: Trained, batch_size: int, num_devices: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Images [n, height, width, channels] uint8 -> logits [n, ...] of at least float32, over a number of devices."""
+    devices = jax.local_devices()[:num_devices]
+    mesh = jax.make_mesh((len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,))
+    forward = make_forward(trained.model, trained.preprocessing, mesh)
+    variables = jax.device_put(trained.variables, replicated(mesh))
+    return lambda images: predict(forward, variables, images, batch_size, mesh)
+
+
 def predict(forward: Forward, variables: Any, inputs: Any, batch_size: int, mesh: Mesh) -> np.ndarray:
     """Logits of all examples. inputs: what `forward` takes, of n examples -> [n, classes] float32 or float64."""
     parts = []

@@ -1,11 +1,10 @@
 """Evaluation of a finished run on a split, with the record of every reading of the test split."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from covidjax import config as configs
-from covidjax import evaluate, files, models, report
+from covidjax import evaluate, evaluate_ensemble, files, models, report
 from covidjax.data import sources
 from covidjax.errors import UserError
 from covidjax.train import record
@@ -15,7 +14,8 @@ from covidjax.trained import Which, load_trained
 def evaluate_run(workdir: Path, split: str, which: Which, *, hausdorff: bool = False) -> dict[str, Any]:
     """Evaluates a checkpoint of a run on a split; writes predictions, evaluation, run.json and the report anew.
 
-    hausdorff: whether the distances between the borders of predicted and true masks are measured.
+    Of an ensemble the mixture and each member. hausdorff: whether the distances between the borders of predicted and
+    true masks are measured.
     A reading of the test split is recorded in run.json before it happens. Returns what evaluation_<split>.json holds.
     Raises UserError where there is no such run or checkpoint, before the split is read, and where the images are not
     those that the run recorded.
@@ -24,18 +24,12 @@ def evaluate_run(workdir: Path, split: str, which: Which, *, hausdorff: bool = F
     task = models.task(config.model.name)
     if hausdorff and task == "classification":
         raise UserError(f"--hausdorff measures masks, and {config.model.name} labels whole images: leave it out")
+    if config.model.name == models.ENSEMBLE:
+        return evaluate_ensemble.evaluate_ensemble(workdir, split, which)
     trained = load_trained(workdir, which)  # where this fails the test split is not touched
-    run = files.read_json(workdir / "run.json")
-    if split == "test":
-        run["test_reads"].append(datetime.now(UTC).isoformat(timespec="seconds"))
-        files.write_json(workdir / "run.json", run)
+    run = record.begin_reading(workdir, split)
     examples = sources.load(config.dataset, split, task)
-    known = run["data"].setdefault(split, record.describe(examples, task))
-    if known["fingerprint"] != examples.fingerprint:
-        raise UserError(
-            f"the {split} images are not those recorded in {workdir / 'run.json'}: put the former ones back"
-        )
-    files.write_json(workdir / "run.json", run)
+    record.end_reading(workdir, run, examples, task)
     result = evaluate.evaluate_workdir(workdir, trained, examples, hausdorff=hausdorff)
     shown = {split: examples}
     if split != "val" and (workdir / "predictions_val.csv").exists():

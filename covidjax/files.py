@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,13 +50,15 @@ def read_json(path: Path) -> Any:
 def new_folder(path: Path) -> Iterator[Path]:
     """An empty folder under a temporary name, which becomes `path` if all within goes well, and is removed if not.
 
-    Folders above are made. Raises UserError where `path` is a file or a folder that is not empty, or cannot be made.
+    Folders above are made, and what a killed process left under such a name is removed. Raises UserError where `path`
+    is a file or a folder that is not empty, or cannot be made.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} is there already: remove it or choose another name")
     missing = [folder for folder in path.parents if not folder.exists()]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        _remove_abandoned(path)
         temporary.mkdir(parents=True)
         yield temporary
         os.replace(temporary, path)
@@ -67,3 +70,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise UserError(f"cannot write {path}: {error.strerror}: free space or choose another folder") from error
         raise
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes the temporary folders of `path` whose processes are gone."""
+    for found in path.parent.iterdir() if path.parent.is_dir() else ():
+        match = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.tmp", found.name)
+        if match and not _is_alive(int(match[1])):
+            shutil.rmtree(found, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # no signal, only the question
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is somebody else's
+    return True

@@ -182,9 +182,9 @@ def freeze_table(
     """Per stage what it holds and costs, and one sentence on what the plan saves. Nothing is computed on arrays.
 
     variables: shapes of 'params' and 'batch_stats'; images: shape and dtype of a batch as it enters the network.
-    Rows: stage, parameters, trainable, optimizer_bytes, batch_norm ('batch', 'running' or '-'), and FLOPs per step
-    counted by XLA in the stage's program before optimisation: forward_flops, backward_flops, and full_backward_flops,
-    what the backward pass would cost if everything trained.
+    Rows: stage, parameters, trainable, statistics (of BatchNorm, which are no parameters), optimizer_bytes, batch_norm
+    ('batch', 'running' or '-'), and FLOPs per step counted by XLA in the stage's program before optimisation:
+    forward_flops, backward_flops, and full_backward_flops, what the backward pass would cost if everything trained.
     """
     trainable, _ = plan.split(variables["params"])
     rows, flowing, reached, first = [], images, False, True
@@ -205,6 +205,7 @@ def freeze_table(
                 "stage": stage,
                 "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
                 "trainable": trained,
+                "statistics": sum(leaf.size for leaf in jax.tree.leaves(statistics)),
                 "optimizer_bytes": _bytes(jax.eval_shape(tx.init, {stage: own_trainable})) if trained else 0,
                 "forward_flops": forward_flops,
                 "backward_flops": max(backward - forward_flops, 0.0) if trained or reached else 0.0,
@@ -292,15 +293,14 @@ def _batch_norm_mode(plan: FreezePlan, stage: str) -> str:
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:
-    total, trained = (sum(row[key] for row in rows) for key in ("parameters", "trainable"))
+    total, trained, statistics = (sum(row[key] for row in rows) for key in ("parameters", "trainable", "statistics"))
     forward, backward, full = (
         sum(row[key] for row in rows) for key in ("forward_flops", "backward_flops", "full_backward_flops")
     )
     step, full_step = forward + backward, forward + full
     share = f"{trained:,} of {total:,} parameters train"
-    if trained == total:
-        return f"{share}; a step costs {step / 1e9:.2f} GFLOP"
-    return (
-        f"{share}; a step costs {step / 1e9:.2f} GFLOP, {step / full_step:.0%} of the {full_step / 1e9:.2f} GFLOP "
-        f"of training everything"
-    )
+    cost = f"a step costs {step / 1e9:.2f} GFLOP"
+    if trained < total:
+        cost += f", {step / full_step:.0%} of the {full_step / 1e9:.2f} GFLOP of training everything"
+    keras = f"; Keras counts {total + statistics:,}, with the statistics of BatchNorm" if statistics else ""
+    return f"{share}; {cost}{keras}"

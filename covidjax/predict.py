@@ -7,7 +7,7 @@ import dataclasses
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,17 +16,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
 from ml_collections import ConfigDict
 from PIL import Image, PngImagePlugin
 
 from covidjax import evaluate, files, losses, models, overlays, segmentation_files, tiles, volumes
 from covidjax.data.picture import SUFFIXES, BadImageError, network_pixels, open_picture, own_pixels, place_back
 from covidjax.data.progress import Progress
+from covidjax.ensemble import Mixture
 from covidjax.errors import UserError
 from covidjax.metrics import PROBABILITY
 from covidjax.tiles import Tiling
-from covidjax.train.parallel import replicated
 from covidjax.trained import Trained
 from covidjax.volumes import Slice
 
@@ -90,7 +89,7 @@ def list_images(path: Path) -> Sources:
 
 
 def predict(
-    trained: Trained,
+    trained: Trained | Mixture,
     sources: Sources,
     output: Path,
     overlays_folder: Path | None = None,
@@ -99,9 +98,9 @@ def predict(
 ) -> Outcome:
     """Predicts images; writes the table `output` and, for masks, the folder <stem of output>_masks beside it.
 
-    The table of a classifier: file, predicted, probability_<class>. Of masks: file, width, height, mask, and
-    pixels_<class>, the area of each class in pixels of the image. Masks are PNG files of the image's own size: class
-    ids, or 0 and 255 for two classes. overlays_folder: takes each image beside the image with its mask.
+    The table of a classifier or a mixture: file, predicted, probability_<class>. Of masks: file, width, height, mask,
+    and pixels_<class>, the area of each class in pixels of the image. Masks are PNG files of the image's own size:
+    class ids, or 0 and 255 for two classes. overlays_folder: takes each image beside the image with its mask.
     tiling: images are taken at their own size, in tiles, rather than brought to `dataset.image_size`.
     spacing: millimetres between slices, rows and columns: each folder of images is a stack, and its volumes go to
     <stem of output>_volumes.csv, see `volumes.write_table`.
@@ -111,7 +110,7 @@ def predict(
     """
     if output.suffix != ".csv" or output.is_dir():
         raise UserError(f"--output is {output}: name the table that is to be written, such as predictions.csv")
-    if models.task(trained.config.model.name) == "segmentation":
+    if isinstance(trained, Trained) and models.task(trained.config.model.name) == "segmentation":
         return _predict_masks(trained, sources, output, overlays_folder, tiling, spacing)
     if (overlays_folder, tiling, spacing) != (None, None, None):
         name = trained.config.model.name
@@ -119,18 +118,29 @@ def predict(
     return _predict_labels(trained, sources, output)
 
 
-def _predict_labels(trained: Trained, sources: Sources, output: Path) -> Outcome:
-    config, classes = trained.config, trained.classes
-    run = _network(trained, min(config.batch_size, len(sources.names)), jax.local_device_count())
-    rows: list[list[Any]] = []
-    for pictures in _pictures(sources, config, config.batch_size):
-        logits = _finite(run(np.stack([picture.pixels for picture in pictures])), trained)
-        probabilities = np.asarray(losses.probabilities(jnp.asarray(logits), config.loss.name)).astype(np.float64)
-        for picture, row in zip(pictures, probabilities, strict=True):
-            rows.append([picture.name, classes[int(row.argmax())], *row.tolist(), overlays.RESEARCH_USE])
+def _predict_labels(trained: Trained | Mixture, sources: Sources, output: Path) -> Outcome:
+    if isinstance(trained, Mixture):
+        table = trained.mix([_probabilities(member.trained, sources) for member in trained.members])
+    else:
+        table = _probabilities(trained, sources)
+    classes = trained.classes
+    rows = [
+        [name, classes[int(row.argmax())], *row.tolist(), overlays.RESEARCH_USE]
+        for name, row in zip(sources.names, table.astype(np.float64), strict=True)
+    ]
     _write_table(output, ["file", "predicted", *(PROBABILITY + name for name in classes), USE], rows)
     counts = collections.Counter(row[1] for row in rows)
     return Outcome(len(rows), {name: counts[name] for name in classes})
+
+
+def _probabilities(trained: Trained, sources: Sources) -> np.ndarray:
+    """What a classifier answers to each image: [n, classes]."""
+    config, found = trained.config, []
+    run = evaluate.network(trained, min(config.batch_size, len(sources.names)), jax.local_device_count())
+    for pictures in _pictures(sources, config, config.batch_size):
+        logits = _finite(run(np.stack([picture.pixels for picture in pictures])), trained)
+        found.append(np.asarray(losses.probabilities(jnp.asarray(logits), config.loss.name)))
+    return np.concatenate(found)
 
 
 def _predict_masks(
@@ -185,25 +195,16 @@ def _masks(
     """Each image with its class ids at its own size, [height, width] uint8."""
     config = trained.config
     if tiling is None:
-        run = _network(trained, min(config.batch_size, len(sources.names)), jax.local_device_count())
+        run = evaluate.network(trained, min(config.batch_size, len(sources.names)), jax.local_device_count())
         for pictures in _pictures(sources, config, config.batch_size, shown=shown):
             logits = _finite(run(np.stack([picture.pixels for picture in pictures])), trained)
             for picture, mask in zip(pictures, logits.argmax(-1).astype(np.uint8), strict=True):
                 yield picture, place_back(mask, picture.size, config.dataset.crop)
         return
-    run = _network(trained, 1, 1)
+    run = evaluate.network(trained, 1, 1)
     for (picture,) in _pictures(sources, config, 1, shown=shown, own_size=True):
         bands = tiles.blended_logits(lambda tile: run(tile[None])[0], picture.pixels, tiling)
         yield picture, np.concatenate([_finite(band, trained).argmax(-1).astype(np.uint8) for band in bands])
-
-
-def _network(trained: Trained, batch_size: int, num_devices: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Images [n, height, width, channels] uint8 -> logits [n, ...] of at least float32, over a number of devices."""
-    devices = jax.local_devices()[:num_devices]
-    mesh = jax.make_mesh((len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,))
-    forward = evaluate.make_forward(trained.model, trained.preprocessing, mesh)
-    variables = jax.device_put(trained.variables, replicated(mesh))
-    return lambda images: evaluate.predict(forward, variables, images, batch_size, mesh)
 
 
 def _finite(logits: np.ndarray, trained: Trained) -> np.ndarray:
@@ -243,9 +244,9 @@ def _read(root: Path, name: str, *, dataset: ConfigDict, shown: bool, own_size: 
     try:
         image = open_picture((root / name).read_bytes())
         if own_size:
-            pixels = own_pixels(image, dataset.channels)
+            pixels = own_pixels(image, dataset.channels, dataset.enhancement)
         else:
-            pixels = network_pixels(image, dataset.image_size, dataset.channels, dataset.crop)
+            pixels = network_pixels(image, dataset.image_size, dataset.channels, dataset.crop, dataset.enhancement)
         return Picture(name, pixels, image.size, _thumbnail(image) if shown else None)
     except BadImageError as error:
         return str(error)

@@ -48,6 +48,7 @@ IMAGENET = Preprocessing(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) 
 CAFFE = Preprocessing(1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "bgr")  # Keras VGG and ResNet v1
 SYMMETRIC = Preprocessing(1 / 127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))  # Keras ResNet v2 ("tf"): -1..1
 HALF = Preprocessing(1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # timm's recipes of 2024
+CHOICES = ("auto", "unit")  # of `config.preprocessing`: what belongs to the weights, or pixels / 255
 
 
 def folded(weights: Preprocessing) -> Preprocessing:
@@ -77,6 +78,14 @@ def fold_kernel(kernel: jax.Array, weights: Preprocessing) -> jax.Array:
 
 def _common(weights: Preprocessing) -> tuple[float, float]:
     return sum(weights.mean) / len(weights.mean), sum(weights.std) / len(weights.std)
+
+
+def unit(weights: Preprocessing) -> Preprocessing:
+    """Pixels / 255, channels as the images have them, for the network of weights that may be used to other values."""
+    channels = len(weights.mean)
+    return dataclasses.replace(
+        weights, scale=1 / 255, mean=(0.0,) * channels, std=(1.0,) * channels, channel_order="rgb"
+    )
 
 
 def fresh(channels: int) -> Preprocessing:

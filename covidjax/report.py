@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from covidjax import batch_view, figures, files, page, report_segmentation, workdir
+from covidjax import batch_view, figures, files, page, report_ensemble, report_segmentation, workdir
 from covidjax import config as configuration
 from covidjax.data.examples import Examples
 from covidjax.models.segmentation import NAMES as SEGMENTATION
@@ -28,7 +28,7 @@ def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
     report then stays as it is.
     """
     run = workdir.read(workdir_path)
-    content = page.document(f"{_title(run)}, freeze: {_strategy(run)}", _body(run, examples))
+    content = page.document(f"{_title(run)}, {_subject(run)[0]}", _body(run, examples))
     target = workdir_path / "report.html"
     files.write_text(target, content)
     return target
@@ -37,10 +37,8 @@ def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
 def _body(run: Run, examples: Mapping[str, Examples]) -> list[Html]:
     splits = list(dict.fromkeys((*SPLIT_TITLES, *run.evaluations)))
     sections = [(split, SPLIT_TITLES.get(split, f"Split {split}"), _results(run, split, examples)) for split in splits]
+    sections += _training(run)
     sections += [
-        ("curves", "Learning curves", _curves(run)),
-        ("freezing", "Freezing and cost", _freezing(run)),
-        ("batch", "First batch", _batch(run)),
         ("data", "Data", _data(run)),
         ("configuration", "Configuration", _configuration(run)),
         ("versions", "Versions and timings", _versions(run)),
@@ -48,11 +46,22 @@ def _body(run: Run, examples: Mapping[str, Examples]) -> list[Html]:
     links = [element("a", title, href=f"#{anchor}") for anchor, title, _ in sections]
     return [
         element("h1", _title(run)),
-        element("p", f"Freeze strategy: {_strategy(run)}. {_origin(run)}", class_="subtitle"),
+        element("p", _subject(run)[1], class_="subtitle"),
         element("p", "Research use only \N{EN DASH} not for clinical decisions.", class_="warning"),
+        report_ensemble.banner(run) or Html(),
         _headline(run),
         element("nav", *links),
         *(element("section", element("h2", title), *parts, id=anchor) for anchor, title, parts in sections),
+    ]
+
+
+def _training(run: Run) -> list[tuple[str, str, list[Html]]]:
+    if report_ensemble.is_ensemble(run):
+        return [("ensemble", "Ensemble", report_ensemble.section(run))]
+    return [
+        ("curves", "Learning curves", _curves(run)),
+        ("freezing", "Freezing and cost", _freezing(run)),
+        ("batch", "First batch", _batch(run)),
     ]
 
 
@@ -66,9 +75,13 @@ def _strategy(run: Run) -> str:
     return ", then ".join(workdir.strategies(run))
 
 
-def _origin(run: Run) -> str:
+def _subject(run: Run) -> tuple[str, str]:
+    """The end of the title, and the sentence below it."""
+    if report_ensemble.is_ensemble(run):
+        return "mixture", report_ensemble.subtitle(run)
     pretrained = run.config.get("pretrained") or "random weights"
-    return f"Started from {pretrained}, seed {run.config.get('seed', page.MISSING)}, workdir {run.name}."
+    origin = f"Started from {pretrained}, seed {run.config.get('seed', page.MISSING)}, workdir {run.name}."
+    return f"freeze: {_strategy(run)}", f"Freeze strategy: {_strategy(run)}. {origin}"
 
 
 def _of_masks(run: Run) -> bool:
@@ -79,7 +92,6 @@ def _of_masks(run: Run) -> bool:
 def _headline(run: Run) -> Html:
     split = next((split for split in SPLIT_TITLES if split in run.evaluations), None)
     evaluation: Mapping[str, Any] = run.evaluations.get(split or "", {})
-    timings = run.run.get("timings", {})
     note = NOT_EVALUATED if split is None else f"{split} split"
 
     def cell(name: str, shown: str, below: str | None) -> Html:
@@ -89,22 +101,26 @@ def _headline(run: Run) -> Html:
         return cell(name, page.decimal(evaluation.get(key)), page.interval(evaluation.get(f"{key}_ci95")) or note)
 
     first, *others = HEADLINE_OF_MASKS if _of_masks(run) else HEADLINE
-    rate = _images_per_second(run)
-    apart = {"compilation": timings.get("compile_seconds"), "features": timings.get("feature_seconds") or None}
-    beside = ", ".join(f"{name} {page.duration(value)}" for name, value in apart.items() if page.is_number(value))
+    own = report_ensemble.headline(run, evaluation) if report_ensemble.is_ensemble(run) else _costs(run)
     return element(
         "dl",
         measured(f"{(split or 'test').capitalize()} {first[0]}", first[1]),
         *(measured(*each) for each in others),
-        cell(
-            "Training time",
-            page.duration(timings.get("train_seconds")),
-            beside or None,
-        ),
-        cell("Images per second", page.MISSING if rate is None else page.rate(rate), run.run.get("device")),
-        cell("Trained / all parameters", *_parameters(run)),
+        *(cell(*each) for each in own),
         class_="headline",
     )
+
+
+def _costs(run: Run) -> list[tuple[str, str, str | None]]:
+    """Name, value and note of the figures of the headline that tell what the training took."""
+    timings, rate = run.run.get("timings", {}), _images_per_second(run)
+    apart = {"compilation": timings.get("compile_seconds"), "features": timings.get("feature_seconds") or None}
+    beside = ", ".join(f"{name} {page.duration(value)}" for name, value in apart.items() if page.is_number(value))
+    return [
+        ("Training time", page.duration(timings.get("train_seconds")), beside or None),
+        ("Images per second", page.MISSING if rate is None else page.rate(rate), run.run.get("device")),
+        ("Trained / all parameters", *_parameters(run)),
+    ]
 
 
 def _images_per_second(run: Run) -> float | None:
@@ -135,7 +151,9 @@ def _results(run: Run, split: str, examples: Mapping[str, Examples]) -> list[Htm
     if "per_image" in run.evaluations[split]:
         masks = run.folder / f"masks_{split}"
         return report_segmentation.split_section(run.evaluations[split], masks, examples.get(split))
-    return split_section(run.evaluations[split], run.predictions.get(split), examples.get(split))
+    evaluation = run.evaluations[split]
+    compared = report_ensemble.comparison(run, evaluation) if "members" in evaluation else []
+    return [*compared, *split_section(evaluation, run.predictions.get(split), examples.get(split))]
 
 
 def _curves(run: Run) -> list[Html]:

@@ -17,6 +17,7 @@ from covidjax import config as configs
 from covidjax import files, models, page
 from covidjax.errors import UserError
 from covidjax.preprocessing import Preprocessing
+from covidjax.study_measures import MEASURES, Measure
 from covidjax.train import loop, record
 from covidjax.train.phases import make_phases
 from covidjax.weights.start import initialiser
@@ -53,6 +54,11 @@ class Study:
     strategies: tuple[str, ...]
     learning_rates: tuple[Rate, ...]
     seeds: tuple[int, ...]
+
+    @property
+    def measure(self) -> Measure:
+        """What its runs are compared by."""
+        return MEASURES[models.task(self.config.model.name)]
 
     def folder(self, trial: Trial) -> Path:
         """The workdir of a trial."""
@@ -106,8 +112,6 @@ def frozen_prefix(config: ConfigDict, strategy: str) -> tuple[str, ...]:
 
 def check(study: Study) -> None:
     """Checks all that can be checked before anything is loaded or written. Raises UserError."""
-    if models.task(study.config.model.name) == "segmentation":
-        raise UserError(f"a study compares accuracy, and {study.config.model.name} answers with masks")
     for key in ("strategies", "learning_rates", "seeds"):
         values = getattr(study, key)
         if twice := sorted({value for value in values if values.count(value) > 1}):
@@ -140,7 +144,8 @@ def open_workdir(study: Study) -> None:
         before = files.read_json(path)
         if not isinstance(before, dict) or before.keys() != plan.keys():
             raise UserError(f"{path} is not the plan of a study: use another --workdir")
-        _check_same_config(study.workdir, before["config"], plan["config"])
+        former = configs.to_json(configs.from_json(before["config"]))
+        _check_same_config(study.workdir, former, plan["config"])
         for key in ("strategies", "learning_rates", "seeds"):
             if missing := [value for value in before[key] if value not in plan[key]]:
                 raise UserError(

@@ -1,4 +1,4 @@
-"""One self-contained page about a study: the verdict, accuracy against cost, curves, tables of strategies and runs."""
+"""One self-contained page about a study: the verdict, the value against cost, curves, tables of strategies and runs."""
 
 import json
 import math
@@ -10,7 +10,8 @@ from covidjax import files, page, study_figures, study_tables
 from covidjax.page import Html, element
 from covidjax.study import VARIED, Rate, Study, rate_text
 from covidjax.study_figures import Panel, Point, SeedCurves
-from covidjax.study_results import VALUE, Arm, Result, Verdict, pareto_front, quoted
+from covidjax.study_measures import Measure
+from covidjax.study_results import Arm, Result, Verdict, pareto_front, quoted
 
 LONGEST_LABEL = 24
 COSTS = (("cost_seconds", "training time", "s", 1.0), ("peak_bytes", "memory of a step", "MiB", float(2**20)))
@@ -25,19 +26,20 @@ def write(study: Study, results: Sequence[Result], arms: Sequence[Arm], verdict:
 
 
 def _body(study: Study, results: Sequence[Result], arms: Sequence[Arm], verdict: Verdict) -> list[Html]:
+    measure = study.measure
     sections = [
-        ("cost", "Accuracy against cost", _against_cost(study, arms)),
-        ("strategies", "Strategies", study_tables.strategies(arms, verdict)),
+        ("cost", f"{measure.title} against cost", _against_cost(study, arms)),
+        ("strategies", "Strategies", study_tables.strategies(measure, arms, verdict)),
         ("curves", "Validation curves", _curves(study, results)),
-        ("test", "Test split", study_tables.test_split(results, verdict)),
-        ("runs", "Runs", study_tables.runs(results)),
+        ("test", "Test split", study_tables.test_split(measure, results, verdict)),
+        ("runs", "Runs", study_tables.runs(measure, results)),
         ("configuration", "Configuration", _configuration(study)),
     ]
     return [
         element("h1", _title(study)),
         element("p", f"Freeze study. {_origin(study)}", class_="subtitle"),
         element("p", "Research use only \N{EN DASH} not for clinical decisions.", class_="warning"),
-        _headline(results, verdict),
+        _headline(measure, results, verdict),
         element("p", verdict.sentence, class_="verdict"),
         element("nav", *(element("a", title, href=f"#{anchor}") for anchor, title, _ in sections)),
         *(element("section", element("h2", title), *parts, id=anchor) for anchor, title, parts in sections),
@@ -63,7 +65,7 @@ def _origin(study: Study) -> str:
     return f"{' x '.join(counts)}, started from {start}, workdir {study.workdir.resolve().name}."
 
 
-def _headline(results: Sequence[Result], verdict: Verdict) -> Html:
+def _headline(measure: Measure, results: Sequence[Result], verdict: Verdict) -> Html:
     def cell(name: str, shown: str, below: str) -> Html:
         return element("div", element("dt", name), element("dd", shown, element("small", below)))
 
@@ -72,7 +74,7 @@ def _headline(results: Sequence[Result], verdict: Verdict) -> Html:
     seconds = sum(result.figures.get("cost_seconds", 0.0) for result in finished)
     cells = []
     for title, arm in (("Chosen", verdict.chosen), ("Best", verdict.best)):
-        below = f"validation accuracy {study_tables.plain(study_tables.within(arm.over_seeds(VALUE)))}" if arm else ""
+        below = f"validation {measure.name} {study_tables.plain(study_tables.within(arm.reached))}" if arm else ""
         cells.append(cell(title, _short(arm.label) if arm else page.MISSING, below))
     if verdict.chosen and verdict.best:
         spent, full = verdict.chosen.cost("cost_seconds"), verdict.best.cost("cost_seconds")
@@ -89,7 +91,7 @@ def _short(label: str) -> str:
 
 
 def _against_cost(study: Study, arms: Sequence[Arm]) -> list[Html]:
-    shown = [arm for arm in arms if arm.finished]
+    shown, measure = [arm for arm in arms if arm.finished], study.measure
     if not shown:
         return [element("p", "No run has finished yet.")]
     costs = [cost for cost in COSTS if any(arm.values(cost[0]) for arm in shown)]
@@ -98,27 +100,28 @@ def _against_cost(study: Study, arms: Sequence[Arm]) -> list[Html]:
         Panel(f"{title}, {unit}", size, tuple(shown.index(arm) for arm in pareto_front(shown, name)))
         for name, title, unit, size in costs
     ]
-    svg = study_figures.cost_plot(points, panels, "validation accuracy")
+    svg = study_figures.cost_plot(points, panels, f"validation {measure.name}")
     fronts = [
         f"by {title}: {', '.join(quoted(arm) for arm in pareto_front(shown, name))}" for name, title, _, _ in costs
     ]
     explained = (
-        "Mean over the seeds of the best checkpoint's validation accuracy, with its 95 % t-interval over the seeds "
-        "(with one seed: the Wilson interval of the run). A marker is the larger, the more of the parameters train. "
+        f"Mean over the seeds of the best checkpoint's validation {measure.name}, with its 95 % t-interval over the "
+        f"seeds (with one seed: the interval of the run, {measure.interval}). A marker is the larger, the more of the "
+        "parameters train. "
         f"On the Pareto front, cheapest first, {'; '.join(fronts)}."
     )
-    plot = page.image(svg, "image/svg+xml", "Validation accuracy against cost", "plot")
+    plot = page.image(svg, "image/svg+xml", f"Validation {measure.name} against cost", "plot")
     missing = [title for name, title, _, _ in COSTS if name not in [cost[0] for cost in costs]]
     notes = [element("p", f"Not recorded by these runs: {', '.join(missing)}.", class_="muted")] if missing else []
     return [element("figure", plot, element("figcaption", explained)), *notes]
 
 
 def _point(study: Study, arm: Arm, costs: Sequence[str]) -> Point:
-    value = study_tables.within(arm.over_seeds(VALUE))
+    value, column = study_tables.within(arm.reached), study.measure.column
     low, high = value.low, value.high
     if value.n == 1:
         figures = arm.finished[0].figures
-        low, high = figures.get(f"{VALUE}_low", math.nan), figures.get(f"{VALUE}_high", math.nan)
+        low, high = figures.get(f"{column}_low", math.nan), figures.get(f"{column}_high", math.nan)
     trained, total = arm.cost("trained_parameters"), arm.cost("total_parameters")
     seeds = "" if arm.is_complete else f", {len(arm.finished)} of {arm.planned} seeds"
     return Point(
@@ -135,7 +138,7 @@ def _point(study: Study, arm: Arm, costs: Sequence[str]) -> Point:
 
 def _curves(study: Study, results: Sequence[Result]) -> list[Html]:
     blocks: list[Html] = []
-    for name in ("accuracy", "loss"):
+    for name, words in ((study.measure.value, study.measure.name), ("loss", "loss")):
         of_strategy = {
             strategy: [
                 curves for rate in study.learning_rates if (curves := _of_arm(study, results, strategy, rate, name))
@@ -150,9 +153,9 @@ def _curves(study: Study, results: Sequence[Result]) -> list[Html]:
         for index, (strategy, arms) in enumerate(of_strategy.items()):
             others = [curves for other, found in of_strategy.items() if other != strategy for curves in found]
             svg = study_figures.seed_curves(arms, others, index, limits)
-            image = page.image(svg, "image/svg+xml", f"Validation {name} of {strategy} against epoch", "plot")
+            image = page.image(svg, "image/svg+xml", f"Validation {words} of {strategy} against epoch", "plot")
             plots.append(element("figure", element("figcaption", strategy), image))
-        blocks += [element("h3", f"Validation {name}"), element("div", *plots, class_="curves")]
+        blocks += [element("h3", f"Validation {words}"), element("div", *plots, class_="curves")]
     note = (
         "Bold: the mean over the seeds; thin: each seed; gray: the means of the other strategies. All panels of a "
         "figure have the same axes. After every epoch, of the weights as they were then."

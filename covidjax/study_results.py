@@ -13,11 +13,11 @@ from covidjax import files, page, workdir
 from covidjax.comparison import Estimate, mean_interval, paired_difference
 from covidjax.errors import UserError
 from covidjax.study import Rate, Study, Trial, is_finished, rate_text
+from covidjax.study_measures import Measure
 
-VALUE = "val_accuracy"  # what arms are compared by
-# Columns of study.csv that are figures, as far as a run has recorded them. cost_seconds: of training, and of the pass
-# that makes cached features where this run made them; peak_bytes: what the compiled step takes in and its temporaries.
-MEASURED = (
+# Columns of study.csv, as far as a run has recorded them. cost_seconds: of training, and of the pass that makes cached
+# features where this run made them; peak_bytes: what the compiled step takes in and its temporaries.
+COSTS = (
     "trained_parameters",
     "total_parameters",
     "cost_seconds",
@@ -30,27 +30,14 @@ MEASURED = (
     "temporary_bytes",
     "optimizer_bytes",
     "best_epoch",
-    "val_accuracy",
-    "val_accuracy_low",
-    "val_accuracy_high",
-    "val_loss",
-    "val_balanced_accuracy",
-    "val_macro_f1",
-    "val_macro_f1_low",
-    "val_macro_f1_high",
-    "val_macro_auroc",
-    "val_macro_auroc_low",
-    "val_macro_auroc_high",
-    "val_ece",
 )
-COLUMNS = ("strategy", "learning_rate", "seed", "status", *MEASURED, "features", "device", "workdir", "message")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
     """One trial. status: 'finished', 'failed' with a message, or 'unfinished'.
 
-    figures: by the names of MEASURED, finite; curves: (epochs, values) on the validation split, by 'accuracy', 'loss'
+    figures: by column of study.csv, finite; curves: (epochs, values) on the validation split, of the value and 'loss'
     test: what evaluation_test.json holds, where the test split was evaluated; test_reads: when it was read
     """
 
@@ -70,12 +57,14 @@ class Result:
 class Arm:
     """A strategy at a learning rate, over its seeds.
 
-    label: the strategy, with the rate where there are several; finished: results with figures; planned: trials in all
+    label: the strategy, with the rate where there are several; measure: of the study; finished: results with figures;
+    planned: trials in all
     """
 
     strategy: str
     learning_rate: Rate
     label: str
+    measure: Measure
     finished: tuple[Result, ...]
     planned: int
 
@@ -87,6 +76,15 @@ class Arm:
     def values(self, name: str) -> list[float]:
         """A figure of the finished runs that have it, in the order of the seeds."""
         return [result.figures[name] for result in self.finished if name in result.figures]
+
+    @property
+    def reached(self) -> Estimate:
+        """The mean over the seeds of what arms are compared by."""
+        return self.over_seeds(self.measure.column)
+
+    def minus(self, other: "Arm") -> Estimate:
+        """How much more it reached than another arm, paired by seed."""
+        return paired_difference(self.values(self.measure.column), other.values(self.measure.column))
 
     def over_seeds(self, name: str) -> Estimate:
         """The mean of a figure over the seeds."""
@@ -129,10 +127,20 @@ def collect(study: Study, failures: Mapping[Trial, str]) -> list[Result]:
     return results
 
 
-def write_csv(path: Path, results: Iterable[Result]) -> None:
+def columns(measure: Measure) -> tuple[str, ...]:
+    """The columns of study.csv."""
+    figures = [
+        f"val_{key}{bound}"
+        for key in measure.recorded
+        for bound in (("", "_low", "_high") if key in measure.with_interval else ("",))
+    ]
+    return ("strategy", "learning_rate", "seed", "status", *COSTS, *figures, "features", "device", "workdir", "message")
+
+
+def write_csv(path: Path, results: Iterable[Result], measure: Measure) -> None:
     """Writes study.csv: one row a run, an empty cell where a figure is unknown."""
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, COLUMNS)
+    writer = csv.DictWriter(table, columns(measure))
     writer.writeheader()
     for result in results:
         named = {name: getattr(result, name) for name in ("status", "features", "device", "workdir", "message")}
@@ -147,21 +155,21 @@ def make_arms(study: Study, results: Sequence[Result]) -> list[Arm]:
         for rate in study.learning_rates:
             own = [r for r in results if (r.trial.strategy, r.trial.learning_rate) == (strategy, rate)]
             own.sort(key=lambda result: study.seeds.index(result.trial.seed))
-            finished = tuple(result for result in own if VALUE in result.figures)
+            finished = tuple(result for result in own if study.measure.column in result.figures)
             label = f"{strategy}, rate {rate_text(rate)}" if len(study.learning_rates) > 1 else strategy
-            arms.append(Arm(strategy, rate, label, finished, len(own)))
+            arms.append(Arm(strategy, rate, label, study.measure, finished, len(own)))
     return arms
 
 
 def judge(arms: Sequence[Arm]) -> Verdict:
-    """Compares the complete arms by the validation accuracy of their best checkpoints."""
+    """Compares the complete arms by what their best checkpoints reach on the validation split."""
     seconds = "cost_seconds"
     complete = [arm for arm in arms if arm.is_complete]
     if not complete:
         return Verdict(None, None, {}, "No strategy has finished all its runs, so there is nothing to compare yet.")
-    best = max(complete, key=lambda arm: (arm.over_seeds(VALUE).mean, -arm.cost(seconds)))
-    differences = {arm: paired_difference(arm.values(VALUE), best.values(VALUE)) for arm in complete if arm is not best}
-    reached = f"{quoted(best)} has the highest mean validation accuracy, {best.over_seeds(VALUE).mean:.3f}"
+    best = max(complete, key=lambda arm: (arm.reached.mean, -arm.cost(seconds)))
+    differences = {arm: arm.minus(best) for arm in complete if arm is not best}
+    reached = f"{quoted(best)} has the highest mean validation {best.measure.name}, {best.reached.mean:.3f}"
     left_out = [quoted(arm) for arm in arms if not arm.is_complete]
     ending = f" Left out, as not every run finished: {', '.join(left_out)}." if left_out else ""
     if best.planned < 2:
@@ -178,9 +186,9 @@ def judge(arms: Sequence[Arm]) -> Verdict:
     difference = differences[chosen]
     spent, full = chosen.cost(seconds), best.cost(seconds)
     sentence = (
-        f"The cheapest strategy that is not significantly worse than the best is {quoted(chosen)}: validation accuracy "
-        f"{chosen.over_seeds(VALUE).mean:.3f} in {page.duration(spent)} of training, against "
-        f"{best.over_seeds(VALUE).mean:.3f} in {page.duration(full)} of {quoted(best)}, the best. "
+        f"The cheapest strategy that is not significantly worse than the best is {quoted(chosen)}: validation "
+        f"{best.measure.name} {chosen.reached.mean:.3f} in {page.duration(spent)} of training, against "
+        f"{best.reached.mean:.3f} in {page.duration(full)} of {quoted(best)}, the best. "
         f"Difference {signed(difference.mean)}, 95 % interval [{signed(difference.low)}, {signed(difference.high)}], "
         f"paired over {difference.n} seeds.{ending}"
     )
@@ -188,11 +196,11 @@ def judge(arms: Sequence[Arm]) -> Verdict:
 
 
 def pareto_front(arms: Sequence[Arm], cost: str) -> list[Arm]:
-    """The complete arms that no other surpasses in mean accuracy at no more cost, the cheapest first."""
+    """The complete arms that no other surpasses in the mean of what it reached at no more cost, the cheapest first."""
     front: list[Arm] = []
     known = [arm for arm in arms if arm.is_complete and not math.isnan(arm.cost(cost))]
-    for arm in sorted(known, key=lambda arm: (arm.cost(cost), -arm.over_seeds(VALUE).mean)):
-        if not front or arm.over_seeds(VALUE).mean > front[-1].over_seeds(VALUE).mean:
+    for arm in sorted(known, key=lambda arm: (arm.cost(cost), -arm.reached.mean)):
+        if not front or arm.reached.mean > front[-1].reached.mean:
             front.append(arm)
     return front
 
@@ -223,8 +231,8 @@ def _collect(study: Study, trial: Trial, failure: str) -> Result:
         workdir=str(folder.relative_to(study.workdir)),
         device=record.get("device", ""),
         features=_feature_notes(record),
-        figures=_figures(read) if read and done else {},
-        curves={name: workdir.values(read, "val", name) for name in ("accuracy", "loss")} if read else {},
+        figures=_figures(read, study.measure) if read and done else {},
+        curves={name: workdir.values(read, "val", name) for name in (study.measure.value, "loss")} if read else {},
         test=read.evaluations.get("test", {}) if read else {},
         test_reads=tuple(record.get("test_reads", ())),
     )
@@ -235,7 +243,7 @@ def _feature_notes(record: Mapping[str, Any]) -> str:
     return "; then ".join(note.removeprefix("features: ") for note in notes if note)
 
 
-def _figures(read: workdir.Run) -> dict[str, float]:
+def _figures(read: workdir.Run, measure: Measure) -> dict[str, float]:
     timings, phases = read.run.get("timings", {}), read.run.get("freeze", [])
     features, train_seconds = read.run.get("features", {}), timings["train_seconds"]
     memory = [each for each in read.run.get("memory", {}).values() if each]
@@ -259,7 +267,7 @@ def _figures(read: workdir.Run) -> dict[str, float]:
         "best_epoch": workdir.best_epoch(read),
     }
     evaluation = read.evaluations.get("val", {})
-    for key in ("accuracy", "loss", "balanced_accuracy", "macro_f1", "macro_auroc", "ece"):
+    for key in measure.recorded:
         found[f"val_{key}"] = evaluation.get(key)
         found[f"val_{key}_low"], found[f"val_{key}_high"] = evaluation.get(f"{key}_ci95") or (None, None)
-    return {key: found[key] for key in MEASURED if page.is_number(found.get(key))}
+    return {key: found[key] for key in columns(measure) if page.is_number(found.get(key))}

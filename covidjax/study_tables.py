@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from covidjax import page
 from covidjax.comparison import Estimate, mean_interval
 from covidjax.page import Html, element, join
-from covidjax.study_results import VALUE, Arm, Result, Verdict, quoted, signed
+from covidjax.study_measures import TITLES, Measure
+from covidjax.study_results import Arm, Result, Verdict, quoted, signed
 
 
-def strategies(arms: Sequence[Arm], verdict: Verdict) -> list[Html]:
+def strategies(measure: Measure, arms: Sequence[Arm], verdict: Verdict) -> list[Html]:
     """What each strategy reached, how far it is from the best, and what it cost."""
 
     def deviation(arm: Arm) -> str:
-        return page.decimal(arm.over_seeds(VALUE).deviation)
+        return page.decimal(arm.reached.deviation)
 
     def difference(arm: Arm) -> tuple[str | Html, str]:
         if arm is verdict.best:
@@ -29,15 +30,16 @@ def strategies(arms: Sequence[Arm], verdict: Verdict) -> list[Html]:
         (
             _named(arm, verdict),
             f"{len(arm.finished)} of {arm.planned}",
-            _with_bounds(within(arm.over_seeds(VALUE))),
+            _with_bounds(within(arm.reached)),
             deviation(arm),
             *difference(arm),
             page.decimal(arm.cost("val_loss")),
-            page.decimal(arm.cost("val_macro_auroc")),
+            page.decimal(arm.cost(f"val_{measure.beside}")),
         )
         for arm in arms
     ]
-    head = ("Strategy", "Seeds", "Accuracy", "SD", "Difference to the best", "p", "Loss", "Macro AUROC")
+    last = ("SD", "Difference to the best", "p", "Loss", TITLES[measure.beside])
+    head = ("Strategy", "Seeds", TITLES[measure.value], *last)
     slowest = max((arm.cost("cost_seconds") for arm in arms if arm.values("cost_seconds")), default=math.nan)
     costs = [
         (
@@ -116,28 +118,28 @@ def _cost_notes(arms: Sequence[Arm]) -> list[Html]:
     return [element("p", " ".join(said), class_="muted"), *listed]
 
 
-def test_split(results: Sequence[Result], verdict: Verdict) -> list[Html]:
+def test_split(measure: Measure, results: Sequence[Result], verdict: Verdict) -> list[Html]:
     """The figures of the chosen strategy on the test split, and every other reading of it."""
     chosen = verdict.chosen.finished if verdict.chosen else ()
     evaluated = [result for result in chosen if result.test]
     others = [result for result in results if result.test_reads and result not in evaluated]
     parts: list[Html] = []
     if evaluated:
-        keys = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "loss")
         rows = [
             (
                 f"seed {result.trial.seed}",
-                *(page.estimate(result.test, key) for key in keys),
+                *(page.estimate(result.test, key) for key in measure.tested),
                 ", ".join(result.test_reads),
             )
             for result in evaluated
         ]
         means = {
-            key: mean_interval([r.test[key] for r in evaluated if page.is_number(r.test.get(key))]) for key in keys
+            key: mean_interval([r.test[key] for r in evaluated if page.is_number(r.test.get(key))])
+            for key in measure.tested
         }
         shown = [_with_bounds(mean if key == "loss" else within(mean)) for key, mean in means.items()]
         total = ("mean, over seeds", *shown, "")
-        head = ("Run", "Accuracy", "Balanced accuracy", "Macro F1", "Macro AUROC", "Loss", "Read at")
+        head = ("Run", *(TITLES[key] for key in measure.tested), "Read at")
         parts += [
             element("p", f"{quoted(verdict.chosen)}, chosen by the validation split alone." if verdict.chosen else ""),
             element("div", page.table(head, rows, "lrrrrrl", total), class_="wide"),
@@ -152,16 +154,14 @@ def test_split(results: Sequence[Result], verdict: Verdict) -> list[Html]:
     return parts
 
 
-def runs(results: Sequence[Result]) -> list[Html]:
+def runs(measure: Measure, results: Sequence[Result]) -> list[Html]:
     """One row a run, in the order in which they ran; the messages of those that failed."""
-    head = ("Run", "Status", "Best epoch", "Accuracy", "Loss", "Macro AUROC", "Training", "Compilation")
+    figures = (TITLES[key] for key in (measure.value, "loss", measure.beside))
+    head = ("Run", "Status", "Best epoch", *figures, "Training", "Compilation")
     rows = []
     for result in results:
         found = result.figures
-        accuracy = Estimate(
-            found.get(VALUE, math.nan), found.get(f"{VALUE}_low", math.nan), found.get(f"{VALUE}_high", math.nan),
-            math.nan, 1, math.nan,
-        )  # fmt: skip
+        mean, low, high = (found.get(f"{measure.column}{bound}", math.nan) for bound in ("", "_low", "_high"))
         rows.append(
             (
                 element("a", result.trial.name, href=f"{result.workdir}/report.html")
@@ -169,16 +169,16 @@ def runs(results: Sequence[Result]) -> list[Html]:
                 else result.trial.name,
                 result.status,
                 page.integer(found.get("best_epoch")),
-                _with_bounds(accuracy),
+                _with_bounds(Estimate(mean, low, high, math.nan, 1, math.nan)),
                 page.decimal(found.get("val_loss")),
-                page.decimal(found.get("val_macro_auroc")),
+                page.decimal(found.get(f"val_{measure.beside}")),
                 page.duration(found.get("cost_seconds")),
                 page.duration(found.get("compile_seconds")),
             )
         )
     failed = [element("li", f"{r.trial.name} failed: {r.message}") for r in results if r.status == "failed"]
     return [
-        element("p", "Intervals of accuracy: Wilson, 95 %. All figures are in study.csv.", class_="muted"),
+        element("p", f"Intervals of {measure.name}: {measure.interval}, 95 %.", class_="muted"),
         element("div", page.table(head, rows, "llrrrrrr"), class_="wide"),
         element("ul", *failed) if failed else Html(),
     ]

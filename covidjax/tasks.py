@@ -26,6 +26,12 @@ def targets(examples: Examples, task: Task) -> np.ndarray:
     return examples.masks
 
 
+def epoch_targets(examples: Examples, task: Task) -> np.ndarray:
+    """The targets of an epoch of training, each as often as it counts: what balanced class weights go by."""
+    once = targets(examples, task)
+    return once if examples.repeats is None else once[examples.turns()]
+
+
 def loss_function(loss_config: Any, task: Task, class_weights: Any) -> LossFunction:
     """The loss of a config section: (logits, targets) -> [batch]. class_weights: of `losses.class_weights`."""
     make = losses.loss_function if task == "classification" else segmentation_losses.loss_function

@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files, models
+from covidjax.data.order import steps_per_epoch
+from covidjax.data.oversampling import more_turns
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.preprocessing import Preprocessing
@@ -32,6 +34,11 @@ class Trained:
     step: int
     which: Which
 
+    @property
+    def origin(self) -> str:
+        """Where its weights are from, in words."""
+        return f"checkpoint of step {self.step}"
+
 
 def open_checkpoints(workdir: Path, config: ConfigDict) -> Checkpoints:
     """The checkpoints of a run."""
@@ -46,10 +53,10 @@ def load_trained(workdir: Path, which: Which) -> Trained:
     Raises UserError where the workdir holds no run, or the checkpoint is missing or damaged.
     """
     config = configs.from_json(files.read_json(workdir / "config.json"))
+    preprocessing = inputs.recorded(workdir)
     data = files.read_json(workdir / "run.json")["data"]["train"]
     classes = tuple(data["classes"])
     model = models.build(config.model, len(classes), config.precision)
-    preprocessing = inputs.recorded(workdir)
     shape = (1, config.dataset.image_size, config.dataset.image_size, config.dataset.channels)
     abstract = jax.eval_shape(
         lambda key: model.init(key, preprocessing(jnp.zeros(shape, model.param_dtype))), jax.random.key(0)
@@ -69,7 +76,8 @@ def load_trained(workdir: Path, which: Which) -> Trained:
             )
         if which == "best" and (best_step := checkpoints.best_step()) is not None:
             step = best_step
-        phase = phase_at(make_phases(config, data["num_examples"] // config.batch_size), step)
+        num_turns = data["num_examples"] + more_turns(data["classes"], config.dataset.oversample)
+        phase = phase_at(make_phases(config, steps_per_epoch(num_turns, config.batch_size)), step)
         plan = phase.plan(wanted, model.stages)
         if plan.ema_decays() is not None:
             wanted["average"] = plan.averaged(wanted["params"], wanted["batch_stats"])

@@ -19,7 +19,8 @@ class Run:
     """The records of one run; what it has not written (yet) is empty.
 
     metrics: lines of metrics.jsonl in epoch order, the last one written of each split and epoch (a resumed run
-        writes an epoch twice); unreadable_lines: how many lines were left out because they were cut or had no epoch
+        writes an epoch twice), where an epoch that is no int is a place within one; unreadable_lines: how many lines
+        were left out because they were cut or had no epoch
     evaluations and predictions: by split, test and val first; predictions only of labels, not of masks
     """
 
@@ -65,7 +66,7 @@ def best_epoch(run: Run) -> int | None:
 
     That figure is `config.checkpoint.best`. None before the first validation.
     """
-    val = [line for line in run.metrics if line["split"] == "val"]
+    val = [line for line in run.metrics if line["split"] == "val" and isinstance(line["epoch"], int)]
     for split in ("val", "test"):
         checkpoint = run.evaluations.get(split, {}).get("checkpoint", {})
         if checkpoint.get("which") == "best":
@@ -94,15 +95,19 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _read_metrics(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
-    last: dict[tuple[str, int], dict[str, Any]] = {}
+    last: dict[tuple[str, float], dict[str, Any]] = {}
     unreadable = 0
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         line = _parse(text)
-        if isinstance(line, dict) and isinstance(line.get("split"), str) and type(line.get("epoch")) is int:
+        if isinstance(line, dict) and isinstance(line.get("split"), str) and _is_epoch(line.get("epoch")):
             last[line["split"], line["epoch"]] = line
         elif text.strip():
             unreadable += 1
     return tuple(sorted(last.values(), key=lambda line: line["epoch"])), unreadable
+
+
+def _is_epoch(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _parse(text: str) -> Any:
@@ -116,9 +121,9 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def phase_spans(run: Run) -> Sequence[tuple[int, int, int]]:
-    """Phase, first and last finished epoch of every phase that has finished one."""
-    epochs: dict[int, list[int]] = {}
+def phase_spans(run: Run) -> Sequence[tuple[int, float, float]]:
+    """Phase, first and last epoch of its lines, of every phase that has some."""
+    epochs: dict[int, list[float]] = {}
     for line in run.metrics:
         epochs.setdefault(line.get("phase", 0), []).append(line["epoch"])
     return [(phase, min(found), max(found)) for phase, found in sorted(epochs.items())]

@@ -24,13 +24,14 @@ def main(arguments: Sequence[str]) -> None:
     config = configs.from_json(files.read_json(flags.workdir / "config.json"))
     command.prepare_process(config.precision)
     result = evaluate_run(flags.workdir, flags.split, flags.checkpoint, hausdorff=flags.hausdorff)
-    print(f"{flags.split}: {result['num_examples']} examples, checkpoint of step {result['checkpoint']['step']}")
+    origin = f"checkpoint of step {result['checkpoint']['step']}" if "checkpoint" in result else "mixture of networks"
+    print(f"{flags.split}: {result['num_examples']} examples, {origin}")
     print(*_figures(result), sep="\n")
     print(f"report: {flags.workdir / 'report.html'}")
 
 
 def _figures(result: dict[str, Any]) -> Iterator[str]:
-    """The lines that tell the figures of labels or of masks."""
+    """The lines that tell the figures of labels or of masks, and of a mixture those of its members."""
     if "dice" in result:
         yield f"Dice {_with_interval(result, 'dice')}"
         yield f"IoU {_with_interval(result, 'iou')}"
@@ -41,6 +42,13 @@ def _figures(result: dict[str, Any]) -> Iterator[str]:
     else:
         yield f"accuracy {_with_interval(result, 'accuracy')}"
         yield f"balanced accuracy {result['balanced_accuracy']:.4f}, macro F1 {result['macro_f1']:.4f}"
+    for member, paired in zip(result.get("members", ()), result.get("comparison", ()), strict=True):
+        yield f"  {member['name']}, weight {member['weight']:.3f}: accuracy {_with_interval(member, 'accuracy')}"
+        difference = _with_interval(paired, "difference")
+        yield f"    mixture - {member['name']}: {difference}, McNemar's exact p {paired['mcnemar_p']:.2g}"
+    for brand in ("leak", "optimistic"):
+        if brand in result:
+            yield f"{brand}: {result[brand]}"
 
 
 def _with_interval(scores: dict[str, Any], key: str) -> str:

@@ -46,26 +46,27 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"--{name} is {getattr(flags, name)}: allowed is 1 and more")
     if flags.json and not flags.json.absolute().parent.is_dir():
         raise UserError(f"--json: there is no folder {flags.json.absolute().parent}: make it, or choose another")
-    num_classes, num_images = _data_facts(config, flags.classes, flags.images)
+    num_classes, num_images, epoch = _data_facts(config, flags.classes, flags.images)
     command.prepare_process(config.precision)
     setting = costs.make_setting(config, num_classes)
     names = setting.default_strategies() if flags.strategies == "all" else _names(flags.strategies)
     _print_plan(setting)
     found = list(_predict_all(setting, names))
-    print(format_costs(found, num_images))
-    print(_notes(setting, found, num_images))
+    print(format_costs(found, epoch))
+    print(_notes(setting, found, epoch))
     if flags.json:
-        files.write_json(flags.json, _as_json(setting, found, num_classes, num_images))
+        files.write_json(flags.json, _as_json(setting, found, num_classes, num_images, epoch))
 
 
-def _data_facts(config: ConfigDict, num_classes: int | None, num_images: int | None) -> tuple[int, int]:
+def _data_facts(config: ConfigDict, num_classes: int | None, num_images: int | None) -> tuple[int, int, int]:
+    """Number of classes, of training images, and of examples in an epoch, in which `--images` count once."""
     if num_classes is not None:
-        return num_classes, num_images or EPOCH_WITHOUT_DATA
+        return num_classes, num_images or EPOCH_WITHOUT_DATA, num_images or EPOCH_WITHOUT_DATA
     try:
-        classes, images = costs.data_facts(config.dataset, models.task(config.model.name))
+        classes, images, epoch = costs.data_facts(config.dataset, models.task(config.model.name))
     except UserError as error:
         raise UserError(f"{error}; or give --classes=N, and the data set is not looked at") from error
-    return classes, num_images or images
+    return classes, num_images or images, num_images or epoch
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -108,8 +109,8 @@ def _progress(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def format_costs(found: Sequence[Cost], num_images: int) -> str:
-    """The table for a terminal."""
+def format_costs(found: Sequence[Cost], epoch: int) -> str:
+    """The table for a terminal. epoch: examples in one."""
     lines = [COLUMNS]
     for cost in found:
         lines.append(
@@ -122,7 +123,7 @@ def format_costs(found: Sequence[Cost], num_images: int) -> str:
                 f"{cost.temp_bytes / 2**20:,.1f} MiB",
                 f"{cost.argument_bytes / 2**20:,.1f} MiB",
                 f"{cost.feature_bytes / 2**10:,.1f} KiB" if cost.feature_bytes else "-",
-                _flops(cost.flops_per_image * num_images),
+                _flops(cost.flops_per_image * epoch),
             )
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
@@ -142,12 +143,12 @@ def _flops(count: float) -> str:
     return f"{count / 1e3:.2f} kFLOP"
 
 
-def _notes(setting: Setting, found: Sequence[Cost], num_images: int) -> str:
+def _notes(setting: Setting, found: Sequence[Cost], epoch: int) -> str:
     notes = [
         "step, speed-up: FLOPs of forward and backward pass as XLA counts them before optimisation, against 'none'; "
         "seconds follow them as far as the device computes all layers at one rate",
         "temporary, arguments: bytes of the compiled step on each of this machine's devices",
-        f"epoch: forward and backward pass of {num_images:,} images",
+        f"epoch: forward and backward pass of {epoch:,} images",
     ]
     if any(cost.frozen_prefix for cost in found):
         recipe = setting.recipe_of(next(cost.strategy for cost in found if cost.frozen_prefix).removeprefix("cached:"))
@@ -158,7 +159,9 @@ def _notes(setting: Setting, found: Sequence[Cost], num_images: int) -> str:
     return "\n".join(notes)
 
 
-def _as_json(setting: Setting, found: Sequence[Cost], num_classes: int, num_images: int) -> dict[str, object]:
+def _as_json(
+    setting: Setting, found: Sequence[Cost], num_classes: int, num_images: int, epoch: int
+) -> dict[str, object]:
     config = setting.config
     return {
         "model": config.model.name,
@@ -167,12 +170,13 @@ def _as_json(setting: Setting, found: Sequence[Cost], num_classes: int, num_imag
         "image_size": config.dataset.image_size,
         "num_classes": num_classes,
         "num_images": num_images,
+        "epoch_images": epoch,
         "device": jax.local_devices()[0].device_kind,
         "num_devices": jax.local_device_count(),
         "strategies": [
             dataclasses.asdict(cost)
             | {
-                "epoch_flops": cost.flops_per_image * num_images,
+                "epoch_flops": cost.flops_per_image * epoch,
                 "feature_pass_flops": cost.prefix_flops * num_images if cost.frozen_prefix else 0.0,
             }
             for cost in found

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from covidjax import command, files, predict
 from covidjax import config as configs
+from covidjax.ensemble import load_network
 from covidjax.errors import UserError
 from covidjax.tiles import Tiling
-from covidjax.trained import load_trained
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -33,10 +33,10 @@ def main(arguments: Sequence[str]) -> None:
     config = configs.from_json(files.read_json(flags.workdir / "config.json"))
     command.prepare_process(config.precision)
     sources = predict.list_images(flags.images)
-    trained = load_trained(flags.workdir, flags.checkpoint)
+    trained = load_network(flags.workdir, flags.checkpoint)
     found = predict.predict(trained, sources, flags.output, flags.overlays, tiling, flags.spacing)
     ignored = f", {sources.ignored} files that are no images passed over" if sources.ignored else ""
-    print(f"{found.num_images} images{ignored}; checkpoint of step {trained.step}")
+    print(f"{found.num_images} images{ignored}; {trained.origin}")
     if tiling is not None:
         trained_at = f"the network learnt from images brought to {config.dataset.image_size} pixels"
         print(f"taken at their own size: {trained_at}, and is at a loss where things are of another size in pixels")

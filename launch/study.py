@@ -51,7 +51,7 @@ def _run(planned: Study, test: bool, allocator: str) -> None:
 
     def write_table(failures: dict[Trial, str]) -> list[Result]:
         results = study_results.collect(planned, failures)
-        study_results.write_csv(table, results)
+        study_results.write_csv(table, results, planned.measure)
         return results
 
     programs = Programs()

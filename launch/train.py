@@ -7,19 +7,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from covidjax import command
-from covidjax.train import loop, record
+from covidjax import command, models
+from covidjax.train import ensemble, loop, record
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, trains, says where the report is."""
     parser = command.Parser(prog="launch/train.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run, made if missing")
-    flags, config = command.parse_with_config(parser, arguments)
+    flags, config = command.parse_with_config(parser, arguments, ensembles=True)
     allocator = command.prepare_process(config.precision)
     try:
         with record.locked(flags.workdir):
-            print(f"report: {loop.train(config, flags.workdir, allocator)}")
+            if config.model.name == models.ENSEMBLE:
+                report = ensemble.train(config, flags.workdir)
+            else:
+                report = loop.train(config, flags.workdir, allocator)
+            print(f"report: {report}")
     except loop.Interrupted as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(command.STOPPED_BY_SIGTERM)

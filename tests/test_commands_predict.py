@@ -1,4 +1,7 @@
-"""Prediction of new images from the shell, with runs that trained for one epoch."""
+"""Prediction of new images from the shell, with a classifier that trained for one epoch.
+
+That of masks: test_commands_segmentation.py.
+"""
 
 import csv
 from collections.abc import Iterator
@@ -6,15 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from covidjax import files
 from launch import predict, train
-from tests.commands import TINY_CONFIG, call, compiled_once, contents, refusal, tiny_config, write_image
+from tests.commands import call, compiled_once, contents, refusal, tiny_config, write_image
 
-MASKS_CONFIG = TINY_CONFIG.replace("model.num_blocks = 2", 'model.name = "unet"').replace(
-    "return", 'config.loss.name = "cross_entropy_dice"\n    return'
-)
 IMAGES = ("a.png", "b.png", "more/c.png")
 USE = "Research use only - not for clinical decisions."
 
@@ -29,14 +28,6 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classifier")
     assert call(train.main, tiny_config(folder), f"--workdir={folder / 'run'}") == 0
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("unet")
-    (folder / "masks.py").write_text(MASKS_CONFIG)
-    assert call(train.main, f"--config={folder / 'masks.py'}", f"--workdir={folder / 'run'}") == 0
     return folder / "run"
 
 
@@ -67,34 +58,6 @@ def test_classifier_writes_a_table_and_leaves_the_run_alone(
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "3 images; checkpoint of step 6"
     assert said[-2:] == [f"table: {output}", USE]
-
-
-def test_network_of_masks_writes_them_with_overlays(
-    capsys: pytest.CaptureFixture[str], unet: Path, images: Path, tmp_path: Path
-) -> None:
-    output, overlays = tmp_path / "p.csv", tmp_path / "over"
-    flags = [f"--workdir={unet}", f"--images={images}", f"--output={output}", f"--overlays={overlays}"]
-    assert call(predict.main, *flags) == 0
-    for row, side in zip(read_table(output), (20, 21, 22), strict=True):
-        assert Image.open(tmp_path / row["mask"]).size == (side, side)
-    assert contents(overlays).keys() == contents(tmp_path / "p_masks").keys() == {"a.png", "b.png", "c.png"}
-    said = capsys.readouterr().out.splitlines()
-    assert "what lies outside the centre square was not seen, and is background in the masks" in said
-    assert said[-4:] == [f"table: {output}", f"masks: {tmp_path / 'p_masks'}", f"overlays: {overlays}", USE]
-    before = contents(tmp_path)
-    assert call(predict.main, *flags) == 2
-    assert contents(tmp_path) == before
-
-
-def test_large_images_are_predicted_in_tiles_at_their_own_size(
-    capsys: pytest.CaptureFixture[str], unet: Path, tmp_path: Path
-) -> None:
-    write_image(tmp_path / "large.png", seed=0, size=70)
-    output = tmp_path / "p.csv"
-    flags = [f"--workdir={unet}", f"--images={tmp_path / 'large.png'}", f"--output={output}", "--tile=64"]
-    assert call(predict.main, *flags) == 0
-    assert Image.open(tmp_path / "p_masks" / "large.png").size == (70, 70)
-    assert "taken at their own size: the network learnt from images brought to 16 pixels" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

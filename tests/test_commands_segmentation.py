@@ -1,4 +1,7 @@
-"""Networks that answer with masks go through the same commands as classifiers: train, resume, evaluate, find_lr."""
+"""Networks that answer with masks go through the same commands as classifiers.
+
+They train, resume, are evaluated, predict, and are compared in a study; find_lr finds their rate.
+"""
 
 import csv
 import json
@@ -20,10 +23,11 @@ from covidjax.data import sources
 from covidjax.data.examples import Examples
 from covidjax.train.writer import read_records
 from covidjax.trained import load_trained
-from launch import evaluate, find_lr, sweep, train
-from tests.commands import ROOT, call, compiled_once, contents, refusal
+from launch import evaluate, find_lr, predict, study, sweep, train
+from tests.commands import ROOT, call, compiled_once, contents, refusal, write_image
 
 CLASSES = ("background", "lung", "lesion")
+AUGMENTED = "--config.augment.rotate=10"
 NUM_TRAIN, NUM_TEST, STEPS_PER_EPOCH = 28, 7, 7
 CONFIG = """
 from covidjax.config import default_config
@@ -61,7 +65,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
     """The workdir of a finished run whose test split was evaluated, which no test may change."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    assert call(train.main, config, "--config.augment.rotate=10", f"--workdir={workdir}") == 0
+    assert call(train.main, config, AUGMENTED, f"--workdir={workdir}") == 0
     assert call(evaluate.main, f"--workdir={workdir}", "--split=test") == 0
     return workdir
 
@@ -134,7 +138,7 @@ def test_run_that_lost_its_last_checkpoint_goes_on_to_the_same_bits(tmp_path: Pa
     (workdir / "checkpoints" / "manifests" / f"{2 * STEPS_PER_EPOCH}.json").unlink()
     for path in (workdir / "masks_val").iterdir():
         path.unlink()
-    assert call(train.main, config, "--config.augment.rotate=10", f"--workdir={workdir}") == 0
+    assert call(train.main, config, AUGMENTED, f"--workdir={workdir}") == 0
     assert without_times(workdir) == without_times(trained)
     jax.tree.map(
         np.testing.assert_array_equal, *(load_trained(each, "latest").variables for each in (workdir, trained))
@@ -163,10 +167,10 @@ def double() -> Iterator[None]:
     jax.config.update("jax_enable_x64", False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("freeze", [pytest.param("until:middle", marks=pytest.mark.slow), "until:up3"])
-def test_run_from_cached_skips_is_the_one_through_the_network(tmp_path: Path, config: str, freeze: str) -> None:
-    frozen = [f"--config.freeze={freeze}", "--config.precision=float64", "--config.epochs=3"]
+def test_run_from_cached_skips_is_the_one_through_the_network(tmp_path: Path, config: str) -> None:
+    frozen = ["--config.freeze=until:middle", "--config.precision=float64", "--config.epochs=3"]
     frozen.append("--config.checkpoint.keep=3")
     for features in ("on", "off"):
         flags = [*frozen, f"--config.features={features}", f"--config.dataset.cache_dir={tmp_path / 'cache'}"]
@@ -176,7 +180,7 @@ def test_run_from_cached_skips_is_the_one_through_the_network(tmp_path: Path, co
     found, expected = (load_trained(tmp_path / name, "latest") for name in ("on", "off"))
     assert found.step == expected.step == 3 * STEPS_PER_EPOCH
     stages = found.model.stages
-    trained_stages = stages[stages.index(freeze.removeprefix("until:")) + 1 :]
+    trained_stages = stages[stages.index("middle") + 1 :]
     begun = dict(jax.tree.leaves_with_path(load_trained(tmp_path / "off", STEPS_PER_EPOCH).variables))
     leaves = dict(jax.tree.leaves_with_path(found.variables))
     for path, value in jax.tree.leaves_with_path(expected.variables):
@@ -198,6 +202,56 @@ def test_learning_rates_are_swept_for_masks(tmp_path: Path, config: str) -> None
     assert len(found["losses"]) == found["steps"] == 20
     assert np.isfinite(found["losses"]).all()
     assert (workdir / "lr_finder.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_study_compares_the_dice_of_its_runs(tmp_path: Path, config: str, trained: Path) -> None:
+    shutil.copytree(trained, tmp_path / "runs" / "none_lr0.01_seed0")
+    plan = ["--strategies=none", "--seeds=0", "--test", f"--workdir={tmp_path}"]
+    assert call(study.main, config, AUGMENTED, *plan) == 0
+    evaluation = files.read_json(trained / "evaluation_val.json")
+    with (tmp_path / "study.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["status"] == "finished"
+    for key in ("dice", "iou", "dice_pooled", "iou_pooled"):
+        assert float(row[f"val_{key}"]) == evaluation[key]
+        assert [float(row[f"val_{key}_{bound}"]) for bound in ("low", "high")] == evaluation[f"{key}_ci95"]
+    page = (tmp_path / "study.html").read_text(encoding="utf-8")
+    assert f"has the highest mean validation Dice, {evaluation['dice']:.3f}" in page
+    assert f"{files.read_json(trained / 'evaluation_test.json')['dice']:.3f}" in page.partition("chosen by the")[2]
+    reads = files.read_json(tmp_path / "runs" / "none_lr0.01_seed0" / "run.json")["test_reads"]
+    assert len(reads) == 1  # it had been evaluated before
+
+
+def test_new_images_get_masks_and_overlays(capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path) -> None:
+    sides = {"a.png": 20, "b.png": 21, "more/c.png": 22}
+    for seed, (name, side) in enumerate(sides.items()):
+        write_image(tmp_path / "images" / name, seed, side)
+    output, overlays = tmp_path / "p.csv", tmp_path / "over"
+    flags = [f"--workdir={trained}", f"--images={tmp_path / 'images'}", f"--output={output}", f"--overlays={overlays}"]
+    assert call(predict.main, *flags) == 0
+    with output.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row, side in zip(rows, sides.values(), strict=True):
+        assert Image.open(tmp_path / row["mask"]).size == (side, side)
+    assert contents(overlays).keys() == contents(tmp_path / "p_masks").keys() == {"a.png", "b.png", "c.png"}
+    said = capsys.readouterr().out.splitlines()
+    assert "what lies outside the centre square was not seen, and is background in the masks" in said
+    written = [f"table: {output}", f"masks: {tmp_path / 'p_masks'}", f"overlays: {overlays}"]
+    assert said[-4:] == [*written, "Research use only - not for clinical decisions."]
+    before = contents(tmp_path)
+    assert call(predict.main, *flags) == 2
+    assert contents(tmp_path) == before
+
+
+def test_large_images_are_predicted_in_tiles_at_their_own_size(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "large.png", seed=0, size=40)
+    output = tmp_path / "p.csv"
+    flags = [f"--workdir={trained}", f"--images={tmp_path / 'large.png'}", f"--output={output}", "--tile=32"]
+    assert call(predict.main, *flags) == 0
+    assert Image.open(tmp_path / "p_masks" / "large.png").size == (40, 40)
+    assert "taken at their own size: the network learnt from images brought to 16 pixels" in capsys.readouterr().out
 
 
 def write_pairs(root: Path) -> Path:
@@ -246,4 +300,4 @@ def test_classifiers_and_sweeps_of_heads_refuse_what_is_for_masks(
     message = refusal(capfd, train.main, config, "--config.model.name=cnn", f"--workdir={tmp_path / 'run'}")
     assert "config.checkpoint.best is 'dice', a figure of masks, and config.model.name is 'cnn'" in message
     message = refusal(capfd, sweep.main, config, "--config.freeze=until:middle", f"--workdir={tmp_path / 'sweep'}")
-    assert message == "a sweep is of networks that label whole images, and unet answers with masks"
+    assert message.startswith("a sweep is of heads that label whole images, and unet answers with masks: compare ")

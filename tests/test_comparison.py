@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from covidjax.comparison import mean_interval, paired_difference
+from covidjax.comparison import mean_interval, paired_accuracy, paired_difference
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])
@@ -56,3 +56,29 @@ def test_equal_differences_have_an_interval_of_width_zero() -> None:
 def test_values_without_a_partner_are_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         paired_difference([0.5, 0.6], [0.5])
+
+
+def test_two_classifiers_are_compared_by_the_images_that_one_of_them_has_right() -> None:
+    first = np.array([1, 1, 1, 1, 1, 0, 1, 0], bool)
+    second = np.array([0, 0, 0, 0, 0, 1, 1, 0], bool)
+    found = paired_accuracy(first, second, np.arange(8))
+    assert (found.only_first, found.only_second, found.difference) == (5, 1, 0.5)
+    assert found.p == pytest.approx(2 * (1 + 6) / 2**6)  # 5 or 6 heads of 6, or as many tails
+    assert found.low < 0.5 < found.high
+    turned = paired_accuracy(second, first, np.arange(8))
+    assert (turned.difference, turned.p) == (-0.5, found.p)
+
+
+def test_classifiers_that_agree_do_not_differ() -> None:
+    right = np.array([True, False, True])
+    found = paired_accuracy(right, right, np.arange(3))
+    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+def test_interval_of_a_paired_difference_draws_whole_patients() -> None:
+    gains = np.repeat(np.random.default_rng(0).integers(-1, 2, 30), 5)  # five images of a patient fare alike
+    first, second = gains == 1, gains == -1
+    by_image = paired_accuracy(first, second, np.arange(150))
+    by_patient = paired_accuracy(first, second, np.repeat(np.arange(30), 5))
+    assert by_patient.high - by_patient.low > 1.8 * (by_image.high - by_image.low)
+    assert math.isnan(paired_accuracy(first, second, np.zeros(150, int)).low)

@@ -56,7 +56,12 @@ def refusal(*overrides: str) -> str:
         ("prefix_precision=", ""),
         ("loss.class_weights=balanced", "balanced"),
         ("loss.class_weights=(1, 2.5, 3)", (1, 2.5, 3)),
+        ("loss.class_weights=(('covid19', 12.0),)", (("covid19", 12.0),)),
         ("dataset.mask_classes=('background', 'lung', 'lesion')", ("background", "lung", "lesion")),
+        ("dataset.oversample=(('COVID-19', 17), ('normal', 2))", (("COVID-19", 17), ("normal", 2))),
+        ("dataset.enhancement=clahe", "clahe"),
+        ("evaluate_every_steps=50", 50),
+        ("augment.sharpen=0.5", 0.5),
         ("optimizer.step_epochs=(3, 6)", (3, 6)),
         ("optimizer.step_epochs=()", ()),
         ("lr_scale=(('block1', 0.01), ('head', 2))", (("block1", 0.01), ("head", 2))),
@@ -111,6 +116,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(override: str, nearest:
         ("optimizer.learning_rate=(1e-3,'x')", "a pair (low, high)"),
         ("optimizer.learning_rate=(0.0,1e-3)", "above 0"),
         ("optimizer.clip_norm=(0.1,1)", "a number"),
+        ("dataset.oversample=(('COVID-19', 1.5),)", "pairs of a class and how often its images count"),
+        ("dataset.oversample=('COVID-19', 17)", "pairs of a class and how often its images count"),
+        ("dataset.enhancement=sharpen", "none, clahe"),
+        ("evaluate_every_steps=-1", "from 0"),
+        ("augment.sharpen=1.5", "from 0 to 1"),
         ("optimizer.schedule_from=before", "start, previous"),
         ("batch_norm=eval", "auto, batch, running"),
         ("batch_norm=3", "auto, batch, running"),
@@ -135,7 +145,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(override: str, nearest:
         ("lr_scale=(('block1', 'x'),)", "pairs of a pattern and a factor"),
         ("lr_scale=((1, 0.5),)", "pairs of a pattern and a factor"),
         ("model.name=resnet19", "did you mean 'resnet18'?"),
-        ("precision=float16", ", ".join(CHOICES["precision"])),
+        ("precision=float8", ", ".join(CHOICES["precision"])),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_with_what_is_allowed(override: str, allowed: str) -> None:
@@ -170,6 +180,7 @@ def test_a_value_outside_its_range_is_refused(key: str) -> None:
             "config.checkpoint.best is 'dice', a figure of masks, and config.model.name is 'cnn'",
         ),
         (["loss.name=dice", "model.name=unet", "loss.label_smoothing=0.1"], "which dice does not have"),
+        (["model.name=unet", "dataset.oversample=(('a', 2),)"], "is 'unet', whose images have masks and no class"),
         (["freeze=gradual:3", "phases=({},)"], "config.freeze is 'gradual:3', which makes the phases itself"),
         (["freeze=gradual:3", "epochs=2"], "config.epochs is 2: at least 3 are needed, and 3 more for each"),
         (["freeze=gradual:0"], "allowed is gradual:<k> alone"),
@@ -228,6 +239,7 @@ def test_a_config_comes_back_from_json_as_it_was() -> None:
     rich.freeze = ("block1", "block2")
     rich.loss.class_weights = (1.0, 2.0, 3.0)
     rich.lr_scale = (("block1", 0.5), ("head", 2.0))
+    rich.dataset.oversample = (("COVID-19", 17),)
     rich.batch_norm = (("block1", "batch"), ("block2", "running"))
     rich.weight_decays = (("block1", 0.0), ("head", 0.1))
     rich.ema_decays = (("head", 0.99),)

@@ -113,9 +113,12 @@ def test_classes_and_images_are_counted_without_opening_an_image(tmp_path: Path)
     config = small_config(dataset__name="folder", dataset__root=str(write_images(tmp_path)))
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(b"")
-    assert costs.data_facts(config.dataset) == (2, 16)
-    phantoms = small_config(dataset__num_images=24).dataset
-    assert costs.data_facts(phantoms)[0] == len(sources.load(phantoms, "train").classes)
+    assert costs.data_facts(config.dataset) == (2, 16, 16)
+    config.dataset.oversample = (("ill", 5),)
+    assert costs.data_facts(config.dataset) == (2, 16, 48)
+    phantoms = small_config(dataset__num_images=24, dataset__oversample=(("covid19", 17),)).dataset
+    loaded = sources.load(phantoms, "train")
+    assert costs.data_facts(phantoms) == (len(loaded.classes), 24, len(loaded.turns()))
 
 
 def test_the_command_prints_plan_and_costs_and_reads_no_data(
@@ -166,9 +169,9 @@ def test_the_command_counts_classes_and_pairs_of_masks(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"")  # which nothing opens
     config = small_config("unet", dataset__name="folder", dataset__root=str(tmp_path / "root"))
-    assert costs.data_facts(config.dataset, "segmentation") == (2, 7)  # two are held out for validation
+    assert costs.data_facts(config.dataset, "segmentation") == (2, 7, 7)  # two are held out for validation
     phantoms = small_config("unet", dataset__num_images=24).dataset
-    assert costs.data_facts(phantoms, "segmentation") == (3, 24)
+    assert costs.data_facts(phantoms, "segmentation") == (3, 24, 24)
     balanced = small_config("unet", model__width=2, dataset__image_size=16, loss__class_weights="balanced")
     made = costs.make_setting(balanced, 3)
     assert made.batch(made.recipe_of("none"))["label"].shape == (32, 16, 16)

@@ -126,7 +126,7 @@ def test_sigmoid_probabilities_are_the_sigmoids_over_their_sum() -> None:
 
 def test_balanced_weights_average_to_one_over_the_examples() -> None:
     labels = np.array([0] * 6 + [1] * 3 + [2])
-    weights = losses.class_weights("balanced", labels, 3)
+    weights = losses.class_weights("balanced", labels, "abc")
     assert weights == pytest.approx((10 / 18, 10 / 9, 10 / 3))
     assert np.asarray(weights)[labels].mean() == pytest.approx(1.0)
 
@@ -135,19 +135,31 @@ def test_balanced_weights_equal_scikit_learn() -> None:
     module = pytest.importorskip("sklearn.utils.class_weight", reason="scikit-learn is not installed: no parity check")
     labels = np.random.default_rng(3).choice(4, size=101, p=(0.6, 0.2, 0.15, 0.05))
     expected = module.compute_class_weight("balanced", classes=np.arange(4), y=labels)
-    assert losses.class_weights("balanced", labels, 4) == pytest.approx(tuple(expected))
+    assert losses.class_weights("balanced", labels, "abcd") == pytest.approx(tuple(expected))
 
 
 def test_given_weights_and_none_are_passed_on() -> None:
     labels = np.array([0, 1])
-    assert losses.class_weights("none", labels, 2) is None
-    assert losses.class_weights((1, 2.5), labels, 2) == (1.0, 2.5)
+    assert losses.class_weights("none", labels, "ab") is None
+    assert losses.class_weights((1, 2.5), labels, "ab") == (1.0, 2.5)
 
 
-@pytest.mark.parametrize("spec", ["auto", (1.0, 2.0), (1.0, 2.0, -1.0), (1.0, 2.0, math.nan), (0, 0, 0), "balanced"])
+def test_weights_of_named_classes_find_their_labels() -> None:
+    labels = np.array([0, 1, 2])
+    for classes in ("abc", "cab", "bca"):
+        weights = losses.class_weights((("c", 12), ("a", 0.5)), labels, classes)
+        assert weights is not None
+        assert dict(zip(classes, weights, strict=True)) == {"a": 0.5, "b": 1.0, "c": 12.0}
+
+
+NUMBERS = ((1.0, 2.0), (1.0, 2.0, -1.0), (1.0, 2.0, math.nan), (0, 0, 0))
+PAIRS = ((("d", 1.0),), (("a", 1.0), ("a", 2.0)), (1.0, 2.0, ("c", 3.0)), (("a", -1.0),))
+
+
+@pytest.mark.parametrize("spec", ["auto", "balanced", *NUMBERS, *PAIRS])
 def test_bad_class_weights_are_refused_in_one_line(spec: Any) -> None:
     with pytest.raises(UserError, match=r"^loss\.class_weights is ") as caught:
-        losses.class_weights(spec, np.array([0, 0, 2]), 3)
+        losses.class_weights(spec, np.array([0, 0, 2]), "abc")
     assert "\n" not in str(caught.value)
 
 

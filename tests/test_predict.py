@@ -1,7 +1,11 @@
 """Predictions of new images with untrained networks: what is written, and what is left behind when it goes wrong."""
 
 import csv
+import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +110,19 @@ def test_folder_without_images_and_missing_folder_are_refused(tmp_path: Path) ->
         predict.list_images(tmp_path)
     with pytest.raises(UserError, match="there is no"):
         predict.list_images(tmp_path / "missing")
+
+
+def test_images_are_enhanced_as_those_of_the_run_were(classifier: Trained, images: Path, tmp_path: Path) -> None:
+    config = classifier.config.copy_and_resolve_references()
+    config.dataset.enhancement = "clahe"
+    predict.predict(dataclasses.replace(classifier, config=config), predict.list_images(images), tmp_path / "p.csv")
+    pixels = [decode_image((images / name).read_bytes(), SIZE, 1, "center", "clahe") for name in sorted(SIZES)]
+    logits = jnp.asarray(logits_of(classifier, np.stack(pixels)))
+    expected = np.asarray(losses.probabilities(logits, "softmax_cross_entropy"))[:, 0]
+    found = [float(row["probability_healthy"]) for row in read_table(tmp_path / "p.csv")]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    plain = logits_of(classifier, np.stack([network_pixels(images, name) for name in sorted(SIZES)]))
+    assert np.abs(np.asarray(logits) - plain).max() > 0.01
 
 
 def test_table_of_labels_holds_the_probabilities_of_the_network(
@@ -218,6 +235,22 @@ def test_bad_files_are_named_together_and_nothing_is_left_behind(
     assert f"{images / position} (the file is empty)" in message
     assert f"{images / 'deep' / 'broken.jpg'} (not a JPEG, PNG, BMP or TIFF image)" in message
     assert contents(tmp_path) == before
+
+
+def test_what_a_killed_run_left_is_removed_and_what_another_is_writing_is_not(
+    unet: Trained, images: Path, tmp_path: Path
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, other, busy = (
+        tmp_path / f".{name}.{process}.tmp"
+        for name, process in (("p_masks", dead.pid), ("q_masks", dead.pid), ("p_masks", os.getppid()))
+    )
+    for folder in (left, other, busy):
+        folder.mkdir()
+        (folder / "a.png").write_text("half a mask")
+    predict.predict(unet, predict.list_images(images), tmp_path / "p.csv")
+    assert (left.exists(), other.exists(), busy.exists()) == (False, True, True)
 
 
 def test_full_folder_of_masks_is_left_alone(unet: Trained, images: Path, tmp_path: Path) -> None:

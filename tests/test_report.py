@@ -210,6 +210,17 @@ def test_the_last_line_of_an_epoch_counts(run_folder: Path) -> None:
     assert losses[1] == 0.125
 
 
+def test_validation_within_an_epoch_is_drawn_and_no_best_epoch(run_folder: Path) -> None:
+    write_metrics(run_folder)
+    best = workdir.best_epoch(workdir.read(run_folder))
+    with (run_folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 36, "epoch": 1.5, "phase": 0, "split": "val", "loss": -1.0}) + "\n")
+    read = workdir.read(run_folder)
+    epochs, losses = workdir.values(read, "val", "loss")
+    assert (epochs[:3], losses[1], read.unreadable_lines) == ([1, 1.5, 2], -1.0, 0)
+    assert workdir.best_epoch(read) == best
+
+
 def test_best_epoch_is_that_of_the_evaluated_checkpoint(run_folder: Path) -> None:
     write_metrics(run_folder)
     read = workdir.read(run_folder)

@@ -216,11 +216,11 @@ def test_bad_values_are_named(name: str, changes: dict[str, float], message: str
 def test_balanced_weights_average_to_one_over_the_pixels() -> None:
     masks = np.array([[[0, 0, 0], [0, 0, 1]], [[0, 2, 0], [0, 1, 0]]], np.uint8)
     np.testing.assert_array_equal(losses.class_counts(masks, 4), [9, 2, 1, 0])
-    weights = losses.class_weights("balanced", masks, 3)
+    weights = losses.class_weights("balanced", masks, "abc")
     assert weights == pytest.approx((12 / 27, 12 / 6, 12 / 3))
     assert np.asarray(weights)[masks].mean() == pytest.approx(1.0)
-    with pytest.raises(UserError, match="class 3 has no training pixel"):
-        losses.class_weights("balanced", masks, 4)
+    with pytest.raises(UserError, match="class d has no training pixel"):
+        losses.class_weights("balanced", masks, "abcd")
 
 
 def test_a_loss_of_masks_is_none_of_images() -> None:

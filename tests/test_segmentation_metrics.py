@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from scipy.spatial.distance import cdist
 
 from covidjax import metrics, segmentation_metrics
+from covidjax.config import default_config
 from covidjax.data import sources
 from covidjax.errors import UserError
 
@@ -243,9 +244,10 @@ def test_volume_and_fraction_of_the_lung() -> None:
 def test_mean_mask_of_lungseg_scores_what_its_readme_says(tmp_path: Path) -> None:
     if "COVIDJAX_DATA_DIR" not in os.environ:
         pytest.skip("COVIDJAX_DATA_DIR is not set: the real lungseg masks are not tested")
-    settings: dict[str, Any] = {"name": "folder", "root": f"{os.environ['COVIDJAX_DATA_DIR']}/lungseg", "fold": -1}
-    settings |= {"image_size": 256, "channels": 1, "crop": "squash", "skip_bad": False, "cache_dir": str(tmp_path)}
-    dataset = ConfigDict({**settings, "mask_classes": ("background", "lung")})
+    settings: dict[str, Any] = {"name": "folder", "root": f"{os.environ['COVIDJAX_DATA_DIR']}/lungseg"}
+    settings |= {"image_size": 256, "crop": "squash", "cache_dir": str(tmp_path)}
+    settings |= {"mask_classes": ("background", "lung")}
+    dataset = ConfigDict({**default_config().dataset.to_dict(), **settings})
     guess = np.asarray(sources.load(dataset, "train", "segmentation").masks).mean(axis=0) >= 0.5
     for split, dice, iou in (("val", 0.829, 0.712), ("test", 0.766, 0.634)):
         masks = np.asarray(sources.load(dataset, split, "segmentation").masks)

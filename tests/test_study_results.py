@@ -14,6 +14,7 @@ from covidjax import study_page, study_results
 from covidjax.study_results import Arm, Result, Verdict
 from tests.report_workdir import Page
 from tests.study_made import ARMS, make_result, make_study
+from tests.support import small_config
 
 SEEDS = (0, 1, 2)
 
@@ -137,6 +138,30 @@ def test_page_shows_the_figures_of_the_study(tmp_path: Path) -> None:
     assert [row[0] for row in runs[1:]] == [trial.name for trial in study.trials()]
 
 
+def test_study_of_masks_compares_dice_and_has_no_word_of_accuracy(tmp_path: Path) -> None:
+    study = dataclasses.replace(make_study(tmp_path, ("none", "backbone")), config=small_config("unet"))
+    results = [of_masks(make_result(trial)) for trial in study.trials()]
+    read, verdict, _ = write_page(tmp_path, results, study)
+    assert verdict.best is not None and "the highest mean validation Dice" in verdict.sentence
+    results_text = read.text.partition("ensemble")[0]  # behind it are the settings, which have the word
+    assert "Dice" in results_text and "ccuracy" not in results_text and "AUROC" not in results_text
+    for head in (("Strategy", "SD"), ("Run", "Status")):
+        assert {"Dice", "IoU"} <= set(read.table(*head)[0])
+    shown = {row[0]: row[2] for row in read.table("Strategy", "SD")[1:]}
+    for arm in study_results.make_arms(study, results):
+        assert shown[arm.label].startswith(f"{arm.over_seeds('val_dice').mean:.3f} ")
+    study_results.write_csv(tmp_path / "study.csv", results, study.measure)
+    first_line = (tmp_path / "study.csv").read_text().splitlines()[0]
+    assert "val_dice,val_dice_low,val_dice_high,val_loss" in first_line and "accuracy" not in first_line
+
+
+def of_masks(result: Result) -> Result:
+    """The same with its accuracy as Dice."""
+    named = {key.replace("accuracy", "dice").replace("macro_auroc", "iou"): key for key in result.figures}
+    curves = {"dice": result.curves["accuracy"], "loss": result.curves["loss"]}
+    return dataclasses.replace(result, figures={new: result.figures[old] for new, old in named.items()}, curves=curves)
+
+
 def test_page_of_a_study_without_memory_or_finished_runs_is_still_written(tmp_path: Path) -> None:
     study = make_study(tmp_path, ("none", "backbone"), seeds=(0,))
     results = [make_result(trial) for trial in study.trials()]
@@ -173,11 +198,12 @@ def test_test_split_of_other_runs_than_the_chosen_is_pointed_out(tmp_path: Path)
 
 
 def test_table_has_an_empty_cell_where_a_figure_is_unknown(tmp_path: Path) -> None:
-    trial = make_study(tmp_path).trials()[0]
-    study_results.write_csv(tmp_path / "study.csv", [failed(make_result(trial))])
+    study = make_study(tmp_path)
+    trial = study.trials()[0]
+    study_results.write_csv(tmp_path / "study.csv", [failed(make_result(trial))], study.measure)
     head, line = (tmp_path / "study.csv").read_text().splitlines()
     row = dict(zip(head.split(","), line.split(","), strict=True))
     assert (row["status"], row["message"], row["val_accuracy"]) == ("failed", "<not> finite", "")
-    assert tuple(row) == study_results.COLUMNS
+    assert tuple(row) == study_results.columns(study.measure)
     assert math.isclose(float(row["learning_rate"]), 1e-3)
     assert json.loads(row["seed"]) == trial.seed

@@ -14,6 +14,7 @@ class Augmentation:
     rotate: degrees either way. shift: fraction of the side either way. scale: size factor in 1 - scale .. 1 + scale.
     flip: left and right with probability one half. brightness: factor in 1 - brightness .. 1 + brightness.
     contrast: factor in 1 - contrast .. 1 + contrast on the distance from the image's mean.
+    sharpen: factor in 1 - sharpen .. 1 + sharpen on the distance from the smoothed image.
     """
 
     rotate: float = 0.0
@@ -22,6 +23,7 @@ class Augmentation:
     flip: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
+    sharpen: float = 0.0
 
     @property
     def moves(self) -> bool:
@@ -48,14 +50,30 @@ def augment(
         images = jax.vmap(bilinear)(images, rows, columns)
         if masks is not None:
             masks = jax.vmap(nearest)(masks, rows, columns)
+    shape, dtype = (images.shape[0], 1, 1, 1), images.dtype
+    if augmentation.sharpen:
+        sharpen_key = jax.random.fold_in(grey_key, 2)  # beside the two below, which are those of runs without it
+        factor = _uniform(sharpen_key, shape, dtype, 1, augmentation.sharpen, axis)
+        images = jnp.clip(images + (factor - 1) * detail(images), 0.0, 255.0)
     if augmentation.brightness or augmentation.contrast:
-        shape, dtype = (images.shape[0], 1, 1, 1), images.dtype
         brightness_key, contrast_key = jax.random.split(grey_key)
         brightness = _uniform(brightness_key, shape, dtype, 1, augmentation.brightness, axis)
         contrast = _uniform(contrast_key, shape, dtype, 1, augmentation.contrast, axis)
         mean = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
         images = jnp.clip(((images - mean) * contrast + mean) * brightness, 0.0, 255.0)
     return images, masks
+
+
+def detail(images: jax.Array) -> jax.Array:
+    """What images [batch, height, width, channels], of two pixels a side and more, are above their smoothed form.
+
+    Smoothed as by Pillow's ImageFilter.SMOOTH, which ImageEnhance.Sharpness takes: the mean of 3 x 3 pixels in which
+    the middle one counts five times; the outermost pixels stay as they are.
+    """
+    rows = images[:, :-2] + images[:, 1:-1] + images[:, 2:]
+    neighbours = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    inner = images[:, 1:-1, 1:-1]
+    return jnp.pad(inner - (neighbours + 4 * inner) / 13, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
 def bilinear(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ import PIL
 from ml_collections import ConfigDict
 from PIL import Image
 
+from covidjax.data import enhance
 from covidjax.data.examples import Examples
 from covidjax.data.image_cache import cache_dir, load_cache, reserve_cache, store_cache
 from covidjax.data.picture import CROPS, BadImageError, decode_image, decode_pair
@@ -65,7 +66,7 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
 
     images: [n, image_size, image_size, channels] uint8, a read-only memory map of the cache file where there is one
     masks: [n, image_size, image_size] uint8, where the files have masks: see `covidjax.data.picture.decode_pair`
-    Reads `dataset.{image_size, channels, crop, skip_bad, cache_dir}`. Says its progress on stderr.
+    Reads `dataset.{image_size, channels, crop, enhancement, skip_bad, cache_dir}`. Says its progress on stderr.
     Raises UserError for a setting that is not allowed and for bad files: all of them at once, each with its reason.
     With `dataset.skip_bad` bad files are dropped and noted, unless all are bad.
     """
@@ -82,6 +83,8 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
     notes = list(files.notes)
     shape = (len(readable), *shape)
     identity = [FORMAT_VERSION, PIL.__version__, settings, [(*files.parts(i), digests[i]) for i in readable]]
+    if "enhancement" in settings:
+        identity.append(enhance.VERSION)
     cache = cache_dir(dataset.cache_dir) / f"{_fingerprint(identity)}.npy"
     cached = load_cache(cache, shape)
     if cached is not None:
@@ -127,7 +130,13 @@ def _settings(dataset: ConfigDict) -> dict:
         raise UserError(f"dataset.channels is {dataset.channels}; allowed: 1 (luminance) or 3 (RGB)")
     if dataset.crop not in CROPS:
         raise UserError(f"dataset.crop is {dataset.crop!r}; allowed: {', '.join(CROPS)}")
-    return {"image_size": int(dataset.image_size), "channels": int(dataset.channels), "crop": str(dataset.crop)}
+    if dataset.enhancement not in enhance.ENHANCEMENTS:
+        allowed = ", ".join(enhance.ENHANCEMENTS)
+        raise UserError(f"dataset.enhancement is {dataset.enhancement!r}; allowed: {allowed}")
+    settings = {"image_size": int(dataset.image_size), "channels": int(dataset.channels), "crop": str(dataset.crop)}
+    if dataset.enhancement != "none":  # images as they are keep the cache and the fingerprint that they always had
+        settings["enhancement"] = str(dataset.enhancement)
+    return settings
 
 
 def _fingerprint(value: object) -> str:

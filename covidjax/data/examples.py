@@ -19,6 +19,7 @@ class Examples:
     notes: sentences for the person who runs this (held-out split, dropped files), printed and recorded
     masks: [n, height, width] uint8 class ids or None; for segmentation `classes` are those of the pixels, with the
         background first, and `labels` are zeros
+    repeats: [n] int32, how often each example counts in an epoch of training; None: once
     """
 
     split: str
@@ -31,6 +32,12 @@ class Examples:
     fingerprint: str
     notes: tuple[str, ...] = ()
     masks: np.ndarray | None = None
+    repeats: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def turns(self) -> np.ndarray:
+        """The example of each turn of an epoch of training, rising: [turns] int32."""
+        numbers = np.arange(len(self), dtype=np.int32)
+        return numbers if self.repeats is None else np.repeat(numbers, self.repeats)

@@ -15,6 +15,7 @@ import math
 import ml_collections
 import numpy as np
 
+from covidjax.data.enhance import equalised
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 
@@ -76,7 +77,7 @@ def phantom(seed: int, split: str, index: int, size: int) -> Phantom:
 def load(dataset: ml_collections.ConfigDict, split: str) -> Examples:
     """Generate one split.
 
-    dataset: reads `seed`, `image_size`, `channels` (1, or 3 equal ones) and `num_images`, the size of
+    dataset: reads `seed`, `image_size`, `channels` (1, or 3 equal ones), `enhancement` and `num_images`, the size of
         the split 'train'; 'val' and 'test' have a quarter of it each
     Masks hold ids of `MASK_CLASSES`.
     Raises UserError for an unknown split, image_size under 16, num_images under 12, and channels other than 1 and 3.
@@ -91,7 +92,8 @@ def load(dataset: ml_collections.ConfigDict, split: str) -> Examples:
         )
     count = dataset.num_images if split == "train" else max(1, dataset.num_images // 4)
     drawn = [phantom(dataset.seed, split, index, dataset.image_size) for index in range(count)]
-    images = np.repeat(np.stack([one.image for one in drawn])[..., None], dataset.channels, axis=-1)
+    enhance = equalised if dataset.enhancement == "clahe" else np.asarray
+    images = np.repeat(np.stack([enhance(one.image) for one in drawn])[..., None], dataset.channels, axis=-1)
     arguments = (_VERSION, dataset.seed, split, count, dataset.image_size, dataset.channels)
     return Examples(
         split=split,
@@ -105,6 +107,13 @@ def load(dataset: ml_collections.ConfigDict, split: str) -> Examples:
         notes=("Synthetic images (phantom): nothing learnt from them says anything about patients.",),
         masks=np.stack([one.lungs + one.lesions for one in drawn]),
     )
+
+
+def training_counts(dataset: ml_collections.ConfigDict) -> dict[str, int]:
+    """The training images of each class, without drawing one. The arguments and errors are those of `load`."""
+    _check(dataset.seed, "train", dataset.image_size)
+    labels = [_patient(dataset.seed, SPLITS.index("train"), index)[0] for index in range(dataset.num_images)]
+    return dict(zip(CLASSES, np.bincount(labels, minlength=len(CLASSES)).tolist(), strict=True))
 
 
 def _check(seed: int, split: str, size: int) -> None:

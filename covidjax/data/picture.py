@@ -9,29 +9,35 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
+from covidjax.data.enhance import equalised
+
 Read = TypeVar("Read")
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 CROPS = ("center", "pad", "squash")
 MAX_PIXELS = 1024**3 // 12  # where Pillow begins to suspect a decompression bomb: 89 million
 BLACK_AND_WHITE = (0, 255)
+MODES = {1: "L", 3: "RGB"}  # by the number of channels
 
 
 class BadImageError(ValueError):
     """The bytes are no image that can be decoded; the message is the reason."""
 
 
-def decode_image(content: bytes, image_size: int, channels: int, crop: str) -> np.ndarray:
+def decode_image(content: bytes, image_size: int, channels: int, crop: str, enhancement: str = "none") -> np.ndarray:
     """Decode one JPEG, PNG, BMP or TIFF file to [image_size, image_size, channels] uint8.
 
     In this order: EXIF orientation; 16-bit gray by its full range (value / 257, so a 12-bit picture in a 16-bit file
     stays dark; of 16-bit colour Pillow keeps the high byte); transparency flattened over black; luminance (ITU-R 601)
     for 1 channel, RGB for 3; `crop` 'center' = the centre square, 'pad' = letterbox with black, 'squash' = both sides.
     One resizer for all: Pillow's BILINEAR, whose filter widens when it shrinks (antialiased). No JPEG draft mode.
+    enhancement 'clahe' evens out the contrast of the luminance, with all levels of 16-bit gray (`enhance.equalised`).
+    That comes after the resizing, so that it costs the same for files of any size and does not raise the noise that
+    shrinking removes, and before the letterbox, which stays black.
 
     Raises BadImageError with the reason.
     """
-    return network_pixels(open_picture(content), image_size, channels, crop)
+    return network_pixels(open_picture(content), image_size, channels, crop, enhancement)
 
 
 def decode_pair(
@@ -43,6 +49,7 @@ def decode_pair(
     channels: int,
     crop: str,
     num_classes: int,
+    enhancement: str = "none",
 ) -> np.ndarray:
     """Decode an image, as `decode_image` does, and its mask with the same crop, by the nearest pixel.
 
@@ -57,9 +64,9 @@ def decode_pair(
         mask_content,
         mask_name,
         num_classes,
-        lambda picture: network_pixels(picture, image_size, channels, crop),
+        lambda picture: network_pixels(picture, image_size, channels, crop, enhancement),
     )
-    placed = np.asarray(_resize(Image.fromarray(ids), image_size, crop, Image.Resampling.NEAREST))
+    placed = np.asarray(_letterboxed(_resize(Image.fromarray(ids), image_size, crop, Image.Resampling.NEAREST)))
     return np.concatenate([pixels.reshape(-1), placed.reshape(-1)])
 
 
@@ -120,17 +127,23 @@ def _one_line_reasons() -> Iterator[None]:
         raise BadImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def network_pixels(image: Image.Image, image_size: int, channels: int, crop: str) -> np.ndarray:
+def network_pixels(
+    image: Image.Image, image_size: int, channels: int, crop: str, enhancement: str = "none"
+) -> np.ndarray:
     """What `decode_image` makes of a picture: [image_size, image_size, channels] uint8."""
+    mode = MODES[channels]
     with _one_line_reasons():
-        picture = _resize(_to_mode(image, "L" if channels == 1 else "RGB"), image_size, crop, Image.Resampling.BILINEAR)
+        small = _resize(_levels(image, mode, enhancement), image_size, crop, Image.Resampling.BILINEAR)
+        picture = _letterboxed(_enhanced(small, mode, enhancement))
         return np.asarray(picture).reshape(image_size, image_size, channels)
 
 
-def own_pixels(image: Image.Image, channels: int) -> np.ndarray:
+def own_pixels(image: Image.Image, channels: int, enhancement: str = "none") -> np.ndarray:
     """A picture at its own size: [height, width, channels] uint8, as `decode_image` without crop and resizing."""
+    mode = MODES[channels]
     with _one_line_reasons():
-        return np.asarray(_to_mode(image, "L" if channels == 1 else "RGB")).reshape(image.height, image.width, channels)
+        picture = _enhanced(_levels(image, mode, enhancement), mode, enhancement)
+        return np.asarray(picture).reshape(image.height, image.width, channels)
 
 
 def place_back(mask: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
@@ -150,12 +163,38 @@ def place_back(mask: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray
     return np.asarray(canvas)
 
 
+def _levels(image: Image.Image, mode: str, enhancement: str) -> Image.Image:
+    """The picture in a mode; to be enhanced, 16-bit gray has all its levels, in mode F."""
+    if enhancement == "none" or not _has_16_bits(image):
+        return _to_mode(image, mode)
+    return Image.fromarray(_of_16_bits(image).astype(np.float32))
+
+
+def _enhanced(picture: Image.Image, mode: str, enhancement: str) -> Image.Image:
+    """What `_levels` gives, resized or not, in the mode and with its luminance enhanced."""
+    if enhancement == "none":
+        return picture
+    if picture.mode == "RGB":
+        _, *colours = picture.convert("YCbCr").split()
+        equal = Image.fromarray(equalised(np.asarray(picture.convert("L"))))
+        return Image.merge("YCbCr", (equal, *colours)).convert("RGB")
+    levels = np.rint(np.asarray(picture)).astype(np.uint16 if picture.mode == "F" else np.uint8)
+    return Image.fromarray(equalised(levels)).convert(mode)
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _of_16_bits(image: Image.Image) -> np.ndarray:
+    return np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+
+
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "F":
         raise BadImageError("floating-point pixels: save it with 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if _has_16_bits(image):
+        image = Image.fromarray(((_of_16_bits(image) + 128) // 257).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
@@ -209,13 +248,21 @@ def _values(mask: Image.Image) -> np.ndarray:
 
 
 def _resize(picture: Image.Image, image_size: int, crop: str, filter_: Image.Resampling) -> Image.Image:
+    """The picture at the size that it has within the square that the network takes."""
     if crop == "center":
         picture = picture.crop(_centre(picture.size))
-    if crop != "pad":
-        return picture.resize((image_size, image_size), filter_)
-    left, top, right, bottom = _letterbox(picture.size, image_size)
-    canvas = Image.new(picture.mode, (image_size, image_size))
-    canvas.paste(picture.resize((right - left, bottom - top), filter_), (left, top))
+    width, height = image_size, image_size
+    if crop == "pad":
+        left, top, right, bottom = _letterbox(picture.size, image_size)
+        width, height = right - left, bottom - top
+    return picture.resize((width, height), filter_)
+
+
+def _letterboxed(picture: Image.Image) -> Image.Image:
+    """The picture in the square that holds it whole, with black around it."""
+    side = max(picture.size)
+    canvas = Image.new(picture.mode, (side, side))
+    canvas.paste(picture, _letterbox(picture.size, side)[:2])
     return canvas
 
 

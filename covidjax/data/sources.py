@@ -9,6 +9,7 @@ import numpy as np
 from covidjax.data import folder, pairs, phantom
 from covidjax.data.decode import ImageFiles
 from covidjax.data.examples import Examples
+from covidjax.data.oversampling import oversampled
 from covidjax.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -19,12 +20,17 @@ def load(dataset: Any, split: str, task: Task = "classification") -> Examples:
     """One decoded split of `config.dataset`; no file of another split is opened.
 
     task: 'classification' (labels and classes are those of whole images) or 'segmentation' (masks hold class ids of
-    pixels, classes are their names, labels are zeros).
-    Raises UserError for an unknown split or source and for all that is wrong with the files.
+    pixels, classes are their names, labels are zeros). Training images of classes in `dataset.oversample` count
+    several times.
+    Raises UserError for an unknown split, source or class and for all that is wrong with the files.
     """
     if split not in SPLITS:
         raise UserError(f"there is no split {split!r}: allowed are {', '.join(SPLITS)}")
-    masks = task == "segmentation"
+    examples = _load(dataset, split, masks=task == "segmentation")
+    return oversampled(examples, dataset.oversample) if split == "train" else examples
+
+
+def _load(dataset: Any, split: str, *, masks: bool) -> Examples:
     if dataset.name == "phantom":
         examples = phantom.load(dataset, split)
         if masks:

@@ -7,28 +7,33 @@ import grain
 import jax
 import numpy as np
 
-from covidjax.data.order import batch_indices, view_of
+from covidjax.data.order import batch_rows
 
 
-def batches(views: Sequence[Any], seed: int, batch_size: int, first_step: int, last_step: int) -> Iterator[Any]:
+def batches(
+    views: Sequence[Any], turns: np.ndarray, seed: int, batch_size: int, first_step: int, last_step: int
+) -> Iterator[Any]:
     """The batches of steps first_step .. last_step - 1, read ahead by two.
 
     views: trees of arrays [n, ...], such as {'image': uint8, 'label': int32}, possibly memory maps, that take turns
-    from epoch to epoch. Each batch has the structure of a view and the same examples in the same order that a resident
-    split gives: the step alone says where to go on after a restart.
+    from epoch to epoch. turns: the example of each turn of an epoch, see `batch_rows`. Each batch has the structure of
+    a view and the same examples in the same order that a resident split gives: the step alone says where to go on
+    after a restart.
     """
-    num_examples = len(jax.tree.leaves(views[0])[0])
 
     def batch(step: int) -> Any:
-        indices = batch_indices(seed, step, num_examples, batch_size)
-        in_file_order = np.argsort(indices)  # a memory map reads fastest forwards
+        examples, numbers = batch_rows(seed, step, turns, batch_size, len(views))
+        in_file_order = np.argsort(examples, kind="stable")  # a memory map reads fastest forwards
+        places = [in_file_order[numbers[in_file_order] == number] for number in range(len(views))]
 
-        def gather(array: np.ndarray) -> np.ndarray:
-            rows = np.empty((batch_size, *array.shape[1:]), array.dtype)
-            rows[in_file_order] = array[indices[in_file_order]]
+        def gather(*arrays: np.ndarray) -> np.ndarray:
+            rows = np.empty((batch_size, *arrays[0].shape[1:]), arrays[0].dtype)
+            for array, own in zip(arrays, places, strict=True):
+                if len(own):
+                    rows[own] = array[examples[own]]
             return rows
 
-        return jax.tree.map(gather, views[view_of(step, num_examples, batch_size, len(views))])
+        return jax.tree.map(gather, *views)
 
     # The default of 16 threads and 500 batches of read-ahead would hold gigabytes.
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)

@@ -7,13 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from covidjax import ops
-from covidjax.models.layers import BatchNorm, Conv, Head, Staged
+from covidjax.models.layers import BatchNorm, Conv, Head, Staged, he_normal
+
+NORMALISATIONS = ("batch", "none")
 
 
 class Block(nn.Module):
-    """3x3 convolution, BatchNorm, ReLU, and a 2x2 maximum where the map is still larger than one position."""
+    """3x3 convolution, BatchNorm, ReLU, and a 2x2 maximum where the map is still larger than one position.
+
+    Without normalisation the convolution is as Keras makes it: with a bias, initialised by Glorot and Bengio 2010.
+    """
 
     features: int
+    normalisation: str = "batch"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -21,8 +27,13 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, height // 2, width // 2, features]."""
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = Conv(self.features, 3, padding=1, name="conv", **kinds)(x)
-        x = nn.relu(BatchNorm(name="norm", **kinds)(x, use_batch_statistics=use_batch_statistics))
+        normalised = self.normalisation == "batch"
+        kernel_init = he_normal if normalised else nn.initializers.glorot_uniform()
+        conv = Conv(self.features, 3, padding=1, use_bias=not normalised, kernel_init=kernel_init, name="conv", **kinds)
+        x = conv(x)
+        if normalised:
+            x = BatchNorm(name="norm", **kinds)(x, use_batch_statistics=use_batch_statistics)
+        x = nn.relu(x)
         return ops.max_pool(x, window=(2, 2), strides=(2, 2)) if min(x.shape[1:3]) > 1 else x
 
 
@@ -32,8 +43,10 @@ class CNN(Staged):
     num_classes: int
     width: int = 16
     num_blocks: int = 4
+    normalisation: str = "batch"
     dropout: float = 0.0
     pooling: str = "average"
+    normalised_features: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -46,5 +59,5 @@ class CNN(Staged):
         """One submodule a stage."""
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for index in range(self.num_blocks):
-            setattr(self, f"block{index + 1}", Block(self.width * 2**index, **kinds))
-        self.head = Head(self.num_classes, self.dropout, self.pooling, **kinds)
+            setattr(self, f"block{index + 1}", Block(self.width * 2**index, self.normalisation, **kinds))
+        self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, **kinds)

@@ -197,6 +197,7 @@ class ResNet(Staged):
     bottleneck: bool
     arrangement: Arrangement = TORCHVISION
     pooling: str = "average"
+    normalised_features: bool = False
     dropout: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -222,4 +223,4 @@ class ResNet(Staged):
                 **kinds,
             )
             setattr(self, f"layer{index + 1}", layer)
-        self.head = Head(self.num_classes, self.dropout, self.pooling, **kinds)
+        self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, **kinds)

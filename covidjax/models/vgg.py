@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from covidjax import ops
 from covidjax.errors import UserError
-from covidjax.models.layers import Conv, Dense, Staged, pool
+from covidjax.models.layers import Conv, Dense, Staged, of_learned_length, pool
 
 # block: (features, number of convolutions)
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -42,11 +42,15 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """Flatten, hidden dense layers with ReLU and dropout, a dense layer to the logits; all are `dense1 .. denseN`."""
+    """Flatten, hidden dense layers with ReLU and dropout, a dense layer to the logits; all are `dense1 .. denseN`.
+
+    normalised_features: what the last takes is `of_learned_length`.
+    """
 
     num_classes: int
     hidden: tuple[int, ...]
     dropout: float
+    normalised_features: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -64,6 +68,7 @@ class Head(nn.Module):
         for number, features in enumerate(self.hidden, start=1):
             x = nn.relu(Dense(features, self.dtype, self.param_dtype, name=f"dense{number}")(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = of_learned_length(self, x) if self.normalised_features else x
         return Dense(self.num_classes, self.dtype, self.param_dtype, name=f"dense{len(self.hidden) + 1}")(x)
 
 
@@ -77,6 +82,7 @@ class VGG16(Staged):
     num_classes: int
     head_name: str = "original"
     dropout: float = 0.0
+    normalised_features: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -91,4 +97,4 @@ class VGG16(Staged):
         for number, (features, num_convs) in enumerate(BLOCKS, start=1):
             setattr(self, f"block{number}", Block(features, num_convs, **kinds))
         dropout = ORIGINAL_DROPOUT if self.head_name == "original" else self.dropout
-        self.head = Head(self.num_classes, HIDDEN[self.head_name], dropout, **kinds)
+        self.head = Head(self.num_classes, HIDDEN[self.head_name], dropout, self.normalised_features, **kinds)

@@ -18,22 +18,32 @@ class Compiling:
 
     def __init__(self, job: Job, programs: Programs) -> None:
         self._job, self._programs = job, programs
-        self._begun: dict[tuple[int, int], Future[Program]] = {}
+        self._begun: dict[tuple[int, int, bool], Future[Program]] = {}
 
     def start(self, phase: Phase, count: int) -> None:
-        """Begins to compile the program of `count` steps of a phase, unless that is begun."""
-        if (phase.index, count) not in self._begun:
-            self._begun[phase.index, count] = self._start(phase, count, self._job.recipes[phase.index])
+        """Begins to compile the program of `count` steps of a phase, unless that is begun.
 
-    def _start(self, phase: Phase, count: int, recipe: Recipe) -> Future[Program]:
+        Where evaluations within epochs cut calls of several steps, also the one that takes as many as each call says.
+        """
+        for counted in (False, True) if count > 1 and self._job.config.evaluate_every_steps else (False,):
+            self._find(phase, count, counted=counted)
+
+    def _find(self, phase: Phase, count: int, *, counted: bool) -> Future[Program]:
+        key = phase.index, count, counted
+        if key not in self._begun:
+            self._begun[key] = self._start(phase, count, self._job.recipes[phase.index], counted=counted)
+        return self._begun[key]
+
+    def _start(self, phase: Phase, count: int, recipe: Recipe, *, counted: bool = False) -> Future[Program]:
         job, size, resident = self._job, self._job.config.batch_size, self._job.resident(phase)
         engine, data = job.config.parallel, job.abstract_data(phase)
         if resident:
             indices = jax.ShapeDtypeStruct((count, size), "int32")
-            inputs: tuple[Any, ...] = (data, parallel.divided_shapes(indices, job.mesh, engine, axis=1))
+            number = [jax.ShapeDtypeStruct((), "int32")] * counted
+            inputs: tuple[Any, ...] = (data, parallel.divided_shapes(indices, job.mesh, engine, axis=1), *number)
         else:
             inputs = (parallel.divided_shapes(data, job.mesh, engine),)
-        step = parallel.mapped_step(recipe, job.mesh, engine, resident=resident)
+        step = parallel.mapped_step(recipe, job.mesh, engine, resident=resident, counted=counted)
         return self._programs.start(lambda: step.lower(job.phase_state(phase), *inputs))
 
     def account(self, phase: Phase, count: int) -> str:
@@ -47,10 +57,9 @@ class Compiling:
         kept = self._start(phase, count, dataclasses.replace(recipe, remat=())).result().memory
         return f"{text}, without remat of {', '.join(recipe.remat)} {kept.get('temporary', 0) / 2**20:,.1f} MiB"
 
-    def wait(self, phase: Phase, count: int) -> Program:
-        """The program of `count` steps of a phase."""
-        self.start(phase, count)
-        return self._begun[phase.index, count].result()
+    def wait(self, phase: Phase, count: int, *, counted: bool = False) -> Program:
+        """The program of `count` steps of a phase. counted: of as many of them as each call says."""
+        return self._find(phase, count, counted=counted).result()
 
     def seconds(self) -> float:
         """What all compilations so far took; in part they ran beside training."""

@@ -54,7 +54,9 @@ def decide(config: ConfigDict, recipe: Recipe, epochs: float, train_split: Examp
     if config.features == "off" or not prefix:
         why = "config.features is off" if prefix else "the first stage trains"
         return Caching("", 1, False, 0, 0, f"features: not cached ({why})")
-    views = min(config.feature_views, math.ceil(epochs)) if recipe.augments else 1
+    # An example that counts several times in an epoch sees another view each time.
+    turns = 1 if train_split.repeats is None else int(train_split.repeats.max())
+    views = min(config.feature_views, math.ceil(epochs) - 1 + turns) if recipe.augments else 1
     each = _bytes(shapes(recipe, (1, *train_split.images.shape[1:])))
     train_bytes, val_bytes = each * len(train_split) * views, each * len(val_split)
     placement, where = _place(config, train_bytes + val_bytes)

@@ -95,14 +95,17 @@ def sweep(job: Job, learning_rates: np.ndarray, show: Callable[[int], None]) -> 
     recipe = dataclasses.replace(job.recipes[0], learning_rate=lambda step: jnp.asarray(learning_rates)[step])
     take_step = parallel.mapped_step(recipe, job.mesh, config.parallel, resident=feed.resident)
     state = _observed(job, recipe.model.param_dtype)
+    tried: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
     span, average, best = (0, len(learning_rates)), 0.0, math.inf
     ending = f"all {len(learning_rates)} steps were taken"
-    for _, arguments in feed.calls(job.mesh, config.parallel, config.seed, config.batch_size, span, 1):
+    calls = feed.calls(job.mesh, config.parallel, config.seed, config.batch_size, span, 1)
+    for rate, (_, arguments) in zip(map(float, learning_rates), calls, strict=True):
         state = take_step(state, *arguments)
+        if int(state.metrics.steps) == len(losses):
+            continue  # loss scaling has skipped it
         loss = float(state.metrics.loss)
-        rate = learning_rates[len(losses)]
         if not math.isfinite(loss):
             if not losses:
                 raise UserError(
@@ -112,6 +115,7 @@ def sweep(job: Job, learning_rates: np.ndarray, show: Callable[[int], None]) -> 
             ending = f"the loss was not finite at a rate of {rate:.3g}"
             break
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        tried.append(rate)
         losses.append(loss)
         smoothed.append(average / (1 - SMOOTHING ** len(losses)))
         best = min(best, smoothed[-1])
@@ -119,7 +123,7 @@ def sweep(job: Job, learning_rates: np.ndarray, show: Callable[[int], None]) -> 
         if smoothed[-1] > DIVERGED * best:
             ending = f"the smoothed loss was over {DIVERGED:g} times its best at a rate of {rate:.3g}"
             break
-    return Curve(tuple(map(float, learning_rates[: len(losses)])), tuple(losses), tuple(smoothed), ending)
+    return Curve(tuple(tried), tuple(losses), tuple(smoothed), ending)
 
 
 def _observed(job: Job, kind: Any) -> TrainState:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from covidjax.data import stream
-from covidjax.data.order import batch_indices, steps_per_epoch, view_of
+from covidjax.data.order import batch_rows, steps_per_epoch
 from covidjax.train import parallel
 from covidjax.train.features import Passes
 from covidjax.train.phases import Phase, phase_at
@@ -21,58 +21,72 @@ from covidjax.trained import Trained
 class Feed:
     """The data of a phase.
 
-    views: trees {'image' or 'features', 'label'} of arrays [n, ...] that take turns from epoch to epoch; resident:
-    whether they live on the devices, all views in one tree [views * n, ...]. val: the images of the validation split,
-    or their features, which enter the network at stage `start` (None: at its beginning).
+    views: trees {'image' or 'features', 'label'} of arrays [n, ...] that take turns from epoch to epoch; turns: the
+    example of each turn of an epoch, see `Examples.turns`; resident: whether the views live on the devices, all in one
+    tree [views * n, ...]. val: the images of the validation split, or their features, which enter the network at stage
+    `start` (None: at its beginning).
     """
 
     views: tuple[Any, ...]
     num_views: int
-    num_examples: int
+    turns: np.ndarray
     resident: bool
     val: Any
     start: str | None
 
     def calls(
-        self, mesh: Mesh, engine: str, seed: int, batch_size: int, steps: tuple[int, int], steps_per_call: int
+        self,
+        mesh: Mesh,
+        engine: str,
+        seed: int,
+        batch_size: int,
+        steps: tuple[int, int],
+        steps_per_call: int,
+        pause_every: int = 0,
     ) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """For each call of the compiled program how many steps it takes, and its arguments beside the state.
 
-        steps: the first of the run that is taken, and the first that is not.
+        steps: the first of the run that is taken, and the first that is not; steps_per_call, pause_every: see
+        `split_into_calls`. A call of fewer steps is one of the program that takes their number as last argument.
         """
         if not self.resident:
-            for batch in stream.batches(self.views, seed, batch_size, *steps):
+            for batch in stream.batches(self.views, self.turns, seed, batch_size, *steps):
                 yield 1, (parallel.divide(batch, mesh, engine),)
             return
-        for first, count in split_into_calls(*steps, self.steps_per_epoch(batch_size), steps_per_call):
-            rows = np.stack([self.rows(step, seed, batch_size) for step in range(first, first + count)])
-            yield count, (self.views[0], parallel.divide(rows, mesh, engine, axis=1))
+        for first, count in split_into_calls(*steps, self.steps_per_epoch(batch_size), steps_per_call, pause_every):
+            rows = np.zeros((steps_per_call, batch_size), np.int32)
+            rows[:count] = [self.rows(step, seed, batch_size) for step in range(first, first + count)]
+            placed = parallel.divide(rows, mesh, engine, axis=1)
+            yield count, (self.views[0], placed, *(() if count == steps_per_call else (np.int32(count),)))
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Full batches in an epoch."""
-        return steps_per_epoch(self.num_examples, batch_size)
+        return steps_per_epoch(len(self.turns), batch_size)
 
     def rows(self, step: int, seed: int, batch_size: int) -> np.ndarray:
         """Where the examples of a step's batch are in the resident data: [batch] int32."""
-        view = view_of(step, self.num_examples, batch_size, self.num_views)
-        return batch_indices(seed, step, self.num_examples, batch_size) + np.int32(view * self.num_examples)
+        examples, views = batch_rows(seed, step, self.turns, batch_size, self.num_views)
+        num_examples = len(jax.tree.leaves(self.views[0])[0]) // self.num_views
+        return examples + views * np.int32(num_examples)
 
 
 def split_into_calls(
-    first_step: int, last_step: int, epoch_steps: int, steps_per_call: int
+    first_step: int, last_step: int, epoch_steps: int, steps_per_call: int, pause_every: int = 0
 ) -> Iterator[tuple[int, int]]:
     """(first step, number of steps) of each call.
 
-    A call begins at a multiple of `steps_per_call` within its epoch and ends in it, so that a run that was stopped
-    takes the same calls; what does not fill a call is taken one by one.
+    Calls end at the multiples of `steps_per_call` within each epoch, at its end and, unless that is 0, at the multiples
+    of `pause_every` within the run: so a run that was stopped takes the same calls, and pauses cut those calls alone
+    that they fall into.
     """
     step = first_step
     while step < last_step:
         position = step % epoch_steps
-        fits = position % steps_per_call == 0 and position + steps_per_call <= epoch_steps
-        count = steps_per_call if fits and step + steps_per_call <= last_step else 1
-        yield step, count
-        step += count
+        ends = [epoch_steps - position, steps_per_call - position % steps_per_call, last_step - step]
+        if pause_every:
+            ends.append(pause_every - step % pause_every)
+        yield step, min(ends)
+        step += min(ends)
 
 
 def make_feed(job: Job, phase: Phase, variables: Any, passes: Passes) -> Feed:
@@ -86,13 +100,13 @@ def make_feed(job: Job, phase: Phase, variables: Any, passes: Passes) -> Feed:
         job.train_split,
         job.val_split,
     )
-    count, resident, whole = len(train_split), job.resident(phase), parallel.replicated(job.mesh)
+    turns, resident, whole = train_split.turns(), job.resident(phase), parallel.replicated(job.mesh)
     val, start, targets = val_split.images, None, job.targets(train_split)
     if caching.validation:
         val, start = passes.features(recipe, variables, val_split.images), recipe.plan.first_trained
     if not recipe.cached:
         images = {"image": train_split.images, "label": targets}
-        return Feed((jax.device_put(images, whole) if resident else images,), 1, count, resident, val, start)
+        return Feed((jax.device_put(images, whole) if resident else images,), 1, turns, resident, val, start)
     numbers = range(caching.views) if recipe.augments else (None,)
     views = tuple(
         {
@@ -106,7 +120,7 @@ def make_feed(job: Job, phase: Phase, variables: Any, passes: Passes) -> Feed:
         views = (jax.device_put(together, whole),)
     elif caching.placement == "host":
         views = jax.tree.map(np.array, views)
-    return Feed(views, caching.views, count, resident, val, start)
+    return Feed(views, caching.views, turns, resident, val, start)
 
 
 def final_inputs(job: Job, trained: Trained, passes: Passes) -> tuple[Any, str | None]:

@@ -98,16 +98,15 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         progress = Progress(job.last_step, job.steps_per_epoch, config.batch_size, chronicle.step)
 
         # ---- Training ----
-        for phase, recipe in zip(job.phases, job.recipes, strict=True):
-            if chronicle.step >= phase.last_step:
-                continue
+        for phase, recipe in job.unfinished(chronicle.step):
             if phase.index and chronicle.step == phase.first_step:
                 state = job.begin_phase(phase, state)
-            compiling.start(phase, steps_of_call[phase.index])
+            size, every = steps_of_call[phase.index], config.evaluate_every_steps
+            compiling.start(phase, size)
             feed = make_feed(job, phase, {"params": state.params, "batch_stats": state.batch_stats}, passes)
             print(*dict.fromkeys(passes.notes), "\ncompiling the step ...", sep="\n", flush=True)
-            take_steps = compiling.wait(phase, steps_of_call[phase.index])
-            print(compiling.account(phase, steps_of_call[phase.index]), flush=True)
+            take_steps = compiling.wait(phase, size)
+            print(compiling.account(phase, size), flush=True)
             run["memory"][str(phase.index)] = take_steps.memory
             if phase.index + 1 < len(job.phases):  # compiled while this phase runs
                 compiling.start(job.phases[phase.index + 1], steps_of_call[phase.index + 1])
@@ -115,10 +114,8 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
             progress.restart(chronicle.step)
             began, began_step, shown = time.monotonic(), chronicle.step, time.monotonic()
             span, engine = (chronicle.step, phase.last_step), config.parallel
-            for count, arguments in feed.calls(
-                job.mesh, engine, config.seed, config.batch_size, span, steps_of_call[phase.index]
-            ):
-                program = take_steps if count == steps_of_call[phase.index] else compiling.wait(phase, count)
+            for count, arguments in feed.calls(job.mesh, engine, config.seed, config.batch_size, span, size, every):
+                program = take_steps if count == size else compiling.wait(phase, size, counted=True)
                 state = program.call(state, *arguments)
                 parallel.throttle(state, job.mesh)
                 chronicle.step += count
@@ -128,13 +125,18 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
                     chronicle.train_seconds += seconds
                     figures = train_figures(recipe, state, sums)
                     figures["images_per_second"] = round(steps * config.batch_size / seconds, 2)
-                    measured = finish_epoch(job, phase, state, forward, feed, figures, writer, progress, chronicle)
+                    measured = validate(job, phase, state, forward, feed, figures, writer, progress, chronicle)
                     state = next_epoch(job, phase, state, figures["loss"])
                     save(job, phase, state, chronicle, saver, measured)
                     began, began_step = time.monotonic(), chronicle.step
+                elif every and chronicle.step % every == 0:
+                    figures = train_figures(recipe, state, fetch_sums(state, recipe, saver))
+                    paused = time.monotonic()
+                    validate(job, phase, state, forward, feed, figures, writer, progress, chronicle)
+                    began += time.monotonic() - paused
                 elif time.monotonic() - shown > progress.interval_seconds:
                     sums = fetch_sums(state, recipe, saver)
-                    progress.within_epoch(chronicle.step, float(sums.loss) / int(sums.steps), describe(chronicle.best))
+                    progress.within_epoch(chronicle.step, mean(sums.loss, sums.steps), describe(chronicle.best))
                     shown = time.monotonic()
                 if stop_asked():
                     stop(phase, state, recipe, chronicle, saver, time.monotonic() - began)
@@ -167,14 +169,16 @@ def fetch_sums(state: TrainState, recipe: Recipe, saver: Saver) -> StepMetrics:
         saver.flush()
         steps = saver.checkpoints.steps()
         good = f"the last good checkpoint is step {steps[-1]}" if steps else "none was saved"
+        scale = "" if state.loss_scale is None else f", loss scale {float(state.loss_scale.scale):g}"
         raise UserError(
-            f"the loss or its gradient is not finite in step {bad + 1} (learning rate {rate:.3g}); {good}: look at the "
-            "images, or use another --workdir with a lower config.optimizer.learning_rate or config.optimizer.clip_norm"
+            f"the loss or its gradient is not finite in step {bad + 1} (learning rate {rate:.3g}{scale}); {good}: look "
+            "at the images, or use another --workdir with a lower config.optimizer.learning_rate or "
+            "config.optimizer.clip_norm"
         )
     return sums
 
 
-def finish_epoch(
+def validate(
     job: Job,
     phase: Phase,
     state: TrainState,
@@ -185,33 +189,47 @@ def finish_epoch(
     progress: Progress,
     chronicle: Chronicle,
 ) -> float:
-    """Measures the validation split, writes the epoch's figures, remembers the best; returns what checkpoints go by."""
+    """Measures the validation split, writes and shows the figures; returns the one that checkpoints go by.
+
+    Within an epoch (`config.evaluate_every_steps`) the figures of training, which are those of the epoch so far, are
+    shown only, `epoch` is the fraction that is reached, and the best stays that of the whole epochs.
+    """
     plan = job.recipes[phase.index].plan
     variables = evaluation_variables(state.params, state.batch_stats, state.average, plan)
     targets, size = job.targets(job.val_split), job.config.batch_size
     measured = evaluate.measure(forward, variables, feed.val, targets, size, job.mesh, job.plain_loss)
-    step, epoch = chronicle.step, -(-chronicle.step // job.steps_per_epoch)
-    for split, values in (("train", figures), ("val", measured)):
+    step, pairs = chronicle.step, (("train", figures), ("val", measured))
+    ends = step % job.steps_per_epoch == 0 or step == phase.last_step
+    epoch = -(-step // job.steps_per_epoch) if ends else step / job.steps_per_epoch
+    for split, values in pairs if ends else pairs[1:]:
         writer.write({"step": step, "epoch": epoch, "phase": phase.index, "split": split, **values})
     name = job.config.checkpoint.best
     sign = 1.0 if name == "loss" else -1.0
     best = chronicle.best
-    if math.isfinite(measured[name]) and (best is None or sign * measured[name] <= sign * best[name]):
+    if ends and math.isfinite(measured[name]) and (best is None or sign * measured[name] <= sign * best[name]):
         chronicle.best = {"epoch": epoch, **measured}
-    pairs = (("train", figures), ("val", measured))
-    progress.epoch(step, "  ".join(f"{split} {told(values)}" for split, values in pairs), describe(chronicle.best))
+    progress.measured(step, "  ".join(f"{split} {told(values)}" for split, values in pairs), describe(chronicle.best))
     return measured[name]
 
 
 def train_figures(recipe: Recipe, state: TrainState, sums: StepMetrics) -> dict[str, float]:
     """The training figures of an epoch; the learning rate is that of its last step."""
     rate = recipe.learning_rate(int(state.step) - 1 - recipe.schedule_start) * state.plateau.scale
-    return {
-        "loss": float(sums.loss) / int(sums.steps),
-        "accuracy": float(sums.correct) / int(sums.count),
+    figures = {
+        "loss": mean(sums.loss, sums.steps),
+        "accuracy": mean(sums.correct, sums.count),
         "learning_rate": float(rate),
-        "gradient_norm": float(sums.gradient_norm) / int(sums.steps),
+        "gradient_norm": mean(sums.gradient_norm, sums.steps),
     }
+    if state.loss_scale is not None:
+        figures["loss_scale"] = float(state.loss_scale.scale)
+        figures["skipped_steps"] = int(state.loss_scale.skipped_steps)  # of the run so far
+    return figures
+
+
+def mean(total: jax.Array, count: jax.Array) -> float:
+    """The mean of what was added up; NaN of nothing, where loss scaling has skipped every step."""
+    return float(total) / int(count) if int(count) else math.nan
 
 
 def next_epoch(job: Job, phase: Phase, state: TrainState, epoch_loss: float) -> TrainState:

@@ -60,9 +60,9 @@ def divided_shapes(batches: Any, mesh: Mesh, engine: str, axis: int = 0) -> Any:
     return batches
 
 
-def mapped_step(recipe: Recipe, mesh: Mesh, engine: str, *, resident: bool) -> Any:
+def mapped_step(recipe: Recipe, mesh: Mesh, engine: str, *, resident: bool, counted: bool = False) -> Any:
     """The step under the engine that config.parallel names, not compiled yet."""
-    return (pmap_step if engine == "pmap" else jit_step)(recipe, mesh, resident=resident)
+    return (pmap_step if engine == "pmap" else jit_step)(recipe, mesh, resident=resident, counted=counted)
 
 
 def _by_device(array: Any, mesh: Mesh, axis: int) -> Any:
@@ -76,12 +76,19 @@ def throttle(state: TrainState, mesh: Mesh) -> None:
 
 
 def resident_steps(
-    state: TrainState, split: Batch, indices: jax.Array, *, recipe: Recipe, parts: NamedSharding | None = None
+    state: TrainState,
+    split: Batch,
+    indices: jax.Array,
+    count: jax.Array | None = None,
+    *,
+    recipe: Recipe,
+    parts: NamedSharding | None = None,
 ) -> TrainState:
     """Train steps whose batches are gathered on the device, one after the other in one program.
 
     split: the whole training split, {'image': [n, height, width, channels] uint8, 'label': [n] int32}, or with
-    'features' in place of images, replicated; indices: [steps, batch] int32; parts: how jit divides the batches.
+    'features' in place of images, replicated; indices: [steps, batch] int32; count: how many of the steps are taken,
+    all by default; parts: how jit divides the batches.
     """
 
     def one(state: TrainState, indices: jax.Array) -> tuple[TrainState, None]:
@@ -90,23 +97,28 @@ def resident_steps(
             batch = jax.lax.with_sharding_constraint(batch, parts)
         return train_step(state, batch, recipe=recipe), None
 
+    if count is not None:  # a loop for one step too: outside of it the same step has other roundings
+        return jax.lax.fori_loop(0, count, lambda number, state: one(state, indices[number])[0], state)
     if len(indices) == 1:  # a loop of one turn would keep the compiler from seeing the whole step
         return one(state, indices[0])[0]
     return jax.lax.scan(one, state, indices)[0]
 
 
-def jit_step(recipe: Recipe, mesh: Mesh, *, resident: bool) -> Any:
-    """The jitted step with donated state: `(state, split, indices)` if resident, else `(state, batch)`."""
+def jit_step(recipe: Recipe, mesh: Mesh, *, resident: bool, counted: bool = False) -> Any:
+    """The jitted step with donated state: `(state, split, indices)` if resident, else `(state, batch)`.
+
+    counted: whether the number of steps that are taken of `indices` is a further argument.
+    """
     whole, parts = replicated(mesh), by_example(mesh)
     if resident:
         step: Callable[..., Any] = partial(resident_steps, recipe=recipe, parts=parts)
-        shardings = (whole, whole, by_second_axis(mesh))
+        shardings = (whole, whole, by_second_axis(mesh), *[whole] * counted)
         return jax.jit(step, in_shardings=shardings, out_shardings=whole, donate_argnums=0)
     step = partial(train_step, recipe=recipe)
     return jax.jit(step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0)
 
 
-def pmap_step(recipe: Recipe, mesh: Mesh, *, resident: bool) -> Any:
+def pmap_step(recipe: Recipe, mesh: Mesh, *, resident: bool, counted: bool = False) -> Any:
     """The same under `jax.pmap`, for those who think in devices: each runs the step on its part of the batch.
 
     State and arguments are those of `jit_step`, batches and indices with an axis of devices, see `divide`.
@@ -116,7 +128,7 @@ def pmap_step(recipe: Recipe, mesh: Mesh, *, resident: bool) -> Any:
     recipe = dataclasses.replace(recipe, axis=mesh.axis_names[0])
     if resident:
         step: Callable[..., Any] = partial(resident_steps, recipe=recipe)
-        axes: tuple[Any, ...] = (None, None, 1)
+        axes: tuple[Any, ...] = (None, None, 1, *[None] * counted)
     else:
         step, axes = partial(train_step, recipe=recipe), (None, 0)
     devices = list(mesh.devices.flat)

@@ -11,6 +11,7 @@ from covidjax import models, optim
 from covidjax.errors import UserError
 from covidjax.freeze import FreezePlan, Pairs, make_plan
 from covidjax.strategies import gradual_epochs
+from covidjax.train import loss_scale
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe
 
@@ -125,6 +126,7 @@ def initial_state(recipe: Recipe, variables: Any, key: jax.Array) -> TrainState:
         opt_state=recipe.tx.init(trainable),
         average=_fresh_average(recipe.plan, params, batch_stats),
         plateau=optim.plateau_init(),
+        loss_scale=loss_scale.fresh(recipe.model.dtype),
         metrics=StepMetrics.empty(),
     )
 

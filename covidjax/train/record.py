@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
         raise UserError(f"--workdir: cannot write to {workdir}: {error.strerror}: choose another folder") from error
     path = workdir / "config.json"
     if path.exists():
-        before, now = dict(configs.flatten(files.read_json(path))), dict(configs.flatten(configs.to_json(config)))
+        former = configs.from_json(files.read_json(path))  # with the defaults of keys that are younger than the run
+        before, now = (dict(configs.flatten(configs.to_json(each))) for each in (former, config))
         differing = sorted(
             key for key in before.keys() | now.keys() if key not in FREE_TO_CHANGE and before.get(key) != now.get(key)
         )
@@ -88,13 +90,8 @@ def open_record(workdir: Path, job: Job) -> dict[str, Any]:
     for name, split in data.items():
         if name in former and former[name]["fingerprint"] != split["fingerprint"]:
             raise UserError(f"the {name} images are not those that {workdir} was trained on: use another --workdir")
-    devices = jax.local_devices()
     return {
-        "versions": {"python": sys.version.split()[0], **versions()},
-        "device": devices[0].device_kind,
-        "platform": devices[0].platform,
-        "num_devices": len(devices),
-        "git_revision": git_revision(),
+        **environment(),
         "data": former | data,
         "notes": list(job.notes),
         "preprocessing": json.loads(inputs.encode(job.recipes[0].preprocessing)),
@@ -104,6 +101,37 @@ def open_record(workdir: Path, job: Job) -> dict[str, Any]:
         "timings": before.get("timings", {}),
         "test_reads": before.get("test_reads", []),
     }
+
+
+def environment() -> dict[str, Any]:
+    """What run.json tells of the software and the devices."""
+    devices = jax.local_devices()
+    return {
+        "versions": {"python": sys.version.split()[0], **versions()},
+        "device": devices[0].device_kind,
+        "platform": devices[0].platform,
+        "num_devices": len(devices),
+        "git_revision": git_revision(),
+    }
+
+
+def begin_reading(workdir: Path, split: str) -> dict[str, Any]:
+    """The content of run.json; a reading of the test split is recorded in it before it happens."""
+    run = files.read_json(workdir / "run.json")
+    if split == "test":
+        run["test_reads"].append(datetime.now(UTC).isoformat(timespec="seconds"))
+        files.write_json(workdir / "run.json", run)
+    return run
+
+
+def end_reading(workdir: Path, run: dict[str, Any], examples: Examples, task: Task) -> None:
+    """Records in run.json what was read. Raises UserError where the run has recorded other images of the split."""
+    known = run["data"].setdefault(examples.split, describe(examples, task))
+    if known["fingerprint"] != examples.fingerprint:
+        raise UserError(
+            f"the {examples.split} images are not those recorded in {workdir / 'run.json'}: put the former ones back"
+        )
+    files.write_json(workdir / "run.json", run)
 
 
 def describe(examples: Examples, task: Task = "classification") -> dict[str, Any]:

@@ -80,6 +80,11 @@ class Job:
         targets = self.targets(examples)
         return {**data, "label": jax.ShapeDtypeStruct((rows, *targets.shape[1:]), targets.dtype)}
 
+    def unfinished(self, step: int) -> list[tuple[Phase, Recipe]]:
+        """The phases that have steps left after so many of the run, with their recipes."""
+        pairs = zip(self.phases, self.recipes, strict=True)
+        return [(phase, recipe) for phase, recipe in pairs if step < phase.last_step]
+
     def begin_phase(self, phase: Phase, state: TrainState) -> TrainState:
         """The state with which a phase that follows another begins."""
         state = enter_phase(state, self.recipes[phase.index - 1], self.recipes[phase.index])
@@ -105,11 +110,10 @@ def prepare(config: ConfigDict) -> Job:
     task = models.task(config.model.name)
     train_split, val_split = _load(config, task)
     splits.check_disjoint(train_split, val_split)
-    epoch_steps = steps_per_epoch(len(train_split), config.batch_size)
+    num_turns = len(train_split.turns())
+    epoch_steps = steps_per_epoch(num_turns, config.batch_size)
     if epoch_steps == 0:
-        raise UserError(
-            f"config.batch_size {config.batch_size} exceeds the {len(train_split)} training images: lower it"
-        )
+        raise UserError(f"config.batch_size {config.batch_size} exceeds the {num_turns} training images: lower it")
     placement = choose_placement(train_split, config.dataset.placement, with_masks=task == "segmentation")
     model = models.build(config.model, len(train_split.classes), config.precision)
     begin = start(config, model, train_split.images.shape[1:])
@@ -159,11 +163,11 @@ def make_recipe(
 ) -> Recipe:
     """What a step of the phase does."""
     plan = phase.plan(begin.variables, model.stages)
-    task, num_classes = models.task(config.model.name), len(train_split.classes)
-    weights = losses.class_weights(config.loss.class_weights, tasks.targets(train_split, task), num_classes)
+    task, classes = models.task(config.model.name), train_split.classes
+    weights = losses.class_weights(config.loss.class_weights, tasks.epoch_targets(train_split, task), classes)
     return Recipe(
         model=model,
-        prefix=models.build(config.model, num_classes, config.prefix_precision or config.precision),
+        prefix=models.build(config.model, len(classes), config.prefix_precision or config.precision),
         plan=plan,
         tx=optim.optimizer(phase.optimizer, plan.weight_decays()),
         learning_rate=optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, epoch_steps),

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from covidjax.optim import Plateau
+from covidjax.train.loss_scale import LossScale
 
 
 @flax.struct.dataclass
 class StepMetrics:
     """Sums over the steps of an epoch so far; they stay on the device until they are logged.
 
+    A step that loss scaling skips is in none of them.
     loss, gradient_norm: float32 sums over steps; correct: float32 over examples, of masks the part of the pixels that
     is right; count: int32, examples; steps: int32;
     nonfinite_step: int32, the first step whose loss or gradient was not finite, or -1.
@@ -59,6 +61,7 @@ class TrainState:
     average: moving averages, {'params': of the trainable leaves, with holes, 'batch_stats': of the stages on batch
         statistics}, with holes where a decay is 0; None where nothing is averaged
     plateau: scale of the learning rate and what decides it
+    loss_scale: None where activations are not float16
     metrics: sums since the epoch began
     """
 
@@ -69,4 +72,5 @@ class TrainState:
     opt_state: Any
     average: Any
     plateau: Plateau
+    loss_scale: LossScale | None
     metrics: StepMetrics

@@ -14,6 +14,7 @@ from covidjax.data.augment import Augmentation, augment
 from covidjax.freeze import FreezePlan
 from covidjax.models.layers import Staged, span
 from covidjax.preprocessing import Preprocessing
+from covidjax.train import loss_scale
 from covidjax.train.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -70,7 +71,7 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
         correct = jnp.sum(jnp.mean(right, tuple(range(1, right.ndim)), dtype=jnp.float32))
         return jnp.mean(recipe.loss(logits, labels)), (batch_stats, correct)
 
-    gradient = accumulated(jax.value_and_grad(loss, has_aux=True), recipe.accumulation_steps)
+    gradient = accumulated(loss_scale.value_and_grad(loss, state.loss_scale), recipe.accumulation_steps)
     (value, (batch_stats, correct)), grads = gradient(trainable, state.batch_stats, inputs, labels, dropout_key)
     value, batch_stats, correct, grads = over_devices(recipe.axis, value, batch_stats, correct, grads)
     direction, opt_state = recipe.tx.update(grads, state.opt_state, trainable)
@@ -80,7 +81,7 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
     )
     live = plan.averaged(trainable, batch_stats)
     average = jax.tree.map(lambda keep, a, v: keep * a + (1 - keep) * v, plan.ema_decays(), state.average, live)
-    return dataclasses.replace(
+    stepped = dataclasses.replace(
         state,
         step=state.step + 1,
         params=plan.merge(trainable, frozen),
@@ -89,6 +90,18 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
         average=average,
         metrics=state.metrics.add(state.step, value, optax.tree.norm(grads), correct, examples(batch, recipe)),
     )
+    return settled(state, stepped, grads)
+
+
+def settled(before: TrainState, stepped: TrainState, grads: Any) -> TrainState:
+    """What a step leaves: `stepped`, but only its count where loss scaling finds that the gradients overflowed."""
+    if before.loss_scale is None:
+        return stepped
+    scale, counts = before.loss_scale.after(grads)
+    names = ("params", "batch_stats", "opt_state", "average", "metrics")
+    former, new = ({name: getattr(state, name) for name in names} for state in (before, stepped))
+    kept = jax.tree.map(partial(jnp.where, counts), new, former)
+    return dataclasses.replace(stepped, loss_scale=scale, **kept)
 
 
 def step_keys(state: TrainState, recipe: Recipe) -> tuple[jax.Array, jax.Array]:

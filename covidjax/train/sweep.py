@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
-from covidjax import losses, models, optim
+from covidjax import losses, models, optim, tasks
 from covidjax.errors import UserError
 from covidjax.strategies import gradual_epochs
 from covidjax.train import features
@@ -126,7 +126,10 @@ def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
 
 def _check(config: ConfigDict, seeds: Sequence[int]) -> None:
     if models.task(config.model.name) == "segmentation":
-        raise UserError(f"a sweep is of networks that label whole images, and {config.model.name} answers with masks")
+        raise UserError(
+            f"a sweep is of heads that label whole images, and {config.model.name} answers with masks: compare its "
+            "settings with launch/study.py and --learning_rates"
+        )
     if config.phases or gradual_epochs(config.freeze) is not None:
         raise UserError(
             f"a sweep has one phase, that of the config itself: empty config.phases, and give config.freeze, now "
@@ -142,8 +145,8 @@ def _check(config: ConfigDict, seeds: Sequence[int]) -> None:
 
 
 def _knobs(job: Job, settings: Sequence[tuple[float, float, Any]]) -> Knobs:
-    labels, num_classes = job.train_split.labels, len(job.train_split.classes)
-    weights = [losses.class_weights(spec, labels, num_classes) or (1.0,) * num_classes for _, _, spec in settings]
+    labels, classes = tasks.epoch_targets(job.train_split, job.task), job.train_split.classes
+    weights = [losses.class_weights(spec, labels, classes) or (1.0,) * len(classes) for _, _, spec in settings]
     kind = job.recipes[0].model.param_dtype
     return Knobs(*(jnp.asarray(values, kind) for values in (*list(zip(*settings, strict=True))[:2], weights)))
 

@@ -115,8 +115,8 @@ class Progress:
         line = self._line(step, f"loss {loss:.4f}", best)
         print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n", flush=True)
 
-    def epoch(self, step: int, figures: str, best: str) -> None:
-        """The line of a finished epoch, which stays."""
+    def measured(self, step: int, figures: str, best: str) -> None:
+        """The line of a finished epoch, or of another step after which the validation split was measured; it stays."""
         line = self._line(step, figures, best)
         print(f"\r\x1b[K{line}" if self._terminal else line, flush=True)
 

@@ -1,4 +1,4 @@
-"""The preprocessing that belongs to weights: of a new run from its config, of an old one from its record."""
+"""What networks do to pixels, which belongs to weights: of a new run from its config, of an old one from its record."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from covidjax.errors import UserError
 from covidjax.files import read_json
 from covidjax.models.resnet import PREACTIVATED
-from covidjax.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocessing, folded, fresh
+from covidjax.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocessing, folded, fresh, unit
 from covidjax.weights import catalog, files
 
 
@@ -20,8 +20,14 @@ def of_run(config: ConfigDict) -> Preprocessing:
     With `model.stem` 'fold', one-channel images and weights for several channels, it is the folded form.
     Raises UserError where the file or workdir that it depends on is gone.
     """
-    found = of_weights(config)
+    found = unfolded(config)
     return folded(found) if is_folded(config, found) else found
+
+
+def unfolded(config: ConfigDict) -> Preprocessing:
+    """The same before any folding: what belongs to the weights, unless `config.preprocessing` says otherwise."""
+    weights = of_weights(config)
+    return unit(weights) if config.preprocessing == "unit" else weights
 
 
 def is_folded(config: ConfigDict, weights: Preprocessing) -> bool:
@@ -30,7 +36,7 @@ def is_folded(config: ConfigDict, weights: Preprocessing) -> bool:
 
 
 def of_weights(config: ConfigDict) -> Preprocessing:
-    """The preprocessing of the weights that a run starts from, before any folding."""
+    """The preprocessing that belongs to the weights that a run starts from."""
     if not config.pretrained:
         return fresh(config.dataset.channels)
     if config.pretrained in catalog.CATALOG:
@@ -42,8 +48,17 @@ def of_weights(config: ConfigDict) -> Preprocessing:
 
 
 def recorded(workdir: Path) -> Preprocessing:
-    """What the network of a workdir does to pixels, as its run.json says: the weights it started from may be gone."""
-    return decode(json.dumps(read_json(workdir / "run.json").get("preprocessing")))
+    """What the network of a workdir does to pixels, as its run.json says: the weights it started from may be gone.
+
+    Raises UserError for the workdir of an ensemble.
+    """
+    run = read_json(workdir / "run.json")
+    if "ensemble" in run:
+        members = ", ".join(member["workdir"] for member in run["ensemble"]["members"])
+        raise UserError(
+            f"{workdir} is an ensemble, which has no network of its own: name one of its members, {members}"
+        )
+    return decode(json.dumps(run.get("preprocessing")))
 
 
 def of_file(path: Path, model_name: str) -> Preprocessing:

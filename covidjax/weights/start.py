@@ -46,9 +46,9 @@ def start(config: ConfigDict, model: Staged, image_shape: tuple[int, int, int]) 
     preprocessing = inputs.of_run(config)
     init = initialiser(model, preprocessing, image_shape)
     if not config.pretrained:
-        return Start(jax.jit(init)(key), preprocessing, ("weights: random initialisation",))
-    weights_preprocessing = inputs.of_weights(config)
-    abstract = jax.eval_shape(initialiser(model, weights_preprocessing, image_shape), key)
+        return Start(jax.jit(init)(key), preprocessing, ("weights: random initialisation", *_on_pixels(config)))
+    unfolded = inputs.unfolded(config)
+    abstract = jax.eval_shape(initialiser(model, unfolded, image_shape), key)
     tensors, origin = _obtain(config)
     try:
         known = entries(model, abstract, tensors)
@@ -58,10 +58,10 @@ def start(config: ConfigDict, model: Staged, image_shape: tuple[int, int, int]) 
     # Each tensor is let go as its array is made, so that the weights are never held twice.
     targets = traverse_util.flatten_dict(abstract, sep="/")
     leaves = {path: place(tensors.pop(e.source), e.layout, targets[path].dtype) for path, e in used.items()}
-    if inputs.is_folded(config, weights_preprocessing):
+    if inputs.is_folded(config, unfolded):
         wanted = traverse_util.flatten_dict(jax.eval_shape(init, key), sep="/")
         leaves = {
-            path: leaf if leaf.shape == wanted[path].shape else fold_kernel(leaf, weights_preprocessing)
+            path: leaf if leaf.shape == wanted[path].shape else fold_kernel(leaf, unfolded)
             for path, leaf in leaves.items()
         }
     # Only what the file has nothing for is drawn at random.
@@ -69,8 +69,7 @@ def start(config: ConfigDict, model: Staged, image_shape: tuple[int, int, int]) 
         leaves |= jax.jit(lambda key: _select(init(key), account.new))(key)
     nested = traverse_util.unflatten_dict(leaves, sep="/")
     variables = {kind: nested.get(kind, {}) for kind in abstract}
-    notes = (f"weights: {origin}; {account}", f"preprocessing, which belongs to the weights: {preprocessing}")
-    return Start(variables, preprocessing, notes)
+    return Start(variables, preprocessing, (f"weights: {origin}; {account}", *_on_pixels(config)))
 
 
 def initialiser(
@@ -141,6 +140,19 @@ def _check_model(config: ConfigDict, source: Source) -> None:
             f"config.pretrained {source.id} is arranged as in {source.arrangement}: set config.model.arrangement to "
             f"{source.arrangement!r}"
         )
+
+
+def _on_pixels(config: ConfigDict) -> tuple[str, ...]:
+    """What the record says of the preprocessing, and whether it is the one that the weights were trained with."""
+    chosen, belonging = inputs.unfolded(config), inputs.of_weights(config)
+    if not config.pretrained:
+        return () if chosen == belonging else (f"preprocessing: {chosen}",)
+    if chosen == belonging:
+        return (f"preprocessing, which belongs to the weights: {inputs.of_run(config)}",)
+    return (
+        f"preprocessing, by config.preprocessing: {inputs.of_run(config)}; this differs from that of the weights, "
+        f"which is {belonging}",
+    )
 
 
 def _select(variables: dict[str, Any], paths: tuple[str, ...]) -> dict[str, jax.Array]:

@@ -160,6 +160,17 @@ def test_command_measures_strategies_in_processes_of_their_own(tmp_path: Path) -
     assert (tmp_path / "found.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize(
+    ("model", "cached"),
+    [("cnn", "cached"), ("unet", "cached:until:middle"), ("unet_resnet34", "cached:until:layer4")],
+)
+def test_what_is_cached_by_default_is_the_backbone_or_the_encoder(model: str, cached: str) -> None:
+    names = freeze._strategies(None, Case(OURS, model, batch_size=2, image_size=32))
+    assert (names[0], names[-1]) == ("none", cached)
+    assert cached.removeprefix("cached:") in names or cached == "cached"
+    assert "backbone" in names
+
+
 @pytest.mark.slow
 def test_a_logged_norm_brings_the_whole_backward_pass_back_in_plain_flax(tmp_path: Path) -> None:
     rows = run_toy(tmp_path, "--strategies=backbone", "--epoch_images=0", "--peers=flax,flax_norm_logged")

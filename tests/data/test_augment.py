@@ -1,13 +1,16 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance
 from scipy import ndimage
 
 from covidjax.config import default_config
 from covidjax.data.augment import Augmentation, augment, bilinear, nearest
 
-EVERYTHING = Augmentation(rotate=40.0, shift=0.3, scale=0.4, flip=True, brightness=0.5, contrast=0.9)
+EVERYTHING = Augmentation(rotate=40.0, shift=0.3, scale=0.4, flip=True, brightness=0.5, contrast=0.9, sharpen=0.8)
 SHAPE = (6, 20, 27, 2)
 
 augment_compiled = jax.jit(augment, static_argnums=2)
@@ -140,6 +143,43 @@ def test_grey_levels_follow_brightness_and_contrast() -> None:
     assert np.all((factors > 0.5) & (factors < 1.5))
 
 
+def test_sharpening_is_that_of_pillow() -> None:
+    images = np.asarray(draw_images((6, 12, 17, 3)))
+    found = changed(Augmentation(sharpen=0.9), jnp.asarray(images), seed=3)
+    key = jax.random.fold_in(jax.random.split(jax.random.key(3))[1], 2)
+    factors = np.asarray(jax.random.uniform(key, (6, 1, 1, 1), minval=0.1, maxval=1.9)).ravel()
+    assert factors.min() < 0.8 and factors.max() > 1.2
+    for image, result, factor in zip(images, found, factors, strict=True):
+        picture = ImageEnhance.Sharpness(Image.fromarray(image.astype(np.uint8))).enhance(float(factor))
+        # Pillow rounds the smoothed image to whole numbers, and the result down.
+        np.testing.assert_allclose(result, np.asarray(picture, np.float32), atol=1.5)
+    assert np.abs(found - images).max() > 50
+
+
+def test_sharpening_leaves_the_other_changes_their_random_numbers() -> None:
+    flat = jnp.broadcast_to(50.0 + jnp.arange(SHAPE[0])[:, None, None, None], SHAPE)  # nothing to sharpen
+    others = Augmentation(brightness=0.5, contrast=0.9)
+    np.testing.assert_array_equal(changed(others, flat), changed(dataclasses.replace(others, sharpen=0.8), flat))
+    key = jax.random.split(jax.random.split(jax.random.key(0))[1])[0]
+    factors = jax.random.uniform(key, (SHAPE[0], 1, 1, 1), minval=0.5, maxval=1.5)
+    np.testing.assert_array_equal(changed(Augmentation(brightness=0.5), flat), flat * factors)
+
+
+def test_masks_are_not_sharpened() -> None:
+    images = draw_images()
+    masks = images[..., 0].astype(jnp.uint8)
+    _, found = augment_compiled(jax.random.key(0), images, Augmentation(sharpen=0.9), masks)
+    np.testing.assert_array_equal(found, masks)
+
+
+def test_parts_of_a_batch_on_a_mapped_axis_change_as_in_the_whole() -> None:
+    images, key = draw_images(), jax.random.key(1)
+    parts = images.reshape(2, 3, *SHAPE[1:])
+    mapped = jax.vmap(lambda part: augment(key, part, EVERYTHING, axis="data")[0], axis_name="data")
+    found = jax.jit(mapped)(parts).reshape(SHAPE)
+    np.testing.assert_allclose(found, changed(EVERYTHING, images, seed=1), atol=0.01)
+
+
 @pytest.mark.parametrize("along", ["rows", "columns"])
 def test_masks_move_with_their_image(along: str) -> None:
     stripes = np.random.default_rng(2).integers(0, 2, (64, 40))
@@ -195,6 +235,7 @@ def test_the_key_alone_decides() -> None:
         Augmentation(scale=0.3),
         Augmentation(brightness=0.3),
         Augmentation(contrast=0.3),
+        Augmentation(sharpen=0.3),
     ],
     ids=str,
 )

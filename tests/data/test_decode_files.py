@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from covidjax.config import default_config
 from covidjax.data import decode as decode_module
 from covidjax.data import image_cache
 from covidjax.data.decode import ImageFiles, decode, decode_image
@@ -30,8 +32,8 @@ def make(tmp_path: Path) -> Callable[..., tuple[ImageFiles, ConfigDict]]:
             (root / name).write_bytes(content)
         labels = tuple(index % 2 for index in range(len(names)))
         files = ImageFiles(root, "train", names, labels, names, False, ("x", "y"), ("a note",))
-        settings = {"image_size": 8, "channels": 1, "crop": "center", "skip_bad": False}
-        return files, ConfigDict({**settings, "cache_dir": str(tmp_path / "cache"), **changes})
+        settings = {"image_size": 8, "cache_dir": str(tmp_path / "cache")}
+        return files, ConfigDict({**default_config().dataset.to_dict(), **settings, **changes})
 
     return build
 
@@ -41,9 +43,9 @@ def decoded_count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the calls of decode_image."""
     calls: list[int] = []
 
-    def counting(content: bytes, image_size: int, channels: int, crop: str) -> np.ndarray:
+    def counting(content: bytes, **settings: Any) -> np.ndarray:
         calls.append(1)
-        return decode_image(content, image_size, channels, crop)
+        return decode_image(content, **settings)
 
     monkeypatch.setattr(decode_module, "decode_image", counting)
     return calls
@@ -113,7 +115,7 @@ def test_second_start_decodes_nothing(make: Callable, decoded_count: list[int]) 
     assert first.fingerprint == second.fingerprint
 
 
-@pytest.mark.parametrize("change", ["pixel", "image_size", "channels", "crop", "name"])
+@pytest.mark.parametrize("change", ["pixel", "image_size", "channels", "crop", "enhancement", "name"])
 def test_cache_follows_content_and_settings(make: Callable, decoded_count: list[int], change: str) -> None:
     contents = [encoded(gray(value)) for value in (1, 2)]
     files, dataset = make(contents)
@@ -124,7 +126,7 @@ def test_cache_follows_content_and_settings(make: Callable, decoded_count: list[
         (files.root / "a" / "other.png").write_bytes(contents[1])
         files = dataclasses.replace(files, names=(files.names[0], "a/other.png"))
     else:
-        dataset[change] = {"image_size": 4, "channels": 3, "crop": "pad"}[change]
+        dataset[change] = {"image_size": 4, "channels": 3, "crop": "pad", "enhancement": "clahe"}[change]
     after = decode(files, dataset)
     assert len(decoded_count) == 4
     assert after.fingerprint != before.fingerprint

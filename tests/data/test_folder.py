@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from covidjax.config import default_config
 from covidjax.data.folder import list_files, load
 from covidjax.errors import UserError
 
@@ -17,8 +18,8 @@ SPLITS = ("train", "val", "test")
 
 
 def config(root: Path, **changes: object) -> ConfigDict:
-    settings = {"name": "folder", "root": str(root), "fold": -1, "image_size": 8, "channels": 1, "crop": "center"}
-    return ConfigDict({**settings, "skip_bad": False, "cache_dir": str(root.parent / "cache"), **changes})
+    settings = {"name": "folder", "root": str(root), "image_size": 8, "cache_dir": str(root.parent / "cache")}
+    return ConfigDict({**default_config().dataset.to_dict(), **settings, **changes})
 
 
 def write(path: Path, value: int = 0) -> None:

@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from covidjax.config import default_config
 from covidjax.data import decode as decode_module
 from covidjax.data.decode import ImageFiles, decode
 from covidjax.data.picture import CROPS, BadImageError, decode_image, decode_pair
@@ -158,8 +159,8 @@ def files(tmp_path: Path) -> ImageFiles:
 
 
 def config(tmp_path: Path, **changes: Any) -> ConfigDict:
-    settings = {"image_size": 8, "channels": 1, "crop": "center", "skip_bad": False}
-    return ConfigDict({**settings, "cache_dir": str(tmp_path / "cache"), **changes})
+    settings = {"image_size": 8, "cache_dir": str(tmp_path / "cache")}
+    return ConfigDict({**default_config().dataset.to_dict(), **settings, **changes})
 
 
 def raw(files: ImageFiles, index: int) -> tuple[np.ndarray, np.ndarray]:

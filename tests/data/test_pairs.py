@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from covidjax.config import default_config
 from covidjax.data import phantom, sources
 from covidjax.data.pairs import list_pairs, load
 from covidjax.errors import UserError
@@ -20,9 +21,9 @@ HEADER = ("file", "patient", "split")
 
 
 def config(root: Path, **changes: object) -> ConfigDict:
-    settings = {"name": "folder", "root": str(root), "fold": -1, "image_size": 8, "channels": 1, "crop": "center"}
-    settings |= {"skip_bad": False, "cache_dir": str(root.parent / "cache"), "mask_classes": ("background", "lung")}
-    return ConfigDict({**settings, **changes})
+    settings = {"name": "folder", "root": str(root), "image_size": 8, "cache_dir": str(root.parent / "cache")}
+    settings |= {"mask_classes": ("background", "lung")}
+    return ConfigDict({**default_config().dataset.to_dict(), **settings, **changes})
 
 
 def write(path: Path, value: int = 0, size: tuple[int, int] = (8, 8)) -> None:
@@ -294,8 +295,8 @@ def test_masks_that_teach_nothing_are_an_error_and_an_unseen_class_is_noted(flat
 
 
 def test_the_task_chooses_the_labels() -> None:
-    settings = {"name": "phantom", "seed": 5, "image_size": 32, "channels": 1, "num_images": 12}
-    whole, pixels = (sources.load(ConfigDict(settings), "train", task) for task in ("classification", "segmentation"))
+    settings = ConfigDict({**default_config().dataset.to_dict(), "seed": 5, "image_size": 32, "num_images": 12})
+    whole, pixels = (sources.load(settings, "train", task) for task in ("classification", "segmentation"))
     assert whole.classes == phantom.CLASSES
     assert pixels.classes == ("background", "lung", "lesion")
     assert not pixels.labels.any()

@@ -10,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+from covidjax.config import default_config
 from covidjax.data import phantom as module
 from covidjax.data.phantom import CLASSES, SPLITS, Phantom, load, phantom
 from covidjax.errors import UserError
@@ -18,8 +19,8 @@ COVID19, NORMAL, PNEUMONIA = range(3)
 
 
 def dataset(**changes: int) -> ml_collections.ConfigDict:
-    fields = {"name": "phantom", "seed": 5, "image_size": 32, "channels": 1, "num_images": 40}
-    return ml_collections.ConfigDict(fields | changes)
+    fields = {"seed": 5, "image_size": 32, "num_images": 40}
+    return ml_collections.ConfigDict({**default_config().dataset.to_dict(), **fields, **changes})
 
 
 def draw(split: str, count: int, size: int) -> list[Phantom]:

@@ -62,7 +62,9 @@ def arrays(examples: Examples) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("first_step", [0, 1, 6, 7, 12])
 def test_the_stream_gives_the_batches_of_the_resident_split(first_step: int) -> None:
     examples = make_examples()
-    batches = list(stream.batches((arrays(examples),), seed=2, batch_size=4, first_step=first_step, last_step=16))
+    batches = list(
+        stream.batches((arrays(examples),), examples.turns(), seed=2, batch_size=4, first_step=first_step, last_step=16)
+    )
     assert len(batches) == 16 - first_step
     for step, batch in enumerate(batches, start=first_step):
         indices = batch_indices(2, step, len(examples), 4)
@@ -91,7 +93,7 @@ def test_placement_does_not_change_a_bit_of_training() -> None:
         return state
 
     def streamed(state: TrainState, first_step: int, last_step: int) -> TrainState:
-        for batch in stream.batches((arrays(examples),), 1, 8, first_step, last_step):
+        for batch in stream.batches((arrays(examples),), examples.turns(), 1, 8, first_step, last_step):
             state = streamed_step(state, jax.device_put(batch, by_example(mesh)))
         return state
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from covidjax.config import default_config
 from covidjax.data import sources, stream
 from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices
@@ -37,9 +38,9 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def config(root: Path, tmp_path: Path, **changes: object) -> ConfigDict:
-    settings = {"name": "tfds", "root": str(root), "fold": -1, "image_size": 8, "channels": 1, "crop": "center"}
-    settings |= {"skip_bad": False, "cache_dir": str(tmp_path / "cache"), "mask_classes": ("background", "x")}
-    return ConfigDict({**settings, **changes})
+    settings = {"name": "tfds", "root": str(root), "image_size": 8, "cache_dir": str(tmp_path / "cache")}
+    settings |= {"mask_classes": ("background", "x")}
+    return ConfigDict({**default_config().dataset.to_dict(), **settings, **changes})
 
 
 def test_images_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_listing_a_split_and_loading_it_agree(roots: dict[str, Path], tmp_path: 
 
 def test_batches_of_the_stream_are_those_of_the_resident_split(roots: dict[str, Path], tmp_path: Path) -> None:
     examples = sources.load(config(roots["covid_ct"], tmp_path), "train")
-    batches = stream.batches([{"image": examples.images, "label": examples.labels}], 0, 4, 0, 6)
+    batches = stream.batches([{"image": examples.images, "label": examples.labels}], examples.turns(), 0, 4, 0, 6)
     for step, batch in enumerate(batches):
         rows = batch_indices(0, step, len(examples), 4)
         np.testing.assert_array_equal(batch["image"], examples.images[rows])

@@ -97,7 +97,7 @@ def train(recipe: Recipe, variables: Mapping[str, Any], inputs: dict[str, Any], 
     """The state after so many steps. inputs: {'image' or 'features'} of all examples."""
     mesh = make_mesh(case.batch_size)
     split = jax.device_put({**inputs, "label": case.labels}, replicated(mesh))
-    feed = Feed((split,), 1, len(case.images), True, None, None)
+    feed = Feed((split,), 1, np.arange(len(case.images), dtype=np.int32), True, None, None)
     step: Callable[..., TrainState] = jit_step(recipe, mesh, resident=True)
     state = jax.device_put(jax.tree.map(jnp.array, make_state(recipe, variables)), replicated(mesh))
     for _, arguments in feed.calls(mesh, "jit", 0, case.batch_size, (0, steps), STEPS_PER_CALL):

@@ -44,12 +44,17 @@ def test_every_step_is_taken_once_in_order_by_calls_that_stay_within_their_epoch
         steps_per_call = draw.randint(1, epoch_steps)
         first = draw.randint(0, 3 * epoch_steps)
         last = first + draw.randint(0, 3 * epoch_steps)
-        calls = list(split_into_calls(first, last, epoch_steps, steps_per_call))
+        pause_every = draw.choice((0, draw.randint(1, 30)))
+        calls = list(split_into_calls(first, last, epoch_steps, steps_per_call, pause_every))
         assert [step for start, count in calls for step in range(start, start + count)] == list(range(first, last))
         for start, count in calls:
-            assert count in (1, steps_per_call)
             assert start // epoch_steps == (start + count - 1) // epoch_steps
-            assert count == 1 or start % epoch_steps % steps_per_call == 0
+            assert start % epoch_steps // steps_per_call == (start + count - 1) % epoch_steps // steps_per_call
+        ends = {start + count for start, count in calls}
+        assert not pause_every or ends.issuperset(step for step in range(first + 1, last) if step % pause_every == 0)
+        if pause_every:
+            continue
+        assert len(calls) <= (last - first) // steps_per_call + 2 * ((last - first) // epoch_steps + 2)
         if epoch_steps % steps_per_call == first % epoch_steps % steps_per_call == (last - first) % steps_per_call == 0:
             assert all(count == steps_per_call for _, count in calls)
 
@@ -58,18 +63,25 @@ def test_run_that_was_stopped_between_two_calls_takes_the_same_calls() -> None:
     draw = random.Random(1)
     for _ in range(200):
         epoch_steps = draw.randint(1, 20)
-        steps_per_call, first, last = draw.randint(1, epoch_steps), 0, draw.randint(1, 60)
-        calls = list(split_into_calls(first, last, epoch_steps, steps_per_call))
+        settings = epoch_steps, draw.randint(1, epoch_steps), draw.choice((0, draw.randint(1, 30)))
+        last = draw.randint(1, 60)
+        calls = list(split_into_calls(0, last, *settings))
         number = draw.randrange(len(calls))
-        assert list(split_into_calls(calls[number][0], last, epoch_steps, steps_per_call)) == calls[number:]
+        assert list(split_into_calls(calls[number][0], last, *settings)) == calls[number:]
+
+
+def test_pauses_cut_only_the_calls_that_they_fall_into() -> None:
+    assert list(split_into_calls(0, 24, 24, 8, 10)) == [(0, 8), (8, 2), (10, 6), (16, 4), (20, 4)]
+    assert list(split_into_calls(24, 48, 24, 8, 24)) == [(24, 8), (32, 8), (40, 8)]
 
 
 def test_calls_bring_the_rows_of_their_steps() -> None:
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
-    feed = Feed(({"label": np.arange(24)},), 1, 24, True, None, None)
-    taken = list(feed.calls(mesh, "jit", 7, 5, (2, 11), 2))
-    assert [count for count, _ in taken] == [2, 2, 2, 2, 1]
-    rows = np.concatenate([np.asarray(arguments[1]) for _, arguments in taken])
+    feed = Feed(({"label": np.arange(24)},), 1, np.arange(24, dtype=np.int32), True, None, None)
+    taken = list(feed.calls(mesh, "jit", 7, 5, (2, 11), 2, 7))
+    assert [count for count, _ in taken] == [2, 2, 1, 1, 2, 1]
+    assert [arguments[2:] for _, arguments in taken] == [() if count == 2 else (count,) for count, _ in taken]
+    rows = np.concatenate([np.asarray(arguments[1])[:count] for count, arguments in taken])
     np.testing.assert_array_equal(rows, [batch_indices(7, step, 24, 5) for step in range(2, 11)])
 
 

@@ -22,6 +22,7 @@ CHANGES: dict[str, Any] = {
     "ema_decay": 0.9,
     "augment__rotate": 10.0,
     "augment__brightness": 0.2,
+    "augment__sharpen": 0.5,
     "augment__flip": True,
 }
 
@@ -38,8 +39,10 @@ def train(name: str, engine: str, *, resident: bool, sync_batch_norm: bool = Tru
     if resident:
         split = jax.device_put(jax.tree.map(np.asarray, make_batch(batch_size=40)), replicated(mesh))
         rows = np.random.default_rng(0).permuted(np.tile(np.arange(40, dtype=np.int32), (STEPS, 1)), axis=1)[:, :8]
-        for part in rows.reshape(STEPS // 5, 5, 8):
-            state = step(state, split, divide(part, mesh, engine, axis=1))
+        counted = mapped_step(recipe, mesh, engine, resident=True, counted=True)
+        for number, part in enumerate(rows.reshape(STEPS // 5, 5, 8)):
+            placed = divide(part, mesh, engine, axis=1)
+            state = counted(state, split, placed, np.int32(5)) if number == 2 else step(state, split, placed)
             throttle(state, mesh)
     else:
         for seed in range(STEPS):

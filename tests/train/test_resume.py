@@ -59,8 +59,8 @@ from launch import train
 
 stop_after, slow, calls = int(sys.argv.pop(1)), sys.argv.pop(1) == "slow", inputs.Feed.calls
 
-def changed(self, mesh, engine, seed, batch_size, steps, steps_per_call):
-    for count, arguments in calls(self, mesh, engine, seed, batch_size, steps, steps_per_call):
+def changed(self, mesh, engine, seed, batch_size, steps, *calling):
+    for count, arguments in calls(self, mesh, engine, seed, batch_size, steps, *calling):
         first, steps = steps[0], (steps[0] + count, steps[1])
         if first < stop_after <= first + count:
             os.kill(os.getpid(), signal.SIGTERM)

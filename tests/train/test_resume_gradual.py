@@ -55,9 +55,9 @@ from launch import train
 step, saved = int(sys.argv.pop(1)), Path(sys.argv.pop(1))
 calls, offer = inputs.Feed.calls, saver.Saver.offer
 
-def changed(self, mesh, engine, seed, batch_size, steps, steps_per_call):
+def changed(self, mesh, engine, seed, batch_size, steps, *calling):
     next_step = steps[0]
-    for count, arguments in calls(self, mesh, engine, seed, batch_size, steps, steps_per_call):
+    for count, arguments in calls(self, mesh, engine, seed, batch_size, steps, *calling):
         while next_step == step:
             if saved.exists():
                 os.kill(os.getpid(), signal.SIGKILL)

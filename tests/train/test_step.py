@@ -48,9 +48,13 @@ def test_frozen_parameters_and_statistics_keep_their_bits(optimizer: str, strate
     assert_frozen_bits_kept("cnn", 32, optimizer, strategy)
 
 
-def assert_frozen_bits_kept(model_name: str, size: int, optimizer: str, strategy: Any) -> None:
+def test_frozen_parameters_and_statistics_keep_their_bits_in_float16() -> None:
+    assert_frozen_bits_kept("cnn", 16, "adamw", "until:block2", precision="float16")
+
+
+def assert_frozen_bits_kept(model_name: str, size: int, optimizer: str, strategy: Any, **options: Any) -> None:
     """After 20 steps what is frozen has its bits, and all that trains has moved."""
-    changes = EVERYTHING_ON | {"optimizer__name": optimizer}
+    changes = EVERYTHING_ON | {"optimizer__name": optimizer} | options
     config = small_config(model_name, freeze=strategy, model__width=4, augment__rotate=5.0, **changes)
     model = make_model(config)
     variables = make_variables(model, size)

@@ -16,7 +16,7 @@ from covidjax.data import sources
 from covidjax.errors import UserError
 from covidjax.flops import count
 from covidjax.models.layers import Conv, Staged
-from covidjax.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocessing, fold_kernel, folded
+from covidjax.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocessing, fold_kernel, folded, unit
 from covidjax.train import loop
 from covidjax.train.setup import prepare
 from covidjax.trained import load_trained
@@ -148,6 +148,14 @@ def test_new_head_is_named_and_the_same_as_a_fresh_one(cnn_file: Path) -> None:
     assert not np.array_equal(found["block1"]["conv"]["kernel"], fresh["block1"]["conv"]["kernel"])
 
 
+def test_scale_of_normalised_features_is_new_over_weights_without_one(cnn_file: Path) -> None:
+    config = cnn_config(pretrained=str(cnn_file), model__normalised_features=True)
+    begin = start(config, make_model(config), (16, 16, 1))
+    assert "newly initialised: params/head/scale" in begin.notes[0]
+    assert "unused" not in begin.notes[0]
+    assert begin.variables["params"]["head"]["scale"] == 2.0  # of four features
+
+
 def test_file_of_another_network_is_refused_with_its_name(resnet18_file: Path) -> None:
     for name in ("resnet34", "resnet50", "vgg16", "cnn"):
         config = small_config(name, pretrained=str(resnet18_file))
@@ -205,6 +213,27 @@ def test_published_weights_bring_their_preprocessing_and_are_named_with_licence_
 )
 def test_preprocessing_follows_from_the_config_alone(pretrained: str, model: str, wanted: Preprocessing) -> None:
     assert inputs.of_run(small_config(model, pretrained=pretrained)) == wanted
+
+
+def test_another_preprocessing_than_that_of_the_weights_is_told(cnn_file: Path) -> None:
+    config = cnn_config(pretrained=str(cnn_file), preprocessing="unit")
+    begin = start(config, make_model(config), (16, 16, 1))
+    own = start(cnn_config(pretrained=str(cnn_file)), make_model(config), (16, 16, 1))
+    assert begin.preprocessing == unit(IMAGENET)
+    np.testing.assert_allclose(begin.preprocessing(jnp.full((1, 1, 1, 1), 51.0)), np.full((1, 1, 1, 3), 0.2), rtol=1e-6)
+    assert f"differs from that of the weights, which is {IMAGENET}" in begin.notes[1]
+    assert "differs" not in own.notes[1]
+    assert jax.tree.all(jax.tree.map(np.array_equal, begin.variables, own.variables))
+
+
+def test_folded_kernels_hold_whichever_preprocessing_is_chosen(cnn_file: Path) -> None:
+    found = []
+    for stem in ("replicate", "fold"):
+        config = cnn_config(pretrained=str(cnn_file), preprocessing="unit", model__stem=stem)
+        model = make_model(config)
+        begin = start(config, model, (16, 16, 1))
+        found.append(logits(model, begin.variables, begin.preprocessing, gray_images(size=16)))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
 
 # ---- Runs ----

@@ -1,0 +1,51 @@
+"""Li 2023: the CNN of li2023_pneumonia.py fine-tuned on CT images with and without COVID-19.
+
+python launch/train.py    --config=configs/li2023_covid_ct.py:transfer --workdir=runs/li2023_transfer
+    --config.dataset.root=FOLDER
+python launch/evaluate.py --workdir=runs/li2023_transfer --split=test
+
+The argument: transfer (all trains, from the workdir of li2023_pneumonia.py, its head too, as the paper does), frozen
+(the head alone trains), fresh (all trains, from random initialisation). launch/compare.py on the three workdirs gives
+the gain of the transfer. --config.pretrained=DIR for another source than runs/li2023_pneumonia.
+FOLDER: what launch/prepare.py --dataset=covid_ct wrote; or, with --config.dataset.name=folder, two class folders, the
+ill one second in the order of their names.
+Network, optimizer and epochs are those of li2023_pneumonia.py. The optimizer starts fresh: the paper compiles again
+after loading.
+The paper reports an accuracy of "about 70 %" in its abstract, and of 63 % at its peak in its section 3, of which split
+it does not say; both are of the transfer. It trains no fresh network: "the correct rate might have been lower".
+No run of this config on its own data was made: the images are not at hand.
+"""
+
+import os
+
+from ml_collections import ConfigDict
+
+from covidjax.config import default_config
+from covidjax.errors import UserError
+
+FREEZE = {"transfer": "none", "frozen": "backbone", "fresh": "none"}
+
+
+def get_config(start: str = "transfer") -> ConfigDict:
+    """start: transfer, frozen or fresh."""
+    if start not in FREEZE:
+        raise UserError(f"configs/li2023_covid_ct.py:{start}: allowed are {', '.join(FREEZE)}")
+    config = default_config()
+    config.dataset.name = "tfds"
+    config.dataset.root = os.path.join(os.environ.get("COVIDJAX_DATA_DIR", "data"), "covid_ct")
+    config.dataset.image_size = 128
+    config.dataset.crop = "squash"
+    config.preprocessing = "unit"
+    config.pretrained = "" if start == "fresh" else "runs/li2023_pneumonia"
+    config.freeze = FREEZE[start]
+    config.model.name = "cnn"
+    config.model.width = 32
+    config.model.num_blocks = 4
+    config.model.normalisation = "none"
+    config.model.pooling = "flatten"
+    config.loss.name = "sigmoid_cross_entropy"
+    config.optimizer.name = "rmsprop"
+    config.optimizer.learning_rate = 1e-3
+    config.batch_size = 32
+    config.epochs = 10
+    return config

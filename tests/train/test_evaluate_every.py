@@ -1,0 +1,173 @@
+"""Runs that measure the validation split within epochs, and whose rare class counts several times in an epoch."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from covidjax import files, losses
+from covidjax import workdir as workdirs
+from covidjax.train import loop
+from covidjax.train.checkpoint import Restored
+from covidjax.train.inputs import Feed
+from covidjax.train.programs import Programs
+from covidjax.train.setup import Job, prepare
+from covidjax.train.writer import read_records
+from covidjax.trained import load_trained, open_checkpoints
+from tests.commands import compiled_once
+from tests.support import small_config
+from tests.train.test_resume import arrays, figures
+
+EVERY = 3
+IMAGES, TURNS, BATCH = 24, 44, 4
+EPOCH_STEPS = TURNS // BATCH
+LAST_STEP = 3 * EPOCH_STEPS
+WITHIN = [step for step in range(EVERY, LAST_STEP, EVERY) if step % EPOCH_STEPS]
+
+
+def config(folder: Path, **changes: Any) -> ConfigDict:
+    """Two phases that train the head from cached views of each image; their calls take several steps."""
+    settings: dict[str, Any] = {
+        "dataset__image_size": 16,
+        "dataset__num_images": IMAGES,
+        "dataset__cache_dir": str(folder / "cache"),
+        "dataset__oversample": (("covid19", 5),),
+        "model__width": 2,
+        "model__num_blocks": 2,
+        "batch_size": BATCH,
+        "feature_views": 2,
+        "augment__sharpen": 0.5,
+        "augment__contrast": 0.2,
+        "loss__class_weights": "balanced",
+        "optimizer__learning_rate": 0.12,  # so high that the best validation loss is within an epoch
+        "freeze": "backbone",
+        "phases": ({"epochs": 1}, {"epochs": 2}),
+    }
+    return small_config("cnn", **{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    with compiled_once(tmp_path_factory):
+        yield Programs()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path, programs: Programs) -> Path:
+    loop.train(config(folder), folder / "plain", programs=programs)
+    return folder / "plain"
+
+
+@pytest.fixture(scope="module")
+def measured(folder: Path, programs: Programs) -> Path:
+    loop.train(config(folder, evaluate_every_steps=EVERY), folder / "measured", programs=programs)
+    return folder / "measured"
+
+
+@pytest.fixture(scope="module")
+def job(folder: Path) -> Job:
+    return prepare(config(folder))
+
+
+def latest(workdir: Path, job: Job) -> Restored:
+    with open_checkpoints(workdir, job.config) as checkpoints:
+        return checkpoints.restore("latest", job.abstract_state(LAST_STEP))
+
+
+def differing(workdir: Path, other: Path, job: Job) -> list[str]:
+    """The arrays that the last checkpoints of two runs do not share."""
+    one, two = (arrays(latest(folder, job).state) for folder in (workdir, other))
+    assert one.keys() == two.keys()
+    return [name for name, value in one.items() if not np.array_equal(two[name], value)]
+
+
+def test_training_is_the_same_to_the_bit_with_and_without_it(plain: Path, measured: Path, job: Job) -> None:
+    assert differing(plain, measured, job) == []
+    best = latest(measured, job).progress["best"]
+    assert best == latest(plain, job).progress["best"]
+    assert best["loss"] > min(line["loss"] for line in figures(measured) if line["split"] == "val")
+    assert figures(plain) == [line for line in figures(measured) if isinstance(line["epoch"], int)]
+    assert (plain / "predictions_val.csv").read_bytes() == (measured / "predictions_val.csv").read_bytes()
+
+
+def test_validation_split_is_measured_at_the_steps_asked_for_and_at_the_end_of_epochs(measured: Path) -> None:
+    lines = figures(measured)
+    within = [line for line in lines if not isinstance(line["epoch"], int)]
+    assert [(line["step"], line["epoch"], line["split"]) for line in within] == [
+        (step, step / EPOCH_STEPS, "val") for step in WITHIN
+    ]
+    assert [line["phase"] for line in within] == [int(step > EPOCH_STEPS) for step in WITHIN]
+    assert [line["step"] for line in lines if line["split"] == "val"] == sorted(
+        {*WITHIN, *range(EPOCH_STEPS, LAST_STEP + 1, EPOCH_STEPS)}
+    )
+    assert all(line.keys() >= {"loss", "accuracy"} for line in within)
+    assert len({line["loss"] for line in within}) == len(within)
+
+
+def test_figures_within_an_epoch_are_in_the_curves_of_the_report(measured: Path) -> None:
+    assert "Lines of metrics.jsonl that could not be read" not in (measured / "report.html").read_text()
+    epochs, _ = workdirs.values(workdirs.read(measured), "val", "loss")
+    assert epochs[:4] == [3 / EPOCH_STEPS, 6 / EPOCH_STEPS, 9 / EPOCH_STEPS, 1]
+
+
+def test_run_that_was_stopped_and_resumed_writes_the_same_lines_once(
+    folder: Path, programs: Programs, measured: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir, calls, stop = folder / "stopped", Feed.calls, EPOCH_STEPS + 1  # a step that is measured
+    assert stop in WITHIN
+
+    def stopping(self: Feed, *arguments: Any) -> Iterator[Any]:
+        step = arguments[4][0]
+        for count, inputs in calls(self, *arguments):
+            if step < stop <= step + count:
+                os.kill(os.getpid(), signal.SIGTERM)
+            step += count
+            yield count, inputs
+
+    settings = config(folder, evaluate_every_steps=EVERY)
+    with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
+        patch.setattr(Feed, "calls", stopping)
+        loop.train(settings, workdir, programs=programs)
+    assert max(line["step"] for line in read_records(workdir / "metrics.jsonl")) == stop
+    loop.train(settings, workdir, programs=programs)
+    assert figures(workdir) == figures(measured)
+    assert differing(measured, workdir, job) == []
+
+
+# ---- Oversampling in a run ----
+
+
+def test_epochs_and_class_weights_go_by_the_repeated_counts_and_the_record_says_so(plain: Path, job: Job) -> None:
+    labels = job.train_split.labels
+    counts = np.bincount(labels) * np.array([5, 1, 1])
+    assert counts.sum() == TURNS
+    assert (job.steps_per_epoch, job.last_step) == (EPOCH_STEPS, LAST_STEP)
+    weights = losses.class_weights("balanced", np.repeat([0, 1, 2], counts), job.train_split.classes)
+    assert job.recipes[0].loss.keywords["class_weights"] == weights  # type: ignore[attr-defined]
+    run = files.read_json(plain / "run.json")
+    assert run["data"]["train"]["num_examples"] == IMAGES
+    (note,) = [note for note in run["notes"] if note.startswith("oversampling")]
+    assert f"an epoch has {TURNS} examples of {IMAGES} training images" in note
+
+
+def test_images_and_features_of_a_class_that_counts_more_are_held_once(job: Job) -> None:
+    assert [job.abstract_data(phase)["label"].shape for phase in job.phases] == [(2 * IMAGES,)] * 2
+    assert len(job.train_split.images) == IMAGES
+
+
+def test_checkpoint_of_the_second_phase_is_found_in_it(plain: Path, job: Job) -> None:
+    trained = load_trained(plain, LAST_STEP)
+    restored = latest(plain, job).state
+    jax.tree.map(np.testing.assert_array_equal, dict(trained.variables["params"]), dict(restored.params))
+    assert trained.step == LAST_STEP

@@ -248,7 +248,8 @@ def test_large_images_are_predicted_in_tiles_at_their_own_size(
 ) -> None:
     write_image(tmp_path / "large.png", seed=0, size=40)
     output = tmp_path / "p.csv"
-    flags = [f"--workdir={trained}", f"--images={tmp_path / 'large.png'}", f"--output={output}", "--tile=32"]
+    tiles = ["--tile=32", "--overlap=0"]
+    flags = [f"--workdir={trained}", f"--images={tmp_path / 'large.png'}", f"--output={output}", *tiles]
     assert call(predict.main, *flags) == 0
     assert Image.open(tmp_path / "p_masks" / "large.png").size == (40, 40)
     assert "taken at their own size: the network learnt from images brought to 16 pixels" in capsys.readouterr().out

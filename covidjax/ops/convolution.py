@@ -135,6 +135,9 @@ def _outputs_side_by_side(inputs: jax.Array, kernel: jax.Array, geometry: Geomet
 
 
 def _kernel_gradient_side_by_side(cotangent: jax.Array, inputs: jax.Array, geometry: Geometry) -> jax.Array:
+    """Where there are several devices, the plain one: they would exchange the gradient of the wide kernel."""
+    if jax.device_count() > 1:
+        return PLAIN.kernel_gradient(cotangent, inputs, geometry)
     wide, widened = _beside(geometry, positions=2)
     of_wide = _kernel_gradient_of_columns(cotangent, inputs, wide)
     (gradient,) = jax.linear_transpose(widened, jax.ShapeDtypeStruct(geometry.kernel, of_wide.dtype))(of_wide)

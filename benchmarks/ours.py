@@ -18,6 +18,7 @@ from covidjax import flops, losses, models, optim
 from covidjax.data.augment import Augmentation
 from covidjax.freeze import make_plan
 from covidjax.models.layers import Staged
+from covidjax.ops import native
 from covidjax.preprocessing import Preprocessing
 from covidjax.train import parallel
 from covidjax.train.state import StepMetrics, TrainState
@@ -44,7 +45,8 @@ def make_model(case: Case) -> Staged:
         upsampling="transposed",
         attention=False,
     )
-    return models.build(section, work.network(case.model).classes, case.precision)
+    operations = native.choose(case.ops)
+    return models.build(section, work.network(case.model).classes, case.precision, native=operations.native)
 
 
 def make_variables(case: Case, seed: int = 0) -> dict[str, Any]:

@@ -66,8 +66,6 @@ def parse(arguments: list[str]) -> "command.argparse.Namespace":
     for case in pieces(flags):
         work.check(case)
         work.frozen_stages(case)
-    if "native" in flags.ops:
-        raise UserError("--ops has 'native': covidjax has no native operations yet, allowed are xla and auto")
     command.check_writable(flags.json, flags.csv, flags.plot)
     return flags
 

@@ -1,19 +1,16 @@
 """What every command in `launch/` shares: its arguments, and errors for the person at the keyboard."""
 
 import argparse
-import hashlib
 import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 import jax
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import models
+from covidjax import models, processor
 from covidjax.allocator import keep_memory
 from covidjax.data.image_cache import cache_dir
 from covidjax.errors import UserError
@@ -71,18 +68,8 @@ def prepare_process(precision: str) -> str:
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
     if getattr(jax.config, "jax_compilation_cache_dir") is None:  # noqa: B009 (the type checker does not know it)
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir("") / "programs" / _processor()))
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir("") / "programs" / processor.name()))
     return keep_memory()
-
-
-def _processor() -> str:
-    """A name for this kind of processor: programs compiled for one may not run on another."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        told = [line for line in lines if line.startswith(("flags", "Features", "model name"))][:2]
-    except OSError:
-        told = []
-    return hashlib.sha256("".join([platform.machine(), *told]).encode()).hexdigest()[:16]
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

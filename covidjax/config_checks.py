@@ -11,6 +11,7 @@ from covidjax import losses, models, optim, preprocessing, segmentation_losses
 from covidjax.errors import UserError
 from covidjax.freeze import BATCH_NORM_MODES
 from covidjax.models import ensemble
+from covidjax.ops import native
 from covidjax.strategies import gradual_epochs
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -38,6 +39,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "prefix_precision": ("", "float32", "bfloat16"),
     "features": ("off", "auto", "on"),
     "parallel": ("jit", "pmap"),
+    "ops": native.CHOICES,
     "checkpoint.best": ("loss", "accuracy", "dice"),
 }
 # key: (lowest, highest, lowest itself allowed)

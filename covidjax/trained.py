@@ -14,6 +14,7 @@ from covidjax.data.order import steps_per_epoch
 from covidjax.data.oversampling import more_turns
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
+from covidjax.ops import native
 from covidjax.preprocessing import Preprocessing
 from covidjax.train.checkpoint import Checkpoints
 from covidjax.train.phases import evaluation_variables, make_phases, phase_at
@@ -56,7 +57,7 @@ def load_trained(workdir: Path, which: Which) -> Trained:
     preprocessing = inputs.recorded(workdir)
     data = files.read_json(workdir / "run.json")["data"]["train"]
     classes = tuple(data["classes"])
-    model = models.build(config.model, len(classes), config.precision)
+    model = models.build(config.model, len(classes), config.precision, native=native.choose(config.ops).native)
     shape = (1, config.dataset.image_size, config.dataset.image_size, config.dataset.channels)
     abstract = jax.eval_shape(
         lambda key: model.init(key, preprocessing(jnp.zeros(shape, model.param_dtype))), jax.random.key(0)

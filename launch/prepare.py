@@ -28,8 +28,11 @@ def main(arguments: Sequence[str]) -> None:
         return
     if not (flags.dataset and flags.manual_dir and flags.data_dir):
         raise UserError("give --dataset=NAME --manual_dir=DIR --data_dir=DIR, or --list")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(command.STOPPED_BY_SIGTERM))
-    folder = prepare(flags.dataset, flags.manual_dir.expanduser(), flags.data_dir.expanduser())
+    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(command.STOPPED_BY_SIGTERM))
+    try:
+        folder = prepare(flags.dataset, flags.manual_dir.expanduser(), flags.data_dir.expanduser())
+    finally:
+        signal.signal(signal.SIGTERM, former)
     print(f"train from it with --config.dataset.name=tfds --config.dataset.root={folder}")
 
 

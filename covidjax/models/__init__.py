@@ -29,9 +29,10 @@ def task(name: str) -> Literal["classification", "segmentation"]:
     return "segmentation" if name in SEGMENTATION else "classification"
 
 
-def build(model: Any, num_classes: int, precision: str) -> Staged:
+def build(model: Any, num_classes: int, precision: str, *, native: bool = False) -> Staged:
     """The network that `config.model` names, without parameters.
 
+    native: whether its operations may be native ones, which `ops.native.choose` says.
     Raises UserError for an unknown name, precision or option, and for an arrangement that the network does not have.
     """
     if model.name == ENSEMBLE:
@@ -44,13 +45,14 @@ def build(model: Any, num_classes: int, precision: str) -> Staged:
     if model.name in SEGMENTATION:
         if model.normalised_features:
             raise UserError(f"model.normalised_features is for networks that label whole images, not for {model.name}")
-        return build_segmentation(model, num_classes, dtype, param_dtype)
+        return build_segmentation(model, num_classes, dtype, param_dtype, native)
     common: dict[str, Any] = {
         "num_classes": num_classes,
         "normalised_features": model.normalised_features,
         "dropout": model.dropout,
         "dtype": dtype,
         "param_dtype": param_dtype,
+        "native": native,
     }
     if model.name == "vgg16":
         _check("head", model.head, tuple(HIDDEN))

@@ -22,19 +22,21 @@ class Block(nn.Module):
     normalisation: str = "batch"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, height // 2, width // 2, features]."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         normalised = self.normalisation == "batch"
         kernel_init = he_normal if normalised else nn.initializers.glorot_uniform()
         conv = Conv(self.features, 3, padding=1, use_bias=not normalised, kernel_init=kernel_init, name="conv", **kinds)
-        x = conv(x)
         if normalised:
-            x = BatchNorm(name="norm", **kinds)(x, use_batch_statistics=use_batch_statistics)
-        x = nn.relu(x)
-        return ops.max_pool(x, window=(2, 2), strides=(2, 2)) if min(x.shape[1:3]) > 1 else x
+            norm = BatchNorm(name="norm", **kinds)
+            x = norm(x, conv=conv, use_batch_statistics=use_batch_statistics, relu=True)
+        else:
+            x = conv(x, relu=True)
+        return ops.max_pool(x, window=(2, 2), strides=(2, 2), native=self.native) if min(x.shape[1:3]) > 1 else x
 
 
 class CNN(Staged):
@@ -49,6 +51,7 @@ class CNN(Staged):
     normalised_features: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -57,7 +60,7 @@ class CNN(Staged):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         for index in range(self.num_blocks):
             setattr(self, f"block{index + 1}", Block(self.width * 2**index, self.normalisation, **kinds))
         self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, **kinds)

@@ -42,14 +42,16 @@ class ConvNorm(nn.Module):
     dilation: int = 1
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, height, width, 256]."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         padding = self.dilation * (self.kernel_size // 2)
         conv = Conv(FEATURES, self.kernel_size, padding=padding, dilation=self.dilation, name="conv", **kinds)
-        return nn.relu(BatchNorm(name="norm", **kinds)(conv(x), use_batch_statistics=use_batch_statistics))
+        norm = BatchNorm(name="norm", **kinds)
+        return norm(x, conv=conv, use_batch_statistics=use_batch_statistics, relu=True)
 
 
 class Decoder(nn.Module):
@@ -61,12 +63,13 @@ class Decoder(nn.Module):
     dropout: float
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> Any:
         """x: (size, [batch, height, width, 2048]) -> (size, [batch, height, width, 256])."""
         size, map_ = x
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
 
         def branch(name: str, inputs: jax.Array, kernel_size: int, dilation: int = 1) -> jax.Array:
             module = ConvNorm(kernel_size, dilation, name=name, **kinds)
@@ -87,12 +90,13 @@ class Head(nn.Module):
     num_classes: int
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: (size, [batch, height, width, 256]) -> logits [batch, *size, num_classes]."""
         size, map_ = x
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         kernel_init = nn.initializers.lecun_normal()
         conv = Conv(self.num_classes, 1, use_bias=True, kernel_init=kernel_init, name="conv", **kinds)
         return resize_bilinear(conv(map_), size.shape[1:3])
@@ -109,6 +113,7 @@ class DeepLabV3(Staged):
     dropout: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -117,7 +122,7 @@ class DeepLabV3(Staged):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         self.stem = SizedStem(**kinds)
         for index, (name, num_blocks) in enumerate(zip(ATROUS, LAYERS[self.backbone], strict=True)):
             strides, dilations = ATROUS[name]

@@ -21,6 +21,7 @@ class Conv(nn.Module):
     """Convolution with explicit symmetric padding; parameters `kernel` [kh, kw, in, out] and `bias` [out].
 
     dilation: the distance of neighbouring taps of the kernel in the input.
+    native: here and everywhere, whether operations may be native ones, see `ops`.
     """
 
     features: int
@@ -32,32 +33,45 @@ class Conv(nn.Module):
     kernel_init: Callable[..., Any] = he_normal
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
-    def __call__(self, inputs: jax.Array | tuple[jax.Array, ...]) -> jax.Array:
-        """inputs: [batch, height, width, in_features] -> [batch, out_height, out_width, features].
+    def __call__(
+        self,
+        inputs: jax.Array | tuple[jax.Array, ...],
+        *,
+        affine: tuple[jax.Array, jax.Array] | None = None,
+        residual: jax.Array | None = None,
+        relu: bool = False,
+    ) -> jax.Array:
+        """`relu(convolution * factor + offset + residual)`.
 
+        inputs: [batch, height, width, in_features] -> [batch, out_height, out_width, features].
         A tuple stands for its arrays side by side in in_features; one with batch 1 is the same for all images, and is
-        convolved once.
+        convolved once. affine: factor and offset [features], which go into kernel and bias.
         """
         parts = inputs if isinstance(inputs, tuple) else (inputs,)
         widths = [part.shape[-1] for part in parts]
         shape = (self.kernel_size, self.kernel_size, sum(widths), self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype).astype(self.dtype)
-        kernels = jnp.split(kernel, np.cumsum(widths)[:-1], axis=2)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+        if affine is not None:
+            factor, offset = (values.astype(self.dtype) for values in affine)
+            kernel, bias = kernel * factor, offset if bias is None else bias * factor + offset
         convolve = partial(
             ops.convolution,
             strides=(self.strides,) * 2,
             padding=((self.padding, self.padding),) * 2,
             dilation=(self.dilation,) * 2,
+            native=self.native,
         )
+        if len(parts) == 1:
+            return convolve(parts[0].astype(self.dtype), kernel, bias=bias, residual=residual, relu=relu)
+        kernels = jnp.split(kernel, np.cumsum(widths)[:-1], axis=2)
         outputs, *others = (convolve(part.astype(self.dtype), k) for part, k in zip(parts, kernels, strict=True))
-        for other in others:
-            outputs = outputs + other
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-            outputs = outputs + bias.astype(self.dtype)
-        return outputs
+        return ops.followed(outputs, *others, bias, residual, relu=relu)
 
 
 class BatchNorm(nn.Module):
@@ -72,24 +86,42 @@ class BatchNorm(nn.Module):
     scale_init: Callable[..., Any] = nn.initializers.ones
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, *, use_batch_statistics: bool | str) -> jax.Array:
-        """inputs: [batch, ..., features]; normalised by the running statistics, or by those of the batch.
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        use_batch_statistics: bool | str,
+        conv: Conv | None = None,
+        residual: jax.Array | None = None,
+        relu: bool = False,
+    ) -> jax.Array:
+        """`relu(normalised + residual)`, by the running statistics, or by those of the batch.
 
+        inputs: [batch, ..., features]; with conv, what that takes: its outputs are normalised then. A native
+        convolution has the running statistics in its kernel, and everything is one operation.
         use_batch_statistics: a string is the mapped axis over whose devices the batch lies.
         """
-        features = (inputs.shape[-1],)
+        inside = conv is not None and self.native and not use_batch_statistics and not self.is_initializing()
+        if conv is not None and not inside:
+            inputs = conv(inputs)
+        features = (inputs.shape[-1] if conv is None else conv.features,)
         scale = self.param("scale", self.scale_init, features, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, features, self.param_dtype)
+        then: Any = {"residual": residual, "relu": relu}
+        if inside:
+            affine = ops.affine(scale, bias, running_mean.value, running_var.value, epsilon=self.epsilon)
+            return conv(inputs, affine=affine, **then)  # type: ignore[misc]
         inputs = inputs.astype(self.dtype)
         if not use_batch_statistics:
             mean, var = running_mean.value, running_var.value
-            return ops.normalise(inputs, scale, bias, mean, var, epsilon=self.epsilon)
+            return ops.followed(ops.normalise(inputs, scale, bias, mean, var, epsilon=self.epsilon), residual, relu=relu)
         axis = use_batch_statistics if isinstance(use_batch_statistics, str) else None
-        outputs, mean, var = ops.batch_norm(inputs, scale, bias, self.epsilon, axis)
+        outputs, mean, var = ops.batch_norm(inputs, scale, bias, self.epsilon, axis, native=self.native, **then)
         if not self.is_initializing():
             keep = self.momentum
             running_mean.value = keep * running_mean.value + (1 - keep) * mean
@@ -103,6 +135,7 @@ class Dense(nn.Module):
     features: int
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -125,6 +158,7 @@ class Head(nn.Module):
     normalised_features: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:

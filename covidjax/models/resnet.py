@@ -58,22 +58,23 @@ class Stem(nn.Module):
     pooled: bool = True
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, ceil(height / 4), ceil(width / 4), 64]."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         rules = self.arrangement
-        x = Conv(64, 7, strides=2, padding=3, use_bias="stem" in rules.biased, name="conv1", **kinds)(x)
+        conv = Conv(64, 7, strides=2, padding=3, use_bias="stem" in rules.biased, name="conv1", **kinds)
         if rules.preactivation:
             # Keras pads this signed map with zeros, and a zero may win: they are part of the network.
-            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            return ops.max_pool(x, window=(3, 3), strides=(2, 2))
+            x = jnp.pad(conv(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
+            return ops.max_pool(x, window=(3, 3), strides=(2, 2), native=self.native)
         norm = BatchNorm(rules.epsilon, rules.momentum, name="norm1", **kinds)
-        x = nn.relu(norm(x, use_batch_statistics=use_batch_statistics))
+        x = norm(x, conv=conv, use_batch_statistics=use_batch_statistics, relu=True)
         if not self.pooled:
             return x
-        return ops.max_pool(x, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return ops.max_pool(x, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), native=self.native)
 
 
 class Block(nn.Module):
@@ -91,6 +92,7 @@ class Block(nn.Module):
     dilation: int = 1
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, use_batch_statistics: bool) -> jax.Array:
@@ -104,23 +106,29 @@ class Block(nn.Module):
         for number, (features, size) in enumerate(zip(widths, sizes, strict=True), start=1):
             last = number == len(sizes)
             if rules.preactivation:
-                y = nn.relu(self._norm(f"norm{number}", y, use_batch_statistics))
+                y = self._norm(f"norm{number}")(y, use_batch_statistics=use_batch_statistics, relu=True)
                 entry = y if number == 1 else entry
-            y = self._conv(f"conv{number}", y, features, size, self.strides if number == strided else 1)
-            if not rules.preactivation:
-                y = self._norm(f"norm{number}", y, use_batch_statistics, fresh_scale=0.0 if last else 1.0)
-                y = y if last else nn.relu(y)
-        if x.shape[-1] != out_features:
-            x = self._conv("shortcut_conv", entry, out_features, 1, self.strides)
-            if not rules.preactivation:
-                x = self._norm("shortcut_norm", x, use_batch_statistics)
-        elif self.strides > 1:
-            x = x[:, :: self.strides, :: self.strides]  # Keras says MaxPooling2D(1, strides)
-        return x + y if rules.preactivation else nn.relu(x + y)
+            residual = self._shortcut(x, entry, out_features, use_batch_statistics) if last else None
+            conv = self._conv(f"conv{number}", features, size, self.strides if number == strided else 1)
+            if rules.preactivation:
+                y = conv(y, residual=residual)
+                continue
+            norm = self._norm(f"norm{number}", fresh_scale=0.0 if last else 1.0)
+            y = norm(y, conv=conv, use_batch_statistics=use_batch_statistics, residual=residual, relu=True)
+        return y
 
-    def _conv(self, name: str, x: jax.Array, features: int, size: int, strides: int) -> jax.Array:
+    def _shortcut(self, x: jax.Array, entry: jax.Array, features: int, use_batch_statistics: bool) -> jax.Array:
+        """What is added at the end; entry: x, or where the block is pre-activated what its first convolution takes."""
+        if x.shape[-1] == features:
+            return x[:, :: self.strides, :: self.strides]  # Keras says MaxPooling2D(1, strides)
+        conv = self._conv("shortcut_conv", features, 1, self.strides)
+        if self.arrangement.preactivation:
+            return conv(entry)
+        return self._norm("shortcut_norm")(entry, conv=conv, use_batch_statistics=use_batch_statistics)
+
+    def _conv(self, name: str, features: int, size: int, strides: int) -> Conv:
         dilation = self.dilation if size > 1 else 1
-        conv = Conv(
+        return Conv(
             features,
             size,
             strides,
@@ -129,20 +137,20 @@ class Block(nn.Module):
             dilation=dilation,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            native=self.native,
             name=name,
         )
-        return conv(x)
 
-    def _norm(self, name: str, x: jax.Array, use_batch_statistics: bool, fresh_scale: float = 1.0) -> jax.Array:
-        norm = BatchNorm(
+    def _norm(self, name: str, fresh_scale: float = 1.0) -> BatchNorm:
+        return BatchNorm(
             self.arrangement.epsilon,
             self.arrangement.momentum,
             nn.initializers.constant(fresh_scale),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            native=self.native,
             name=name,
         )
-        return norm(x, use_batch_statistics=use_batch_statistics)
 
 
 class Layer(nn.Module):
@@ -161,11 +169,12 @@ class Layer(nn.Module):
     final_norm: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, ceil(height / strides), ceil(width / strides), out]."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         rules = self.arrangement
         strided = self.num_blocks if rules.preactivation else 1
         for number in range(1, self.num_blocks + 1):
@@ -181,7 +190,7 @@ class Layer(nn.Module):
             x = block(x, use_batch_statistics=use_batch_statistics)
         if self.final_norm:
             norm = BatchNorm(rules.epsilon, rules.momentum, name="norm", **kinds)
-            x = nn.relu(norm(x, use_batch_statistics=use_batch_statistics))
+            x = norm(x, use_batch_statistics=use_batch_statistics, relu=True)
         return x
 
 
@@ -201,6 +210,7 @@ class ResNet(Staged):
     dropout: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -209,7 +219,7 @@ class ResNet(Staged):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         late = self.arrangement.preactivation
         self.stem = Stem(self.arrangement, **kinds)
         for index, strides in enumerate((2, 2, 2, 1) if late else (1, 2, 2, 2)):

@@ -11,13 +11,19 @@ from covidjax.models.upsampling import UPSAMPLINGS
 NAMES = ("unet", *ENCODERS, *BACKBONES)
 
 
-def build_segmentation(model: Any, num_classes: int, dtype: Any, param_dtype: Any) -> Staged:
+def build_segmentation(model: Any, num_classes: int, dtype: Any, param_dtype: Any, native: bool) -> Staged:
     """The network that `config.model` names; its logits are [batch, height, width, num_classes].
 
     model: name, width (unet), upsampling (unet, unet_resnet*), attention (unet_resnet*), dropout, arrangement.
     Raises UserError for an unknown name or upsampling, and for a Keras encoder, of which there is none here.
     """
-    common = {"num_classes": num_classes, "dropout": model.dropout, "dtype": dtype, "param_dtype": param_dtype}
+    common = {
+        "num_classes": num_classes,
+        "dropout": model.dropout,
+        "dtype": dtype,
+        "param_dtype": param_dtype,
+        "native": native,
+    }
     if model.name not in NAMES:
         raise UserError(f"model.name is {model.name!r}: for segmentation allowed are {', '.join(NAMES)}")
     if model.upsampling not in UPSAMPLINGS:

@@ -28,6 +28,7 @@ class Down(nn.Module):
     batch_norm: bool
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
@@ -35,7 +36,7 @@ class Down(nn.Module):
         *skips, map_ = x if isinstance(x, tuple) else (x,)
         skip = _two_convolutions(self, map_, use_batch_statistics)
         padding = ((0, skip.shape[1] % 2), (0, skip.shape[2] % 2))
-        return (*skips, skip, ops.max_pool(skip, window=(2, 2), strides=(2, 2), padding=padding))
+        return (*skips, skip, ops.max_pool(skip, window=(2, 2), strides=(2, 2), padding=padding, native=self.native))
 
 
 class Middle(nn.Module):
@@ -46,6 +47,7 @@ class Middle(nn.Module):
     dropout: float
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
@@ -67,12 +69,13 @@ class Up(nn.Module):
     batch_norm: bool
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
         """x: (*skips, skip, map) -> (*skips, [batch, height, width, features]) of the skip's height and width."""
         *skips, skip, map_ = x
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         height, width = skip.shape[1:3]
         if self.upsampling == "transposed":
             map_ = UpConv(self.features, name="up_conv", **kinds)(map_)[:, :height, :width]
@@ -94,11 +97,12 @@ class SelfAttention(nn.Module):
 
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [batch, height, width, features] -> the same shape."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         batch, height, width, features = x.shape
         query, key, value = (
             Conv(wide, 1, kernel_init=lecun_normal, name=f"{role}_conv", **kinds)(x).reshape(
@@ -119,11 +123,12 @@ class Head(nn.Module):
     num_classes: int
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, features] -> logits [batch, height, width, num_classes]."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         return Conv(self.num_classes, 1, use_bias=True, kernel_init=lecun_normal, name="conv", **kinds)(x)
 
 
@@ -149,6 +154,7 @@ class UNet(Staged):
     dropout: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -158,7 +164,7 @@ class UNet(Staged):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         widths = [self.width * 2**level for level in range(LEVELS)]
         for level in range(LEVELS):
             setattr(self, f"down{level + 1}", Down(widths[level], self.batch_norm, **kinds))
@@ -176,7 +182,8 @@ class SkippingStem(Stem):
         """x: [batch, height, width, channels] -> (images, [batch, ceil(height / 2), ..., 64], its pooled map)."""
         map_ = super().__call__(x, train=train, use_batch_statistics=use_batch_statistics)
         images = x[0] if isinstance(x, tuple) else x  # beside an image of ones, see `preprocessing.folded`
-        return (images, map_, ops.max_pool(map_, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))))
+        pooled = ops.max_pool(map_, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), native=self.native)
+        return (images, map_, pooled)
 
 
 class SkippingLayer(Layer):
@@ -202,11 +209,12 @@ class Decoder(nn.Module):
     dropout: float
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
         """x: (images, stem, layer1, layer2, layer3, layer4) -> [batch, height, width, 32] at the images' size."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         modes = {"train": train, "use_batch_statistics": use_batch_statistics}
         x = (*x[:-1], nn.Dropout(self.dropout, deterministic=not train)(x[-1]))
         for number, features in enumerate(DECODER_FEATURES, start=1):
@@ -230,6 +238,7 @@ class UNetResNet(Staged):
     dropout: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -238,7 +247,7 @@ class UNetResNet(Staged):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         self.stem = SkippingStem(**kinds)
         bottleneck = self.encoder in BOTTLENECK
         for index, num_blocks in enumerate(LAYERS[self.encoder]):
@@ -251,11 +260,12 @@ class UNetResNet(Staged):
 
 def _two_convolutions(module: Down | Middle | Up, x: jax.Array, use_batch_statistics: bool) -> jax.Array:
     """Twice a 3x3 convolution, BatchNorm if the module has it, ReLU; submodules of the module that calls."""
-    kinds = {"dtype": module.dtype, "param_dtype": module.param_dtype}
+    kinds = {"dtype": module.dtype, "param_dtype": module.param_dtype, "native": module.native}
     for number in (1, 2):
         conv = Conv(module.features, 3, padding=1, use_bias=not module.batch_norm, name=f"conv{number}", **kinds)
-        x = conv(x)
         if module.batch_norm:
-            x = BatchNorm(name=f"norm{number}", **kinds)(x, use_batch_statistics=use_batch_statistics)
-        x = nn.relu(x)
+            norm = BatchNorm(name=f"norm{number}", **kinds)
+            x = norm(x, conv=conv, use_batch_statistics=use_batch_statistics, relu=True)
+        else:
+            x = conv(x, relu=True)
     return x

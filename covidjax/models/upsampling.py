@@ -40,11 +40,12 @@ class UpConv(nn.Module):
     features: int
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """inputs: [batch, height, width, in_features] -> [batch, 2 * height, 2 * width, features]."""
         kernel = self.param("kernel", lecun_normal, (2, 2, inputs.shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-        outputs = ops.transposed_convolution(inputs.astype(self.dtype), kernel.astype(self.dtype))
+        outputs = ops.transposed_convolution(inputs.astype(self.dtype), kernel.astype(self.dtype), native=self.native)
         return outputs + bias.astype(self.dtype)

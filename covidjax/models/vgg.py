@@ -23,6 +23,7 @@ class Block(nn.Module):
     num_convs: int
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
@@ -35,10 +36,11 @@ class Block(nn.Module):
                 use_bias=True,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
+                native=self.native,
                 name=f"conv{number}",
             )
-            x = nn.relu(conv(x))
-        return ops.max_pool(x, window=(2, 2), strides=(2, 2))
+            x = conv(x, relu=True)
+        return ops.max_pool(x, window=(2, 2), strides=(2, 2), native=self.native)
 
 
 class Head(nn.Module):
@@ -53,6 +55,7 @@ class Head(nn.Module):
     normalised_features: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
@@ -85,6 +88,7 @@ class VGG16(Staged):
     normalised_features: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    native: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -93,7 +97,7 @@ class VGG16(Staged):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         for number, (features, num_convs) in enumerate(BLOCKS, start=1):
             setattr(self, f"block{number}", Block(features, num_convs, **kinds))
         dropout = ORIGINAL_DROPOUT if self.head_name == "original" else self.dropout

@@ -1,13 +1,16 @@
 """Operations of the networks: one public function each, free of parameters and state."""
 
-from covidjax.ops.batch_norm import batch_norm, batch_statistics, normalise
+from covidjax.ops.batch_norm import affine, batch_norm, batch_statistics, normalise
 from covidjax.ops.convolution import convolution, transposed_convolution
+from covidjax.ops.epilogue import followed
 from covidjax.ops.pooling import global_average_pool, max_pool
 
 __all__ = [
+    "affine",
     "batch_norm",
     "batch_statistics",
     "convolution",
+    "followed",
     "global_average_pool",
     "max_pool",
     "normalise",

@@ -7,24 +7,47 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from covidjax.ops.epilogue import followed
+from covidjax.ops.native import batch_norm as in_one
+
 Statistics = tuple[jax.Array, jax.Array]
 
 
 def batch_norm(
-    inputs: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis: str | None = None
+    inputs: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    axis: str | None = None,
+    *,
+    residual: jax.Array | None = None,
+    relu: bool = False,
+    native: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalisation by the statistics of the batch.
+    """Normalisation by the statistics of the batch, and what follows it: `relu(normalised + residual)`.
 
-    inputs: [..., features]; scale, bias: [features] -> (outputs in the shape and dtype of inputs, mean, variance).
-    Mean and (biased) variance are for the running statistics: they carry no gradient.
+    inputs: [..., features]; scale, bias: [features]; residual: as inputs -> (outputs in the shape and dtype of inputs,
+    mean, variance). Mean and (biased) variance are for the running statistics: they carry no gradient.
     axis: the mapped axis over whose devices the batch lies; None for one that is whole here.
+    native: by the native operation on a CPU, where it covers the work.
     """
+    if axis is None and native and in_one.covers(inputs, scale):
+        elsewhere = partial(plain, epsilon=epsilon, relu=relu)
+        return in_one.batch_norm(inputs, scale, bias, residual, epsilon, relu, elsewhere)
     if axis is None:
-        return _own_batch_norm(inputs, scale, bias, epsilon)
+        return plain(inputs, scale, bias, residual, epsilon=epsilon, relu=relu)
     # A custom derivative cannot hold a collective: JAX traces it where the axis has no name.
     mean, variance = batch_statistics(inputs, axis)
     outputs = normalise(inputs, scale, bias, mean, variance, epsilon=epsilon)
-    return outputs, lax.stop_gradient(mean), lax.stop_gradient(variance)
+    return followed(outputs, residual, relu=relu), lax.stop_gradient(mean), lax.stop_gradient(variance)
+
+
+def plain(
+    inputs: jax.Array, scale: jax.Array, bias: jax.Array, residual: jax.Array | None, *, epsilon: float, relu: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The same in XLA, of a batch that is whole."""
+    outputs, mean, variance = _own_batch_norm(inputs, scale, bias, epsilon)
+    return followed(outputs, residual, relu=relu), mean, variance
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -81,6 +104,13 @@ def normalise(
     inputs: [..., features]; the other arrays: [features]. With running statistics the factors are constants of the
     step, so the compiler fuses this with its neighbours.
     """
-    factor = scale * lax.rsqrt(variance + epsilon)
-    offset = bias - mean * factor
+    factor, offset = affine(scale, bias, mean, variance, epsilon=epsilon)
     return inputs * factor.astype(inputs.dtype) + offset.astype(inputs.dtype)
+
+
+def affine(
+    scale: jax.Array, bias: jax.Array, mean: jax.Array, variance: jax.Array, *, epsilon: float
+) -> tuple[jax.Array, jax.Array]:
+    """Factor and offset that normalise; all arrays: [features]."""
+    factor = scale * lax.rsqrt(variance + epsilon)
+    return factor, bias - mean * factor

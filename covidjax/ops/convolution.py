@@ -11,6 +11,8 @@ from jax import lax
 
 from covidjax.ops import winograd
 from covidjax.ops.by_platform import Formulation, Geometry, after, product, transposed
+from covidjax.ops.epilogue import followed
+from covidjax.ops.native import convolution as in_onednn
 from covidjax.ops.winograd import WINOGRAD
 
 
@@ -21,26 +23,40 @@ def convolution(
     strides: tuple[int, int],
     padding: tuple[tuple[int, int], tuple[int, int]],
     dilation: tuple[int, int] = (1, 1),
+    bias: jax.Array | None = None,
+    residual: jax.Array | None = None,
+    relu: bool = False,
+    native: bool = False,
 ) -> jax.Array:
-    """Two-dimensional cross-correlation with explicit padding.
+    """Two-dimensional cross-correlation with explicit padding, and what follows it: `relu(outputs + bias + residual)`.
 
     inputs: [batch, height, width, in_features]; kernel: [kernel_height, kernel_width, in_features,
-    features], same dtype.
+    features], same dtype; bias: [features]; residual: as the outputs.
     Padding is explicit because 'SAME' pads strided convolutions differently from PyTorch and Caffe.
     dilation: the distance of neighbouring taps of the kernel in the input.
+    native: in oneDNN on a CPU, as one operation, where it covers the work.
     Returns [batch, out_height, out_width, features].
     """
     geometry = Geometry(inputs.shape, kernel.shape, strides, padding, dilation)  # type: ignore[arg-type]
-    return product(inputs, kernel, geometry, formulation_on_cpu(geometry, inputs.dtype), PLAIN)
+    if native and in_onednn.covers(geometry, inputs.dtype):
+        return in_onednn.convolution(inputs, kernel, bias, residual, geometry, relu, PLAIN)
+    outputs = product(inputs, kernel, geometry, formulation_on_cpu(geometry, inputs.dtype), PLAIN)
+    return followed(outputs, bias, residual, relu=relu)
 
 
-def transposed_convolution(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+def transposed_convolution(inputs: jax.Array, kernel: jax.Array, *, native: bool = False) -> jax.Array:
     """Transposed convolution whose stride is the size of its kernel, so that outputs have one tap each.
 
     inputs: [batch, height, width, in_features]; kernel: [rows, columns, in_features, features], not turned round.
-    Returns [batch, rows * height, columns * width, features]. On every platform it is one matrix product, whose
+    native: in oneDNN on a CPU.
+    Returns [batch, rows * height, columns * width, features]. In XLA it is one matrix product on every platform, whose
     outputs are then put in their places.
     """
+    (batch, height, width, in_features), (rows, columns, _, features) = inputs.shape, kernel.shape
+    transpose = (batch, rows * height, columns * width, features), (rows, columns, features, in_features)
+    geometry = Geometry(*transpose, (rows, columns), ((0, 0), (0, 0)), (1, 1))
+    if native and in_onednn.covers(geometry, inputs.dtype):
+        return in_onednn.transposed_convolution(inputs, kernel.swapaxes(2, 3), geometry, PLAIN)
     outputs = jnp.einsum("bhwc,ijco->bhiwjo", inputs, kernel)
     batch, height, rows, width, columns, features = outputs.shape
     return outputs.reshape(batch, rows * height, columns * width, features)

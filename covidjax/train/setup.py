@@ -18,6 +18,7 @@ from covidjax.data.sources import Task
 from covidjax.errors import UserError
 from covidjax.losses import LossFunction
 from covidjax.models.layers import Staged
+from covidjax.ops import native
 from covidjax.train import features, parallel
 from covidjax.train.features import Caching
 from covidjax.train.phases import Phase, enter_phase, initial_state, make_phases, phase_at
@@ -115,7 +116,8 @@ def prepare(config: ConfigDict) -> Job:
     if epoch_steps == 0:
         raise UserError(f"config.batch_size {config.batch_size} exceeds the {num_turns} training images: lower it")
     placement = choose_placement(train_split, config.dataset.placement, with_masks=task == "segmentation")
-    model = models.build(config.model, len(train_split.classes), config.precision)
+    operations = native.choose(config.ops)
+    model = models.build(config.model, len(train_split.classes), config.precision, native=operations.native)
     begin = start(config, model, train_split.images.shape[1:])
     phases = make_phases(config, epoch_steps)
     recipes = tuple(make_recipe(config, phase, model, begin, train_split, epoch_steps) for phase in phases)
@@ -128,7 +130,7 @@ def prepare(config: ConfigDict) -> Job:
     recipes = tuple(
         dataclasses.replace(recipe, cached=bool(each.placement)) for recipe, each in zip(recipes, caching, strict=True)
     )
-    notes = tuple(dict.fromkeys((*train_split.notes, *val_split.notes, placement["note"], *begin.notes)))
+    notes = tuple(dict.fromkeys((*train_split.notes, *val_split.notes, placement["note"], operations.note, *begin.notes)))
     return Job(
         config,
         tasks.plain_loss(config.loss, task),
@@ -167,7 +169,9 @@ def make_recipe(
     weights = losses.class_weights(config.loss.class_weights, tasks.epoch_targets(train_split, task), classes)
     return Recipe(
         model=model,
-        prefix=models.build(config.model, len(classes), config.prefix_precision or config.precision),
+        prefix=models.build(
+            config.model, len(classes), config.prefix_precision or config.precision, native=model.native
+        ),
         plan=plan,
         tx=optim.optimizer(phase.optimizer, plan.weight_decays()),
         learning_rate=optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, epoch_steps),

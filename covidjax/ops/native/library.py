@@ -1,0 +1,144 @@
+"""The compiled shim: where it lies, how it is made, and whether this process can use it."""
+
+import ctypes
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from covidjax import processor
+from covidjax.errors import UserError
+
+CHOICES = ("auto", "xla", "native")  # of config.ops
+TARGETS = (
+    "convolution",
+    "convolution_input_gradient",
+    "convolution_kernel_gradient",
+    "batch_norm",
+    "batch_norm_gradient",
+    "max_pool",
+    "max_pool_gradient",
+)
+SOURCE = Path(__file__).with_name("shim.cpp")
+DIGEST = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]  # programs that were compiled for another shim miss it
+WHEEL, HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
+COMMAND = "python -m covidjax.ops.native"
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Whether networks use native operations, and a line that says which and why."""
+
+    native: bool
+    note: str
+
+
+def choose(wanted: str) -> Choice:
+    """What `config.ops` comes to in this process. Raises UserError for 'native' where that cannot be."""
+    if wanted == "xla":
+        return Choice(False, "operations: XLA's, as config.ops says")
+    reason = _why_not()
+    if reason and wanted == "native":
+        raise UserError(f"config.ops is 'native', but {reason}: allowed are auto and xla")
+    if reason:
+        return Choice(False, f"operations: XLA's; {reason}")
+    return Choice(True, "operations: oneDNN's for float32 convolutions, BatchNorm and maxima, else XLA's")
+
+
+def path() -> Path:
+    """Where the shim for this processor and these versions lies, once it is built: beside the wheel that it calls."""
+    parts = [DIGEST, jaxlib.__version__, _version(WHEEL) or "none", processor.name()]
+    name = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+    return Path(sys.prefix) / "lib" / "covidjax" / f"{name}.so"
+
+
+def target(name: str) -> str:
+    """What XLA calls an operation of the shim."""
+    return f"covidjax_{name}_{DIGEST}"
+
+
+def build(compiler: str = "", flags: tuple[str, ...] = FLAGS) -> Path:
+    """Compiles the shim for this processor; returns where it lies. Raises UserError where something is missing.
+
+    compiler: 'c++' unless given or named by the environment variable CXX.
+    """
+    if absent := [name for name in (WHEEL, HEADERS) if _version(name) is None]:
+        raise UserError(f"{' and '.join(absent)} not installed: pip install -e '.[cpu]' (Linux on x86-64)")
+    compiler = compiler or os.environ.get("CXX") or "c++"
+    library, header = _file(WHEEL, "libdnnl.so.3"), _file(HEADERS, "oneapi/dnnl/dnnl.hpp")
+    done = path()
+    try:
+        done.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(suffix=".so.tmp", dir=done.parent)
+    except OSError as error:
+        raise UserError(f"{done.parent}: {error.strerror}") from error
+    os.close(handle)
+    try:
+        includes = [f"-I{header.parents[2]}", f"-I{jax.ffi.include_dir()}"]
+        linked = [str(library), f"-Wl,-rpath,{library.parent}"]
+        subprocess.run(
+            [compiler, *flags, *includes, str(SOURCE), "-o", temporary, *linked],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        Path(temporary).chmod(0o755)
+        os.replace(temporary, done)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no C++ compiler {compiler!r}: install one, or name it in CXX") from error
+    except subprocess.CalledProcessError as error:
+        wrong = next((line for line in error.stderr.splitlines() if "error" in line), error.stderr[:300])
+        raise UserError(f"{compiler} could not compile {SOURCE.name}: {wrong}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return done
+
+
+def load(library: Path) -> str:
+    """Makes the shim's operations known to XLA; returns why that is not possible, or nothing."""
+    try:
+        functions = ctypes.CDLL(str(library))  # held by the process from now on
+        for name in TARGETS:
+            jax.ffi.register_ffi_target(target(name), jax.ffi.pycapsule(getattr(functions, name)), platform="cpu")
+    except (OSError, AttributeError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def _why_not() -> str:
+    """Why this process cannot use native operations; empty if it can."""
+    from covidjax.ops.native import self_check  # noqa: PLC0415 (it uses the operations, which are of this module)
+
+    if jax.default_backend() != "cpu":
+        return f"native operations are for a CPU, and the device is a {jax.default_backend()}"
+    library = path()
+    if not library.exists():
+        return f"native operations are not built for this processor: {COMMAND}"
+    if reason := load(library):
+        return f"the native operations cannot be loaded: {reason}"
+    if reason := self_check.wrong():
+        return f"the native operations fail their check: {reason}"
+    return ""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _file(package: str, ending: str) -> Path:
+    """A file of an installed package. Raises UserError where it is gone, as with `pip install --target`."""
+    for each in importlib.metadata.files(package) or ():
+        if str(each).endswith(ending) and (found := Path(str(each.locate())).resolve()).exists():
+            return found
+    raise UserError(f"{package} is installed without its {ending}: pip install --force-reinstall {package}")

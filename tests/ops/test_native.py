@@ -1,0 +1,308 @@
+"""The native operations beside XLA's: values, gradients, and the transformations of JAX."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from covidjax import ops
+from covidjax.ops import native
+from covidjax.ops.native import calls
+
+CHOICE = native.choose("auto")
+pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
+TOLERANCE = 1e-5  # of the largest value
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def assert_close(found: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
+    for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        own, other = np.asarray(own, np.float64), np.asarray(other, np.float64)
+        assert own.shape == other.shape
+        assert np.abs(own - other).max(initial=0) <= tolerance * max(np.abs(other).max(initial=0), 1e-30)
+
+
+def with_gradients(function: Any, *arguments: Any) -> Any:
+    outputs, pullback = jax.vjp(function, *arguments)
+    return outputs, pullback(jnp.asarray(normal(*outputs.shape, seed=9), outputs.dtype))
+
+
+def in_float64(function: Any, *arguments: Any) -> Any:
+    with jax.enable_x64(True):
+        return jax.device_get(with_gradients(function, *(jnp.asarray(each, jnp.float64) for each in arguments)))
+
+
+def calls_of(function: Any, *arguments: Any) -> list[str]:
+    """The native operations in a program, by name."""
+    text = jax.jit(function).lower(*arguments).as_text()
+    return [name for name in native.library.TARGETS if native.library.target(name) in text]
+
+
+sizes = st.integers(1, 12)
+pairs = st.tuples(st.integers(0, 2), st.integers(0, 2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    height=sizes,
+    width=sizes,
+    in_features=st.sampled_from([1, 2, 3, 5, 16, 17, 33]),
+    features=st.sampled_from([1, 3, 8, 16, 19, 64]),
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 3),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(pairs, pairs),
+    followed=st.booleans(),
+)
+def test_convolution_and_its_gradients_are_those_of_float64(
+    batch: int,
+    height: int,
+    width: int,
+    in_features: int,
+    features: int,
+    rows: int,
+    columns: int,
+    strides: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    followed: bool,
+) -> None:
+    if height + sum(padding[0]) < rows or width + sum(padding[1]) < columns:
+        return
+    inputs, kernel = normal(batch, height, width, in_features), normal(rows, columns, in_features, features, seed=1)
+    convolve = partial(ops.convolution, strides=strides, padding=padding)
+    arguments = [inputs, kernel]
+    if followed:
+        shape = jax.eval_shape(convolve, inputs, kernel).shape
+        arguments += [normal(features, seed=2), normal(*shape, seed=3)]
+
+    def run(*arguments: Any, native: bool) -> Any:
+        terms = dict(zip(("bias", "residual"), arguments[2:], strict=False))
+        outputs = convolve(*arguments[:2], native=native, **terms)
+        return outputs * (outputs > 0) if followed and not native else outputs
+
+    def of_native(*arguments: Any) -> Any:
+        terms = dict(zip(("bias", "residual"), arguments[2:], strict=False))
+        return convolve(*arguments[:2], native=True, relu=followed, **terms)
+
+    expected = in_float64(partial(run, native=False), *arguments)
+    found = with_gradients(of_native, *map(jnp.asarray, arguments))
+    if not followed or np.abs(expected[0]).min(initial=1, where=expected[0] != 0) > 1e-4:  # else rounding decides
+        assert_close(found, expected)
+    assert_close(found[0], expected[0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    size=st.tuples(sizes, sizes),
+    features=st.sampled_from([(1, 1), (3, 5), (16, 8), (33, 16)]),
+    taps=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+)
+def test_transposed_convolution_and_its_gradients_are_those_of_float64(
+    batch: int, size: tuple[int, int], features: tuple[int, int], taps: tuple[int, int]
+) -> None:
+    arguments = normal(batch, *size, features[0]), normal(*taps, *features, seed=1)
+    found = with_gradients(partial(ops.transposed_convolution, native=True), *map(jnp.asarray, arguments))
+    assert_close(found, in_float64(ops.transposed_convolution, *arguments))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    size=st.tuples(sizes, sizes),
+    features=st.sampled_from([1, 3, 16, 65]),
+    residual=st.booleans(),
+    relu=st.booleans(),
+    offset=st.sampled_from([0.0, 300.0]),
+)
+def test_batch_norm_and_its_gradients_are_those_of_float64(
+    batch: int, size: tuple[int, int], features: int, residual: bool, relu: bool, offset: float
+) -> None:
+    shape = (batch, *size, features)
+    if batch * size[0] * size[1] < 4:  # the gradient of so few values is all rounding
+        return
+    arguments = [normal(*shape) + np.float32(offset), normal(features, seed=1), normal(features, seed=2)]
+    arguments += [normal(*shape, seed=3)] if residual else []
+
+    def run(inputs: Any, scale: Any, bias: Any, other: Any = None, native: bool = False) -> Any:
+        return ops.batch_norm(inputs, scale, bias, 1e-3, residual=other, relu=relu, native=native)[0]
+
+    expected = in_float64(run, *arguments)
+    found = with_gradients(partial(run, native=True), *map(jnp.asarray, arguments))
+    # Values of 300 have an epsilon of 3e-5, which is what their distance from the mean is known to.
+    tolerance = 2e-4 if offset else TOLERANCE
+    assert_close(found[0], expected[0], tolerance)
+    if not relu or np.abs(expected[0]).min(initial=1, where=expected[0] != 0) > 10 * tolerance:
+        assert_close(found[1], expected[1], 10 * tolerance)
+
+
+def test_statistics_of_batch_norm_are_the_mean_and_the_biased_variance() -> None:
+    inputs = normal(3, 17, 9, 37) * 2 + 50
+    _, mean, variance = ops.batch_norm(jnp.asarray(inputs), jnp.ones(37), jnp.zeros(37), 1e-5, native=True)
+    assert_close(mean, inputs.astype(np.float64).mean((0, 1, 2)), 1e-6)
+    assert_close(variance, inputs.astype(np.float64).var((0, 1, 2)), 1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    size=st.tuples(sizes, sizes),
+    features=st.sampled_from([1, 3, 16, 65]),
+    window=st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padded=st.booleans(),
+    levels=st.sampled_from([2, 1000]),
+)
+def test_maxima_and_their_gradients_are_those_of_xla_also_where_values_are_equal(
+    batch: int,
+    size: tuple[int, int],
+    features: int,
+    window: tuple[int, int],
+    strides: tuple[int, int],
+    padded: bool,
+    levels: int,
+) -> None:
+    padding = tuple((part // 2, (part - 1) // 2) if padded else (0, 0) for part in window)
+    inputs = np.random.default_rng(0).integers(0, levels, (batch, *size, features)).astype(np.float32)
+    pool = partial(ops.max_pool, window=window, strides=strides, padding=padding)
+    found, expected = (with_gradients(partial(pool, native=native), jnp.asarray(inputs)) for native in (True, False))
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert_close(found[1], expected[1], 1e-6)
+
+
+def test_what_is_no_number_stays_none() -> None:
+    inputs = normal(2, 6, 6, 16)
+    inputs[0, 2, 2, 3] = np.nan
+    kernel = normal(3, 3, 16, 16, seed=1)
+    convolve = partial(ops.convolution, strides=(1, 1), padding=((1, 1), (1, 1)), relu=True, native=True)
+    assert np.isnan(convolve(jnp.asarray(inputs), jnp.asarray(kernel))[0, 2, 2]).all()
+    pooled = ops.max_pool(jnp.asarray(inputs), window=(2, 2), strides=(2, 2), native=True)
+    assert np.isnan(pooled[0, 1, 1, 3])
+    normalised = ops.batch_norm(jnp.asarray(inputs), jnp.ones(16), jnp.zeros(16), 1e-5, relu=True, native=True)[0]
+    assert np.isnan(normalised[..., 3]).all()
+
+
+def network(inputs: Any, kernel: Any, scale: Any, *, native: bool) -> Any:
+    """A convolution, a normalisation and maxima, one after the other."""
+    x = ops.convolution(inputs, kernel, strides=(1, 1), padding=((1, 1), (1, 1)), native=native)
+    x = ops.batch_norm(x, scale, scale, 1e-3, relu=True, native=native)[0]
+    return ops.max_pool(x, window=(2, 2), strides=(2, 2), native=native)
+
+
+def loss(arguments: Any, inputs: Any, *, native: bool) -> Any:
+    return jnp.mean(jnp.square(network(inputs, *arguments, native=native)))
+
+
+ARGUMENTS = normal(3, 3, 5, 19, seed=1), normal(19, seed=2)
+
+
+def test_programs_for_a_cpu_call_what_their_gradients_need_and_no_more() -> None:
+    inputs = normal(2, 8, 8, 5)
+    step = jax.grad(partial(loss, native=True))
+    all_but_the_inputs_gradient = [name for name in native.library.TARGETS if name != "convolution_input_gradient"]
+    assert calls_of(step, ARGUMENTS, inputs) == all_but_the_inputs_gradient
+    assert calls_of(partial(loss, native=True), ARGUMENTS, inputs) == ["convolution", "batch_norm", "max_pool"]
+    assert calls_of(jax.grad(partial(loss, native=False)), ARGUMENTS, inputs) == []
+    other = jax.jit(step).trace(ARGUMENTS, inputs).lower(lowering_platforms=("cuda",)).as_text()
+    assert "covidjax" not in other and "convolution" in other
+
+
+def test_what_the_shim_has_not_got_runs_on_xla() -> None:
+    inputs, kernel = normal(2, 8, 8, 5), normal(3, 3, 5, 4, seed=1)
+    convolve = partial(ops.convolution, strides=(1, 1), padding=((2, 2), (2, 2)), native=True)
+    assert calls_of(convolve, inputs, kernel) == ["convolution"]
+    assert calls_of(partial(convolve, dilation=(2, 2)), inputs, kernel) == []
+    assert calls_of(convolve, inputs.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)) == []
+    assert calls_of(convolve, inputs[:0], kernel) == []
+
+
+def test_batches_of_changing_size_and_the_same_again_give_the_same_bits() -> None:
+    step = jax.jit(jax.value_and_grad(partial(loss, native=True)))
+    before: dict[int, Any] = {}
+    for size in (4, 1, 7, 4, 2, 1, 7):
+        found = jax.device_get(step(ARGUMENTS, normal(size, 8, 8, 5)))
+        assert_close(found, jax.value_and_grad(partial(loss, native=False))(ARGUMENTS, normal(size, 8, 8, 5)), 1e-4)
+        for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(before.setdefault(size, found)), strict=True):
+            np.testing.assert_array_equal(own, other)
+
+
+def test_scan_remat_donation_and_vmap() -> None:
+    inputs = normal(3, 2, 8, 8, 5)
+    xla = [jax.grad(partial(loss, native=False))(ARGUMENTS, each) for each in inputs]
+    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *xla)
+    of_native = jax.grad(partial(loss, native=True))
+    assert_close(jax.vmap(of_native, in_axes=(None, 0))(ARGUMENTS, inputs), expected, 1e-4)
+    rematerialised = jax.grad(jax.checkpoint(partial(loss, native=True)))
+    _, scanned = jax.lax.scan(lambda carry, each: (carry, rematerialised(ARGUMENTS, each)), 0, inputs)
+    assert_close(scanned, expected, 1e-4)
+
+    def descend(arguments: Any, each: Any) -> Any:
+        return jax.tree.map(lambda value, slope: value - 0 * slope, arguments, of_native(arguments, each))
+
+    donated = jax.jit(descend, donate_argnums=0)(jax.tree.map(jnp.array, ARGUMENTS), inputs[0])
+    assert_close(donated, ARGUMENTS, 0)
+
+
+def test_shapes_that_do_not_fit_are_an_error_with_the_operations_name_and_shapes() -> None:
+    results = [jax.ShapeDtypeStruct((2, 9, 9, 4), np.float32)]
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"native convolution of \[2, 8, 8, 5\], \[3, 3, 5, 4\], \[2, 9"):
+        arrays = normal(2, 8, 8, 5), normal(3, 3, 5, 4), calls.NONE, calls.NONE
+        jax.block_until_ready(calls.call("convolution", results, *arrays, geometry=(1, 1, 1, 1, 1, 1), relu=False))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="native batch normalisation of .*: features differ"):
+        results = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2, 8, 8, 5), (4,), (4,))]
+        arrays = normal(2, 8, 8, 5), normal(4), normal(4), calls.NONE
+        jax.block_until_ready(calls.call("batch_norm", results, *arrays, epsilon=1e-3, relu=False))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="native maximum pooling of .*: wrong padding"):
+        results = [jax.ShapeDtypeStruct((2, 6, 6, 5), dtype) for dtype in (np.float32, np.uint8)]
+        jax.block_until_ready(calls.call("max_pool", results, normal(2, 8, 8, 5), geometry=(3, 3, 2, 2, 3, 3, 3, 3)))
+
+
+DIVIDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from covidjax.ops import native
+from tests.ops.test_native import ARGUMENTS, loss, normal
+from functools import partial
+assert native.choose("native").native
+mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+inputs = normal(8, 8, 8, 5)
+expected = jax.value_and_grad(partial(loss, native=False), argnums=(0, 1))(ARGUMENTS, inputs)
+step = jax.jit(jax.value_and_grad(partial(loss, native=True), argnums=(0, 1)),
+               in_shardings=(NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))))
+program = step.lower(ARGUMENTS, inputs).compile()
+text = program.as_text()
+assert "covidjax_convolution_" in text and "covidjax_max_pool_" in text
+assert "f32[2,8,8,5]" in text and "all-gather" not in text and "all-reduce" in text, text
+for own, other in zip(jax.tree.leaves(step(ARGUMENTS, inputs)), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
+mapped = jax.pmap(jax.grad(partial(loss, native=True)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 8, 8, 5))
+single = jax.vmap(jax.grad(partial(loss, native=False)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 8, 8, 5))
+for own, other in zip(jax.tree.leaves(mapped), jax.tree.leaves(single), strict=True):
+    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
+batched = jax.vmap(jax.grad(partial(loss, native=True)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 8, 8, 5))
+for own, other in zip(jax.tree.leaves(batched), jax.tree.leaves(single), strict=True):
+    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
+print("divided as it should be")
+"""
+
+
+def test_devices_that_share_a_batch_each_convolve_their_part_and_gather_nothing() -> None:
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", DIVIDED], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "divided as it should be" in done.stdout, done.stderr[-3000:]

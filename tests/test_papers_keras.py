@@ -33,7 +33,7 @@ from covidjax.weights.start import Start, initialiser
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under NumPy 2
 
 FOLDER = Path(__file__).parents[1] / "configs"
-SIZE, STEPS, TOLERANCE = 32, 10, 1e-6
+STEPS, TOLERANCE = 10, 1e-6
 CHANGES = (
     "dataset.image_size=32",
     "precision=float64",
@@ -43,6 +43,9 @@ CHANGES = (
     "augment.brightness=0",
 )
 SMALL_BATCH = "batch_size=2"  # convolutions in double precision take their time
+# Smaller, BatchNorm has so few numbers at the end of a ResNet that it makes signs of them: at 32 pixels, batches of 2,
+# Keras with weights changed by 1e-15 parts from itself by 4e-7 at step 4 and 3e-3 at step 5. Here by 3e-12 at most.
+STABLE = ("dataset.image_size=64", "batch_size=4")
 RULES = {"adam": "Adam", "adamax": "Adamax", "rmsprop": "RMSprop"}
 
 
@@ -68,11 +71,11 @@ def load_config(spec: str, *overrides: str) -> ConfigDict:
 
 def make_split(config: ConfigDict, classes: tuple[str, ...]) -> Examples:
     """STEPS batches of coarse noise, which tells images apart after many convolutions; brighter from class to class."""
-    count, channels = STEPS * config.batch_size, config.dataset.channels
+    count, channels, scale = STEPS * config.batch_size, config.dataset.channels, config.dataset.image_size // 4
     random = np.random.default_rng(0)
     labels = random.choice(len(classes), count, p=np.arange(len(classes), 0, -1) / np.arange(1, 1 + len(classes)).sum())
     coarse = random.integers(0, 200, (count, 4, 4, channels)) + 20 * labels[:, None, None, None]
-    images = coarse.repeat(SIZE // 4, 1).repeat(SIZE // 4, 2)
+    images = coarse.repeat(scale, 1).repeat(scale, 2)
     names = tuple(map(str, range(count)))
     return Examples(
         "train", images.astype(np.uint8), labels.astype(np.int32), names, names, False, classes, "", masks=None
@@ -82,25 +85,26 @@ def make_split(config: ConfigDict, classes: tuple[str, ...]) -> Examples:
 # ---- The networks as they are written in Keras, but for the last activation, which the losses have ----
 
 
-def li2023(keras: Any, layers: Any, sizes: ConfigDict) -> Any:
-    model = keras.Sequential([keras.Input((SIZE, SIZE, 1))])
-    for number in range(sizes.num_blocks):
-        model.add(layers.Conv2D(sizes.width * 2**number, 3, padding="same", activation="relu"))
+def li2023(keras: Any, layers: Any, config: ConfigDict) -> Any:
+    model = keras.Sequential([keras.Input((config.dataset.image_size, config.dataset.image_size, 1))])
+    for number in range(config.model.num_blocks):
+        model.add(layers.Conv2D(config.model.width * 2**number, 3, padding="same", activation="relu"))
         model.add(layers.MaxPooling2D(2))
     model.add(layers.Flatten())
     model.add(layers.Dense(2))
     return model
 
 
-def ljung2020(keras: Any, layers: Any) -> Any:
-    base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3))
+def ljung2020(keras: Any, layers: Any, config: ConfigDict) -> Any:
+    shape = (config.dataset.image_size, config.dataset.image_size, 3)
+    base = keras.applications.VGG16(weights=None, include_top=False, input_shape=shape)
     x = layers.Flatten()(base.output)
     for _ in range(2):
         x = layers.Dense(1024, activation="relu")(x)
     return keras.Model(base.input, layers.Dense(3)(x))
 
 
-def pandiyan2023(keras: Any, layers: Any, blocks: tuple[int, ...] = (3, 4, 23, 3)) -> Any:
+def pandiyan2023(keras: Any, layers: Any, config: ConfigDict, blocks: tuple[int, ...]) -> Any:
     from keras.src.applications.resnet import ResNet as KerasResNet  # noqa: PLC0415
     from keras.src.applications.resnet import stack_residual_blocks_v1 as stack  # noqa: PLC0415
 
@@ -109,7 +113,8 @@ def pandiyan2023(keras: Any, layers: Any, blocks: tuple[int, ...] = (3, 4, 23, 3
             x = stack(x, 64 * 2**index, count, stride1=1 if index == 0 else 2, name=f"conv{index + 2}")
         return x
 
-    base = KerasResNet(stacks, False, True, include_top=False, weights=None, input_shape=(SIZE, SIZE, 3), pooling="max")
+    shape = (config.dataset.image_size, config.dataset.image_size, 3)
+    base = KerasResNet(stacks, False, True, include_top=False, weights=None, input_shape=shape, pooling="max")
     for layer in base.layers:
         if layer.name.endswith("_3_bn"):  # small branches, as trained ones are: else rounding grows 1e4 times a step
             layer.gamma.assign(0.1 * layer.gamma)
@@ -208,7 +213,7 @@ def check(ours: list[float], theirs: list[float]) -> None:
 )
 def test_li2023_trains_as_keras_does(keras64: Any, changes: tuple[str, ...]) -> None:
     config = load_config("li2023_pneumonia.py", *changes)
-    source = li2023(keras64, keras64.layers, config.model)
+    source = li2023(keras64, keras64.layers, config)
     model = models.build(config.model, 2, config.precision)
     examples, variables = make_split(config, ("normal", "pneumonia")), ported(source, model, config)
     theirs = keras_losses(keras64, source, config, examples, lambda images: images[..., :1] / 255)
@@ -225,7 +230,7 @@ def test_li2023_trains_as_keras_does(keras64: Any, changes: tuple[str, ...]) -> 
 def test_ljung2020_trains_as_keras_does(keras64: Any, argument: str, changes: tuple[str, ...]) -> None:
     falling = "optimizer.plateau_min_delta=1e9"  # no epoch is better than the first, so that the rate falls
     config = load_config(f"ljung2020.py:{argument}", falling, *changes)
-    source, model = ljung2020(keras64, keras64.layers), models.build(config.model, 3, config.precision)
+    source, model = ljung2020(keras64, keras64.layers, config), models.build(config.model, 3, config.precision)
     for layer in source.layers[:-4] if config.freeze == "backbone" else ():
         layer.trainable = False
     examples, variables = make_split(config, ("normal", "pneumonia", "covid19")), ported(source, model, config)
@@ -236,19 +241,17 @@ def test_ljung2020_trains_as_keras_does(keras64: Any, argument: str, changes: tu
     check(our_losses(config, model, variables, examples), theirs)
 
 
-@pytest.mark.parametrize("reading", ["frozen"])
+@pytest.mark.parametrize("reading", ["frozen", "all"])
 @pytest.mark.parametrize(
-    ("blocks", "changes"),
+    "blocks",
     [
-        pytest.param((1, 1, 1, 1), (SMALL_BATCH,), id="short"),  # a block a stage in place of ResNet-101's 33
-        pytest.param((3, 4, 23, 3), ("batch_size=4",), id="resnet101", marks=pytest.mark.slow),
+        pytest.param((1, 1, 1, 1), id="short"),  # a block a stage in place of ResNet-101's 33
+        pytest.param((3, 4, 23, 3), id="resnet101", marks=pytest.mark.slow),
     ],
 )
-def test_pandiyan2023_trains_as_keras_does(
-    keras64: Any, reading: str, blocks: tuple[int, int, int, int], changes: tuple[str, ...]
-) -> None:
-    config = load_config(f"pandiyan2023.py:{reading}", *changes)
-    source = pandiyan2023(keras64, keras64.layers, blocks)
+def test_pandiyan2023_trains_as_keras_does(keras64: Any, reading: str, blocks: tuple[int, int, int, int]) -> None:
+    config = load_config(f"pandiyan2023.py:{reading}", *STABLE)
+    source = pandiyan2023(keras64, keras64.layers, config, blocks)
     model = models.build(config.model, 2, config.precision)
     assert isinstance(model, ResNet) and model.arrangement == KERAS
     model = dataclasses.replace(model, num_blocks=blocks)

@@ -36,7 +36,7 @@ class Block(nn.Module):
             x = norm(x, conv=conv, use_batch_statistics=use_batch_statistics, relu=True)
         else:
             x = conv(x, relu=True)
-        return ops.max_pool(x, window=(2, 2), strides=(2, 2), native=self.native) if min(x.shape[1:3]) > 1 else x
+        return ops.max_pool(x, window=(2, 2), strides=(2, 2)) if min(x.shape[1:3]) > 1 else x
 
 
 class CNN(Staged):

@@ -112,21 +112,21 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, features, self.param_dtype)
-        then: Any = {"residual": residual, "relu": relu}
         if inside:
             affine = ops.affine(scale, bias, running_mean.value, running_var.value, epsilon=self.epsilon)
-            return conv(inputs, affine=affine, **then)  # type: ignore[misc]
+            return conv(inputs, affine=affine, residual=residual, relu=relu)  # type: ignore[misc]
         inputs = inputs.astype(self.dtype)
         if not use_batch_statistics:
             mean, var = running_mean.value, running_var.value
-            return ops.followed(ops.normalise(inputs, scale, bias, mean, var, epsilon=self.epsilon), residual, relu=relu)
+            outputs = ops.normalise(inputs, scale, bias, mean, var, epsilon=self.epsilon)
+            return ops.followed(outputs, residual, relu=relu)
         axis = use_batch_statistics if isinstance(use_batch_statistics, str) else None
-        outputs, mean, var = ops.batch_norm(inputs, scale, bias, self.epsilon, axis, native=self.native, **then)
+        outputs, mean, var = ops.batch_norm(inputs, scale, bias, self.epsilon, axis)
         if not self.is_initializing():
             keep = self.momentum
             running_mean.value = keep * running_mean.value + (1 - keep) * mean
             running_var.value = keep * running_var.value + (1 - keep) * var
-        return outputs
+        return ops.followed(outputs, residual, relu=relu)
 
 
 class Dense(nn.Module):

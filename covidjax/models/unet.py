@@ -36,7 +36,7 @@ class Down(nn.Module):
         *skips, map_ = x if isinstance(x, tuple) else (x,)
         skip = _two_convolutions(self, map_, use_batch_statistics)
         padding = ((0, skip.shape[1] % 2), (0, skip.shape[2] % 2))
-        return (*skips, skip, ops.max_pool(skip, window=(2, 2), strides=(2, 2), padding=padding, native=self.native))
+        return (*skips, skip, ops.max_pool(skip, window=(2, 2), strides=(2, 2), padding=padding))
 
 
 class Middle(nn.Module):
@@ -182,7 +182,7 @@ class SkippingStem(Stem):
         """x: [batch, height, width, channels] -> (images, [batch, ceil(height / 2), ..., 64], its pooled map)."""
         map_ = super().__call__(x, train=train, use_batch_statistics=use_batch_statistics)
         images = x[0] if isinstance(x, tuple) else x  # beside an image of ones, see `preprocessing.folded`
-        pooled = ops.max_pool(map_, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), native=self.native)
+        pooled = ops.max_pool(map_, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         return (images, map_, pooled)
 
 

@@ -40,7 +40,7 @@ class Block(nn.Module):
                 name=f"conv{number}",
             )
             x = conv(x, relu=True)
-        return ops.max_pool(x, window=(2, 2), strides=(2, 2), native=self.native)
+        return ops.max_pool(x, window=(2, 2), strides=(2, 2))
 
 
 class Head(nn.Module):

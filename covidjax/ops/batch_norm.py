@@ -7,47 +7,24 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from covidjax.ops.epilogue import followed
-from covidjax.ops.native import batch_norm as in_one
-
 Statistics = tuple[jax.Array, jax.Array]
 
 
 def batch_norm(
-    inputs: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    epsilon: float,
-    axis: str | None = None,
-    *,
-    residual: jax.Array | None = None,
-    relu: bool = False,
-    native: bool = False,
+    inputs: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalisation by the statistics of the batch, and what follows it: `relu(normalised + residual)`.
+    """Normalisation by the statistics of the batch.
 
-    inputs: [..., features]; scale, bias: [features]; residual: as inputs -> (outputs in the shape and dtype of inputs,
-    mean, variance). Mean and (biased) variance are for the running statistics: they carry no gradient.
+    inputs: [..., features]; scale, bias: [features] -> (outputs in the shape and dtype of inputs, mean, variance).
+    Mean and (biased) variance are for the running statistics: they carry no gradient.
     axis: the mapped axis over whose devices the batch lies; None for one that is whole here.
-    native: by the native operation on a CPU, where it covers the work.
     """
-    if axis is None and native and in_one.covers(inputs, scale):
-        elsewhere = partial(plain, epsilon=epsilon, relu=relu)
-        return in_one.batch_norm(inputs, scale, bias, residual, epsilon, relu, elsewhere)
     if axis is None:
-        return plain(inputs, scale, bias, residual, epsilon=epsilon, relu=relu)
+        return _own_batch_norm(inputs, scale, bias, epsilon)
     # A custom derivative cannot hold a collective: JAX traces it where the axis has no name.
     mean, variance = batch_statistics(inputs, axis)
     outputs = normalise(inputs, scale, bias, mean, variance, epsilon=epsilon)
-    return followed(outputs, residual, relu=relu), lax.stop_gradient(mean), lax.stop_gradient(variance)
-
-
-def plain(
-    inputs: jax.Array, scale: jax.Array, bias: jax.Array, residual: jax.Array | None, *, epsilon: float, relu: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The same in XLA, of a batch that is whole."""
-    outputs, mean, variance = _own_batch_norm(inputs, scale, bias, epsilon)
-    return followed(outputs, residual, relu=relu), mean, variance
+    return outputs, lax.stop_gradient(mean), lax.stop_gradient(variance)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -12,7 +12,7 @@ from jax import lax
 from covidjax.ops import winograd
 from covidjax.ops.by_platform import Formulation, Geometry, after, product, transposed
 from covidjax.ops.epilogue import followed
-from covidjax.ops.native import convolution as in_onednn
+from covidjax.ops.native.convolution import NATIVE, covers, fused, transposition
 from covidjax.ops.winograd import WINOGRAD
 
 
@@ -38,10 +38,10 @@ def convolution(
     Returns [batch, out_height, out_width, features].
     """
     geometry = Geometry(inputs.shape, kernel.shape, strides, padding, dilation)  # type: ignore[arg-type]
-    if native and in_onednn.covers(geometry, inputs.dtype):
-        return in_onednn.convolution(inputs, kernel, bias, residual, geometry, relu, PLAIN)
-    outputs = product(inputs, kernel, geometry, formulation_on_cpu(geometry, inputs.dtype), PLAIN)
-    return followed(outputs, bias, residual, relu=relu)
+    formulation = formulation_on_cpu(geometry, inputs.dtype, native=native)
+    if formulation.outputs is NATIVE.outputs and (relu or bias is not None or residual is not None):
+        return fused(inputs, kernel, bias, residual, geometry, relu, formulation, PLAIN)
+    return followed(product(inputs, kernel, geometry, formulation, PLAIN), bias, residual, relu=relu)
 
 
 def transposed_convolution(inputs: jax.Array, kernel: jax.Array, *, native: bool = False) -> jax.Array:
@@ -55,8 +55,8 @@ def transposed_convolution(inputs: jax.Array, kernel: jax.Array, *, native: bool
     (batch, height, width, in_features), (rows, columns, _, features) = inputs.shape, kernel.shape
     transpose = (batch, rows * height, columns * width, features), (rows, columns, features, in_features)
     geometry = Geometry(*transpose, (rows, columns), ((0, 0), (0, 0)), (1, 1))
-    if native and in_onednn.covers(geometry, inputs.dtype):
-        return in_onednn.transposed_convolution(inputs, kernel.swapaxes(2, 3), geometry, PLAIN)
+    if native and covers(geometry, inputs.dtype):
+        return product(inputs, kernel, geometry, transposition(NATIVE), transposition(PLAIN))
     outputs = jnp.einsum("bhwc,ijco->bhiwjo", inputs, kernel)
     batch, height, rows, width, columns, features = outputs.shape
     return outputs.reshape(batch, rows * height, columns * width, features)
@@ -169,17 +169,17 @@ COLUMNS = Formulation(product_of_columns, _input_gradient_of_columns, _kernel_gr
 SIDE_BY_SIDE = Formulation(_outputs_side_by_side, PLAIN.input_gradient, _kernel_gradient_side_by_side)
 
 
-def formulation_on_cpu(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formulation:
-    """What is fastest with XLA's operations on a CPU, as far as `benchmarks/ops.py` has measured it."""
+def formulation_on_cpu(geometry: Geometry, dtype: jax.typing.DTypeLike, *, native: bool = False) -> Formulation:
+    """What is fastest on a CPU, as far as `benchmarks/ops.py` has measured it; native: with oneDNN's operations too."""
+    if native and covers(geometry, dtype):
+        return _beside_onednn(geometry)
     in_features, features = geometry.kernel[2:]
     (height, width), maps = geometry.size, (*geometry.inputs[1:3], *geometry.size)
     extent = max(d * (k - 1) + 1 for d, k in zip(geometry.dilation, geometry.kernel[:2], strict=True))
     # Where the kernel is larger than the map, XLA has loops of its own in place of its library.
     if min(maps) > 0 and (extent == 1 or extent > min(maps)):
         return COLUMNS
-    # What a tile costs is the sum of the features to transform, what it saves their product.
-    gain = in_features * features / (in_features + features)
-    if dtype == jnp.float32 and gain >= 20 and winograd.applies(geometry):
+    if dtype == jnp.float32 and winograd.gain(geometry) >= 20 and winograd.applies(geometry):
         return WINOGRAD
     if features >= 256 and height * width <= 49:
         return COLUMNS
@@ -190,3 +190,15 @@ def formulation_on_cpu(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formu
     if taps * in_features * height * width <= 5 * held:
         return dataclasses.replace(PLAIN, kernel_gradient=COLUMNS.kernel_gradient)
     return PLAIN
+
+
+def _beside_onednn(geometry: Geometry) -> Formulation:
+    """oneDNN's, but where Winograd's in XLA saves more than oneDNN's direct product is better."""
+    in_features, features = geometry.kernel[2:]
+    formulation = NATIVE
+    if winograd.applies(geometry) and winograd.gain(geometry) >= 40:
+        outputs = NATIVE.outputs if winograd.gain(geometry) < 80 else WINOGRAD.outputs
+        formulation = dataclasses.replace(WINOGRAD, outputs=outputs)
+    elif in_features <= 2 and features < 32 and geometry.strides == (1, 1):
+        formulation = dataclasses.replace(NATIVE, outputs=SIDE_BY_SIDE.outputs)
+    return formulation

@@ -9,7 +9,6 @@ import numpy as np
 from jax import lax
 
 from covidjax.ops.by_platform import after
-from covidjax.ops.native import pooling as with_places
 
 Pair = tuple[int, int]
 
@@ -20,18 +19,14 @@ def max_pool(
     window: tuple[int, int],
     strides: tuple[int, int],
     padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
-    native: bool = False,
 ) -> jax.Array:
-    """Maximum over windows; padded positions never win. native: by the native operation on a CPU.
+    """Maximum over windows; padded positions never win.
 
     inputs: [batch, height, width, features] -> [batch, out_height, out_width, features].
     The gradient goes to the first maximum of a window, row by row; that of a window with a NaN to the first position.
     """
     if any(size + sum(pad) < part for size, pad, part in zip(inputs.shape[1:3], padding, window, strict=True)):
         return plain(inputs, window, strides, padding)  # not one window
-    if native and with_places.covers(inputs, window, padding):
-        elsewhere = partial(plain, window=window, strides=strides, padding=padding)
-        return with_places.max_pool(inputs, window, strides, padding, elsewhere)
     return _max_pool(inputs, window, strides, padding)
 
 

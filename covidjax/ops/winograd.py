@@ -61,6 +61,12 @@ def _tiles(geometry: Geometry) -> tuple[int, int]:
     return rows, columns
 
 
+def gain(geometry: Geometry) -> float:
+    """What a tile costs is the sum of the features to transform, what it saves their product: [features]."""
+    in_features, features = geometry.kernel[2:]
+    return in_features * features / (in_features + features)
+
+
 def applies(geometry: Geometry) -> bool:
     """Whether this is the right kernel, and there are tiles enough to make up for the transformation of the kernel."""
     right = (geometry.kernel[:2], geometry.strides, geometry.dilation) == ((3, 3), (1, 1), (1, 1))

@@ -1,4 +1,4 @@
-"""Convolution in oneDNN, with what follows it, and its gradients."""
+"""Convolution in oneDNN: a formulation beside those of XLA, and one with what follows a convolution in it."""
 
 from functools import partial
 from typing import Any
@@ -22,72 +22,15 @@ def covers(geometry: Geometry, dtype: Any) -> bool:
     return dtype == jnp.float32 and geometry.dilation == (1, 1) and min(sizes) > 0 and min(paddings) >= 0
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def convolution(
+def outputs(
     inputs: jax.Array,
     kernel: jax.Array,
-    bias: Optional,
-    residual: Optional,
     geometry: Geometry,
-    relu: bool,
-    elsewhere: Formulation,
+    bias: Optional = None,
+    residual: Optional = None,
+    relu: bool = False,
 ) -> jax.Array:
-    """`relu(convolution + bias + residual)` in one operation where the program is for a CPU.
-
-    inputs, kernel, outputs: see `ops.convolution`; bias: [features] or None; residual: as the outputs, or None.
-    elsewhere: how other platforms compute the convolution.
-    """
-
-    def library(inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional) -> jax.Array:
-        return followed(elsewhere.outputs(inputs, kernel, geometry), bias, residual, relu=relu)
-
-    branches = {"cpu": partial(_outputs, geometry=geometry, relu=relu), "default": library}
-    return lax.platform_dependent(inputs, kernel, bias, residual, **branches)
-
-
-def _forward(
-    inputs: Any, kernel: Any, bias: Any, residual: Any, geometry: Geometry, relu: bool, elsewhere: Formulation
-) -> tuple[jax.Array, Any]:
-    """Keeps what the gradients need that somebody wants, as `by_platform.product` does."""
-    values = [None if each is None else each.value for each in (inputs, kernel, bias, residual)]
-    outputs = convolution(*values, geometry, relu, elsewhere)
-    wanted = tuple(None if each is None or not each.perturbed else True for each in (bias, residual))
-    kept_inputs, kept_kernel = inputs.value if kernel.perturbed else None, kernel.value if inputs.perturbed else None
-    return outputs, (kept_inputs, kept_kernel, outputs if relu else None, wanted)
-
-
-def _backward(geometry: Geometry, relu: bool, elsewhere: Formulation, kept: Any, cotangent: Any) -> tuple[Any, ...]:
-    inputs, kernel, outputs, (of_bias, of_residual) = kept
-    if isinstance(cotangent, SymbolicZero):
-        return None, None, None, None
-    if relu:
-        cotangent = jnp.where(outputs > 0, cotangent, 0)
-    of_inputs = kernel if kernel is None else input_gradient(cotangent, kernel, geometry, elsewhere)
-    of_kernel = inputs if inputs is None else kernel_gradient(cotangent, inputs, geometry, elsewhere)
-    bias = None if of_bias is None else jnp.sum(cotangent, (0, 1, 2))
-    return of_inputs, of_kernel, bias, None if of_residual is None else cotangent
-
-
-convolution.defvjp(_forward, _backward, symbolic_zeros=True)
-
-
-def input_gradient(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry, elsewhere: Formulation) -> jax.Array:
-    """[batch, out_height, out_width, features] -> of the shape of inputs."""
-    library = partial(elsewhere.input_gradient, geometry=geometry)
-    branches = {"cpu": partial(_input_gradient, geometry=geometry), "default": library}
-    return lax.platform_dependent(cotangent, kernel, **branches)
-
-
-def kernel_gradient(cotangent: jax.Array, inputs: jax.Array, geometry: Geometry, elsewhere: Formulation) -> jax.Array:
-    """[batch, out_height, out_width, features] -> of the shape of kernel."""
-    library = partial(elsewhere.kernel_gradient, geometry=geometry)
-    branches = {"cpu": partial(_kernel_gradient, geometry=geometry), "default": library}
-    return lax.platform_dependent(cotangent, inputs, **branches)
-
-
-def _outputs(
-    inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional, *, geometry: Geometry, relu: bool
-) -> jax.Array:
+    """`relu(convolution + bias + residual)`."""
     shape = (inputs.shape[0], *geometry.size, geometry.kernel[-1])
     results = [jax.ShapeDtypeStruct(shape, inputs.dtype)]
     terms = [NONE if term is None else term for term in (bias, residual)]
@@ -96,13 +39,13 @@ def _outputs(
     return call("convolution", results, inputs, kernel, *terms, by_example=by_example, **attributes)[0]
 
 
-def _input_gradient(cotangent: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+def _input_gradient(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     results = [jax.ShapeDtypeStruct((cotangent.shape[0], *geometry.inputs[1:]), cotangent.dtype)]
     name, numbers = "convolution_input_gradient", _numbers(geometry)
     return call(name, results, cotangent, kernel, by_example=("bw", "b"), geometry=numbers)[0]
 
 
-def _kernel_gradient(cotangent: jax.Array, inputs: jax.Array, *, geometry: Geometry) -> jax.Array:
+def _kernel_gradient(cotangent: jax.Array, inputs: jax.Array, geometry: Geometry) -> jax.Array:
     results = [jax.ShapeDtypeStruct(geometry.kernel, cotangent.dtype)]
     name, numbers = "convolution_kernel_gradient", _numbers(geometry)
     return call(name, results, cotangent, inputs, by_example=("bb", "+"), geometry=numbers)[0]
@@ -112,30 +55,89 @@ def _numbers(geometry: Geometry) -> tuple[int, ...]:
     return (*geometry.strides, *geometry.padding[0], *geometry.padding[1])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def transposed_convolution(
-    inputs: jax.Array, kernel: jax.Array, geometry: Geometry, elsewhere: Formulation
-) -> jax.Array:
-    """The transpose of the convolution `geometry`: its input gradient, here as an operation of its own.
+NATIVE = Formulation(outputs, _input_gradient, _kernel_gradient)
 
-    inputs: [batch, height, width, in_features]; kernel: [rows, columns, features, in_features].
+
+def transposition(formulation: Formulation) -> Formulation:
+    """The transposed convolution by the gradients of the convolution whose geometry is given.
+
+    Its kernel: [rows, columns, in_features, features], where the convolution's has these two the other way round.
     """
-    return input_gradient(inputs, kernel, geometry, elsewhere)
+
+    def outputs(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+        return formulation.input_gradient(inputs, kernel.swapaxes(2, 3), geometry)
+
+    def input_gradient(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+        return formulation.outputs(cotangent, kernel.swapaxes(2, 3), geometry)
+
+    def kernel_gradient(cotangent: jax.Array, inputs: jax.Array, geometry: Geometry) -> jax.Array:
+        return formulation.kernel_gradient(inputs, cotangent, geometry).swapaxes(2, 3)
+
+    return Formulation(outputs, input_gradient, kernel_gradient)
 
 
-def _transposed_forward(inputs: Any, kernel: Any, geometry: Geometry, elsewhere: Formulation) -> tuple[jax.Array, Any]:
-    outputs = input_gradient(inputs.value, kernel.value, geometry, elsewhere)
-    return outputs, (inputs.value if kernel.perturbed else None, kernel.value if inputs.perturbed else None)
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+def fused(
+    inputs: jax.Array,
+    kernel: jax.Array,
+    bias: Optional,
+    residual: Optional,
+    geometry: Geometry,
+    relu: bool,
+    on_cpu: Formulation,
+    elsewhere: Formulation,
+) -> jax.Array:
+    """`relu(convolution + bias + residual)` as one operation where the program is for a CPU.
+
+    inputs, kernel, outputs: see `ops.convolution`; bias: [features] or None; residual: as the outputs, or None.
+    on_cpu: of the gradients; elsewhere: how other platforms compute the convolution.
+    """
+
+    def here(inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional) -> jax.Array:
+        return outputs(inputs, kernel, geometry, bias, residual, relu)
+
+    def library(inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional) -> jax.Array:
+        return followed(elsewhere.outputs(inputs, kernel, geometry), bias, residual, relu=relu)
+
+    return lax.platform_dependent(inputs, kernel, bias, residual, cpu=here, default=library)
 
 
-def _transposed_backward(geometry: Geometry, elsewhere: Formulation, kept: Any, cotangent: Any) -> tuple[Any, Any]:
-    inputs, kernel = kept
+def _fused_forward(
+    inputs: Any,
+    kernel: Any,
+    bias: Any,
+    residual: Any,
+    geometry: Geometry,
+    relu: bool,
+    on_cpu: Formulation,
+    elsewhere: Formulation,
+) -> tuple[jax.Array, Any]:
+    """Keeps what the gradients need that somebody wants, as `by_platform.product` does."""
+    values = [None if each is None else each.value for each in (inputs, kernel, bias, residual)]
+    found = fused(*values, geometry, relu, on_cpu, elsewhere)
+    wanted = tuple(() if each is not None and each.perturbed else None for each in (bias, residual))
+    kept_inputs, kept_kernel = inputs.value if kernel.perturbed else None, kernel.value if inputs.perturbed else None
+    return found, (kept_inputs, kept_kernel, found if relu else None, wanted)
+
+
+def _fused_backward(
+    geometry: Geometry, relu: bool, on_cpu: Formulation, elsewhere: Formulation, kept: Any, cotangent: Any
+) -> tuple[Any, ...]:
+    inputs, kernel, found, (bias_wanted, residual_wanted) = kept
     if isinstance(cotangent, SymbolicZero):
-        return None, None
-    return (
-        None if kernel is None else convolution(cotangent, kernel, None, None, geometry, False, elsewhere),
-        None if inputs is None else kernel_gradient(inputs, cotangent, geometry, elsewhere),
-    )
+        return None, None, None, None
+    if relu:
+        cotangent = jnp.where(found > 0, cotangent, 0)
+
+    def gradient(direction: str, other: Optional) -> Optional:
+        if other is None:
+            return None
+        here, library = (partial(getattr(way, direction), geometry=geometry) for way in (on_cpu, elsewhere))
+        return lax.platform_dependent(cotangent, other, cpu=here, default=library)
+
+    of_bias = None if bias_wanted is None else jnp.sum(cotangent, (0, 1, 2))
+    of_residual = None if residual_wanted is None else cotangent
+    return gradient("input_gradient", kernel), gradient("kernel_gradient", inputs), of_bias, of_residual
 
 
-transposed_convolution.defvjp(_transposed_forward, _transposed_backward, symbolic_zeros=True)
+fused.defvjp(_fused_forward, _fused_backward, symbolic_zeros=True)

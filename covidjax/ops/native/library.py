@@ -17,15 +17,7 @@ from covidjax import processor
 from covidjax.errors import UserError
 
 CHOICES = ("auto", "xla", "native")  # of config.ops
-TARGETS = (
-    "convolution",
-    "convolution_input_gradient",
-    "convolution_kernel_gradient",
-    "batch_norm",
-    "batch_norm_gradient",
-    "max_pool",
-    "max_pool_gradient",
-)
+TARGETS = ("convolution", "convolution_input_gradient", "convolution_kernel_gradient")
 SOURCE = Path(__file__).with_name("shim.cpp")
 DIGEST = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]  # programs that were compiled for another shim miss it
 WHEEL, HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
@@ -50,7 +42,7 @@ def choose(wanted: str) -> Choice:
         raise UserError(f"config.ops is 'native', but {reason}: allowed are auto and xla")
     if reason:
         return Choice(False, f"operations: XLA's; {reason}")
-    return Choice(True, "operations: oneDNN's for float32 convolutions, BatchNorm and maxima, else XLA's")
+    return Choice(True, "operations: oneDNN's for float32 convolutions where they are faster, else XLA's")
 
 
 def path() -> Path:

@@ -1,5 +1,5 @@
-// Convolution, maximum pooling and batch normalisation of float32 maps for XLA on a CPU, see README.md.
-// All maps are [batch, height, width, features], kernels [height, width, in_features, features], as in covidjax.ops.
+// Convolution of float32 maps, what follows it, and its gradients, for XLA on a CPU by oneDNN, see README.md.
+// Maps are [batch, height, width, features], kernels [height, width, in_features, features], as in covidjax.ops.
 
 #include <omp.h>
 
@@ -22,7 +22,6 @@
 namespace ffi = xla::ffi;
 using dnnl::memory;
 using Map = ffi::Buffer<ffi::F32>;
-using Bytes = ffi::Buffer<ffi::U8>;
 using Integers = ffi::Span<const int64_t>;
 using Key = std::vector<int64_t>;
 using Tag = memory::format_tag;
@@ -263,279 +262,18 @@ ffi::Error ConvolutionKernelGradient(Map cotangent, Map inputs, ffi::Result<Map>
   });
 }
 
-// ---- Batch normalisation ----
-
-// Rows that stay in the cache between two readings.
-int64_t BlockRows(int64_t features) { return std::max<int64_t>(8, 4096 / features); }
-
-// Calls body(thread, first, last) with an equal share of whole blocks of rows for each thread. The body may not throw.
-template <typename Body>
-void Shared(int64_t rows, int64_t block, int threads, Body body) {
-  const int64_t blocks = (rows + block - 1) / block;
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t part = omp_get_thread_num(), parts = omp_get_num_threads();
-    body(part, std::min(rows, blocks * part / parts * block), std::min(rows, blocks * (part + 1) / parts * block));
-  }
-}
-
-struct Normalised {
-  int64_t rows, features;
-  Normalised(Map inputs, Map scale, Map bias) {
-    Require(inputs.dimensions().size() > 1 && inputs.element_count() > 0, "the map is empty");
-    features = inputs.dimensions().back(), rows = inputs.element_count() / features;
-    Require(scale.element_count() == size_t(features) && bias.element_count() == size_t(features), "features differ");
-  }
-};
-
-// (inputs - mean) * rate * scale + bias + residual as one multiply-add; the backward pass needs the same sign again.
-inline float Affine(float x, float factor, float offset) { return std::fma(x, factor, offset); }
-
-ffi::Error NormForward(Map inputs, Map scale, Map bias, Map residual, ffi::Result<Map> outputs, ffi::Result<Map> means,
-                       ffi::Result<Map> variances, float epsilon, bool relu) {
-  return Guarded("batch normalisation", {inputs.dimensions()}, [&] {
-    const Normalised n(inputs, scale, bias);
-    const bool added = residual.element_count() > 0;
-    Require(!added || residual.element_count() == inputs.element_count(), "the residual does not fit the map");
-    const int64_t features = n.features, block = BlockRows(features);
-    const int threads = omp_get_max_threads();
-    const float *x = inputs.typed_data(), *other = residual.typed_data();
-    // Of each thread: mean and sum of squared deviations of its rows, and how many these are (Chan et al. 1979).
-    std::vector<double> parts(2 * threads * features, 0.0);
-    std::vector<double> counts(threads, 0.0);
-    std::vector<float> room(3 * threads * features);
-    Shared(n.rows, block, threads, [&](int64_t thread, int64_t first, int64_t last) {
-      double *mean = &parts[2 * thread * features], *squares = mean + features, count = 0;
-      float *level = &room[3 * thread * features], *sum = level + features, *spread = sum + features;
-      for (int64_t start = first; start < last; start += block) {
-        const int64_t stop = std::min(last, start + block);
-        std::fill(sum, sum + 2 * features, 0.f);
-        for (int64_t row = start; row < stop; ++row) {
-          for (int64_t f = 0; f < features; ++f) sum[f] += x[row * features + f];
-        }
-        for (int64_t f = 0; f < features; ++f) level[f] = sum[f] / float(stop - start);
-        for (int64_t row = start; row < stop; ++row) {
-          for (int64_t f = 0; f < features; ++f) {
-            const float away = x[row * features + f] - level[f];
-            spread[f] += away * away;
-          }
-        }
-        const double more = double(stop - start), total = count + more, weight = more / total;
-        for (int64_t f = 0; f < features; ++f) {
-          const double away = double(level[f]) - mean[f];
-          mean[f] += away * weight;
-          squares[f] += double(spread[f]) + away * away * count * weight;
-        }
-        count = total;
-      }
-      counts[thread] = count;
-    });
-    std::vector<float> factor(features), offset(features);
-    for (int64_t f = 0; f < features; ++f) {
-      double mean = 0, squares = 0, count = 0;
-      for (int thread = 0; thread < threads; ++thread) {
-        if (counts[thread] == 0) continue;
-        const double away = parts[2 * thread * features + f] - mean, total = count + counts[thread];
-        mean += away * counts[thread] / total;
-        squares += parts[(2 * thread + 1) * features + f] + away * away * count * counts[thread] / total;
-        count = total;
-      }
-      means->typed_data()[f] = float(mean), variances->typed_data()[f] = float(squares / count);
-      factor[f] = scale.typed_data()[f] / std::sqrt(float(squares / count) + epsilon);
-      offset[f] = bias.typed_data()[f] - float(mean) * factor[f];
-    }
-    float* y = outputs->typed_data();
-    Shared(n.rows, block, threads, [&](int64_t, int64_t first, int64_t last) {
-      for (int64_t at = first * features; at < last * features; at += features) {
-        for (int64_t f = 0; f < features; ++f) {
-          const float value = Affine(x[at + f], factor[f], offset[f]) + (added ? other[at + f] : 0.f);
-          y[at + f] = relu && value < 0.f ? 0.f : value;
-        }
-      }
-    });
-  });
-}
-
-// outputs: of the forward pass where there was a residual, else without elements. masked: the cotangent behind the
-// relu, which is the gradient of the residual; without elements where there was no residual or no relu.
-ffi::Error NormBackward(Map inputs, Map scale, Map bias, Map means, Map variances, Map outputs, Map cotangent,
-                        ffi::Result<Map> of_inputs, ffi::Result<Map> of_scale, ffi::Result<Map> of_bias,
-                        ffi::Result<Map> masked, float epsilon, bool relu) {
-  return Guarded("gradient of batch normalisation", {inputs.dimensions()}, [&] {
-    const Normalised n(inputs, scale, bias);
-    const bool seen = outputs.element_count() > 0, kept = masked->element_count() > 0;
-    Require(seen || !kept, "the residual's gradient needs the outputs");
-    for (size_t count : {cotangent.element_count(), seen ? outputs.element_count() : inputs.element_count(),
-                         kept ? masked->element_count() : inputs.element_count(), of_inputs->element_count()}) {
-      Require(count == inputs.element_count(), "the cotangent does not fit the map");
-    }
-    const int64_t features = n.features, block = BlockRows(features);
-    const int threads = omp_get_max_threads();
-    const float *x = inputs.typed_data(), *y = outputs.typed_data(), *g = cotangent.typed_data();
-    float* mask = masked->typed_data();
-    std::vector<float> factor(features), offset(features), rate(features), shift(features);
-    for (int64_t f = 0; f < features; ++f) {
-      factor[f] = scale.typed_data()[f] / std::sqrt(variances.typed_data()[f] + epsilon);
-      offset[f] = bias.typed_data()[f] - means.typed_data()[f] * factor[f];
-      rate[f] = 1.f / std::sqrt(variances.typed_data()[f] + epsilon);
-      shift[f] = -means.typed_data()[f] * rate[f];
-    }
-    const auto behind = [&](int64_t at, int64_t f) {
-      if (!relu) return g[at + f];
-      const bool open = seen ? y[at + f] > 0.f : Affine(x[at + f], factor[f], offset[f]) > 0.f;
-      return open ? g[at + f] : 0.f;
-    };
-    std::vector<double> parts(2 * threads * features, 0.0);
-    std::vector<float> room(2 * threads * features);
-    Shared(n.rows, block, threads, [&](int64_t thread, int64_t first, int64_t last) {
-      float *sum = &room[2 * thread * features], *product = sum + features;
-      for (int64_t start = first; start < last; start += block) {
-        std::fill(sum, sum + 2 * features, 0.f);
-        for (int64_t at = start * features; at < std::min(last, start + block) * features; at += features) {
-          for (int64_t f = 0; f < features; ++f) {
-            const float value = behind(at, f);
-            sum[f] += value, product[f] += value * Affine(x[at + f], rate[f], shift[f]);
-            if (kept) mask[at + f] = value;
-          }
-        }
-        for (int64_t f = 0; f < features; ++f) {
-          parts[2 * thread * features + f] += sum[f], parts[(2 * thread + 1) * features + f] += product[f];
-        }
-      }
-    });
-    std::vector<float> slope(features), level(features);
-    for (int64_t f = 0; f < features; ++f) {
-      double sum = 0, product = 0;
-      for (int thread = 0; thread < threads; ++thread) {
-        sum += parts[2 * thread * features + f], product += parts[(2 * thread + 1) * features + f];
-      }
-      of_bias->typed_data()[f] = float(sum), of_scale->typed_data()[f] = float(product);
-      level[f] = float(sum / double(n.rows)), slope[f] = float(product / double(n.rows));
-    }
-    float* gradient = of_inputs->typed_data();
-    Shared(n.rows, block, threads, [&](int64_t, int64_t first, int64_t last) {
-      for (int64_t at = first * features; at < last * features; at += features) {
-        for (int64_t f = 0; f < features; ++f) {
-          const float value = kept ? mask[at + f] : behind(at, f);
-          gradient[at + f] = factor[f] * (value - level[f] - Affine(x[at + f], rate[f], shift[f]) * slope[f]);
-        }
-      }
-    });
-  });
-}
-
-// ---- Maximum pooling ----
-
-struct Pooling {
-  int64_t batch, height, width, features, out_height, out_width, window[2], strides[2], before[2];
-
-  // geometry: window, strides, then padding before and after, of height and width.
-  Pooling(Integers inputs, Integers outputs, Integers geometry) {
-    Require(inputs.size() == 4 && outputs.size() == 4 && geometry.size() == 8, "wrong ranks");
-    batch = inputs[0], height = inputs[1], width = inputs[2], features = inputs[3];
-    out_height = outputs[1], out_width = outputs[2];
-    Require(outputs[0] == batch && outputs[3] == features, "features or batches differ");
-    for (int axis = 0; axis < 2; ++axis) {
-      window[axis] = geometry[axis], strides[axis] = geometry[2 + axis], before[axis] = geometry[4 + 2 * axis];
-      const int64_t after = geometry[5 + 2 * axis], room = inputs[1 + axis] + before[axis] + after - window[axis];
-      Require(window[axis] > 0 && strides[axis] > 0 && room >= 0, "wrong window or strides");
-      Require(before[axis] >= 0 && before[axis] < window[axis] && after >= 0 && after < window[axis], "wrong padding");
-      Require(outputs[1 + axis] == room / strides[axis] + 1, "the output does not fit the input");
-    }
-    Require(window[0] * window[1] <= 255, "the window is too large");
-  }
-};
-
-// places: of each maximum in its window, row by row; the first of equal ones, or the first that is no number.
-ffi::Error PoolForward(Map inputs, ffi::Result<Map> outputs, ffi::Result<Bytes> places, Integers geometry) {
-  return Guarded("maximum pooling", {inputs.dimensions(), outputs->dimensions()}, [&] {
-    const Pooling p(inputs.dimensions(), outputs->dimensions(), geometry);
-    Require(places->element_count() == outputs->element_count(), "places do not fit the output");
-    const float* x = inputs.typed_data();
-#pragma omp parallel for
-    for (int64_t line = 0; line < p.batch * p.out_height; ++line) {
-      const int64_t image = line / p.out_height, top = line % p.out_height * p.strides[0] - p.before[0];
-      for (int64_t column = 0; column < p.out_width; ++column) {
-        const int64_t left = column * p.strides[1] - p.before[1];
-        float* y = outputs->typed_data() + (line * p.out_width + column) * p.features;
-        uint8_t* place = places->typed_data() + (line * p.out_width + column) * p.features;
-        std::fill(y, y + p.features, -INFINITY);
-        bool fresh = true;
-        for (int64_t tap = 0; tap < p.window[0] * p.window[1]; ++tap) {
-          const int64_t row = top + tap / p.window[1], at = left + tap % p.window[1];
-          if (row < 0 || row >= p.height || at < 0 || at >= p.width) continue;
-          const float* value = x + ((image * p.height + row) * p.width + at) * p.features;
-          for (int64_t f = 0; f < p.features; ++f) {
-            const bool better = fresh || value[f] > y[f] || (value[f] != value[f] && y[f] == y[f]);
-            y[f] = better ? value[f] : y[f];
-            place[f] = better ? uint8_t(tap) : place[f];
-          }
-          fresh = false;
-        }
-      }
-    }
-  });
-}
-
-// Position by position of the input, what the windows give that it is in: no two threads write to the same place.
-ffi::Error PoolBackward(Bytes places, Map cotangent, ffi::Result<Map> gradient, Integers geometry) {
-  return Guarded("gradient of maximum pooling", {cotangent.dimensions(), gradient->dimensions()}, [&] {
-    const Pooling p(gradient->dimensions(), cotangent.dimensions(), geometry);
-    Require(places.element_count() == cotangent.element_count(), "places do not fit the cotangent");
-    const auto first = [&](int axis, int64_t at) {
-      return std::max<int64_t>(0, (at + p.before[axis] - p.window[axis]) / p.strides[axis] +
-                                      (at + p.before[axis] >= p.window[axis] ? 1 : 0));
-    };
-#pragma omp parallel for
-    for (int64_t line = 0; line < p.batch * p.height; ++line) {
-      const int64_t image = line / p.height, row = line % p.height;
-      const int64_t last_row = std::min(p.out_height - 1, (row + p.before[0]) / p.strides[0]);
-      for (int64_t column = 0; column < p.width; ++column) {
-        float* x = gradient->typed_data() + (line * p.width + column) * p.features;
-        std::fill(x, x + p.features, 0.f);
-        const int64_t last_column = std::min(p.out_width - 1, (column + p.before[1]) / p.strides[1]);
-        for (int64_t r = first(0, row); r <= last_row; ++r) {
-          for (int64_t c = first(1, column); c <= last_column; ++c) {
-            const int64_t tap =
-                (row + p.before[0] - r * p.strides[0]) * p.window[1] + column + p.before[1] - c * p.strides[1];
-            const int64_t at = ((image * p.out_height + r) * p.out_width + c) * p.features;
-            const uint8_t* place = places.typed_data() + at;
-            const float* y = cotangent.typed_data() + at;
-            for (int64_t f = 0; f < p.features; ++f) x[f] += place[f] == uint8_t(tap) ? y[f] : 0.f;
-          }
-        }
-      }
-    }
-  });
-}
-
 }  // namespace
 
-#define GEOMETRY .Attr<Integers>("geometry")
-#define NORM_ATTRIBUTES .Attr<float>("epsilon").Attr<bool>("relu")
 XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution, ConvolutionForward,
-                              ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Arg<Map>().Arg<Map>().Ret<Map>()
-                                  GEOMETRY.Attr<bool>("relu"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_input_gradient, ConvolutionInputGradient,
-                              ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Ret<Map>() GEOMETRY);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_kernel_gradient, ConvolutionKernelGradient,
-                              ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Ret<Map>() GEOMETRY);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    batch_norm, NormForward,
-    ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Arg<Map>().Arg<Map>().Ret<Map>().Ret<Map>().Ret<Map>() NORM_ATTRIBUTES);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_gradient, NormBackward,
                               ffi::Ffi::Bind()
                                   .Arg<Map>()
                                   .Arg<Map>()
                                   .Arg<Map>()
                                   .Arg<Map>()
-                                  .Arg<Map>()
-                                  .Arg<Map>()
-                                  .Arg<Map>()
                                   .Ret<Map>()
-                                  .Ret<Map>()
-                                  .Ret<Map>()
-                                  .Ret<Map>() NORM_ATTRIBUTES);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(max_pool, PoolForward, ffi::Ffi::Bind().Arg<Map>().Ret<Map>().Ret<Bytes>() GEOMETRY);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(max_pool_gradient, PoolBackward,
-                              ffi::Ffi::Bind().Arg<Bytes>().Arg<Map>().Ret<Map>() GEOMETRY);
+                                  .Attr<Integers>("geometry")
+                                  .Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_input_gradient, ConvolutionInputGradient,
+                              ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Ret<Map>().Attr<Integers>("geometry"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_kernel_gradient, ConvolutionKernelGradient,
+                              ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Ret<Map>().Attr<Integers>("geometry"));

@@ -11,7 +11,7 @@ from covidjax.models.upsampling import UPSAMPLINGS
 NAMES = ("unet", *ENCODERS, *BACKBONES)
 
 
-def build_segmentation(model: Any, num_classes: int, dtype: Any, param_dtype: Any, native: bool) -> Staged:
+def build_segmentation(model: Any, num_classes: int, dtype: Any, param_dtype: Any, native: bool = False) -> Staged:
     """The network that `config.model` names; its logits are [batch, height, width, num_classes].
 
     model: name, width (unet), upsampling (unet, unet_resnet*), attention (unet_resnet*), dropout, arrangement.

@@ -38,7 +38,8 @@ def convolution(
     Returns [batch, out_height, out_width, features].
     """
     geometry = Geometry(inputs.shape, kernel.shape, strides, padding, dilation)  # type: ignore[arg-type]
-    formulation = formulation_on_cpu(geometry, inputs.dtype, native=native)
+    choose = formulation_with_onednn if native else formulation_on_cpu
+    formulation = choose(geometry, inputs.dtype)
     if formulation.outputs is NATIVE.outputs and (relu or bias is not None or residual is not None):
         return fused(inputs, kernel, bias, residual, geometry, relu, formulation, PLAIN)
     return followed(product(inputs, kernel, geometry, formulation, PLAIN), bias, residual, relu=relu)
@@ -169,10 +170,8 @@ COLUMNS = Formulation(product_of_columns, _input_gradient_of_columns, _kernel_gr
 SIDE_BY_SIDE = Formulation(_outputs_side_by_side, PLAIN.input_gradient, _kernel_gradient_side_by_side)
 
 
-def formulation_on_cpu(geometry: Geometry, dtype: jax.typing.DTypeLike, *, native: bool = False) -> Formulation:
-    """What is fastest on a CPU, as far as `benchmarks/ops.py` has measured it; native: with oneDNN's operations too."""
-    if native and covers(geometry, dtype):
-        return _beside_onednn(geometry)
+def formulation_on_cpu(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formulation:
+    """What is fastest with XLA's operations on a CPU, as far as `benchmarks/ops.py` has measured it."""
     in_features, features = geometry.kernel[2:]
     (height, width), maps = geometry.size, (*geometry.inputs[1:3], *geometry.size)
     extent = max(d * (k - 1) + 1 for d, k in zip(geometry.dilation, geometry.kernel[:2], strict=True))
@@ -192,13 +191,13 @@ def formulation_on_cpu(geometry: Geometry, dtype: jax.typing.DTypeLike, *, nativ
     return PLAIN
 
 
-def _beside_onednn(geometry: Geometry) -> Formulation:
-    """oneDNN's, but where Winograd's in XLA saves more than oneDNN's direct product is better."""
+def formulation_with_onednn(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formulation:
+    """oneDNN's, but where Winograd's in XLA saves more than oneDNN's direct product is better, or it has none."""
+    if not covers(geometry, dtype):
+        return formulation_on_cpu(geometry, dtype)
     in_features, features = geometry.kernel[2:]
-    formulation = NATIVE
-    if winograd.applies(geometry) and winograd.gain(geometry) >= 40:
-        outputs = NATIVE.outputs if winograd.gain(geometry) < 80 else WINOGRAD.outputs
-        formulation = dataclasses.replace(WINOGRAD, outputs=outputs)
-    elif in_features <= 2 and features < 32 and geometry.strides == (1, 1):
-        formulation = dataclasses.replace(NATIVE, outputs=SIDE_BY_SIDE.outputs)
-    return formulation
+    if winograd.applies(geometry) and winograd.gain(geometry) >= 80:
+        return WINOGRAD
+    if in_features <= 2 and features < 32 and geometry.strides == (1, 1):
+        return dataclasses.replace(NATIVE, outputs=SIDE_BY_SIDE.outputs)
+    return NATIVE

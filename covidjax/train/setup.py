@@ -130,7 +130,9 @@ def prepare(config: ConfigDict) -> Job:
     recipes = tuple(
         dataclasses.replace(recipe, cached=bool(each.placement)) for recipe, each in zip(recipes, caching, strict=True)
     )
-    notes = tuple(dict.fromkeys((*train_split.notes, *val_split.notes, placement["note"], operations.note, *begin.notes)))
+    notes = tuple(
+        dict.fromkeys((*train_split.notes, *val_split.notes, placement["note"], operations.note, *begin.notes))
+    )
     return Job(
         config,
         tasks.plain_loss(config.loss, task),

@@ -39,7 +39,8 @@ def _values(inputs: Any, kernel: Any, bias: Any, residual: Any, native: bool) ->
     def convolve(*arrays: Any) -> Any:
         if native:
             return fused(*arrays, GEOMETRY, True, NATIVE, PLAIN)
-        return followed(PLAIN.outputs(*arrays[:2], GEOMETRY), *arrays[2:], relu=True)
+        outputs = PLAIN.outputs(arrays[0], arrays[1], GEOMETRY)
+        return followed(outputs, *arrays[2:], relu=True)
 
     outputs, pullback = jax.vjp(convolve, inputs, kernel, bias, residual)
     cotangent = jnp.sin(1 + jnp.arange(outputs.size, dtype=outputs.dtype)).reshape(outputs.shape)

@@ -1,0 +1,133 @@
+"""Making the native operations, and going on without them: what is missing is said in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from covidjax.errors import UserError
+from covidjax.ops import native
+from covidjax.ops.native import library, self_check
+
+CHOICE = native.choose("auto")
+ROOT = Path(__file__).parents[2]
+needs_native = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
+
+
+def refused(wanted: str) -> str:
+    """The reason, which 'auto' tells in its note and 'native' raises."""
+    note = native.choose("auto").note
+    with pytest.raises(UserError) as caught:
+        native.choose(wanted)
+    reason = note.removeprefix("operations: XLA's; ")
+    assert reason in str(caught.value) and "\n" not in note and not native.choose("auto").native
+    return reason
+
+
+def test_xla_is_taken_when_it_is_asked_for() -> None:
+    assert native.choose("xla") == native.Choice(False, "operations: XLA's, as config.ops says")
+
+
+def test_without_the_shim_xla_is_taken_and_the_command_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(library, "path", lambda: tmp_path / "none.so")
+    assert library.COMMAND in refused("native")
+
+
+def test_a_shim_that_cannot_be_loaded_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "broken.so").write_bytes(b"no library")
+    monkeypatch.setattr(library, "path", lambda: tmp_path / "broken.so")
+    assert "cannot be loaded" in refused("native")
+
+
+@needs_native
+def test_a_shim_that_fails_its_check_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(self_check, "TOLERANCE", 0.0)  # no two libraries round alike
+    assert "fail their check: the " in refused("native")
+
+
+def test_another_device_takes_its_own_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library.jax, "default_backend", lambda: "gpu")
+    assert "the device is a gpu" in refused("native")
+
+
+def test_another_processor_has_a_shim_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = library.path()
+    monkeypatch.setattr(library.processor, "name", lambda: "another")
+    assert library.path() != here and not library.path().exists()
+    assert "not built for this processor" in refused("native")
+
+
+def test_what_building_needs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "_version", lambda package: None)
+        with pytest.raises(UserError, match="onednn-cpu-gomp and onednn-devel-cpu-gomp not installed: pip install"):
+            library.build()
+    if library._version(library.WHEEL) is None:
+        pytest.skip("the wheel of oneDNN is not installed: pip install -e '.[cpu]'")
+    monkeypatch.setattr(library, "path", lambda: tmp_path / "new" / "shim.so")
+    with pytest.raises(UserError, match="there is no C.. compiler 'no-such-compiler'"):
+        library.build("no-such-compiler")
+    (tmp_path / "compiler").write_text("#!/bin/sh\necho 'shim.cpp:1: error: something is wrong' >&2; exit 1\n")
+    (tmp_path / "compiler").chmod(0o755)
+    with pytest.raises(UserError, match=r"could not compile shim.cpp: .*something is wrong"):
+        library.build(str(tmp_path / "compiler"))
+    monkeypatch.setattr(library, "_file", lambda package, ending: tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_the_command_says_what_it_did_and_what_it_cannot(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from covidjax.ops.native.__main__ import main  # noqa: PLC0415
+
+    def absent() -> Path:
+        raise UserError("there is no C++ compiler")
+
+    monkeypatch.setattr(library, "path", lambda: Path("none.so"))
+    monkeypatch.setattr(library, "build", absent)
+    assert main(["--optional"]) == 0
+    assert main([]) == 2
+    assert main(["--other"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "native operations are not there: there is no C++ compiler"
+    assert lines[1] == "error: there is no C++ compiler" and "--optional" in lines[2]
+
+
+def _runtime(name: str) -> Path | None:
+    try:
+        told = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return Path(told.strip()) if Path(told.strip()).is_absolute() else None
+
+
+@needs_native
+@pytest.mark.slow
+def test_the_operations_pass_their_tests_under_the_sanitizers(tmp_path: Path) -> None:
+    sanitizers = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    runtimes = [_runtime("libasan.so"), _runtime("libstdc++.so")]  # the first looks for what the second throws with
+    if None in runtimes:
+        pytest.skip("g++ has no address sanitizer here")
+    script = f"""
+import sys
+from pathlib import Path
+import pytest
+from covidjax.ops.native import library
+library.path = lambda: Path({str(tmp_path / "shim.so")!r})
+library.build("g++", (*library.FLAGS, *{sanitizers!r}))
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "tests/ops/test_native.py", "-k", "not share_a_batch"]))
+"""
+    environment = os.environ | {
+        "LD_PRELOAD": " ".join(map(str, runtimes)),
+        "ASAN_OPTIONS": "detect_leaks=0:protect_shadow_gap=0",  # Python's own leaks are not ours
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "passed" in done.stdout, (done.stdout + done.stderr)[-4000:]
+    assert "skipped" not in done.stdout, done.stdout

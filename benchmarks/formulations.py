@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,10 +18,17 @@ from benchmarks.peers import flax_plain
 from covidjax import ops
 from covidjax.ops import pooling
 from covidjax.ops.by_platform import Geometry
-from covidjax.ops.convolution import COLUMNS, PLAIN, SIDE_BY_SIDE, formulation_on_cpu
+from covidjax.ops.convolution import COLUMNS, PLAIN, SIDE_BY_SIDE, formulation_on_cpu, formulation_with_onednn
+from covidjax.ops.native.convolution import NATIVE
 from covidjax.ops.winograd import WINOGRAD
 
-FORMULATIONS = {"plain": PLAIN, "columns": COLUMNS, "side by side": SIDE_BY_SIDE, "winograd": WINOGRAD}
+FORMULATIONS = {
+    "plain": PLAIN,
+    "columns": COLUMNS,
+    "side by side": SIDE_BY_SIDE,
+    "winograd": WINOGRAD,
+    "native": NATIVE,
+}
 Function = Callable[..., Any]
 
 
@@ -42,7 +50,10 @@ class Pair:
 
 
 def pairs(case: Case) -> Iterator[Pair]:
-    """Those of all operations of the plain Flax network of a case, in the order of their first layer."""
+    """Those of all operations of the plain Flax network of a case, in the order of their first layer.
+
+    case.ops: 'xla', or 'native' for convolutions in oneDNN where covidjax has them.
+    """
     kinds: dict[str, Callable[..., Iterator[Pair]]] = {
         "convolution": _convolution,
         "transposed_convolution": _transposed_convolution,
@@ -50,7 +61,8 @@ def pairs(case: Case) -> Iterator[Pair]:
         "batch_norm": _batch_norm,
     }
     for (name, *shape), count in layers(case).items():
-        yield from kinds[name](*shape, count)
+        native = (case.ops == "native",) if "convolution" in name else ()
+        yield from kinds[name](*shape, count, *native)
 
 
 def layers(case: Case) -> Counter[tuple[Any, ...]]:
@@ -104,8 +116,8 @@ def _by(*sizes: int) -> str:
     return "x".join(map(str, sizes))
 
 
-def _convolution(geometry: Geometry, count: int) -> Iterator[Pair]:
-    chosen = formulation_on_cpu(geometry, jnp.float32)
+def _convolution(geometry: Geometry, count: int, native: bool) -> Iterator[Pair]:
+    chosen = (formulation_with_onednn if native else formulation_on_cpu)(geometry, jnp.float32)
     outputs = (geometry.inputs[0], *geometry.size, geometry.kernel[3])
     inputs, kernel, cotangent = _random(geometry.inputs, geometry.kernel, outputs)
     given = {"outputs": (inputs, kernel), "input_gradient": (cotangent, kernel), "kernel_gradient": (cotangent, inputs)}
@@ -133,14 +145,14 @@ def _both_directions(operation: str, shape: str, count: int, plain: Function, ou
     yield Pair(operation, shape, "with gradients", count, (cotangent, *inputs), plain, ours, "own")
 
 
-def _transposed_convolution(shape: Any, kernel: Any, count: int) -> Iterator[Pair]:
+def _transposed_convolution(shape: Any, kernel: Any, count: int, native: bool) -> Iterator[Pair]:
     def plain(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
         turned = kernel[::-1, ::-1]  # as JAX takes it
         return lax.conv_transpose(inputs, turned, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     name = f"{_by(*shape)} kernel {_by(*kernel)}"
     inputs = _random(shape, kernel)
-    ours = ops.transposed_convolution
+    ours = partial(ops.transposed_convolution, native=native)
     return _both_directions("transposed_convolution", name, count, plain, ours, *inputs)
 
 

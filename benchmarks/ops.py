@@ -25,6 +25,7 @@ from benchmarks.harness import Protocol
 from benchmarks.records import Record
 from benchmarks.worker import timed
 from covidjax.allocator import keep_memory
+from covidjax.ops import native
 
 SAMPLE_SECONDS = 0.15
 
@@ -36,12 +37,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch_size", type=command.positive, default=8)
     parser.add_argument("--image_size", type=command.positive, default=224, help="pixels a side")
     parser.add_argument("--width", type=int, default=0, help="of the first stage of cnn and unet; 0: the model's own")
+    parser.add_argument("--ops", default="xla", choices=("xla", "native"), help="covidjax's operations")
     command.add_protocol(parser)
     parser.set_defaults(min_sample_seconds=SAMPLE_SECONDS)
     flags = parser.parse_args(arguments)
     command.check_writable(flags.json, flags.csv)
     protocol = command.protocol(flags)
-    case = Case("flax", flags.model, batch_size=flags.batch_size, image_size=flags.image_size, width=flags.width)
+    native.choose(flags.ops)
+    sizes: dict[str, Any] = {"batch_size": flags.batch_size, "image_size": flags.image_size, "width": flags.width}
+    case = Case("flax", flags.model, ops=flags.ops, **sizes)
     work.check(case)
     shared = {**environment.describe("benchmarks/ops.py", arguments), "allocator": keep_memory()}
     shared |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "model": flags.model}

@@ -103,13 +103,14 @@ def build(case: Case, variables: Any = None) -> JaxSubject:
     state = jax.device_put(make_state(recipe, variables), parallel.replicated(mesh))
     batch = jax.device_put({"image": images, "label": labels}, parallel.by_example(mesh))
     trainable, _ = recipe.plan.split(state.params)
+    operations = "native" if recipe.model.native else "xla"
     if case.mode == "inference":
-        counts = parameter_counts(state.params, (), ())
+        counts = {**parameter_counts(state.params, (), ()), "ops": operations}
         forward = jax.jit(lambda variables, images: forward_pass(recipe, variables, images))
         restored = {"params": state.params, "batch_stats": state.batch_stats}
         counts["flops"] = flops.count(forward, restored, batch["image"])
         return inference_subject(forward, restored, batch["image"], counts)
-    counts = parameter_counts(state.params, trainable, state.opt_state)
+    counts = {**parameter_counts(state.params, trainable, state.opt_state), "ops": operations}
     counts["flops"] = flops.count(partial(train_step, recipe=recipe), state, batch)
     return train_subject(parallel.jit_step(recipe, mesh, resident=False), state, (batch,), counts)
 

@@ -59,7 +59,7 @@ def _record(measurement: Measurement, ceilings: Mapping[str, float], environment
         "image_size": case.image_size,
         "mode": case.mode,
         "width": case.width,
-        "ops": case.ops if case.implementation == REFERENCE else "",
+        "ops": facts.get("ops", case.ops) if case.implementation == REFERENCE else "",
         **{name: value for name, value in case.options},
         "device": facts.get("device"),
         "step_ms_median": _milliseconds(median),

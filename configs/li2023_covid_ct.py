@@ -1,12 +1,11 @@
 """Li 2023: the CNN of li2023_pneumonia.py fine-tuned on CT images with and without COVID-19.
 
-python launch/train.py    --config=configs/li2023_covid_ct.py:transfer --workdir=runs/li2023_transfer
-    --config.dataset.root=FOLDER
-python launch/evaluate.py --workdir=runs/li2023_transfer --split=test
+python launch/train.py --config=configs/li2023_covid_ct.py:transfer --workdir=runs/transfer --config.dataset.root=FOLDER
+python launch/evaluate.py --workdir=runs/transfer --split=test
 
 The argument: transfer (all trains, from the workdir of li2023_pneumonia.py, its head too, as the paper does), frozen
-(the head alone trains), fresh (all trains, from random initialisation). Of several --config.seed, the test accuracies of
-transfer less those of fresh are the gain. --config.pretrained=DIR for another source than runs/li2023_pneumonia.
+(the head alone trains), fresh (all trains, from random initialisation). The test accuracies of transfer less those of
+fresh, over several --config.seed, are the gain. --config.pretrained=DIR for another source than runs/li2023_pneumonia.
 FOLDER: what launch/prepare.py --dataset=covid_ct wrote; or, with --config.dataset.name=folder, two class folders, the
 ill one second in the order of their names.
 Network, optimizer and epochs are those of li2023_pneumonia.py. The optimizer starts fresh: the paper compiles again

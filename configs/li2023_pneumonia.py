@@ -1,7 +1,6 @@
 """Li 2023: a small CNN on chest X-rays of children, normal or pneumonia; li2023_covid_ct.py starts from its workdir.
 
-python launch/train.py    --config=configs/li2023_pneumonia.py --workdir=runs/li2023_pneumonia
-    --config.dataset.root=FOLDER
+python launch/train.py --config=configs/li2023_pneumonia.py --workdir=runs/li2023_pneumonia --config.dataset.root=FOLDER
 python launch/evaluate.py --workdir=runs/li2023_pneumonia --split=test
 
 FOLDER: what launch/prepare.py --dataset=chest_xray_pneumonia wrote; or, with --config.dataset.name=folder, two class

@@ -1,8 +1,7 @@
 """Wang 2020: ResNet-50, 101 or 152 from ImageNet on chest X-rays, normal, pneumonia or COVID-19.
 
-python launch/train.py    --config=configs/wang2020.py:resnet101 --workdir=runs/wang2020_resnet101
-    --config.dataset.root=FOLDER
-python launch/evaluate.py --workdir=runs/wang2020_resnet101 --split=test
+python launch/train.py --config=configs/wang2020.py:resnet101 --workdir=runs/wang_resnet101 --config.dataset.root=FOLDER
+python launch/evaluate.py --workdir=runs/wang_resnet101 --split=test
 
 FOLDER: what launch/prepare.py --dataset=rsna_cohen/boxes wrote (an example for each box of pneumonia, as the paper's
 counts have it; rsna_cohen/images has each image once); or, with --config.dataset.name=folder, class folders, that of

@@ -61,7 +61,7 @@ def test_covidjax_beside_plain_flax_leaves_records_a_chart_and_a_profile(tmp_pat
         (["--freeze=until:layer9"], "with one of stem, layer1, layer2, layer3, layer4$"),
         (["--batch_size=0"], "argument --batch_size: "),
         (["--samples=0"], "--samples is 0"),
-        (["--ops=native"], "--ops has 'native': covidjax has no native operations yet"),
+        (["--ops=fast"], "--ops is 'fast': allowed are xla, auto, native"),
         (["--json=nowhere/r.json"], "there is no folder .*nowhere for r.json"),
         (["--modle=cnn"], "unrecognized arguments: --modle=cnn"),
         (["--model=vgg16", "--image_size=100"], "take a multiple of 32"),

@@ -1,0 +1,107 @@
+"""Runs on native operations: stopped and resumed, frozen, and beside the same run on XLA's."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from covidjax import files
+from covidjax.ops import native
+from covidjax.train import loop
+from covidjax.train.inputs import Feed
+from covidjax.train.setup import prepare
+from covidjax.trained import load_trained, open_checkpoints
+from tests.support import small_config
+from tests.train.test_resume import arrays, figures
+
+CHOICE = native.choose("auto")
+pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
+EPOCH_STEPS, EPOCHS = 6, 2
+
+
+def config(folder: Path, ops: str = "native", freeze: str = "none") -> ConfigDict:
+    return small_config(
+        "cnn",
+        ops=ops,
+        freeze=freeze,
+        features="off",
+        dataset__image_size=24,
+        dataset__num_images=24,
+        dataset__cache_dir=str(folder / "cache"),
+        model__width=4,
+        model__num_blocks=3,
+        batch_size=24 // EPOCH_STEPS,
+        epochs=EPOCHS,
+        ema_decay=0.9,
+        optimizer__name="adamw",
+        optimizer__weight_decay=0.01,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("native")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    return loop.train(config(folder), folder / "whole").parent
+
+
+def final(workdir: Path, settings: ConfigDict) -> dict[str, np.ndarray]:
+    job = prepare(settings)
+    with open_checkpoints(workdir, settings) as checkpoints:
+        return arrays(checkpoints.restore("latest", job.abstract_state(job.last_step)).state)
+
+
+def test_run_says_what_it_runs_on(whole: Path) -> None:
+    assert CHOICE.note in files.read_json(whole / "run.json")["notes"]
+
+
+def test_stopped_and_resumed_run_ends_with_the_same_bits(
+    folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, workdir, calls, stop = config(folder), folder / "stopped", Feed.calls, EPOCH_STEPS + 2
+
+    def stopping(self: Feed, *arguments: Any) -> Iterator[Any]:
+        step = arguments[4][0]
+        for count, inputs in calls(self, *arguments):
+            if step < stop <= step + count:
+                os.kill(os.getpid(), signal.SIGTERM)
+            step += count
+            yield count, inputs
+
+    with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
+        patch.setattr(Feed, "calls", stopping)
+        loop.train(settings, workdir)
+    loop.train(settings, workdir)
+    one, two = final(whole, settings), final(workdir, settings)
+    assert one.keys() == two.keys() and not [
+        name for name, value in one.items() if not np.array_equal(value, two[name])
+    ]
+    assert figures(whole) == figures(workdir)
+
+
+def test_frozen_stages_keep_their_bits(folder: Path) -> None:
+    settings = config(folder, freeze="until:block2")
+    before = prepare(settings).variables
+    loop.train(settings, folder / "frozen")
+    after = load_trained(folder / "frozen", "latest").variables
+    for collection in ("params", "batch_stats"):
+        for stage in ("block1", "block2"):
+            pairs = zip(*(jax.tree.leaves(tree[collection][stage]) for tree in (before, after)), strict=True)
+            assert all(np.array_equal(one, two) for one, two in pairs)
+    assert not np.array_equal(before["params"]["block3"]["conv"]["kernel"], after["params"]["block3"]["conv"]["kernel"])
+
+
+def test_losses_are_those_of_the_run_on_xla(folder: Path, whole: Path) -> None:
+    other = loop.train(config(folder, ops="xla"), folder / "xla").parent
+    losses = [[line["loss"] for line in figures(workdir)] for workdir in (whole, other)]
+    assert losses[0] != losses[1]  # or both ran on the same operations
+    np.testing.assert_allclose(*losses, rtol=1e-3)

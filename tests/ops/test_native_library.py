@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from covidjax.errors import UserError
@@ -41,6 +42,15 @@ def test_a_shim_that_cannot_be_loaded_is_not_used(monkeypatch: pytest.MonkeyPatc
     (tmp_path / "broken.so").write_bytes(b"no library")
     monkeypatch.setattr(library, "path", lambda: tmp_path / "broken.so")
     assert "cannot be loaded" in refused("native")
+
+
+@needs_native
+def test_the_choice_is_the_same_in_the_middle_of_a_trace_and_in_double_precision() -> None:
+    found = []
+    jax.eval_shape(lambda x: found.append(native.choose("auto")) or x, 1.0)
+    with jax.enable_x64(True):
+        found.append(native.choose("auto"))
+    assert found == [CHOICE, CHOICE]
 
 
 @needs_native

@@ -21,7 +21,8 @@ def wrong() -> str:
     random = np.random.default_rng(0)
     shapes = [GEOMETRY.inputs, GEOMETRY.kernel, (17,), (2, *GEOMETRY.size, 17)]
     arrays = [random.standard_normal(shape, np.float32) for shape in shapes]
-    with jax.enable_x64(False), jax.default_device(jax.local_devices()[0]):
+    # Now, also where somebody asks in the middle of a trace, and in single precision.
+    with jax.ensure_compile_time_eval(), jax.enable_x64(False):
         try:
             ours, xlas = (jax.device_get(_values(*arrays, native=native)) for native in (True, False))
         except jax.errors.JaxRuntimeError as error:

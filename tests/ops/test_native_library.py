@@ -47,7 +47,12 @@ def test_a_shim_that_cannot_be_loaded_is_not_used(monkeypatch: pytest.MonkeyPatc
 @needs_native
 def test_the_choice_is_the_same_in_the_middle_of_a_trace_and_in_double_precision() -> None:
     found = []
-    jax.eval_shape(lambda x: found.append(native.choose("auto")) or x, 1.0)
+
+    def traced(x: jax.Array) -> jax.Array:
+        found.append(native.choose("auto"))
+        return x
+
+    jax.eval_shape(traced, 1.0)
     with jax.enable_x64(True):
         found.append(native.choose("auto"))
     assert found == [CHOICE, CHOICE]

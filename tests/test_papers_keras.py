@@ -44,7 +44,7 @@ CHANGES = (
 )
 SMALL_BATCH = "batch_size=2"  # convolutions in double precision take their time
 # Smaller, BatchNorm has so few numbers at the end of a ResNet that it makes signs of them: at 32 pixels, batches of 2,
-# Keras with weights changed by 1e-15 parts from itself by 4e-7 at step 4 and 3e-3 at step 5. Here by 3e-12 at most.
+# Keras with weights changed by 1e-15 parts from itself by 4e-7 at step 4 and 3e-3 at step 5. Here by 2e-12 at most.
 STABLE = ("dataset.image_size=64", "batch_size=4")
 RULES = {"adam": "Adam", "adamax": "Adamax", "rmsprop": "RMSprop"}
 
@@ -241,12 +241,12 @@ def test_ljung2020_trains_as_keras_does(keras64: Any, argument: str, changes: tu
     check(our_losses(config, model, variables, examples), theirs)
 
 
-@pytest.mark.parametrize("reading", ["frozen", "all"])
 @pytest.mark.parametrize(
-    "blocks",
+    ("reading", "blocks"),
     [
-        pytest.param((1, 1, 1, 1), id="short"),  # a block a stage in place of ResNet-101's 33
-        pytest.param((3, 4, 23, 3), id="resnet101", marks=pytest.mark.slow),
+        ("frozen", (1, 1, 1, 1)),  # a block a stage in place of ResNet-101's 33
+        ("all", (1, 1, 1, 1)),
+        pytest.param("all", (3, 4, 23, 3), marks=pytest.mark.slow),
     ],
 )
 def test_pandiyan2023_trains_as_keras_does(keras64: Any, reading: str, blocks: tuple[int, int, int, int]) -> None:

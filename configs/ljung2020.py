@@ -79,11 +79,11 @@ def get_config(argument: str = "1") -> ConfigDict:
     if experiment == "best":
         config.augment.flip = False  # the heart has a side
         config.phases = (
-            {"epochs": 4, "freeze": "backbone", "optimizer": {"learning_rate": 1e-4, "schedule": "constant"}},
+            {"epochs": 2, "freeze": "backbone", "optimizer": {"learning_rate": 1e-4, "schedule": "constant"}},
             {
-                "epochs": 8,
+                "epochs": 10,
                 "freeze": "none",
-                "optimizer": {"learning_rate": (1e-6, 5e-5), "schedule": "cosine", "warmup_epochs": 1.0},
+                "optimizer": {"learning_rate": (1e-5, 1e-4), "schedule": "cosine", "warmup_epochs": 1.0},
             },
         )
     return config

@@ -84,7 +84,7 @@ def test_ljung2020_best_trains_the_head_and_then_all_at_rates_that_grow_from_sta
     assert sorted(rates, key=rates.__getitem__) == ["block1", "block2", "block3", "block4", "block5", "head"]
     start, warm = (float(everything.learning_rate(step)) for step in (0, costs.STEPS_PER_EPOCH))
     assert start == 0
-    assert warm == pytest.approx(5e-5)
+    assert warm == pytest.approx(1e-4)
     assert sum(phase.last_step - phase.first_step for phase in setting.phases()) == 12 * costs.STEPS_PER_EPOCH
 
 

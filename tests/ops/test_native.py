@@ -54,7 +54,7 @@ sizes = st.integers(1, 12)
 pairs = st.tuples(st.integers(0, 2), st.integers(0, 2))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     batch=st.integers(1, 3),
     height=sizes,
@@ -104,7 +104,7 @@ def test_convolution_and_its_gradients_are_those_of_float64(
     assert_close(found[0], expected[0])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     batch=st.integers(1, 3),
     size=st.tuples(sizes, sizes),

@@ -1,10 +1,14 @@
 """Small recipes, states and batches that several tests build on."""
 
+import os
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
 from covidjax import losses, models, optim
@@ -12,6 +16,7 @@ from covidjax.config import default_config
 from covidjax.data.augment import Augmentation
 from covidjax.models.layers import Staged
 from covidjax.preprocessing import Preprocessing
+from covidjax.train.inputs import Feed
 from covidjax.train.phases import Phase, initial_state, make_phases
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
@@ -70,3 +75,18 @@ def make_batch(size: int = 32, batch_size: int = 8, seed: int = 0) -> dict[str, 
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (batch_size, size, size, 1), np.uint8)
     return {"image": jnp.asarray(images), "label": jnp.asarray(random.integers(0, 3, batch_size), jnp.int32)}
+
+
+def send_sigterm_before(stop: int, patch: pytest.MonkeyPatch) -> None:
+    """A run in this process gets a SIGTERM when it is about to take a step, counted from one."""
+    calls = Feed.calls
+
+    def stopping(self: Feed, *arguments: Any) -> Iterator[Any]:
+        step = arguments[4][0]
+        for count, inputs in calls(self, *arguments):
+            if step < stop <= step + count:
+                os.kill(os.getpid(), signal.SIGTERM)
+            step += count
+            yield count, inputs
+
+    patch.setattr(Feed, "calls", stopping)

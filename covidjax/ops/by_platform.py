@@ -102,14 +102,14 @@ def product(
     only the chosen branch reaches the compiler. It stands inside of the derivative rules because a branch that is
     differentiated from outside has to hand over the residuals of all branches.
     """
-    return _by_platform("outputs", inputs, kernel, geometry, on_cpu, elsewhere)
+    return on_platform("outputs", inputs, kernel, geometry, on_cpu, elsewhere)
 
 
 def _product_forward(
     inputs: Any, kernel: Any, geometry: Geometry, on_cpu: Formulation, elsewhere: Formulation
 ) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array | None]]:
     """Keeps of each array what the gradient of the other needs; nothing for a gradient that nobody wants."""
-    outputs = _by_platform("outputs", inputs.value, kernel.value, geometry, on_cpu, elsewhere)
+    outputs = on_platform("outputs", inputs.value, kernel.value, geometry, on_cpu, elsewhere)
     return outputs, (inputs.value if kernel.perturbed else None, kernel.value if inputs.perturbed else None)
 
 
@@ -123,7 +123,7 @@ def _product_backward(
     if isinstance(cotangent, SymbolicZero):
         return None, None
     inputs, kernel = kept
-    gradient = partial(_by_platform, geometry=geometry, on_cpu=on_cpu, elsewhere=elsewhere)
+    gradient = partial(on_platform, geometry=geometry, on_cpu=on_cpu, elsewhere=elsewhere)
     return (
         None if kernel is None else gradient("input_gradient", cotangent, kernel),
         None if inputs is None else gradient("kernel_gradient", cotangent, inputs),
@@ -135,7 +135,7 @@ product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 
 # Jitted, so that calls from outside of a jitted function do not run transform by transform.
 @partial(jax.jit, static_argnames=("direction", "geometry", "on_cpu", "elsewhere"))
-def _by_platform(
+def on_platform(
     direction: str,
     first: jax.Array,
     second: jax.Array,
@@ -143,5 +143,6 @@ def _by_platform(
     on_cpu: Formulation,
     elsewhere: Formulation,
 ) -> jax.Array:
+    """A direction, named as in `Formulation`, in the way of the platform that the program is lowered for."""
     branches = (partial(getattr(way, direction), geometry=geometry) for way in (on_cpu, elsewhere))
     return lax.platform_dependent(first, second, **dict(zip(("cpu", "default"), branches, strict=True)))

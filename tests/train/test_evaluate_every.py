@@ -1,7 +1,5 @@
 """Runs that measure the validation split within epochs, and whose rare class counts several times in an epoch."""
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,12 @@ from covidjax import files, losses
 from covidjax import workdir as workdirs
 from covidjax.train import loop
 from covidjax.train.checkpoint import Restored
-from covidjax.train.inputs import Feed
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.writer import read_records
 from covidjax.trained import load_trained, open_checkpoints
 from tests.commands import compiled_once
-from tests.support import small_config
+from tests.support import send_sigterm_before, small_config
 from tests.train.test_resume import arrays, figures
 
 EVERY = 3
@@ -124,20 +121,12 @@ def test_figures_within_an_epoch_are_in_the_curves_of_the_report(measured: Path)
 def test_run_that_was_stopped_and_resumed_writes_the_same_lines_once(
     folder: Path, programs: Programs, measured: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workdir, calls, stop = folder / "stopped", Feed.calls, EPOCH_STEPS + 1  # a step that is measured
+    workdir, stop = folder / "stopped", EPOCH_STEPS + 1  # a step that is measured
     assert stop in WITHIN
-
-    def stopping(self: Feed, *arguments: Any) -> Iterator[Any]:
-        step = arguments[4][0]
-        for count, inputs in calls(self, *arguments):
-            if step < stop <= step + count:
-                os.kill(os.getpid(), signal.SIGTERM)
-            step += count
-            yield count, inputs
 
     settings = config(folder, evaluate_every_steps=EVERY)
     with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
-        patch.setattr(Feed, "calls", stopping)
+        send_sigterm_before(stop, patch)
         loop.train(settings, workdir, programs=programs)
     assert max(line["step"] for line in read_records(workdir / "metrics.jsonl")) == stop
     loop.train(settings, workdir, programs=programs)

@@ -1,10 +1,6 @@
 """Runs on native operations: stopped and resumed, frozen, and beside the same run on XLA's."""
 
-import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,10 +10,9 @@ from ml_collections import ConfigDict
 from covidjax import files
 from covidjax.ops import native
 from covidjax.train import loop
-from covidjax.train.inputs import Feed
 from covidjax.train.setup import prepare
 from covidjax.trained import load_trained, open_checkpoints
-from tests.support import small_config
+from tests.support import send_sigterm_before, small_config
 from tests.train.test_resume import arrays, figures
 
 CHOICE = native.choose("auto")
@@ -67,18 +62,10 @@ def test_run_says_what_it_runs_on(whole: Path) -> None:
 def test_stopped_and_resumed_run_ends_with_the_same_bits(
     folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, workdir, calls, stop = config(folder), folder / "stopped", Feed.calls, EPOCH_STEPS + 2
-
-    def stopping(self: Feed, *arguments: Any) -> Iterator[Any]:
-        step = arguments[4][0]
-        for count, inputs in calls(self, *arguments):
-            if step < stop <= step + count:
-                os.kill(os.getpid(), signal.SIGTERM)
-            step += count
-            yield count, inputs
+    settings, workdir, stop = config(folder), folder / "stopped", EPOCH_STEPS + 2
 
     with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
-        patch.setattr(Feed, "calls", stopping)
+        send_sigterm_before(stop, patch)
         loop.train(settings, workdir)
     loop.train(settings, workdir)
     one, two = final(whole, settings), final(workdir, settings)

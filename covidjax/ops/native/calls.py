@@ -15,21 +15,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from covidjax.ops.native.library import target
 
-Shape = tuple[int, ...]
 NONE = np.zeros(0, np.float32)  # an array that an operation has not got
 
 
 def call(
-    name: str, results: Sequence[Any], *arguments: Any, by_example: tuple[str, str] | None = None, **attributes: Any
+    name: str, results: Sequence[Any], *arguments: Any, by_example: tuple[str, str], **attributes: Any
 ) -> tuple[jax.Array, ...]:
     """The results of an operation of the shim.
 
     results: jax.ShapeDtypeStruct of each. by_example: for each argument and each result whether its first axis is the
     batch ('b'), whether devices that share a batch all have it whole ('w'), or, of results, whether what they find is
-    added up ('+'); None: it is for one device. attributes: ints, floats, bools, tuples of ints.
+    added up ('+'). attributes: bools and tuples of ints.
     """
-    values = {key: _attribute(value) for key, value in attributes.items()}
-    if by_example is None or jax.device_count() == 1:
+    values = {
+        key: np.array(value, np.int64) if isinstance(value, tuple) else value for key, value in attributes.items()
+    }
+    if jax.device_count() == 1:
         return _local(name, tuple(results), values, *arguments)
     function = custom_partitioning(partial(_local, name, tuple(results), values))
     numbers = itertools.count()
@@ -42,12 +43,6 @@ def call(
     rule = f"{', '.join(map(axes, inwards, arguments))} -> {', '.join(map(axes, outwards, results))}"
     function.def_partition(partition=partial(_partition, name, values, by_example), sharding_rule=rule)
     return sequential_vmap(function)(*arguments)
-
-
-def _attribute(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return np.array(value, np.int64)
-    return np.float32(value) if isinstance(value, float) else value
 
 
 def _local(name: str, results: tuple[Any, ...], attributes: dict[str, Any], *arguments: Any) -> tuple[jax.Array, ...]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from covidjax.ops.by_platform import Formulation, Geometry
+from covidjax.ops.by_platform import Formulation, Geometry, on_platform
 from covidjax.ops.epilogue import followed
 from covidjax.ops.native.calls import NONE, call
 
@@ -128,16 +128,13 @@ def _fused_backward(
         return None, None, None, None
     if relu:
         cotangent = jnp.where(found > 0, cotangent, 0)
-
-    def gradient(direction: str, other: Optional) -> Optional:
-        if other is None:
-            return None
-        here, library = (partial(getattr(way, direction), geometry=geometry) for way in (on_cpu, elsewhere))
-        return lax.platform_dependent(cotangent, other, cpu=here, default=library)
-
-    of_bias = None if bias_wanted is None else jnp.sum(cotangent, (0, 1, 2))
-    of_residual = None if residual_wanted is None else cotangent
-    return gradient("input_gradient", kernel), gradient("kernel_gradient", inputs), of_bias, of_residual
+    gradient = partial(on_platform, geometry=geometry, on_cpu=on_cpu, elsewhere=elsewhere)
+    return (
+        None if kernel is None else gradient("input_gradient", cotangent, kernel),
+        None if inputs is None else gradient("kernel_gradient", cotangent, inputs),
+        None if bias_wanted is None else jnp.sum(cotangent, (0, 1, 2)),
+        None if residual_wanted is None else cotangent,
+    )
 
 
 fused.defvjp(_fused_forward, _fused_backward, symbolic_zeros=True)

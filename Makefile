@@ -10,7 +10,7 @@ PARALLEL := --numprocesses=2 --dist=loadscope
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt covidjax/ops/native/shim.cpp
+$(INSTALLED): pyproject.toml constraints.txt covidjax/ops/native/*.[ch]pp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
@@ -32,4 +32,4 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror covidjax/ops/native/shim.cpp
+	$(BIN)/clang-format --dry-run --Werror covidjax/ops/native/*.[ch]pp

@@ -18,8 +18,8 @@ from benchmarks.peers import flax_plain
 from covidjax import ops
 from covidjax.ops import pooling
 from covidjax.ops.by_platform import Geometry
-from covidjax.ops.convolution import COLUMNS, PLAIN, SIDE_BY_SIDE, formulation_on_cpu, formulation_with_onednn
-from covidjax.ops.native.convolution import NATIVE
+from covidjax.ops.convolution import COLUMNS, PLAIN, SIDE_BY_SIDE, formulation_on_cpu, formulation_with_shim
+from covidjax.ops.native.convolution import NATIVE, NATIVE_WINOGRAD
 from covidjax.ops.winograd import WINOGRAD
 
 FORMULATIONS = {
@@ -28,6 +28,7 @@ FORMULATIONS = {
     "side by side": SIDE_BY_SIDE,
     "winograd": WINOGRAD,
     "native": NATIVE,
+    "native winograd": NATIVE_WINOGRAD,
 }
 Function = Callable[..., Any]
 
@@ -117,7 +118,7 @@ def _by(*sizes: int) -> str:
 
 
 def _convolution(geometry: Geometry, count: int, native: bool) -> Iterator[Pair]:
-    chosen = (formulation_with_onednn if native else formulation_on_cpu)(geometry, jnp.float32)
+    chosen = (formulation_with_shim if native else formulation_on_cpu)(geometry, jnp.float32)
     outputs = (geometry.inputs[0], *geometry.size, geometry.kernel[3])
     inputs, kernel, cotangent = _random(geometry.inputs, geometry.kernel, outputs)
     given = {"outputs": (inputs, kernel), "input_gradient": (cotangent, kernel), "kernel_gradient": (cotangent, inputs)}

@@ -12,7 +12,15 @@ from jax import lax
 from covidjax.ops import winograd
 from covidjax.ops.by_platform import Formulation, Geometry, after, product, transposed
 from covidjax.ops.epilogue import followed
-from covidjax.ops.native.convolution import NATIVE, covers, fused, transposition
+from covidjax.ops.native.convolution import (
+    NATIVE,
+    NATIVE_WINOGRAD,
+    covers,
+    fused,
+    fuses,
+    transposition,
+    winograd_is_faster,
+)
 from covidjax.ops.winograd import WINOGRAD
 
 
@@ -38,9 +46,9 @@ def convolution(
     Returns [batch, out_height, out_width, features].
     """
     geometry = Geometry(inputs.shape, kernel.shape, strides, padding, dilation)  # type: ignore[arg-type]
-    choose = formulation_with_onednn if native else formulation_on_cpu
+    choose = formulation_with_shim if native else formulation_on_cpu
     formulation = choose(geometry, inputs.dtype)
-    if formulation.outputs is NATIVE.outputs and (relu or bias is not None or residual is not None):
+    if fuses(formulation) and (relu or bias is not None or residual is not None):
         return fused(inputs, kernel, bias, residual, geometry, relu, formulation, PLAIN)
     return followed(product(inputs, kernel, geometry, formulation, PLAIN), bias, residual, relu=relu)
 
@@ -191,13 +199,13 @@ def formulation_on_cpu(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formu
     return PLAIN
 
 
-def formulation_with_onednn(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formulation:
-    """oneDNN's, but where Winograd's in XLA saves more than oneDNN's direct product is better, or it has none."""
+def formulation_with_shim(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formulation:
+    """The shim's: Winograd's where it is faster than oneDNN's direct product; XLA's where the shim has none."""
     if not covers(geometry, dtype):
         return formulation_on_cpu(geometry, dtype)
     in_features, features = geometry.kernel[2:]
-    if winograd.applies(geometry) and winograd.gain(geometry) >= 80:
-        return WINOGRAD
+    if winograd_is_faster(geometry):
+        return NATIVE_WINOGRAD
     if in_features <= 2 and features < 32 and geometry.strides == (1, 1):
         return dataclasses.replace(NATIVE, outputs=SIDE_BY_SIDE.outputs)
     return NATIVE

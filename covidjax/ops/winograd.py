@@ -56,7 +56,8 @@ def _combine(matrix: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]:
     return rows
 
 
-def _tiles(geometry: Geometry) -> tuple[int, int]:
+def tile_counts(geometry: Geometry) -> tuple[int, int]:
+    """How many rows and columns of tiles an output has."""
     rows, columns = (-(-extent // TILE) for extent in geometry.size)
     return rows, columns
 
@@ -67,15 +68,19 @@ def gain(geometry: Geometry) -> float:
     return in_features * features / (in_features + features)
 
 
+def fits(geometry: Geometry) -> bool:
+    """Whether a convolution is one for F(4x4, 3x3)."""
+    return (geometry.kernel[:2], geometry.strides, geometry.dilation) == ((3, 3), (1, 1), (1, 1))
+
+
 def applies(geometry: Geometry) -> bool:
-    """Whether this is the right kernel, and there are tiles enough to make up for the transformation of the kernel."""
-    right = (geometry.kernel[:2], geometry.strides, geometry.dilation) == ((3, 3), (1, 1), (1, 1))
-    return right and geometry.inputs[0] * math.prod(_tiles(geometry)) >= 64
+    """Whether it is, and there are tiles enough to make up for the transformation of the kernel."""
+    return fits(geometry) and geometry.inputs[0] * math.prod(tile_counts(geometry)) >= 64
 
 
 def _input_points(inputs: jax.Array, geometry: Geometry, order: Order) -> jax.Array:
     """[batch, height, width, in_features] -> [36, tiles of the batch, in_features]."""
-    tiles = _tiles(geometry)
+    tiles = tile_counts(geometry)
     padding = [
         (before, TILE * count + 2 - extent - before)
         for (before, _), count, extent in zip(geometry.padding, tiles, inputs.shape[1:3], strict=True)
@@ -99,7 +104,7 @@ def _kernel_points(kernel: jax.Array, order: Order) -> jax.Array:
 
 def _cotangent_points(cotangent: jax.Array, geometry: Geometry) -> jax.Array:
     """[batch, out_height, out_width, features] -> [36, tiles of the batch, features]."""
-    tiles = _tiles(geometry)
+    tiles = tile_counts(geometry)
     padding = [(0, TILE * count - extent) for count, extent in zip(tiles, geometry.size, strict=True)]
     points = jnp.pad(cotangent, ((0, 0), *padding, (0, 0)))
     for done, axis in enumerate(BACKWARD):
@@ -116,7 +121,7 @@ def _multiply(first: jax.Array, second: jax.Array, contracted: tuple[int, int]) 
 
 def outputs(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """[batch, height, width, in_features], [3, 3, in_features, features] -> [batch, *geometry.size, features]."""
-    tiles, (height, width) = _tiles(geometry), geometry.size
+    tiles, (height, width) = tile_counts(geometry), geometry.size
     batch, features = inputs.shape[0], kernel.shape[-1]
     points = _multiply(_input_points(inputs, geometry, FORWARD), _kernel_points(kernel, FORWARD), (2, 1))
     points = points.reshape(SEEN, SEEN, batch, *tiles, features)
@@ -127,7 +132,7 @@ def outputs(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Arr
 
 def input_gradient(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """[batch, *geometry.size, features], [3, 3, in_features, features] -> the shape of the inputs."""
-    tiles, (batch, height, width, in_features) = _tiles(geometry), geometry.inputs
+    tiles, (batch, height, width, in_features) = tile_counts(geometry), geometry.inputs
     points = _multiply(
         _cotangent_points(cotangent, geometry), _kernel_points(kernel_after(cotangent, kernel), BACKWARD), (2, 2)
     )

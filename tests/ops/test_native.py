@@ -158,12 +158,6 @@ def test_programs_for_a_cpu_call_what_their_gradients_need_and_no_more() -> None
     assert "covidjax" not in other and "stablehlo.convolution" in other
 
 
-def test_winograds_stands_in_where_it_saves_more() -> None:
-    wide = normal(2, 24, 24, 192), normal(3, 3, 192, 192)
-    assert calls_of(partial(ops.convolution, strides=(1, 1), padding=((1, 1), (1, 1)), native=True), *wide) == []
-    assert calls_of(partial(ops.convolution, strides=(2, 2), padding=((1, 1), (1, 1)), native=True), *wide) != []
-
-
 def test_what_the_shim_has_not_got_runs_on_xla() -> None:
     inputs, kernel = normal(2, 8, 8, 5), normal(3, 3, 5, 4, seed=1)
     convolve = partial(ops.convolution, strides=(1, 1), padding=((2, 2), (2, 2)), native=True)
@@ -206,7 +200,13 @@ def test_shapes_that_do_not_fit_are_an_error_with_the_operations_name_and_shapes
         arrays = normal(2, 8, 8, 5), normal(3, 3, 5, 4), calls.NONE, calls.NONE
         jax.block_until_ready(
             calls.call(
-                "convolution", results, *arrays, by_example=("bwww", "b"), geometry=(1, 1, 1, 1, 1, 1), relu=False
+                "convolution",
+                results,
+                *arrays,
+                by_example=("bwww", "b"),
+                geometry=(1, 1, 1, 1, 1, 1),
+                relu=False,
+                winograd=False,
             )
         )
     with pytest.raises(jax.errors.JaxRuntimeError, match="input gradient of a convolution of .*: features or batches"):
@@ -214,7 +214,12 @@ def test_shapes_that_do_not_fit_are_an_error_with_the_operations_name_and_shapes
         pair = normal(2, 8, 8, 4), normal(3, 3, 5, 4)
         jax.block_until_ready(
             calls.call(
-                "convolution_input_gradient", results, *pair, by_example=("bw", "b"), geometry=(1, 1, 1, 1, 1, 1)
+                "convolution_input_gradient",
+                results,
+                *pair,
+                by_example=("bw", "b"),
+                geometry=(1, 1, 1, 1, 1, 1),
+                winograd=False,
             )
         )
     with pytest.raises(jax.errors.JaxRuntimeError, match="kernel gradient of a convolution of .*: wrong strides"):
@@ -222,7 +227,12 @@ def test_shapes_that_do_not_fit_are_an_error_with_the_operations_name_and_shapes
         pair = normal(2, 8, 8, 4), normal(2, 8, 8, 5)
         jax.block_until_ready(
             calls.call(
-                "convolution_kernel_gradient", results, *pair, by_example=("bb", "+"), geometry=(0, 1, 1, 1, 1, 1)
+                "convolution_kernel_gradient",
+                results,
+                *pair,
+                by_example=("bb", "+"),
+                geometry=(0, 1, 1, 1, 1, 1),
+                winograd=False,
             )
         )
     with pytest.raises(jax.errors.JaxRuntimeError, match="the bias does not fit the kernel"):
@@ -230,7 +240,13 @@ def test_shapes_that_do_not_fit_are_an_error_with_the_operations_name_and_shapes
         arrays = normal(2, 8, 8, 5), normal(3, 3, 5, 4), normal(3), calls.NONE
         jax.block_until_ready(
             calls.call(
-                "convolution", results, *arrays, by_example=("bwww", "b"), geometry=(1, 1, 1, 1, 1, 1), relu=False
+                "convolution",
+                results,
+                *arrays,
+                by_example=("bwww", "b"),
+                geometry=(1, 1, 1, 1, 1, 1),
+                relu=False,
+                winograd=False,
             )
         )
 

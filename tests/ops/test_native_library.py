@@ -120,6 +120,30 @@ def _runtime(name: str) -> Path | None:
     return Path(told.strip()) if Path(told.strip()).is_absolute() else None
 
 
+def run_tests_with(flags: tuple[str, ...], library_at: Path, environment: dict[str, str] | None = None) -> None:
+    """The tests of the operations pass, on a shim that is compiled with more flags."""
+    script = f"""
+import sys
+from pathlib import Path
+import pytest
+from covidjax.ops.native import library
+library.path = lambda: Path({str(library_at)!r})
+library.build("g++", (*library.FLAGS, *{flags!r}))
+tests = ["tests/ops/test_native.py", "tests/ops/test_native_winograd.py"]
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *tests, "-k", "not share_a_batch"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | (environment or {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "passed" in done.stdout, (done.stdout + done.stderr)[-4000:]
+    assert "skipped" not in done.stdout, done.stdout
+
+
 @needs_native
 @pytest.mark.slow
 def test_the_operations_pass_their_tests_under_the_sanitizers(tmp_path: Path) -> None:
@@ -127,22 +151,16 @@ def test_the_operations_pass_their_tests_under_the_sanitizers(tmp_path: Path) ->
     runtimes = [_runtime("libasan.so"), _runtime("libstdc++.so")]  # the first looks for what the second throws with
     if None in runtimes:
         pytest.skip("g++ has no address sanitizer here")
-    script = f"""
-import sys
-from pathlib import Path
-import pytest
-from covidjax.ops.native import library
-library.path = lambda: Path({str(tmp_path / "shim.so")!r})
-library.build("g++", (*library.FLAGS, *{sanitizers!r}))
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "tests/ops/test_native.py", "-k", "not share_a_batch"]))
-"""
-    environment = os.environ | {
+    environment = {
         "LD_PRELOAD": " ".join(map(str, runtimes)),
         "ASAN_OPTIONS": "detect_leaks=0:protect_shadow_gap=0",  # Python's own leaks are not ours
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0 and "passed" in done.stdout, (done.stdout + done.stderr)[-4000:]
-    assert "skipped" not in done.stdout, done.stdout
+    run_tests_with(sanitizers, tmp_path / "shim.so", environment)
+
+
+@needs_native
+@pytest.mark.slow
+def test_the_operations_pass_their_tests_without_the_widest_vectors(tmp_path: Path) -> None:
+    """As on a processor without AVX-512; one that has none anyway runs the same tests again."""
+    run_tests_with(("-mno-avx512f",), tmp_path / "shim.so")

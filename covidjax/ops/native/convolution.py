@@ -1,5 +1,6 @@
 """Convolution in oneDNN: a formulation beside those of XLA, and one with what follows a convolution in it."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -8,11 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from covidjax.ops import winograd
 from covidjax.ops.by_platform import Formulation, Geometry, on_platform
 from covidjax.ops.epilogue import followed
 from covidjax.ops.native.calls import NONE, call
 
 Optional = jax.Array | None
+LANES = 16  # features of a map that winograd.hpp takes at a time
 
 
 def covers(geometry: Geometry, dtype: Any) -> bool:
@@ -29,26 +32,32 @@ def outputs(
     bias: Optional = None,
     residual: Optional = None,
     relu: bool = False,
+    *,
+    winograd: bool = False,
 ) -> jax.Array:
     """`relu(convolution + bias + residual)`."""
     shape = (inputs.shape[0], *geometry.size, geometry.kernel[-1])
     results = [jax.ShapeDtypeStruct(shape, inputs.dtype)]
     terms = [NONE if term is None else term for term in (bias, residual)]
     by_example = "bww" + ("w" if residual is None else "b"), "b"
-    attributes = {"geometry": _numbers(geometry), "relu": relu}
+    attributes = {"geometry": _numbers(geometry), "relu": relu, "winograd": winograd}
     return call("convolution", results, inputs, kernel, *terms, by_example=by_example, **attributes)[0]
 
 
-def _input_gradient(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+def _input_gradient(
+    cotangent: jax.Array, kernel: jax.Array, geometry: Geometry, *, winograd: bool = False
+) -> jax.Array:
     results = [jax.ShapeDtypeStruct((cotangent.shape[0], *geometry.inputs[1:]), cotangent.dtype)]
     name, numbers = "convolution_input_gradient", _numbers(geometry)
-    return call(name, results, cotangent, kernel, by_example=("bw", "b"), geometry=numbers)[0]
+    return call(name, results, cotangent, kernel, by_example=("bw", "b"), geometry=numbers, winograd=winograd)[0]
 
 
-def _kernel_gradient(cotangent: jax.Array, inputs: jax.Array, geometry: Geometry) -> jax.Array:
+def _kernel_gradient(
+    cotangent: jax.Array, inputs: jax.Array, geometry: Geometry, *, winograd: bool = False
+) -> jax.Array:
     results = [jax.ShapeDtypeStruct(geometry.kernel, cotangent.dtype)]
     name, numbers = "convolution_kernel_gradient", _numbers(geometry)
-    return call(name, results, cotangent, inputs, by_example=("bb", "+"), geometry=numbers)[0]
+    return call(name, results, cotangent, inputs, by_example=("bb", "+"), geometry=numbers, winograd=winograd)[0]
 
 
 def _numbers(geometry: Geometry) -> tuple[int, ...]:
@@ -56,6 +65,21 @@ def _numbers(geometry: Geometry) -> tuple[int, ...]:
 
 
 NATIVE = Formulation(outputs, _input_gradient, _kernel_gradient)
+NATIVE_WINOGRAD = Formulation(*(partial(each, winograd=True) for each in (outputs, _input_gradient, _kernel_gradient)))
+
+
+def fuses(formulation: Formulation) -> bool:
+    """Whether what follows the convolution goes into the same operation."""
+    return formulation.outputs in (NATIVE.outputs, NATIVE_WINOGRAD.outputs)
+
+
+def winograd_is_faster(geometry: Geometry) -> bool:
+    """Where benchmarks/ops.py found it so: 32 features and more, tiles enough, and not much of them outside."""
+    tiles = geometry.inputs[0] * math.prod(winograd.tile_counts(geometry))
+    outside = 1 - geometry.inputs[0] * math.prod(geometry.size) / (winograd.TILE**2 * tiles)
+    in_features, features = geometry.kernel[2:]
+    whole = in_features % LANES == features % LANES == 0
+    return winograd.fits(geometry) and whole and winograd.gain(geometry) >= 16 and tiles >= 32 and outside <= 0.4
 
 
 def transposition(formulation: Formulation) -> Formulation:
@@ -90,11 +114,11 @@ def fused(
     """`relu(convolution + bias + residual)` as one operation where the program is for a CPU.
 
     inputs, kernel, outputs: see `ops.convolution`; bias: [features] or None; residual: as the outputs, or None.
-    on_cpu: of the gradients; elsewhere: how other platforms compute the convolution.
+    on_cpu: one that `fuses`; elsewhere: how other platforms compute the convolution.
     """
 
     def here(inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional) -> jax.Array:
-        return outputs(inputs, kernel, geometry, bias, residual, relu)
+        return on_cpu.outputs(inputs, kernel, geometry, bias, residual, relu)  # type: ignore[call-arg]
 
     def library(inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional) -> jax.Array:
         return followed(elsewhere.outputs(inputs, kernel, geometry), bias, residual, relu=relu)

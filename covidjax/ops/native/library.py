@@ -18,8 +18,9 @@ from covidjax.errors import UserError
 
 CHOICES = ("auto", "xla", "native")  # of config.ops
 TARGETS = ("convolution", "convolution_input_gradient", "convolution_kernel_gradient")
-SOURCE = Path(__file__).with_name("shim.cpp")
-DIGEST = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]  # programs that were compiled for another shim miss it
+SOURCE, *INCLUDED = (Path(__file__).with_name(name) for name in ("shim.cpp", "winograd.hpp"))
+TEXTS = [each.read_bytes() for each in (SOURCE, *INCLUDED)]
+DIGEST = hashlib.sha256(b"".join(TEXTS)).hexdigest()[:12]  # programs that were compiled for another shim miss it
 WHEEL, HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 COMMAND = "python -m covidjax.ops.native"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
@@ -42,7 +43,7 @@ def choose(wanted: str) -> Choice:
         raise UserError(f"config.ops is 'native', but {reason}: allowed are auto and xla")
     if reason:
         return Choice(False, f"operations: XLA's; {reason}")
-    return Choice(True, "operations: oneDNN's for float32 convolutions where they are faster, else XLA's")
+    return Choice(True, "operations: native float32 convolutions (oneDNN, Winograd) where they are faster, else XLA's")
 
 
 def path() -> Path:

@@ -1,4 +1,4 @@
-// Convolution of float32 maps, what follows it, and its gradients, for XLA on a CPU by oneDNN, see README.md.
+// Convolution of float32 maps, what follows it, and its gradients, for XLA on a CPU, see README.md.
 // Maps are [batch, height, width, features], kernels [height, width, in_features, features], as in covidjax.ops.
 
 #include <omp.h>
@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
+#include "winograd.hpp"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -81,6 +82,8 @@ char* Arena(size_t bytes) {
   return arena.get();
 }
 
+float* Floats(size_t count) { return reinterpret_cast<float*>(Arena(count * sizeof(float))); }
+
 // ---- Convolution ----
 
 struct Convolution {
@@ -113,6 +116,17 @@ struct Convolution {
   memory::desc kernel(Tag tag) const { return {{features, in_features, rows, columns}, memory::data_type::f32, tag}; }
   memory::desc bias() const { return {{features}, memory::data_type::f32, Tag::x}; }
   static memory::desc one() { return {{1, 1, 1, 1}, memory::data_type::f32, Tag::abcd}; }
+
+  winograd::Convolution tiled() const {
+    Require(rows == 3 && columns == 3 && strides[0] == 1 && strides[1] == 1, "Winograd's is for 3x3 and strides of 1");
+    Require(in_features % winograd::kLanes == 0 && features % winograd::kLanes == 0,
+            "Winograd's is for multiples of 16 features");
+    return {batch, height, width, in_features, out_height, out_width, features, before[0], before[1], false};
+  }
+  winograd::Convolution tiled_input_gradient() const {
+    const winograd::Convolution w = tiled();
+    return {batch, w.out_height, w.out_width, w.features, height, width, in_features, 2 - w.top, 2 - w.left, true};
+  }
 };
 
 // A compiled convolution; the kernel is laid out anew for it, or from it, in the arena.
@@ -207,12 +221,18 @@ memory Wrap(const memory::desc& description, const float* data) {
 
 // relu(convolution + bias + residual); a bias or a residual without elements is none.
 ffi::Error ConvolutionForward(Map inputs, Map kernel, Map bias, Map residual, ffi::Result<Map> outputs,
-                              Integers geometry, bool relu) {
+                              Integers geometry, bool relu, bool winograd) {
   return Guarded("convolution", {inputs.dimensions(), kernel.dimensions(), outputs->dimensions()}, [&] {
     const Convolution c(inputs.dimensions(), kernel.dimensions(), outputs->dimensions(), geometry);
     const bool biased = bias.element_count() > 0, added = residual.element_count() > 0;
     Require(!biased || bias.element_count() == size_t(c.features), "the bias does not fit the kernel");
     Require(!added || residual.element_count() == outputs->element_count(), "the residual does not fit the output");
+    if (winograd) {
+      const auto tiled = c.tiled();
+      const winograd::After after = {biased ? bias.typed_data() : nullptr, added ? residual.typed_data() : nullptr,
+                                     relu};
+      return tiled.Run(inputs.typed_data(), kernel.typed_data(), after, outputs->typed_data(), Floats(tiled.scratch()));
+    }
     const int64_t flags = (biased ? kBias : 0) | (relu ? kRelu : 0) | (added ? kResidual : 0);
     Compiled& compiled = Cached(c.key(kForward | flags), [&] {
       const auto description = Forward(c, flags);
@@ -228,10 +248,16 @@ ffi::Error ConvolutionForward(Map inputs, Map kernel, Map bias, Map residual, ff
   });
 }
 
-ffi::Error ConvolutionInputGradient(Map cotangent, Map kernel, ffi::Result<Map> gradient, Integers geometry) {
+ffi::Error ConvolutionInputGradient(Map cotangent, Map kernel, ffi::Result<Map> gradient, Integers geometry,
+                                    bool winograd) {
   const std::vector<Integers> shapes = {cotangent.dimensions(), kernel.dimensions(), gradient->dimensions()};
   return Guarded("input gradient of a convolution", shapes, [&] {
     const Convolution c(gradient->dimensions(), kernel.dimensions(), cotangent.dimensions(), geometry);
+    if (winograd) {
+      const auto tiled = c.tiled_input_gradient();
+      return tiled.Run(cotangent.typed_data(), kernel.typed_data(), {}, gradient->typed_data(),
+                       Floats(tiled.scratch()));
+    }
     Compiled& compiled = Cached(c.key(kOfInputs), [&] {
       const dnnl::convolution_backward_data::primitive_desc description(
           Engine(), dnnl::algorithm::convolution_direct, c.inputs(), c.kernel(Tag::any), c.outputs(),
@@ -245,10 +271,16 @@ ffi::Error ConvolutionInputGradient(Map cotangent, Map kernel, ffi::Result<Map> 
   });
 }
 
-ffi::Error ConvolutionKernelGradient(Map cotangent, Map inputs, ffi::Result<Map> gradient, Integers geometry) {
+ffi::Error ConvolutionKernelGradient(Map cotangent, Map inputs, ffi::Result<Map> gradient, Integers geometry,
+                                     bool winograd) {
   const std::vector<Integers> shapes = {cotangent.dimensions(), inputs.dimensions(), gradient->dimensions()};
   return Guarded("kernel gradient of a convolution", shapes, [&] {
     const Convolution c(inputs.dimensions(), gradient->dimensions(), cotangent.dimensions(), geometry);
+    if (winograd) {
+      const auto tiled = c.tiled();
+      return tiled.KernelGradient(inputs.typed_data(), cotangent.typed_data(), gradient->typed_data(),
+                                  Floats(tiled.gradient_scratch()));
+    }
     Compiled& compiled = Cached(c.key(kOfKernel), [&] {
       const dnnl::convolution_backward_weights::primitive_desc description(
           Engine(), dnnl::algorithm::convolution_direct, c.inputs(), c.kernel(Tag::any), c.outputs(),
@@ -272,8 +304,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution, ConvolutionForward,
                                   .Arg<Map>()
                                   .Ret<Map>()
                                   .Attr<Integers>("geometry")
-                                  .Attr<bool>("relu"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_input_gradient, ConvolutionInputGradient,
-                              ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Ret<Map>().Attr<Integers>("geometry"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_kernel_gradient, ConvolutionKernelGradient,
-                              ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Ret<Map>().Attr<Integers>("geometry"));
+                                  .Attr<bool>("relu")
+                                  .Attr<bool>("winograd"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    convolution_input_gradient, ConvolutionInputGradient,
+    ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Ret<Map>().Attr<Integers>("geometry").Attr<bool>("winograd"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    convolution_kernel_gradient, ConvolutionKernelGradient,
+    ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Ret<Map>().Attr<Integers>("geometry").Attr<bool>("winograd"));

@@ -1,0 +1,82 @@
+"""Winograd's formulation in the shim: values, gradients, what follows it, and where it is taken."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from covidjax.ops import native
+from covidjax.ops.by_platform import Geometry
+from covidjax.ops.convolution import formulation_with_shim, plain
+from covidjax.ops.epilogue import followed
+from covidjax.ops.native.convolution import NATIVE_WINOGRAD, outputs
+from tests.ops.test_native import assert_close, in_float64, normal, pairs
+
+CHOICE = native.choose("auto")
+pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 4),
+    size=st.tuples(st.integers(1, 21), st.integers(1, 21)),
+    padding=st.tuples(pairs, pairs),
+    features=st.tuples(st.sampled_from([16, 32, 48, 80, 128]), st.sampled_from([16, 32, 48, 112, 256])),
+)
+def test_winograds_and_its_gradients_are_those_of_float64(
+    batch: int,
+    size: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    features: tuple[int, int],
+) -> None:
+    if any(extent + sum(pair) < 3 for extent, pair in zip(size, padding, strict=True)):
+        return
+    geometry = Geometry((batch, *size, features[0]), (3, 3, *features), (1, 1), padding, (1, 1))
+    inputs, kernel = jnp.asarray(normal(*geometry.inputs)), jnp.asarray(normal(*geometry.kernel, seed=1))
+    cotangent = jnp.asarray(normal(batch, *geometry.size, features[1], seed=9))
+    values, (of_inputs, of_kernel) = in_float64(partial(plain, geometry=geometry), inputs, kernel)
+    assert_close(NATIVE_WINOGRAD.outputs(inputs, kernel, geometry), values)
+    assert_close(NATIVE_WINOGRAD.input_gradient(cotangent, kernel, geometry), of_inputs)
+    assert_close(NATIVE_WINOGRAD.kernel_gradient(cotangent, inputs, geometry), of_kernel)
+
+
+@pytest.mark.parametrize("size", [9, 40], ids=["few tiles", "many tiles"])
+def test_winograds_with_what_follows(size: int) -> None:
+    """Few tiles go through another loop than many; both of more blocks than one."""
+    shapes: list[tuple[int, ...]] = [(3, size, size, 48), (3, 3, 48, 144), (144,), (3, size, size, 144)]
+    inputs, kernel, bias, residual = (jnp.asarray(normal(*shape, seed=i)) for i, shape in enumerate(shapes))
+    geometry = Geometry((3, size, size, 48), (3, 3, 48, 144), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    for terms in itertools.product((None, bias), (None, residual), (False, True)):
+        expected = followed(plain(inputs, kernel, geometry), *terms[:2], relu=terms[2])
+        assert_close(outputs(inputs, kernel, geometry, *terms, winograd=True), expected)
+
+
+def test_winograds_is_taken_where_it_is_faster() -> None:
+    def taken(batch: int, size: int, features: int, taps: int = 3, strides: tuple[int, int] = (1, 1)) -> bool:
+        inputs, kernel = (batch, size, size, features), (taps, taps, features, 64)
+        geometry = Geometry(inputs, kernel, strides, ((1, 1), (1, 1)), (1, 1))
+        return formulation_with_shim(geometry, jnp.float32) is NATIVE_WINOGRAD
+
+    assert taken(8, 56, 64) and taken(8, 7, 512) and taken(2, 256, 32)
+    assert not taken(8, 56, 64, strides=(2, 2))
+    assert not taken(8, 56, 64, taps=5)
+    assert not taken(8, 56, 16)
+    assert not taken(8, 56, 60)
+    assert not taken(1, 14, 64)
+    assert not taken(8, 9, 64)
+
+
+def test_winograds_of_the_wrong_shape_is_an_error() -> None:
+    def run(features: int, strides: tuple[int, int]) -> None:
+        geometry = Geometry((2, 8, 8, features), (3, 3, features, 16), strides, ((1, 1), (1, 1)), (1, 1))
+        inputs, kernel = jnp.zeros(geometry.inputs), jnp.zeros(geometry.kernel)
+        jax.block_until_ready(NATIVE_WINOGRAD.outputs(inputs, kernel, geometry))
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"native convolution of .*: Winograd's is for 3x3"):
+        run(16, (2, 2))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"native convolution of .*: Winograd's is for .* 16"):
+        run(20, (1, 1))

@@ -69,12 +69,12 @@ class Stem(nn.Module):
         if rules.preactivation:
             # Keras pads this signed map with zeros, and a zero may win: they are part of the network.
             x = jnp.pad(conv(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
-            return ops.max_pool(x, window=(3, 3), strides=(2, 2))
+            return ops.max_pool(x, window=(3, 3), strides=(2, 2), native=self.native)
         norm = BatchNorm(rules.epsilon, rules.momentum, name="norm1", **kinds)
         x = norm(x, conv=conv, use_batch_statistics=use_batch_statistics, relu=True)
         if not self.pooled:
             return x
-        return ops.max_pool(x, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return ops.max_pool(x, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), native=self.native)
 
 
 class Block(nn.Module):

@@ -182,7 +182,7 @@ class SkippingStem(Stem):
         """x: [batch, height, width, channels] -> (images, [batch, ceil(height / 2), ..., 64], its pooled map)."""
         map_ = super().__call__(x, train=train, use_batch_statistics=use_batch_statistics)
         images = x[0] if isinstance(x, tuple) else x  # beside an image of ones, see `preprocessing.folded`
-        pooled = ops.max_pool(map_, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        pooled = ops.max_pool(map_, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), native=self.native)
         return (images, map_, pooled)
 
 

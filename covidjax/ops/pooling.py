@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from covidjax.ops.by_platform import after
+from covidjax.ops.native import pooling as native_pooling
 
 Pair = tuple[int, int]
 
@@ -19,45 +20,55 @@ def max_pool(
     window: tuple[int, int],
     strides: tuple[int, int],
     padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
+    native: bool = False,
 ) -> jax.Array:
     """Maximum over windows; padded positions never win.
 
     inputs: [batch, height, width, features] -> [batch, out_height, out_width, features].
+    native: in the shim on a CPU, where it covers the work and is faster.
     The gradient goes to the first maximum of a window, row by row; that of a window with a NaN to the first position.
     """
     if any(size + sum(pad) < part for size, pad, part in zip(inputs.shape[1:3], padding, window, strict=True)):
         return plain(inputs, window, strides, padding)  # not one window
-    return _max_pool(inputs, window, strides, padding)
+    overlap = any(part > stride for part, stride in zip(window, strides, strict=True))  # else XLA's is faster
+    native = native and overlap and inputs.dtype == jnp.float32 and inputs.size > 0
+    return _max_pool(inputs, window, strides, padding, native)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
-    return _outputs(inputs, window, strides, padding)
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_pool(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair], native: bool) -> jax.Array:
+    return _outputs(inputs, window, strides, padding, native)
 
 
 def _forward(
-    inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]
+    inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair], native: bool
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    outputs = _outputs(inputs, window, strides, padding)
+    outputs = _outputs(inputs, window, strides, padding, native)
     return outputs, (inputs, outputs)
 
 
 def _backward(
-    window: Pair, strides: Pair, padding: tuple[Pair, Pair], kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
+    window: Pair,
+    strides: Pair,
+    padding: tuple[Pair, Pair],
+    native: bool,
+    kept: tuple[jax.Array, jax.Array],
+    cotangent: jax.Array,
 ) -> tuple[jax.Array]:
-    return (_gradient(*kept, cotangent, window, strides, padding),)
+    return (_gradient(*kept, cotangent, window, strides, padding, native),)
 
 
 _max_pool.defvjp(_forward, _backward)
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def _outputs(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
-    on_cpu, elsewhere = (partial(way, window=window, strides=strides, padding=padding) for way in (by_axis, plain))
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _outputs(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair], native: bool) -> jax.Array:
+    ways = native_pooling.max_pool if native else by_axis, plain
+    on_cpu, elsewhere = (partial(way, window=window, strides=strides, padding=padding) for way in ways)
     return lax.platform_dependent(inputs, cpu=on_cpu, default=elsewhere)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5))
+@partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _gradient(
     inputs: jax.Array,
     outputs: jax.Array,
@@ -65,10 +76,10 @@ def _gradient(
     window: Pair,
     strides: Pair,
     padding: tuple[Pair, Pair],
+    native: bool,
 ) -> jax.Array:
-    on_cpu, library = (
-        partial(way, window=window, strides=strides, padding=padding) for way in (gradient_by_axis, plain)
-    )
+    ways = native_pooling.max_pool_gradient if native else gradient_by_axis, plain
+    on_cpu, library = (partial(way, window=window, strides=strides, padding=padding) for way in ways)
 
     def elsewhere(inputs: jax.Array, _: jax.Array, cotangent: jax.Array) -> jax.Array:
         (gradient,) = jax.vjp(library, inputs)[1](cotangent)

@@ -9,7 +9,12 @@ import pytest
 from jax import lax
 
 from covidjax import ops
+from covidjax.ops import native as shim
 from covidjax.ops import pooling
+
+CHOICE = shim.choose("auto")
+WAYS = [False, pytest.param(True, marks=pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note), id="native")]
+in_all_ways = pytest.mark.parametrize("native", WAYS)
 
 NONE = ((0, 0), (0, 0))
 ONE = ((1, 1), (1, 1))
@@ -27,51 +32,55 @@ def draw(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).integers(-4, 0, shape), dtype)
 
 
-def gradients(name: str, inputs: jax.Array) -> tuple[Any, Any, Any, Any]:
+def gradients(name: str, inputs: jax.Array, native: bool) -> tuple[Any, Any, Any, Any]:
     """Value and gradient, ours and XLA's."""
-    outputs, pullback = jax.vjp(lambda inputs: ops.max_pool(inputs, **WINDOWS[name]), inputs)
+    outputs, pullback = jax.vjp(lambda inputs: ops.max_pool(inputs, native=native, **WINDOWS[name]), inputs)
     expected, plain_pullback = jax.vjp(lambda inputs: pooling.plain(inputs, **WINDOWS[name]), inputs)
     cotangent = jnp.asarray(np.random.default_rng(1).integers(-8, 9, outputs.shape), inputs.dtype)  # sums are exact
     return outputs, pullback(cotangent)[0], expected, plain_pullback(cotangent)[0]
 
 
+@in_all_ways
 @pytest.mark.parametrize("name", WINDOWS)
 @pytest.mark.parametrize("size", [(8, 12), (7, 9), (4, 5)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
-def test_first_of_several_maxima_takes_the_gradient(name: str, size: tuple[int, int], dtype: Any) -> None:
+def test_first_of_several_maxima_takes_the_gradient(name: str, size: tuple[int, int], dtype: Any, native: bool) -> None:
     with jax.enable_x64(dtype == jnp.float64):
-        outputs, gradient, expected, expected_gradient = gradients(name, draw((2, *size, 3), dtype))
+        outputs, gradient, expected, expected_gradient = gradients(name, draw((2, *size, 3), dtype), native)
         assert outputs.dtype == gradient.dtype == dtype
         np.testing.assert_array_equal(outputs, expected)
         np.testing.assert_array_equal(gradient, expected_gradient)
 
 
+@in_all_ways
 @pytest.mark.parametrize("name", WINDOWS)
-def test_infinities_pool_as_other_numbers(name: str) -> None:
+def test_infinities_pool_as_other_numbers(name: str, native: bool) -> None:
     inputs = draw((2, 8, 12, 3))
     inputs = jnp.where(inputs == -4, -jnp.inf, jnp.where(inputs == -1, jnp.inf, inputs)).at[0].set(-jnp.inf)
-    outputs, gradient, expected, expected_gradient = gradients(name, inputs)
+    outputs, gradient, expected, expected_gradient = gradients(name, inputs, native)
     np.testing.assert_array_equal(outputs, expected)
     inner = slice(None) if WINDOWS[name]["padding"] == NONE else slice(1, -1)  # padding is -inf as well
     np.testing.assert_array_equal(gradient[:, inner, inner], expected_gradient[:, inner, inner])
 
 
+@in_all_ways
 @pytest.mark.parametrize("name", WINDOWS)
-def test_a_nan_is_the_maximum_of_its_windows(name: str) -> None:
+def test_a_nan_is_the_maximum_of_its_windows(name: str, native: bool) -> None:
     inputs = draw((1, 8, 12, 2)).at[0, 3, 5, 0].set(jnp.nan)
-    outputs, gradient, expected, _ = gradients(name, inputs)
+    outputs, gradient, expected, _ = gradients(name, inputs, native)
     np.testing.assert_array_equal(outputs, expected)
     assert np.isnan(outputs[..., 0]).any()
-    np.testing.assert_array_equal(gradient[..., 1], gradients(name, inputs)[3][..., 1])
+    np.testing.assert_array_equal(gradient[..., 1], gradients(name, inputs, native)[3][..., 1])
     assert np.isfinite(gradient).all()
 
 
+@in_all_ways
 @pytest.mark.parametrize("name", ["2x2", "3x3"])
-def test_max_pool_passes_through_transformations(name: str) -> None:
+def test_max_pool_passes_through_transformations(name: str, native: bool) -> None:
     inputs = draw((3, 2, 6, 8, 2))
 
     def pooled(inputs: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(ops.max_pool(inputs, **WINDOWS[name])))
+        return jnp.sum(jnp.square(ops.max_pool(inputs, native=native, **WINDOWS[name])))
 
     expected = jnp.stack([jax.grad(pooled)(part) for part in inputs])
     np.testing.assert_array_equal(jax.jit(jax.vmap(jax.grad(pooled)))(inputs), expected)
@@ -83,15 +92,17 @@ def test_max_pool_passes_through_transformations(name: str) -> None:
     np.testing.assert_array_equal(jax.grad(scanned)(inputs), expected)
 
 
-def test_a_window_larger_than_the_map_gives_an_empty_one() -> None:
+@in_all_ways
+def test_a_window_larger_than_the_map_gives_an_empty_one(native: bool) -> None:
     inputs = draw((2, 1, 3, 4))
-    outputs, gradient, *_ = gradients("2x2", inputs)
+    outputs, gradient, *_ = gradients("2x2", inputs, native)
     assert outputs.shape == (2, 0, 1, 4)
     assert not np.any(gradient)
 
 
-def test_program_for_a_gpu_holds_windows_as_they_are() -> None:
-    traced = jax.jit(lambda inputs: gradients("3x3", inputs)[:2]).trace(draw((2, 8, 8, 4)))
+@in_all_ways
+def test_program_for_a_gpu_holds_windows_as_they_are(native: bool) -> None:
+    traced = jax.jit(lambda inputs: gradients("3x3", inputs, native)[:2]).trace(draw((2, 8, 8, 4)))
     for platform, windows, scatters in (("cuda", 1, 1), ("tpu", 1, 1), ("cpu", 0, 0)):
         program = traced.lower(lowering_platforms=(platform,)).as_text()
         assert program.count('"stablehlo.reduce_window"') == windows

@@ -17,8 +17,14 @@ from covidjax import processor
 from covidjax.errors import UserError
 
 CHOICES = ("auto", "xla", "native")  # of config.ops
-TARGETS = ("convolution", "convolution_input_gradient", "convolution_kernel_gradient")
-SOURCE, *INCLUDED = (Path(__file__).with_name(name) for name in ("shim.cpp", "winograd.hpp"))
+TARGETS = (
+    "convolution",
+    "convolution_input_gradient",
+    "convolution_kernel_gradient",
+    "max_pool",
+    "max_pool_gradient",
+)
+SOURCE, *INCLUDED = (Path(__file__).with_name(name) for name in ("shim.cpp", "maxima.hpp", "winograd.hpp"))
 TEXTS = [each.read_bytes() for each in (SOURCE, *INCLUDED)]
 DIGEST = hashlib.sha256(b"".join(TEXTS)).hexdigest()[:12]  # programs that were compiled for another shim miss it
 WHEEL, HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"

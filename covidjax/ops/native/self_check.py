@@ -12,6 +12,7 @@ from covidjax.ops.by_platform import Formulation, Geometry
 from covidjax.ops.convolution import PLAIN
 from covidjax.ops.epilogue import followed
 from covidjax.ops.native.convolution import NATIVE, NATIVE_WINOGRAD, fused
+from covidjax.ops.pooling import max_pool
 
 TOLERANCE = 1e-4  # of the largest value
 CASES = (
@@ -24,18 +25,18 @@ def wrong() -> str:
     """What the shim gets wrong, or nothing."""
     # Now, also where somebody asks in the middle of a trace, and in single precision.
     with jax.ensure_compile_time_eval(), jax.enable_x64(False):
-        return next(filter(None, itertools.starmap(_wrong, CASES)), "")
+        try:
+            return next(filter(None, itertools.starmap(_wrong_convolution, CASES)), "") or _wrong_maxima()
+        except jax.errors.JaxRuntimeError as error:
+            return " ".join(str(error).split())
 
 
-def _wrong(formulation: Formulation, geometry: Geometry) -> str:
+def _wrong_convolution(formulation: Formulation, geometry: Geometry) -> str:
     random = np.random.default_rng(0)
     features = geometry.kernel[-1]
     shapes = [geometry.inputs, geometry.kernel, (features,), (geometry.inputs[0], *geometry.size, features)]
     arrays = [random.standard_normal(shape, np.float32) for shape in shapes]
-    try:
-        ours, xlas = (jax.device_get(_values(*arrays, geometry, own)) for own in (formulation, None))
-    except jax.errors.JaxRuntimeError as error:
-        return " ".join(str(error).split())
+    ours, xlas = (jax.device_get(_values(*arrays, geometry, own)) for own in (formulation, None))
     for name, own in ours.items():
         if not np.allclose(own, xlas[name], rtol=0, atol=TOLERANCE * np.abs(xlas[name]).max()):
             return f"the {name} of a convolution differ by {np.abs(own - xlas[name]).max():.2g} from XLA's"
@@ -59,3 +60,14 @@ def _values(
     cotangent = jnp.where(outputs > 1e-2, jnp.sin(1 + jnp.arange(outputs.size)).reshape(outputs.shape), 0)
     names = ("input gradients", "kernel gradients", "bias gradients", "residual gradients")
     return {"outputs": outputs, **dict(zip(names, pullback(cotangent), strict=True))}
+
+
+def _wrong_maxima() -> str:
+    random = np.random.default_rng(0)
+    inputs, cotangent = (jnp.asarray(random.integers(0, 9, (2, size, 6, 5)), jnp.float32) for size in (13, 7))
+    pool = partial(max_pool, window=(3, 2), strides=(2, 1), padding=((1, 1), (1, 0)))
+    pullbacks = [jax.vjp(partial(pool, native=native), inputs) for native in (True, False)]
+    (ours, own), (xlas, other) = ((outputs, pullback(cotangent)[0]) for outputs, pullback in pullbacks)
+    if bool(jnp.any(ours != xlas)):
+        return "the maxima differ from XLA's"
+    return "" if bool(jnp.all(jnp.abs(own - other) < TOLERANCE * 9)) else "the gradients of maxima differ from XLA's"

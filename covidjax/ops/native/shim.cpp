@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "maxima.hpp"
 #include "oneapi/dnnl/dnnl.hpp"
 #include "winograd.hpp"
 #include "xla/ffi/api/ffi.h"
@@ -294,6 +295,36 @@ ffi::Error ConvolutionKernelGradient(Map cotangent, Map inputs, ffi::Result<Map>
   });
 }
 
+// geometry: the window, strides, then padding before and after, of height and width.
+maxima::Windows Windows(Integers inputs, Integers outputs, Integers geometry) {
+  Require(inputs.size() == 4 && outputs.size() == 4 && geometry.size() == 8, "wrong ranks");
+  Require(inputs[0] == outputs[0] && inputs[3] == outputs[3], "features or batches differ");
+  for (int axis = 0; axis < 2; ++axis) {
+    const int64_t window = geometry[axis], stride = geometry[2 + axis];
+    const int64_t before = geometry[4 + 2 * axis], after = geometry[5 + 2 * axis];
+    Require(window > 0 && stride > 0 && before >= 0 && after >= 0, "wrong windows, strides or padding");
+    const int64_t room = inputs[1 + axis] + before + after - window;
+    Require(room >= 0 && outputs[1 + axis] == room / stride + 1, "the output does not fit the input");
+  }
+  return {inputs[0],   inputs[1],   inputs[2],   inputs[3],   outputs[1],  outputs[2],
+          geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[6]};
+}
+
+ffi::Error MaxPool(Map inputs, ffi::Result<Map> outputs, Integers geometry) {
+  return Guarded("maxima", {inputs.dimensions(), outputs->dimensions()}, [&] {
+    Windows(inputs.dimensions(), outputs->dimensions(), geometry).Run(inputs.typed_data(), outputs->typed_data());
+  });
+}
+
+ffi::Error MaxPoolGradient(Map inputs, Map outputs, Map cotangent, ffi::Result<Map> gradient, Integers geometry) {
+  return Guarded("gradient of maxima", {inputs.dimensions(), cotangent.dimensions()}, [&] {
+    Require(outputs.dimensions() == cotangent.dimensions(), "outputs and cotangent differ");
+    Require(inputs.dimensions() == gradient->dimensions(), "inputs and gradient differ");
+    Windows(inputs.dimensions(), outputs.dimensions(), geometry)
+        .Gradient(inputs.typed_data(), outputs.typed_data(), cotangent.typed_data(), gradient->typed_data());
+  });
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution, ConvolutionForward,
@@ -312,3 +343,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     convolution_kernel_gradient, ConvolutionKernelGradient,
     ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Ret<Map>().Attr<Integers>("geometry").Attr<bool>("winograd"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(max_pool, MaxPool, ffi::Ffi::Bind().Arg<Map>().Ret<Map>().Attr<Integers>("geometry"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(max_pool_gradient, MaxPoolGradient,
+                              ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Arg<Map>().Ret<Map>().Attr<Integers>("geometry"));

@@ -122,13 +122,15 @@ struct Convolution {
     return std::clamp<int64_t>((1 << 20) / (kPoints * 4 * (in_features + features)) / 16 * 16, least, 64);
   }
   bool by_panels() const { return 4 * tiles() <= features; }
+  bool once() const { return tiles() <= kGradientBlock; }  // no sums over blocks, which may be larger than the caches
   size_t scratch() const {
     const int64_t threads = omp_get_max_threads();
     if (by_panels()) return kPoints * (in_stride(Up(tiles(), kRows)) + threads * (kernel_stride() + panel_stride()));
     return kPoints * (padded() * in_features + threads * (in_stride(block()) + out_stride(block())));
   }
   size_t gradient_scratch() const {
-    return kPoints * (padded() * in_features + in_stride(kGradientBlock) + out_stride(kGradientBlock));
+    const int64_t sums = once() ? 0 : padded() * in_features;
+    return kPoints * (sums + in_stride(kGradientBlock) + out_stride(kGradientBlock));
   }
 
   void Run(const float* inputs, const float* kernel, const After& after, float* outputs, float* scratch) const {
@@ -137,31 +139,40 @@ struct Convolution {
 
   void KernelGradient(const float* inputs, const float* cotangent, float* gradient, float* scratch) const {
     const int64_t block = kGradientBlock, in = in_features, apart = in_stride(block), out_apart = out_stride(block);
-    float* const points = scratch + kPoints * padded() * in;
+    float* const points = scratch + (once() ? 0 : kPoints * padded() * in);
     float* const cotangent_points = points + kPoints * apart;
+    const auto multiply = [&](int64_t p, int64_t k, int64_t c, int64_t count, bool add, float* out, int64_t out_row) {
+      Multiply(points + p * apart + c, 1, in, cotangent_points + p * out_apart + k, padded(), count, add, out, out_row);
+    };
 #pragma omp parallel
-    for (int64_t first = 0; first < tiles(); first += block) {
-      const int64_t count = std::min(block, tiles() - first);
+    {
+      for (int64_t first = 0; first < tiles(); first += block) {
+        const int64_t count = std::min(block, tiles() - first);
 #pragma omp for
-      for (int64_t t = 0; t < count; ++t) {
-        ReadInputs(inputs, first + t, points + t * in, apart);
-        ReadCotangent(cotangent, first + t, cotangent_points + t * padded(), out_apart);
+        for (int64_t t = 0; t < count; ++t) {
+          ReadInputs(inputs, first + t, points + t * in, apart);
+          ReadCotangent(cotangent, first + t, cotangent_points + t * padded(), out_apart);
+        }
+        if (once()) break;
+#pragma omp for collapse(2)
+        for (int64_t p = 0; p < kPoints; ++p)
+          for (int64_t k = 0; k < padded(); k += kPanel)
+            for (int64_t c = 0; c < in; c += kRows)
+              multiply(p, k, c, count, first > 0, scratch + (p * in + c) * padded() + k, padded());
       }
 #pragma omp for collapse(2)
-      for (int64_t p = 0; p < kPoints; ++p)
-        for (int64_t k = 0; k < padded(); k += kPanel)
-          for (int64_t c = 0; c < in; c += kRows)
-            Multiply(points + p * apart + c, 1, in, cotangent_points + p * out_apart + k, padded(), count, first > 0,
-                     scratch + (p * in + c) * padded() + k, padded());
+      for (int64_t k = 0; k < padded(); k += kPanel)
+        for (int64_t c = 0; c < in; c += kRows) {
+          float products[kPoints * kRows * kPanel];
+          for (int64_t p = 0; p < kPoints && once(); ++p)
+            multiply(p, k, c, tiles(), false, products + p * kRows * kPanel, kPanel);
+          for (int64_t r = 0; r < kRows; ++r)
+            for (int64_t v = 0; v < kPanel && k + v < features; v += kLanes) {
+              const float* const at = once() ? products + r * kPanel + v : scratch + (c + r) * padded() + k + v;
+              WriteKernel(at, once() ? kRows * kPanel : in * padded(), c + r, k + v, gradient);
+            }
+        }
     }
-#pragma omp parallel for collapse(2)
-    for (int64_t c = 0; c < in; ++c)
-      for (int64_t k = 0; k < features; k += kLanes) {
-        Vector found[kPoints], taps[9];
-        for (int p = 0; p < kPoints; ++p) found[p] = Load(scratch + (p * in + c) * padded() + k);
-        Transform<KernelOfPoints>(found, taps);
-        for (int tap = 0; tap < 9; ++tap) Store(gradient + (tap * in + c) * features + k, taps[tap]);
-      }
   }
 
  private:
@@ -278,6 +289,13 @@ struct Convolution {
       Transform<KernelPoints>(taps, found);
       for (int p = 0; p < kPoints; ++p) Store(points + p * apart + v, found[p]);
     }
+  }
+
+  void WriteKernel(const float* points, int64_t apart, int64_t c, int64_t k, float* kernel) const {
+    Vector found[kPoints], taps[9];
+    for (int p = 0; p < kPoints; ++p) found[p] = Load(points + p * apart);
+    Transform<KernelOfPoints>(found, taps);
+    for (int tap = 0; tap < 9; ++tap) Store(kernel + (tap * in_features + c) * features + k, taps[tap]);
   }
 
   void WriteOutputs(const float* points, int64_t apart, int64_t tile, int64_t k, const After& after,

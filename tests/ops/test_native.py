@@ -127,20 +127,21 @@ def test_what_is_no_number_stays_none() -> None:
     assert np.isnan(convolve(jnp.asarray(inputs), jnp.asarray(kernel))[0, 2, 2]).all()
 
 
-def network(inputs: Any, kernel: Any, scale: Any, *, native: bool) -> Any:
-    """A convolution with what follows it, a normalisation, one more convolution, maxima."""
+def network(inputs: Any, kernel: Any, scale: Any, square: Any, *, native: bool) -> Any:
+    """A convolution with what follows it, a normalisation, one by Winograd's formulation, a strided one, maxima."""
     convolve = partial(ops.convolution, padding=((1, 1), (1, 1)), native=native)
     x = convolve(inputs, kernel, strides=(1, 1), bias=scale, relu=True)
     x = ops.batch_norm(x, scale, scale, 1e-3)[0]
+    x = convolve(x, square, strides=(1, 1))
     x = convolve(x, kernel.swapaxes(2, 3), strides=(2, 1))
-    return ops.max_pool(x, window=(2, 2), strides=(2, 2))
+    return ops.max_pool(x, window=(3, 3), strides=(2, 2), native=native)
 
 
 def loss(arguments: Any, inputs: Any, *, native: bool) -> Any:
     return jnp.mean(jnp.square(network(inputs, *arguments, native=native)))
 
 
-ARGUMENTS = normal(3, 3, 5, 19, seed=1), normal(19, seed=2)
+ARGUMENTS = normal(3, 3, 5, 32, seed=1), normal(32, seed=2), normal(3, 3, 32, 32, seed=3) / 17
 
 
 def test_programs_for_a_cpu_call_what_their_gradients_need_and_no_more() -> None:
@@ -154,6 +155,8 @@ def test_programs_for_a_cpu_call_what_their_gradients_need_and_no_more() -> None
     assert calls_of(jax.grad(loss_of), inputs, kernel) == ["convolution", "convolution_input_gradient"]
     assert calls_of(jax.grad(loss_of, 1), inputs, kernel) == ["convolution", "convolution_kernel_gradient"]
     assert calls_of(jax.grad(partial(loss_of, native=False)), inputs, kernel) == []
+    every = jax.value_and_grad(partial(loss, native=True), argnums=(0, 1))
+    assert calls_of(every, ARGUMENTS, normal(2, 16, 16, 5)) == list(native.library.TARGETS)
     other = jax.jit(jax.grad(loss_of)).trace(inputs, kernel).lower(lowering_platforms=("cuda",)).as_text()
     assert "covidjax" not in other and "stablehlo.convolution" in other
 
@@ -171,14 +174,14 @@ def test_batches_of_changing_size_and_the_same_again_give_the_same_bits() -> Non
     step = jax.jit(jax.value_and_grad(partial(loss, native=True)))
     before: dict[int, Any] = {}
     for size in (4, 1, 7, 4, 2, 1, 7):
-        found = jax.device_get(step(ARGUMENTS, normal(size, 8, 8, 5)))
-        assert_close(found, jax.value_and_grad(partial(loss, native=False))(ARGUMENTS, normal(size, 8, 8, 5)), 1e-4)
+        found = jax.device_get(step(ARGUMENTS, normal(size, 16, 16, 5)))
+        assert_close(found, jax.value_and_grad(partial(loss, native=False))(ARGUMENTS, normal(size, 16, 16, 5)), 1e-4)
         for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(before.setdefault(size, found)), strict=True):
             np.testing.assert_array_equal(own, other)
 
 
 def test_scan_remat_donation_and_vmap() -> None:
-    inputs = normal(3, 2, 8, 8, 5)
+    inputs = normal(3, 2, 16, 16, 5)
     xla = [jax.grad(partial(loss, native=False))(ARGUMENTS, each) for each in inputs]
     expected = jax.tree.map(lambda *leaves: np.stack(leaves), *xla)
     of_native = jax.grad(partial(loss, native=True))
@@ -259,21 +262,21 @@ from tests.ops.test_native import ARGUMENTS, loss, normal
 from functools import partial
 assert native.choose("native").native
 mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-inputs = normal(8, 8, 8, 5)
+inputs = normal(8, 16, 16, 5)
 expected = jax.value_and_grad(partial(loss, native=False), argnums=(0, 1))(ARGUMENTS, inputs)
 step = jax.jit(jax.value_and_grad(partial(loss, native=True), argnums=(0, 1)),
                in_shardings=(NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))))
 program = step.lower(ARGUMENTS, inputs).compile()
 text = program.as_text()
 assert "covidjax_convolution_" in text
-assert "f32[2,8,8,5]" in text and "all-gather" not in text and "all-reduce" in text, text
+assert "f32[2,16,16,5]" in text and "all-gather" not in text and "all-reduce" in text, text
 for own, other in zip(jax.tree.leaves(step(ARGUMENTS, inputs)), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
-mapped = jax.pmap(jax.grad(partial(loss, native=True)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 8, 8, 5))
-single = jax.vmap(jax.grad(partial(loss, native=False)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 8, 8, 5))
+mapped = jax.pmap(jax.grad(partial(loss, native=True)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 16, 16, 5))
+single = jax.vmap(jax.grad(partial(loss, native=False)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 16, 16, 5))
 for own, other in zip(jax.tree.leaves(mapped), jax.tree.leaves(single), strict=True):
     np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
-batched = jax.vmap(jax.grad(partial(loss, native=True)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 8, 8, 5))
+batched = jax.vmap(jax.grad(partial(loss, native=True)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 16, 16, 5))
 for own, other in zip(jax.tree.leaves(batched), jax.tree.leaves(single), strict=True):
     np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
 print("divided as it should be")

@@ -37,7 +37,7 @@ def default_config() -> ConfigDict:
     config.prefix_precision = ""  # of the frozen prefix; '' is that of the rest
     config.steps_per_call = 0  # optimizer steps of one call of the compiled program; 0: chosen
     config.remat = ()  # trained stages whose activations are computed again in the backward pass instead of kept
-    config.ops = "auto"  # of a CPU: 'native' (oneDNN) where it is built and passes its check, else 'xla'
+    config.ops = "auto"  # of a CPU: 'native' (oneDNN, Winograd) where it is built and passes its check, else 'xla'
     config.parallel = "jit"  # how a step is spread over devices
     config.sync_batch_norm = True  # statistics over the images of all devices, not of each its own
 

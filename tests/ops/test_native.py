@@ -1,10 +1,6 @@
 """The native operations beside XLA's: values, gradients, and the transformations of JAX."""
 
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -252,41 +248,3 @@ def test_shapes_that_do_not_fit_are_an_error_with_the_operations_name_and_shapes
                 winograd=False,
             )
         )
-
-
-DIVIDED = """
-import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import NamedSharding, PartitionSpec as P
-from covidjax.ops import native
-from tests.ops.test_native import ARGUMENTS, loss, normal
-from functools import partial
-assert native.choose("native").native
-mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-inputs = normal(8, 16, 16, 5)
-expected = jax.value_and_grad(partial(loss, native=False), argnums=(0, 1))(ARGUMENTS, inputs)
-step = jax.jit(jax.value_and_grad(partial(loss, native=True), argnums=(0, 1)),
-               in_shardings=(NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))))
-program = step.lower(ARGUMENTS, inputs).compile()
-text = program.as_text()
-assert "covidjax_convolution_" in text
-assert "f32[2,16,16,5]" in text and "all-gather" not in text and "all-reduce" in text, text
-for own, other in zip(jax.tree.leaves(step(ARGUMENTS, inputs)), jax.tree.leaves(expected), strict=True):
-    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
-mapped = jax.pmap(jax.grad(partial(loss, native=True)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 16, 16, 5))
-single = jax.vmap(jax.grad(partial(loss, native=False)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 16, 16, 5))
-for own, other in zip(jax.tree.leaves(mapped), jax.tree.leaves(single), strict=True):
-    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
-batched = jax.vmap(jax.grad(partial(loss, native=True)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 16, 16, 5))
-for own, other in zip(jax.tree.leaves(batched), jax.tree.leaves(single), strict=True):
-    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
-print("divided as it should be")
-"""
-
-
-def test_devices_that_share_a_batch_each_convolve_their_part_and_gather_nothing() -> None:
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", DIVIDED], cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
-    assert "divided as it should be" in done.stdout, done.stderr[-3000:]

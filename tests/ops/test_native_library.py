@@ -164,3 +164,36 @@ def test_the_operations_pass_their_tests_under_the_sanitizers(tmp_path: Path) ->
 def test_the_operations_pass_their_tests_without_the_widest_vectors(tmp_path: Path) -> None:
     """As on a processor without AVX-512; one that has none anyway runs the same tests again."""
     run_tests_with(("-mno-avx512f",), tmp_path / "shim.so")
+
+
+THREADS = """
+import os, sys
+if sys.argv[1] == "one processor":
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax, jax.numpy as jnp
+from covidjax.ops.convolution import PLAIN
+from covidjax.ops.by_platform import Geometry
+from covidjax.ops.native import library
+from covidjax.ops.native.convolution import NATIVE, NATIVE_WINOGRAD
+geometry = Geometry((8, 16, 16, 32), (3, 3, 32, 32), (1, 1), ((1, 1), (1, 1)), (1, 1))
+arrays = jnp.ones(geometry.inputs), jnp.ones(geometry.kernel)
+jax.block_until_ready(PLAIN.outputs(*arrays, geometry))  # XLA has its threads
+assert not library.load(library.path())
+before = len(os.listdir("/proc/self/task"))
+for way in (NATIVE, NATIVE_WINOGRAD):
+    jax.block_until_ready(way.outputs(*arrays, geometry))
+print("more threads:", len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("setting", "more"), [("OMP_NUM_THREADS=1", 0), ("OMP_NUM_THREADS=3", 2), ("one processor", 0)]
+)
+def test_threads_are_those_of_the_affinity_or_of_omp_num_threads(setting: str, more: int) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    environment |= dict([setting.split("=")]) if "=" in setting else {}
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS, setting], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert f"more threads: {more}\n" in done.stdout, done.stdout + done.stderr[-2000:]

@@ -1,0 +1,92 @@
+"""Native operations on several devices, of one process and of two."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from covidjax.ops import native
+
+CHOICE = native.choose("auto")
+pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
+
+DIVIDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from covidjax.ops import native
+from tests.ops.test_native import ARGUMENTS, loss, normal
+from functools import partial
+assert native.choose("native").native
+mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+inputs = normal(8, 16, 16, 5)
+expected = jax.value_and_grad(partial(loss, native=False), argnums=(0, 1))(ARGUMENTS, inputs)
+step = jax.jit(jax.value_and_grad(partial(loss, native=True), argnums=(0, 1)),
+               in_shardings=(NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))))
+program = step.lower(ARGUMENTS, inputs).compile()
+text = program.as_text()
+assert "covidjax_convolution_" in text
+assert "f32[2,16,16,5]" in text and "all-gather" not in text and "all-reduce" in text, text
+for own, other in zip(jax.tree.leaves(step(ARGUMENTS, inputs)), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
+mapped = jax.pmap(jax.grad(partial(loss, native=True)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 16, 16, 5))
+single = jax.vmap(jax.grad(partial(loss, native=False)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 16, 16, 5))
+for own, other in zip(jax.tree.leaves(mapped), jax.tree.leaves(single), strict=True):
+    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
+batched = jax.vmap(jax.grad(partial(loss, native=True)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 16, 16, 5))
+for own, other in zip(jax.tree.leaves(batched), jax.tree.leaves(single), strict=True):
+    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
+print("divided as it should be")
+"""
+
+
+def test_devices_that_share_a_batch_each_convolve_their_part_and_gather_nothing() -> None:
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", DIVIDED], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "divided as it should be" in done.stdout, done.stderr[-3000:]
+
+
+PROCESS = """
+import sys
+import jax, numpy as np
+from functools import partial
+from jax.sharding import NamedSharding, PartitionSpec as P
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+from covidjax.ops import native
+from tests.ops.test_native import ARGUMENTS, loss, normal
+assert native.choose("native").native
+mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+inputs = normal(8, 16, 16, 5)
+batch = jax.make_array_from_callback(inputs.shape, NamedSharding(mesh, P("data")), lambda part: inputs[part])
+step = jax.jit(jax.grad(partial(loss, native=True)), out_shardings=NamedSharding(mesh, P()))
+text = step.lower(ARGUMENTS, batch).compile().as_text()
+assert "covidjax_convolution_" in text and "all-gather" not in text and "all-reduce" in text
+found = step(ARGUMENTS, batch)
+with jax.default_device(jax.local_devices()[0]):
+    expected = jax.grad(partial(loss, native=False))(ARGUMENTS, inputs)
+for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
+print("divided as it should be")
+"""
+
+
+def test_processes_that_share_a_batch_do_the_same() -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-c", PROCESS, address]
+    options: dict[str, Any] = {"cwd": Path(__file__).parents[2], "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    running = [subprocess.Popen([*command, str(number)], text=True, **options) for number in range(2)]
+    try:
+        for process in running:
+            told, errors = process.communicate(timeout=180)
+            assert "divided as it should be" in told, errors[-3000:]
+    finally:
+        for process in running:
+            process.kill()

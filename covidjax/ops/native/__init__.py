@@ -1,4 +1,4 @@
-"""Operations of the networks in oneDNN on a CPU, see README.md; `covidjax.ops` decides where they stand in."""
+"""Operations of the networks in a compiled library on a CPU, see README.md; `covidjax.ops` decides where they stand."""
 
 from covidjax.ops.native.library import CHOICES, Choice, choose
 

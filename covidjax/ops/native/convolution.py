@@ -1,4 +1,4 @@
-"""Convolution in oneDNN: a formulation beside those of XLA, and one with what follows a convolution in it."""
+"""Convolution in the shim: two formulations beside those of XLA, and one operation with what follows it in it."""
 
 import math
 from functools import partial

@@ -4,7 +4,7 @@ VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Two processes; the tests of a file stay together, as they share what was set up for them.
-PARALLEL := --numprocesses=2 --dist=loadscope
+PARALLEL := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 
 .PHONY: setup train test test-slow lint
 

@@ -5,6 +5,15 @@ from typing import Any
 
 import pytest
 
+LONGEST = ("tests/train/", "tests/test_papers_keras.py", "tests/benchmarks/", "tests/test_commands")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: of two processes the one that gets a long file last would run it beside an idle one."""
+    items.sort(
+        key=lambda item: next((place for place, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
+    )
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -194,57 +194,20 @@ def test_scan_remat_donation_and_vmap() -> None:
 
 
 def test_shapes_that_do_not_fit_are_an_error_with_the_operations_name_and_shapes() -> None:
-    results = [jax.ShapeDtypeStruct((2, 9, 9, 4), np.float32)]
+    def run(name: str, shape: tuple[int, ...], *arrays: Any, by_example: tuple[str, str], **attributes: Any) -> None:
+        results = [jax.ShapeDtypeStruct(shape, np.float32)]
+        attributes = {"geometry": (1, 1, 1, 1, 1, 1), "winograd": False, **attributes}
+        jax.block_until_ready(calls.call(name, results, *arrays, by_example=by_example, **attributes))
+
+    inputs, kernel, none = normal(2, 8, 8, 5), normal(3, 3, 5, 4), calls.NONE
+    forward: Any = {"by_example": ("bwww", "b"), "relu": False}
     with pytest.raises(jax.errors.JaxRuntimeError, match=r"native convolution of \[2, 8, 8, 5\], .*, \[2, 9, 9"):
-        arrays = normal(2, 8, 8, 5), normal(3, 3, 5, 4), calls.NONE, calls.NONE
-        jax.block_until_ready(
-            calls.call(
-                "convolution",
-                results,
-                *arrays,
-                by_example=("bwww", "b"),
-                geometry=(1, 1, 1, 1, 1, 1),
-                relu=False,
-                winograd=False,
-            )
-        )
+        run("convolution", (2, 9, 9, 4), inputs, kernel, none, none, **forward)
     with pytest.raises(jax.errors.JaxRuntimeError, match="input gradient of a convolution of .*: features or batches"):
-        results = [jax.ShapeDtypeStruct((2, 8, 8, 6), np.float32)]
-        pair = normal(2, 8, 8, 4), normal(3, 3, 5, 4)
-        jax.block_until_ready(
-            calls.call(
-                "convolution_input_gradient",
-                results,
-                *pair,
-                by_example=("bw", "b"),
-                geometry=(1, 1, 1, 1, 1, 1),
-                winograd=False,
-            )
-        )
+        run("convolution_input_gradient", (2, 8, 8, 6), normal(2, 8, 8, 4), kernel, by_example=("bw", "b"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="kernel gradient of a convolution of .*: wrong strides"):
-        results = [jax.ShapeDtypeStruct((3, 3, 5, 4), np.float32)]
-        pair = normal(2, 8, 8, 4), normal(2, 8, 8, 5)
-        jax.block_until_ready(
-            calls.call(
-                "convolution_kernel_gradient",
-                results,
-                *pair,
-                by_example=("bb", "+"),
-                geometry=(0, 1, 1, 1, 1, 1),
-                winograd=False,
-            )
-        )
+        geometry = (0, 1, 1, 1, 1, 1)
+        pair = normal(2, 8, 8, 4), inputs
+        run("convolution_kernel_gradient", (3, 3, 5, 4), *pair, by_example=("bb", "+"), geometry=geometry)
     with pytest.raises(jax.errors.JaxRuntimeError, match="the bias does not fit the kernel"):
-        results = [jax.ShapeDtypeStruct((2, 8, 8, 4), np.float32)]
-        arrays = normal(2, 8, 8, 5), normal(3, 3, 5, 4), normal(3), calls.NONE
-        jax.block_until_ready(
-            calls.call(
-                "convolution",
-                results,
-                *arrays,
-                by_example=("bwww", "b"),
-                geometry=(1, 1, 1, 1, 1, 1),
-                relu=False,
-                winograd=False,
-            )
-        )
+        run("convolution", (2, 8, 8, 4), inputs, kernel, normal(3), none, **forward)

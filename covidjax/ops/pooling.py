@@ -30,9 +30,7 @@ def max_pool(
     """
     if any(size + sum(pad) < part for size, pad, part in zip(inputs.shape[1:3], padding, window, strict=True)):
         return plain(inputs, window, strides, padding)  # not one window
-    overlap = any(part > stride for part, stride in zip(window, strides, strict=True))  # else XLA's is faster
-    native = native and overlap and inputs.dtype == jnp.float32 and inputs.size > 0
-    return _max_pool(inputs, window, strides, padding, native)
+    return _max_pool(inputs, window, strides, padding, native and native_pooling.covers(inputs, window, strides))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))

@@ -124,13 +124,13 @@ def test_what_is_no_number_stays_none() -> None:
 
 
 def network(inputs: Any, kernel: Any, scale: Any, square: Any, *, native: bool) -> Any:
-    """A convolution with what follows it, a normalisation, one by Winograd's formulation, a strided one, maxima."""
+    """A convolution with what follows it, a normalisation, one by Winograd's formulation, maxima, a strided one."""
     convolve = partial(ops.convolution, padding=((1, 1), (1, 1)), native=native)
     x = convolve(inputs, kernel, strides=(1, 1), bias=scale, relu=True)
     x = ops.batch_norm(x, scale, scale, 1e-3)[0]
     x = convolve(x, square, strides=(1, 1))
-    x = convolve(x, kernel.swapaxes(2, 3), strides=(2, 1))
-    return ops.max_pool(x, window=(3, 3), strides=(2, 2), native=native)
+    x = ops.max_pool(x, window=(3, 3), strides=(2, 2), native=native)
+    return convolve(x, kernel.swapaxes(2, 3), strides=(2, 1))
 
 
 def loss(arguments: Any, inputs: Any, *, native: bool) -> Any:
@@ -164,6 +164,10 @@ def test_what_the_shim_has_not_got_runs_on_xla() -> None:
     assert calls_of(partial(convolve, dilation=(2, 2)), inputs, kernel) == []
     assert calls_of(convolve, inputs.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)) == []
     assert calls_of(convolve, inputs[:0], kernel) == []
+    pool = partial(ops.max_pool, window=(3, 3), strides=(2, 2), native=True)
+    assert calls_of(pool, normal(2, 8, 8, 16)) == ["max_pool"]
+    assert calls_of(pool, normal(2, 8, 8, 20)) == []
+    assert calls_of(partial(pool, strides=(3, 3)), normal(2, 8, 8, 16)) == []
 
 
 def test_batches_of_changing_size_and_the_same_again_give_the_same_bits() -> None:
@@ -209,5 +213,15 @@ def test_shapes_that_do_not_fit_are_an_error_with_the_operations_name_and_shapes
         geometry = (0, 1, 1, 1, 1, 1)
         pair = normal(2, 8, 8, 4), inputs
         run("convolution_kernel_gradient", (3, 3, 5, 4), *pair, by_example=("bb", "+"), geometry=geometry)
+    with pytest.raises(
+        jax.errors.JaxRuntimeError, match=r"maxima of \[2, 8, 8, 5\], .*: maxima are for multiples of 16"
+    ):
+        calls.call(
+            "max_pool",
+            [jax.ShapeDtypeStruct((2, 7, 7, 5), np.float32)],
+            inputs,
+            by_example=("b", "b"),
+            geometry=(2, 2, 1, 1, 0, 0, 0, 0),
+        )[0].block_until_ready()
     with pytest.raises(jax.errors.JaxRuntimeError, match="the bias does not fit the kernel"):
         run("convolution", (2, 8, 8, 4), inputs, kernel, normal(3), none, **forward)

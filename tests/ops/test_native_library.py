@@ -187,6 +187,18 @@ print("more threads:", len(os.listdir("/proc/self/task")) - before)
 
 
 @needs_native
+@pytest.mark.parametrize(("setting", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(setting: dict[str, str], policy: str) -> None:
+    script = "from covidjax.ops.native import library; assert not library.load(library.path())"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    environment |= {"OMP_DISPLAY_ENV": "true", **setting}  # libgomp tells what it took
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+
+
+@needs_native
 @pytest.mark.parametrize(
     ("setting", "more"), [("OMP_NUM_THREADS=1", 0), ("OMP_NUM_THREADS=3", 2), ("one processor", 0)]
 )

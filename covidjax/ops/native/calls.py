@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from covidjax.ops.native.library import target
 
 NONE = np.zeros(0, np.float32)  # an array that an operation has not got
+LANES = 16  # features that the loops of the shim take at a time, or a divisor of it on narrower processors
 
 
 def call(

@@ -12,10 +12,9 @@ from jax.custom_derivatives import SymbolicZero
 from covidjax.ops import winograd
 from covidjax.ops.by_platform import Formulation, Geometry, on_platform
 from covidjax.ops.epilogue import followed
-from covidjax.ops.native.calls import NONE, call
+from covidjax.ops.native.calls import LANES, NONE, call
 
 Optional = jax.Array | None
-LANES = 16  # features of a map that winograd.hpp takes at a time
 
 
 def covers(geometry: Geometry, dtype: Any) -> bool:

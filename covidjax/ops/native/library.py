@@ -24,11 +24,9 @@ TARGETS = (
     "max_pool",
     "max_pool_gradient",
 )
-SOURCES = [Path(__file__).with_name(name) for name in ("shim.cpp", "maxima.hpp", "winograd.hpp")]
+SOURCES = [Path(__file__).with_name(name) for name in ("shim.cpp", "maxima.hpp", "vectors.hpp", "winograd.hpp")]
 # Programs that were compiled for another shim miss it.
-DIGEST = hashlib.sha256(b"".join(each.read_bytes() for each in SOURCES)).hexdigest()[
-    :12
-]  # programs that were compiled for another shim miss it
+DIGEST = hashlib.sha256(b"".join(each.read_bytes() for each in SOURCES)).hexdigest()[:12]
 WHEEL, HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 COMMAND = "python -m covidjax.ops.native"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
@@ -104,7 +102,13 @@ def build(compiler: str = "", flags: tuple[str, ...] = FLAGS) -> Path:
 
 
 def load(library: Path) -> str:
-    """Makes the shim's operations known to XLA; returns why that is not possible, or nothing."""
+    """Makes the shim's operations known to XLA; returns why that is not possible, or nothing.
+
+    Its threads sleep while they wait, unless OMP_WAIT_POLICY says otherwise: libgomp's would spin, and take the cores
+    from XLA's own threads and from other processes, which two on two cores do not come out of. libgomp reads the
+    variable when it is loaded; children of this process get it as well.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         functions = ctypes.CDLL(str(library))  # held by the process from now on
         for name in TARGETS:

@@ -1,10 +1,17 @@
 """Maxima over windows in the shim."""
 
 import jax
+import jax.numpy as jnp
 
-from covidjax.ops.native.calls import call
+from covidjax.ops.native.calls import LANES, call
 
 Pair = tuple[int, int]
+
+
+def covers(inputs: jax.Array, window: Pair, strides: Pair) -> bool:
+    """Whether the shim has these maxima and is faster: float32, windows that overlap, whole vectors of features."""
+    overlap = any(part > stride for part, stride in zip(window, strides, strict=True))
+    return overlap and inputs.dtype == jnp.float32 and inputs.size > 0 and inputs.shape[-1] % LANES == 0
 
 
 def max_pool(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:

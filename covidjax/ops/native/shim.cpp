@@ -120,7 +120,7 @@ struct Convolution {
 
   winograd::Convolution tiled() const {
     Require(rows == 3 && columns == 3 && strides[0] == 1 && strides[1] == 1, "Winograd's is for 3x3 and strides of 1");
-    Require(in_features % winograd::kLanes == 0 && features % winograd::kLanes == 0,
+    Require(in_features % vectors::kMultiple == 0 && features % vectors::kMultiple == 0,
             "Winograd's is for multiples of 16 features");
     return {batch, height, width, in_features, out_height, out_width, features, before[0], before[1], false};
   }
@@ -299,6 +299,7 @@ ffi::Error ConvolutionKernelGradient(Map cotangent, Map inputs, ffi::Result<Map>
 maxima::Windows Windows(Integers inputs, Integers outputs, Integers geometry) {
   Require(inputs.size() == 4 && outputs.size() == 4 && geometry.size() == 8, "wrong ranks");
   Require(inputs[0] == outputs[0] && inputs[3] == outputs[3], "features or batches differ");
+  Require(inputs[3] % vectors::kMultiple == 0, "maxima are for multiples of 16 features");
   for (int axis = 0; axis < 2; ++axis) {
     const int64_t window = geometry[axis], stride = geometry[2 + axis];
     const int64_t before = geometry[4 + 2 * axis], after = geometry[5 + 2 * axis];

@@ -1,88 +1,100 @@
-// 3x3 convolutions by Winograd's F(4x4, 3x3), as in ../winograd.py, whose points these are; features: multiples of 16.
-// Transformed tiles never leave the core's cache: that is what it wins over the same products in XLA.
+// 3x3 convolutions by Winograd's F(4x4, 3x3), as in ../winograd.py, whose points these are; features: multiples of
+// kLanes. Transformed tiles never leave the core's cache: that is what it wins over the same products in XLA.
 
 #include <omp.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
+
+#include "vectors.hpp"
 
 namespace winograd {
 
-typedef float Vector __attribute__((vector_size(64), aligned(4)));
-constexpr int64_t kLanes = 16, kTile = 4, kPoints = 36;
+using namespace vectors;
+
+constexpr int64_t kTile = 4, kPoints = 36, kVectors = 2, kPanel = kVectors * kLanes;
+constexpr int64_t kGroup = kLanes % kRows ? 3 * kLanes : kLanes;  // what both kLanes and kRows divide
+static_assert(kGroup % kRows == 0);
 #ifdef __AVX512F__
-constexpr int64_t kRows = 8, kVectors = 2;  // of a product that is held in registers
+constexpr int64_t kCache = 1 << 20;  // bytes of a core's, for the points of a block
 #else
-constexpr int64_t kRows = 4, kVectors = 1;
+constexpr int64_t kCache = 1 << 18;
 #endif
-constexpr int64_t kPanel = kVectors * kLanes;
 constexpr float kA = 3.f / 4, kB = 3.f / 2, kA2 = kA * kA, kB2 = kB * kB, kProduct = kA2 * kB2, kSum = kA2 + kB2;
 constexpr float kOfA = 1 / (2 * kA2 * (kA2 - kB2)), kOfB = 1 / (2 * kB2 * (kB2 - kA2)), kOfZero = 1 / kProduct;
 
-inline Vector Load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-inline void Store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
 inline int64_t Up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
-// The transformations along one axis, from parts `s` apart to parts `r` apart.
+// The transformations along one axis: of what get(i) gives, each i put(i, value).
 
 struct InputPoints {  // B.T
   static constexpr int from = 6, to = 6;
-  static void Apply(const Vector* d, int s, Vector* v, int r) {
-    const Vector d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s];
+  template <typename Get, typename Put>
+  static void Apply(Get get, Put put) {
+    const Vector d1 = get(1), d2 = get(2), d3 = get(3), d4 = get(4);
     const Vector even_a = d4 - kB2 * d2, odd_a = kA * (d3 - kB2 * d1);
     const Vector even_b = d4 - kA2 * d2, odd_b = kB * (d3 - kA2 * d1);
-    v[0] = kProduct * d[0] - kSum * d2 + d4, v[r] = even_a + odd_a, v[2 * r] = even_a - odd_a;
-    v[3 * r] = even_b + odd_b, v[4 * r] = even_b - odd_b, v[5 * r] = kProduct * d1 - kSum * d3 + d[5 * s];
+    put(0, kProduct * get(0) - kSum * d2 + d4), put(1, even_a + odd_a), put(2, even_a - odd_a);
+    put(3, even_b + odd_b), put(4, even_b - odd_b), put(5, kProduct * d1 - kSum * d3 + get(5));
   }
 };
 
 struct KernelPoints {  // G
   static constexpr int from = 3, to = 6;
-  static void Apply(const Vector* g, int s, Vector* v, int r) {
-    const Vector even_a = kOfA * (g[0] + kA2 * g[2 * s]), odd_a = kOfA * kA * g[s];
-    const Vector even_b = kOfB * (g[0] + kB2 * g[2 * s]), odd_b = kOfB * kB * g[s];
-    v[0] = kOfZero * g[0], v[r] = even_a + odd_a, v[2 * r] = even_a - odd_a;
-    v[3 * r] = even_b + odd_b, v[4 * r] = even_b - odd_b, v[5 * r] = g[2 * s];
+  template <typename Get, typename Put>
+  static void Apply(Get get, Put put) {
+    const Vector g0 = get(0), g1 = get(1), g2 = get(2);
+    const Vector even_a = kOfA * (g0 + kA2 * g2), odd_a = kOfA * kA * g1;
+    const Vector even_b = kOfB * (g0 + kB2 * g2), odd_b = kOfB * kB * g1;
+    put(0, kOfZero * g0), put(1, even_a + odd_a), put(2, even_a - odd_a);
+    put(3, even_b + odd_b), put(4, even_b - odd_b), put(5, g2);
   }
 };
 
 struct KernelOfPoints {  // G
   static constexpr int from = 6, to = 3;
-  static void Apply(const Vector* v, int s, Vector* g, int r) {
-    const Vector even_a = kOfA * (v[s] + v[2 * s]), odd_a = kOfA * kA * (v[s] - v[2 * s]);
-    const Vector even_b = kOfB * (v[3 * s] + v[4 * s]), odd_b = kOfB * kB * (v[3 * s] - v[4 * s]);
-    g[0] = kOfZero * v[0] + even_a + even_b, g[r] = odd_a + odd_b;
-    g[2 * r] = kA2 * even_a + kB2 * even_b + v[5 * s];
+  template <typename Get, typename Put>
+  static void Apply(Get get, Put put) {
+    const Vector v1 = get(1), v2 = get(2), v3 = get(3), v4 = get(4);
+    const Vector even_a = kOfA * (v1 + v2), odd_a = kOfA * kA * (v1 - v2);
+    const Vector even_b = kOfB * (v3 + v4), odd_b = kOfB * kB * (v3 - v4);
+    put(0, kOfZero * get(0) + even_a + even_b), put(1, odd_a + odd_b);
+    put(2, kA2 * even_a + kB2 * even_b + get(5));
   }
 };
 
 struct OutputsOfPoints {  // A.T
   static constexpr int from = 6, to = 4;
-  static void Apply(const Vector* m, int s, Vector* y, int r) {
-    const Vector even_a = m[s] + m[2 * s], odd_a = kA * (m[s] - m[2 * s]);
-    const Vector even_b = m[3 * s] + m[4 * s], odd_b = kB * (m[3 * s] - m[4 * s]);
-    y[0] = m[0] + even_a + even_b, y[r] = odd_a + odd_b;
-    y[2 * r] = kA2 * even_a + kB2 * even_b, y[3 * r] = kA2 * odd_a + kB2 * odd_b + m[5 * s];
+  template <typename Get, typename Put>
+  static void Apply(Get get, Put put) {
+    const Vector m1 = get(1), m2 = get(2), m3 = get(3), m4 = get(4);
+    const Vector even_a = m1 + m2, odd_a = kA * (m1 - m2), even_b = m3 + m4, odd_b = kB * (m3 - m4);
+    put(0, get(0) + even_a + even_b), put(1, odd_a + odd_b);
+    put(2, kA2 * even_a + kB2 * even_b), put(3, kA2 * odd_a + kB2 * odd_b + get(5));
   }
 };
 
 struct CotangentPoints {  // A
   static constexpr int from = 4, to = 6;
-  static void Apply(const Vector* y, int s, Vector* m, int r) {
-    const Vector even_a = y[0] + kA2 * y[2 * s], odd_a = kA * (y[s] + kA2 * y[3 * s]);
-    const Vector even_b = y[0] + kB2 * y[2 * s], odd_b = kB * (y[s] + kB2 * y[3 * s]);
-    m[0] = y[0], m[r] = even_a + odd_a, m[2 * r] = even_a - odd_a;
-    m[3 * r] = even_b + odd_b, m[4 * r] = even_b - odd_b, m[5 * r] = y[3 * s];
+  template <typename Get, typename Put>
+  static void Apply(Get get, Put put) {
+    const Vector y0 = get(0), y1 = get(1), y2 = get(2), y3 = get(3);
+    const Vector even_a = y0 + kA2 * y2, odd_a = kA * (y1 + kA2 * y3);
+    const Vector even_b = y0 + kB2 * y2, odd_b = kB * (y1 + kB2 * y3);
+    put(0, y0), put(1, even_a + odd_a), put(2, even_a - odd_a);
+    put(3, even_b + odd_b), put(4, even_b - odd_b), put(5, y3);
   }
 };
 
-// Along both axes: [from, from] -> [to, to].
-template <typename Axis>
-void Transform(const Vector* from, Vector* to) {
+// Along both axes: of get(row, column), [from, from], to put(place, value), [to * to].
+template <typename Axis, typename Get, typename Put>
+inline __attribute__((always_inline)) void Transform(Get get, Put put) {
   Vector half[Axis::to * Axis::from];
-  for (int i = 0; i < Axis::from; ++i) Axis::Apply(from + i, Axis::from, half + i, Axis::from);
-  for (int i = 0; i < Axis::to; ++i) Axis::Apply(half + i * Axis::from, 1, to + i * Axis::to, 1);
+  for (int j = 0; j < Axis::from; ++j)
+    Axis::Apply([&](int i) { return get(i, j); }, [&](int i, Vector value) { half[i * Axis::from + j] = value; });
+  for (int i = 0; i < Axis::to; ++i)
+    Axis::Apply([&](int j) { return half[i * Axis::from + j]; },
+                [&](int j, Vector value) { put(i * Axis::to + j, value); });
 }
 
 // out[kRows, kPanel] = (add ? out : 0) + a b; a's rows are `row` apart, its columns, `steps` many, `step` apart.
@@ -118,8 +130,8 @@ struct Convolution {
   int64_t tiles() const { return batch * rows() * columns(); }
   int64_t padded() const { return Up(features, kPanel); }
   int64_t block() const {  // tiles whose points fit into the cache of a core
-    const int64_t least = tiles() >= 256 ? 32 : 16;
-    return std::clamp<int64_t>((1 << 20) / (kPoints * 4 * (in_features + features)) / 16 * 16, least, 64);
+    const int64_t least = tiles() >= 256 ? 32 : 24, fit = kCache / (kPoints * 4 * (in_features + features));
+    return Up(std::clamp<int64_t>(fit, least, 64), kRows);
   }
   bool by_panels() const { return 4 * tiles() <= features; }
   bool once() const { return tiles() <= kGradientBlock; }  // no sums over blocks, which may be larger than the caches
@@ -129,20 +141,24 @@ struct Convolution {
     return kPoints * (padded() * in_features + threads * (in_stride(block()) + out_stride(block())));
   }
   size_t gradient_scratch() const {
-    const int64_t sums = once() ? 0 : padded() * in_features;
-    return kPoints * (sums + in_stride(kGradientBlock) + out_stride(kGradientBlock));
+    const int64_t sums = once() ? 0 : padded() * grouped();
+    return kPoints * (sums + group_stride() + out_stride(kGradientBlock));
   }
 
   void Run(const float* inputs, const float* kernel, const After& after, float* outputs, float* scratch) const {
     by_panels() ? ByPanels(inputs, kernel, after, outputs, scratch) : ByTiles(inputs, kernel, after, outputs, scratch);
   }
 
+  // Features lie in groups, tile by tile in each: the columns of a product would else fall on few cache sets.
   void KernelGradient(const float* inputs, const float* cotangent, float* gradient, float* scratch) const {
-    const int64_t block = kGradientBlock, in = in_features, apart = in_stride(block), out_apart = out_stride(block);
-    float* const points = scratch + (once() ? 0 : kPoints * padded() * in);
+    const int64_t block = kGradientBlock, apart = group_stride(), out_apart = out_stride(block);
+    float* const points = scratch + (once() ? 0 : kPoints * padded() * grouped());
     float* const cotangent_points = points + kPoints * apart;
+    // The products of a group of input features with a panel of outputs at a point.
     const auto multiply = [&](int64_t p, int64_t k, int64_t c, int64_t count, bool add, float* out, int64_t out_row) {
-      Multiply(points + p * apart + c, 1, in, cotangent_points + p * out_apart + k, padded(), count, add, out, out_row);
+      for (int64_t r = 0; r < kGroup && c + r < in_features; r += kRows)
+        Multiply(points + p * apart + c * block + r, 1, kGroup, cotangent_points + p * out_apart + k * block, kPanel,
+                 count, add, out + r * out_row, out_row);
     };
 #pragma omp parallel
     {
@@ -150,26 +166,26 @@ struct Convolution {
         const int64_t count = std::min(block, tiles() - first);
 #pragma omp for
         for (int64_t t = 0; t < count; ++t) {
-          ReadInputs(inputs, first + t, points + t * in, apart);
-          ReadCotangent(cotangent, first + t, cotangent_points + t * padded(), out_apart);
+          ReadInputs(inputs, first + t, points + t * kGroup, apart, kGroup, block);
+          ReadCotangent(cotangent, first + t, cotangent_points + t * kPanel, out_apart, block);
         }
         if (once()) break;
 #pragma omp for collapse(2)
         for (int64_t p = 0; p < kPoints; ++p)
           for (int64_t k = 0; k < padded(); k += kPanel)
-            for (int64_t c = 0; c < in; c += kRows)
-              multiply(p, k, c, count, first > 0, scratch + (p * in + c) * padded() + k, padded());
+            for (int64_t c = 0; c < in_features; c += kGroup)
+              multiply(p, k, c, count, first > 0, scratch + (p * grouped() + c) * padded() + k, padded());
       }
 #pragma omp for collapse(2)
       for (int64_t k = 0; k < padded(); k += kPanel)
-        for (int64_t c = 0; c < in; c += kRows) {
-          float products[kPoints * kRows * kPanel];
+        for (int64_t c = 0; c < in_features; c += kGroup) {
+          float products[kPoints * kGroup * kPanel];
           for (int64_t p = 0; p < kPoints && once(); ++p)
-            multiply(p, k, c, tiles(), false, products + p * kRows * kPanel, kPanel);
-          for (int64_t r = 0; r < kRows; ++r)
+            multiply(p, k, c, tiles(), false, products + p * kGroup * kPanel, kPanel);
+          for (int64_t r = 0; r < kGroup && c + r < in_features; ++r)
             for (int64_t v = 0; v < kPanel && k + v < features; v += kLanes) {
               const float* const at = once() ? products + r * kPanel + v : scratch + (c + r) * padded() + k + v;
-              WriteKernel(at, once() ? kRows * kPanel : in * padded(), c + r, k + v, gradient);
+              WriteKernel(at, once() ? kGroup * kPanel : grouped() * padded(), c + r, k + v, gradient);
             }
         }
     }
@@ -177,6 +193,8 @@ struct Convolution {
 
  private:
   static constexpr int64_t kGradientBlock = 128, kChunk = 64;
+  int64_t grouped() const { return Up(in_features, kGroup); }
+  int64_t group_stride() const { return kGradientBlock * grouped() + kLanes; }
   int64_t in_stride(int64_t tiles) const { return tiles * in_features + kLanes; }
   int64_t out_stride(int64_t tiles) const { return tiles * padded() + kLanes; }
   int64_t panel_stride() const { return Up(tiles(), kRows) * kPanel + kLanes; }
@@ -192,11 +210,11 @@ struct Convolution {
       float* const products = points + kPoints * apart;
 #pragma omp for collapse(2)
       for (int64_t k = 0; k < padded(); k += kPanel)
-        for (int64_t c = 0; c < in; ++c) ReadKernel(kernel, c, k, scratch + k * in + c * kPanel, padded() * in);
+        for (int64_t c = 0; c < in; c += kLanes) ReadKernel(kernel, c, k, scratch + k * in + c * kPanel, padded() * in);
 #pragma omp for schedule(dynamic)
       for (int64_t first = 0; first < tiles(); first += block()) {
         const int64_t count = std::min(block(), tiles() - first), rows = Up(count, kRows);
-        for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, first + t, points + t * in, apart);
+        for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, first + t, points + t * in, apart, in, 0);
         for (int64_t p = 0; p < kPoints; ++p)
           for (int64_t k = 0; k < padded(); k += kPanel)
             for (int64_t t = 0; t < rows; t += kRows)
@@ -218,12 +236,12 @@ struct Convolution {
           scratch + kPoints * (apart + omp_get_thread_num() * (kernel_stride() + panel_stride()));
       float* const products = kernel_points + kPoints * kernel_stride();
 #pragma omp for
-      for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, t, scratch + t * in, apart);
+      for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, t, scratch + t * in, apart, in, 0);
 #pragma omp for schedule(dynamic)
       for (int64_t k = 0; k < padded(); k += kPanel) {
         for (int64_t first = 0; first < in; first += kChunk) {
           const int64_t count = std::min(kChunk, in - first);
-          for (int64_t c = 0; c < count; ++c)
+          for (int64_t c = 0; c < count; c += kLanes)
             ReadKernel(kernel, first + c, k, kernel_points + c * kPanel, kernel_stride());
           for (int64_t p = 0; p < kPoints; ++p)
             for (int64_t t = 0; t < rows; t += kRows)
@@ -244,75 +262,73 @@ struct Convolution {
     return {tile / (rows() * columns()), tile / columns() % rows() * kTile, tile % columns() * kTile};
   }
 
-  // The points of a tile of `size` x `size` pixels, of which those outside of the map are zeros; `apart` one another.
+  // The points of a tile of pixels, of which those outside of the map are zeros. The points lie `apart` one another;
+  // at each, features in groups of so many, the groups `count` tiles apart.
   template <typename Axis>
   static void ReadTile(const float* image, int64_t height, int64_t width, int64_t features, int64_t row, int64_t column,
-                       float* points, int64_t apart) {
-    constexpr int size = Axis::from;
-    for (int64_t c = 0; c < features; c += kLanes) {
-      Vector tile[size * size], found[kPoints];
-      for (int i = 0; i < size; ++i)
-        for (int j = 0; j < size; ++j) {
+                       float* points, int64_t apart, int64_t group, int64_t count) {
+    const bool inside = row >= 0 && column >= 0 && row + Axis::from <= height && column + Axis::from <= width;
+    for (int64_t first = 0; first < features; first += group, points += count * group)
+      for (int64_t c = first; c < std::min(first + group, features); c += kLanes) {
+        const auto pixel = [&](int i, int j) { return Load(image + ((row + i) * width + column + j) * features + c); };
+        const auto put = [&](int p, Vector value) { Store(points + p * apart + c - first, value); };
+        const auto pixel_or_zero = [&](int i, int j) {
           const int64_t y = row + i, x = column + j;
-          const bool inside = y >= 0 && y < height && x >= 0 && x < width;
-          tile[i * size + j] = inside ? Load(image + (y * width + x) * features + c) : Vector{};
-        }
-      Transform<Axis>(tile, found);
-      for (int p = 0; p < kPoints; ++p) Store(points + p * apart + c, found[p]);
-    }
+          return y >= 0 && y < height && x >= 0 && x < width ? pixel(i, j) : Vector{};
+        };
+        inside ? Transform<Axis>(pixel, put) : Transform<Axis>(pixel_or_zero, put);
+      }
   }
 
-  void ReadInputs(const float* inputs, int64_t tile, float* points, int64_t apart) const {
+  void ReadInputs(const float* inputs, int64_t tile, float* points, int64_t apart, int64_t group, int64_t count) const {
     const auto [image, row, column] = place(tile);  // beyond the last tile all pixels are outside
     const int64_t extent = image < batch ? height : 0;
     ReadTile<InputPoints>(inputs + image * height * width * in_features, extent, width, in_features, row - top,
-                          column - left, points, apart);
+                          column - left, points, apart, group, count);
   }
 
-  void ReadCotangent(const float* cotangent, int64_t tile, float* points, int64_t apart) const {
+  void ReadCotangent(const float* cotangent, int64_t tile, float* points, int64_t apart, int64_t count) const {
     const auto [image, row, column] = place(tile);
     ReadTile<CotangentPoints>(cotangent + image * out_height * out_width * features, out_height, out_width, features,
-                              row, column, points, apart);
-    for (int p = 0; p < kPoints; ++p) std::fill_n(points + p * apart + features, padded() - features, 0.f);
+                              row, column, points, apart, kPanel, count);
   }
 
-  // The points of one input feature for the outputs k to k + kPanel.
+  // The points of the input features c to c + kLanes for the outputs k to k + kPanel: [36, kLanes, kPanel].
   void ReadKernel(const float* kernel, int64_t c, int64_t k, float* points, int64_t apart) const {
-    for (int64_t v = 0; v < kPanel; v += kLanes) {
-      Vector taps[9] = {}, found[kPoints];
-      for (int tap = 0; k + v < features && tap < 9; ++tap)
-        if (transposed)
-          for (int lane = 0; lane < kLanes; ++lane)
-            taps[tap][lane] = kernel[((8 - tap) * features + k + v + lane) * in_features + c];
-        else
-          taps[tap] = Load(kernel + (tap * in_features + c) * features + k + v);
-      Transform<KernelPoints>(taps, found);
-      for (int p = 0; p < kPoints; ++p) Store(points + p * apart + v, found[p]);
+    for (int64_t v = 0; v < kPanel && k + v < features; v += kLanes) {
+      float turned[9 * kLanes * kLanes];  // the taps, whose input features run last in memory
+      for (int64_t i = 0; transposed && i < 9 * kLanes; ++i)
+        for (int64_t lane = 0, tap = i / kLanes, output = i % kLanes; lane < kLanes; ++lane)
+          turned[(tap * kLanes + lane) * kLanes + output] =
+              kernel[((8 - tap) * features + k + v + output) * in_features + c + lane];
+      const float* const taps = transposed ? turned : kernel + c * features + k + v;
+      const int64_t tap = transposed ? kLanes * kLanes : in_features * features, next = transposed ? kLanes : features;
+      for (int64_t lane = 0; lane < kLanes; ++lane)
+        Transform<KernelPoints>([&](int i, int j) { return Load(taps + (3 * i + j) * tap + lane * next); },
+                                [&](int p, Vector value) { Store(points + p * apart + lane * kPanel + v, value); });
     }
   }
 
   void WriteKernel(const float* points, int64_t apart, int64_t c, int64_t k, float* kernel) const {
-    Vector found[kPoints], taps[9];
-    for (int p = 0; p < kPoints; ++p) found[p] = Load(points + p * apart);
-    Transform<KernelOfPoints>(found, taps);
-    for (int tap = 0; tap < 9; ++tap) Store(kernel + (tap * in_features + c) * features + k, taps[tap]);
+    Transform<KernelOfPoints>(
+        [&](int i, int j) { return Load(points + (6 * i + j) * apart); },
+        [&](int tap, Vector value) { Store(kernel + (tap * in_features + c) * features + k, value); });
   }
 
   void WriteOutputs(const float* points, int64_t apart, int64_t tile, int64_t k, const After& after,
                     float* outputs) const {
     const auto [image, row, column] = place(tile);
-    Vector found[kPoints], values[kTile * kTile];
-    for (int p = 0; p < kPoints; ++p) found[p] = Load(points + p * apart);
-    Transform<OutputsOfPoints>(found, values);
-    for (int64_t y = row; y < std::min(row + kTile, out_height); ++y)
-      for (int64_t x = column; x < std::min(column + kTile, out_width); ++x) {
-        const int64_t at = ((image * out_height + y) * out_width + x) * features + k;
-        Vector value = values[(y - row) * kTile + x - column];
-        if (after.bias) value += Load(after.bias + k);
-        if (after.residual) value += Load(after.residual + at);
-        if (after.relu) value = value < 0 ? Vector{} : value;  // what is no number stays none
-        Store(outputs + at, value);
-      }
+    float* const map = outputs + image * out_height * out_width * features;
+    const auto put = [&, row = row, column = column, image = image](int place, Vector value) {
+      const int64_t y = row + place / kTile, x = column + place % kTile;
+      if (y >= out_height || x >= out_width) return;
+      const int64_t at = (y * out_width + x) * features + k;
+      if (after.bias) value += Load(after.bias + k);
+      if (after.residual) value += Load(after.residual + image * out_height * out_width * features + at);
+      if (after.relu) value = value < 0 ? Vector{} : value;  // what is no number stays none
+      Store(map + at, value);
+    };
+    Transform<OutputsOfPoints>([&](int i, int j) { return Load(points + (6 * i + j) * apart); }, put);
   }
 };
 

@@ -129,8 +129,8 @@ import pytest
 from covidjax.ops.native import library
 library.path = lambda: Path({str(library_at)!r})
 library.build("g++", (*library.FLAGS, *{flags!r}))
-tests = ["tests/ops/test_native.py", "tests/ops/test_native_winograd.py"]
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *tests, "-k", "not share_a_batch"]))
+tests = ["tests/ops/test_native.py", "tests/ops/test_native_winograd.py", "tests/ops/test_pooling.py"]
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *tests, "-k", "native"]))
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -161,9 +161,10 @@ def test_the_operations_pass_their_tests_under_the_sanitizers(tmp_path: Path) ->
 
 @needs_native
 @pytest.mark.slow
-def test_the_operations_pass_their_tests_without_the_widest_vectors(tmp_path: Path) -> None:
-    """As on a processor without AVX-512; one that has none anyway runs the same tests again."""
-    run_tests_with(("-mno-avx512f",), tmp_path / "shim.so")
+@pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
+def test_the_operations_pass_their_tests_on_narrower_vectors(flag: str, tmp_path: Path) -> None:
+    """As on processors without AVX-512, and without AVX; one that has none anyway runs the same tests again."""
+    run_tests_with((flag,), tmp_path / "shim.so")
 
 
 THREADS = """

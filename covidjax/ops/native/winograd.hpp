@@ -130,27 +130,35 @@ struct Convolution {
   int64_t tiles() const { return batch * rows() * columns(); }
   int64_t padded() const { return Up(features, kPanel); }
   int64_t block() const {  // tiles whose points fit into the cache of a core
-    const int64_t least = tiles() >= 256 ? 32 : 24, fit = kCache / (kPoints * 4 * (in_features + features));
+    const int64_t least = tiles() >= 256 ? 2 * kLanes : 16, fit = kCache / (kPoints * 4 * (in_features + features));
     return Up(std::clamp<int64_t>(fit, least, 64), kRows);
   }
   bool by_panels() const { return 4 * tiles() <= features; }
   bool once() const { return tiles() <= kGradientBlock; }  // no sums over blocks, which may be larger than the caches
   size_t scratch() const {
     const int64_t threads = omp_get_max_threads();
-    if (by_panels()) return kPoints * (in_stride(Up(tiles(), kRows)) + threads * (kernel_stride() + panel_stride()));
-    return kPoints * (padded() * in_features + threads * (in_stride(block()) + out_stride(block())));
+    if (by_panels())
+      return widest() + kPoints * (in_stride(Up(tiles(), kRows)) + threads * (kernel_stride() + panel_stride()));
+    return widest() + kPoints * (padded() * in_features + threads * (in_stride(block()) + out_stride(block())));
   }
   size_t gradient_scratch() const {
     const int64_t sums = once() ? 0 : padded() * grouped();
-    return kPoints * (sums + group_stride() + out_stride(kGradientBlock));
+    return widest() + kPoints * (sums + group_stride() + out_stride(kGradientBlock));
   }
 
   void Run(const float* inputs, const float* kernel, const After& after, float* outputs, float* scratch) const {
-    by_panels() ? ByPanels(inputs, kernel, after, outputs, scratch) : ByTiles(inputs, kernel, after, outputs, scratch);
+    std::fill_n(scratch, widest(), 0.f);
+    const float* const zeros = scratch;
+    scratch += widest();
+    by_panels() ? ByPanels(inputs, kernel, after, outputs, zeros, scratch)
+                : ByTiles(inputs, kernel, after, outputs, zeros, scratch);
   }
 
   // Features lie in groups, tile by tile in each: the columns of a product would else fall on few cache sets.
   void KernelGradient(const float* inputs, const float* cotangent, float* gradient, float* scratch) const {
+    std::fill_n(scratch, widest(), 0.f);
+    const float* const zeros = scratch;
+    scratch += widest();
     const int64_t block = kGradientBlock, apart = group_stride(), out_apart = out_stride(block);
     float* const points = scratch + (once() ? 0 : kPoints * padded() * grouped());
     float* const cotangent_points = points + kPoints * apart;
@@ -166,8 +174,8 @@ struct Convolution {
         const int64_t count = std::min(block, tiles() - first);
 #pragma omp for
         for (int64_t t = 0; t < count; ++t) {
-          ReadInputs(inputs, first + t, points + t * kGroup, apart, kGroup, block);
-          ReadCotangent(cotangent, first + t, cotangent_points + t * kPanel, out_apart, block);
+          ReadInputs(inputs, first + t, zeros, points + t * kGroup, apart, kGroup, block);
+          ReadCotangent(cotangent, first + t, zeros, cotangent_points + t * kPanel, out_apart, block);
         }
         if (once()) break;
 #pragma omp for collapse(2)
@@ -193,6 +201,7 @@ struct Convolution {
 
  private:
   static constexpr int64_t kGradientBlock = 128, kChunk = 64;
+  int64_t widest() const { return Up(std::max(in_features, features), kMultiple); }  // the zeros outside of the map
   int64_t grouped() const { return Up(in_features, kGroup); }
   int64_t group_stride() const { return kGradientBlock * grouped() + kLanes; }
   int64_t in_stride(int64_t tiles) const { return tiles * in_features + kLanes; }
@@ -201,7 +210,8 @@ struct Convolution {
   static int64_t kernel_stride() { return kChunk * kPanel + kLanes; }
 
   // Many tiles: the kernel is transformed once, and tiles go through all three stages block by block.
-  void ByTiles(const float* inputs, const float* kernel, const After& after, float* outputs, float* scratch) const {
+  void ByTiles(const float* inputs, const float* kernel, const After& after, float* outputs, const float* zeros,
+               float* scratch) const {
     const int64_t in = in_features, apart = in_stride(block()), out_apart = out_stride(block());
 #pragma omp parallel
     {
@@ -214,7 +224,7 @@ struct Convolution {
 #pragma omp for schedule(dynamic)
       for (int64_t first = 0; first < tiles(); first += block()) {
         const int64_t count = std::min(block(), tiles() - first), rows = Up(count, kRows);
-        for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, first + t, points + t * in, apart, in, 0);
+        for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, first + t, zeros, points + t * in, apart, in, 0);
         for (int64_t p = 0; p < kPoints; ++p)
           for (int64_t k = 0; k < padded(); k += kPanel)
             for (int64_t t = 0; t < rows; t += kRows)
@@ -228,7 +238,8 @@ struct Convolution {
   }
 
   // Few tiles of many features: the inputs are transformed once, and the kernel, panel by panel, where it is used.
-  void ByPanels(const float* inputs, const float* kernel, const After& after, float* outputs, float* scratch) const {
+  void ByPanels(const float* inputs, const float* kernel, const After& after, float* outputs, const float* zeros,
+                float* scratch) const {
     const int64_t in = in_features, rows = Up(tiles(), kRows), apart = in_stride(rows), out_apart = panel_stride();
 #pragma omp parallel
     {
@@ -236,7 +247,7 @@ struct Convolution {
           scratch + kPoints * (apart + omp_get_thread_num() * (kernel_stride() + panel_stride()));
       float* const products = kernel_points + kPoints * kernel_stride();
 #pragma omp for
-      for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, t, scratch + t * in, apart, in, 0);
+      for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, t, zeros, scratch + t * in, apart, in, 0);
 #pragma omp for schedule(dynamic)
       for (int64_t k = 0; k < padded(); k += kPanel) {
         for (int64_t first = 0; first < in; first += kChunk) {
@@ -266,31 +277,33 @@ struct Convolution {
   // at each, features in groups of so many, the groups `count` tiles apart.
   template <typename Axis>
   static void ReadTile(const float* image, int64_t height, int64_t width, int64_t features, int64_t row, int64_t column,
-                       float* points, int64_t apart, int64_t group, int64_t count) {
-    const bool inside = row >= 0 && column >= 0 && row + Axis::from <= height && column + Axis::from <= width;
-    for (int64_t first = 0; first < features; first += group, points += count * group)
-      for (int64_t c = first; c < std::min(first + group, features); c += kLanes) {
-        const auto pixel = [&](int i, int j) { return Load(image + ((row + i) * width + column + j) * features + c); };
-        const auto put = [&](int p, Vector value) { Store(points + p * apart + c - first, value); };
-        const auto pixel_or_zero = [&](int i, int j) {
-          const int64_t y = row + i, x = column + j;
-          return y >= 0 && y < height && x >= 0 && x < width ? pixel(i, j) : Vector{};
-        };
-        inside ? Transform<Axis>(pixel, put) : Transform<Axis>(pixel_or_zero, put);
+                       const float* zeros, float* points, int64_t apart, int64_t group, int64_t count) {
+    const float* pixels[Axis::from][Axis::from];
+    for (int i = 0; i < Axis::from; ++i)
+      for (int j = 0; j < Axis::from; ++j) {
+        const int64_t y = row + i, x = column + j;
+        const bool inside = y >= 0 && y < height && x >= 0 && x < width;
+        pixels[i][j] = inside ? image + (y * width + x) * features : zeros;
       }
+    for (int64_t first = 0; first < features; first += group, points += count * group)
+      for (int64_t c = first; c < std::min(first + group, features); c += kLanes)
+        Transform<Axis>([&](int i, int j) { return Load(pixels[i][j] + c); },
+                        [&](int p, Vector value) { Store(points + p * apart + c - first, value); });
   }
 
-  void ReadInputs(const float* inputs, int64_t tile, float* points, int64_t apart, int64_t group, int64_t count) const {
+  void ReadInputs(const float* inputs, int64_t tile, const float* zeros, float* points, int64_t apart, int64_t group,
+                  int64_t count) const {
     const auto [image, row, column] = place(tile);  // beyond the last tile all pixels are outside
     const int64_t extent = image < batch ? height : 0;
     ReadTile<InputPoints>(inputs + image * height * width * in_features, extent, width, in_features, row - top,
-                          column - left, points, apart, group, count);
+                          column - left, zeros, points, apart, group, count);
   }
 
-  void ReadCotangent(const float* cotangent, int64_t tile, float* points, int64_t apart, int64_t count) const {
+  void ReadCotangent(const float* cotangent, int64_t tile, const float* zeros, float* points, int64_t apart,
+                     int64_t count) const {
     const auto [image, row, column] = place(tile);
     ReadTile<CotangentPoints>(cotangent + image * out_height * out_width * features, out_height, out_width, features,
-                              row, column, points, apart, kPanel, count);
+                              row, column, zeros, points, apart, kPanel, count);
   }
 
   // The points of the input features c to c + kLanes for the outputs k to k + kPanel: [36, kLanes, kPanel].

@@ -102,7 +102,7 @@ inline void Multiply(const float* a, int64_t row, int64_t step, const float* b, 
                      float* out, int64_t out_row) {
   Vector sums[kRows][kVectors];
   for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = add ? Load(out + r * out_row + v * kLanes) : Vector{};
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = Vector{};
   for (int64_t s = 0; s < steps; ++s, a += step, b += b_row) {
     Vector right[kVectors];
     for (int v = 0; v < kVectors; ++v) right[v] = Load(b + v * kLanes);
@@ -111,7 +111,10 @@ inline void Multiply(const float* a, int64_t row, int64_t step, const float* b, 
       for (int v = 0; v < kVectors; ++v) sums[r][v] += a[r * row] * right[v];
   }
   for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) Store(out + r * out_row + v * kLanes, sums[r][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      float* const to = out + r * out_row + v * kLanes;
+      Store(to, add ? Load(to) + sums[r][v] : sums[r][v]);  // last: sums of sums round less than one long sum
+    }
 }
 
 // What comes after the convolution; null: nothing.
@@ -172,19 +175,19 @@ struct Convolution {
     {
       for (int64_t first = 0; first < tiles(); first += block) {
         const int64_t count = std::min(block, tiles() - first);
-#pragma omp for
+#pragma omp for schedule(dynamic, 4)
         for (int64_t t = 0; t < count; ++t) {
           ReadInputs(inputs, first + t, zeros, points + t * kGroup, apart, kGroup, block);
           ReadCotangent(cotangent, first + t, zeros, cotangent_points + t * kPanel, out_apart, block);
         }
         if (once()) break;
-#pragma omp for collapse(2)
+#pragma omp for collapse(2) schedule(dynamic, 4)
         for (int64_t p = 0; p < kPoints; ++p)
           for (int64_t k = 0; k < padded(); k += kPanel)
             for (int64_t c = 0; c < in_features; c += kGroup)
               multiply(p, k, c, count, first > 0, scratch + (p * grouped() + c) * padded() + k, padded());
       }
-#pragma omp for collapse(2)
+#pragma omp for collapse(2) schedule(dynamic, 4)
       for (int64_t k = 0; k < padded(); k += kPanel)
         for (int64_t c = 0; c < in_features; c += kGroup) {
           float products[kPoints * kGroup * kPanel];
@@ -218,7 +221,7 @@ struct Convolution {
       float* const points =
           scratch + kPoints * (padded() * in + omp_get_thread_num() * (in_stride(block()) + out_stride(block())));
       float* const products = points + kPoints * apart;
-#pragma omp for collapse(2)
+#pragma omp for collapse(2) schedule(dynamic, 4)
       for (int64_t k = 0; k < padded(); k += kPanel)
         for (int64_t c = 0; c < in; c += kLanes) ReadKernel(kernel, c, k, scratch + k * in + c * kPanel, padded() * in);
 #pragma omp for schedule(dynamic)
@@ -246,7 +249,7 @@ struct Convolution {
       float* const kernel_points =
           scratch + kPoints * (apart + omp_get_thread_num() * (kernel_stride() + panel_stride()));
       float* const products = kernel_points + kPoints * kernel_stride();
-#pragma omp for
+#pragma omp for schedule(dynamic, 4)
       for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, t, zeros, scratch + t * in, apart, in, 0);
 #pragma omp for schedule(dynamic)
       for (int64_t k = 0; k < padded(); k += kPanel) {

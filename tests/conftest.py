@@ -1,10 +1,13 @@
 """Tests leave the user's caches alone, and compare with Keras where it is installed."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+BEGAN = pytest.StashKey[float]()
 LONGEST = ("tests/train/", "tests/test_papers_keras.py", "tests/benchmarks/", "tests/test_commands")
 
 
@@ -13,6 +16,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: next((place for place, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
     )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Notes when the tests of this process began."""
+    session.config.stash[BEGAN] = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """COVIDJAX_SLOW_MINUTES: no slow test begins later than that, so that the others have their time; it is said."""
+    minutes = float(os.environ.get("COVIDJAX_SLOW_MINUTES", "inf"))
+    if item.get_closest_marker("slow") and time.monotonic() - item.config.stash[BEGAN] > 60 * minutes:
+        pytest.skip(f"not run: the slow tests have taken {minutes:g} minutes")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -161,10 +161,12 @@ def test_the_operations_pass_their_tests_under_the_sanitizers(tmp_path: Path) ->
 
 @needs_native
 @pytest.mark.slow
-@pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
-def test_the_operations_pass_their_tests_on_narrower_vectors(flag: str, tmp_path: Path) -> None:
-    """As on processors without AVX-512, and without AVX; one that has none anyway runs the same tests again."""
-    run_tests_with((flag,), tmp_path / "shim.so")
+@pytest.mark.parametrize("missing", ["avx512f", "avx"])
+def test_the_operations_pass_their_tests_on_narrower_vectors(missing: str, tmp_path: Path) -> None:
+    """As on processors without AVX-512, and without AVX."""
+    if missing not in Path("/proc/cpuinfo").read_text().split():
+        pytest.skip(f"this processor has no {missing} anyway: its own shim is the one in question")
+    run_tests_with((f"-mno-{missing}",), tmp_path / "shim.so")
 
 
 THREADS = """

@@ -4,6 +4,8 @@ import collections
 import re
 from typing import Any
 
+# How much of LLVM's work is done has no bearing on what XLA optimises, and is half of the time.
+QUICKLY = {"xla_backend_optimization_level": 0}
 # What a backend's library is called, such as __cudnn$convForward and __cublas$gemm.
 LIBRARY = r'custom_call_target="[^"]*(?:conv|gemm|dot|matmul)'
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 BEGAN = pytest.StashKey[float]()
-LONGEST = ("tests/train/", "tests/test_papers_keras.py", "tests/benchmarks/", "tests/test_commands")
+LONGEST = (
+    "tests/ops/test_native_library.py",
+    "tests/train/",
+    "tests/test_papers_keras.py",
+    "tests/benchmarks/",
+    "tests/test_commands",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from covidjax import ops
 from covidjax.ops import native
-from covidjax.ops.native import calls
+from covidjax.ops.native import calls, pooling
 
 CHOICE = native.choose("auto")
 pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
@@ -218,12 +218,6 @@ def test_shapes_that_do_not_fit_are_an_error_with_the_operations_name_and_shapes
     with pytest.raises(
         jax.errors.JaxRuntimeError, match=r"maxima of \[2, 8, 8, 5\], .*: maxima are for multiples of 16"
     ):
-        calls.call(
-            "max_pool",
-            [jax.ShapeDtypeStruct((2, 7, 7, 5), np.float32)],
-            inputs,
-            by_example=("b", "b"),
-            geometry=(2, 2, 1, 1, 0, 0, 0, 0),
-        )[0].block_until_ready()
+        pooling.max_pool(jnp.asarray(inputs), (2, 2), (1, 1), ((0, 0), (0, 0))).block_until_ready()
     with pytest.raises(jax.errors.JaxRuntimeError, match="the bias does not fit the kernel"):
         run("convolution", (2, 8, 8, 4), inputs, kernel, normal(3), none, **forward)

@@ -334,15 +334,14 @@ struct Convolution {
   void WriteOutputs(const float* points, int64_t apart, int64_t tile, int64_t k, const After& after,
                     float* outputs) const {
     const auto [image, row, column] = place(tile);
-    float* const map = outputs + image * out_height * out_width * features;
     const auto put = [&, row = row, column = column, image = image](int place, Vector value) {
       const int64_t y = row + place / kTile, x = column + place % kTile;
       if (y >= out_height || x >= out_width) return;
-      const int64_t at = (y * out_width + x) * features + k;
+      const int64_t at = ((image * out_height + y) * out_width + x) * features + k;
       if (after.bias) value += Load(after.bias + k);
-      if (after.residual) value += Load(after.residual + image * out_height * out_width * features + at);
+      if (after.residual) value += Load(after.residual + at);
       if (after.relu) value = value < 0 ? Vector{} : value;  // what is no number stays none
-      Store(map + at, value);
+      Store(outputs + at, value);
     };
     Transform<OutputsOfPoints>([&](int i, int j) { return Load(points + (6 * i + j) * apart); }, put);
   }

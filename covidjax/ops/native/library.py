@@ -24,7 +24,9 @@ TARGETS = (
     "max_pool",
     "max_pool_gradient",
 )
-SOURCES = [Path(__file__).with_name(name) for name in ("shim.cpp", "maxima.hpp", "vectors.hpp", "winograd.hpp")]
+SOURCES = [
+    Path(__file__).with_name(name) for name in ("shim.cpp", "direct.hpp", "maxima.hpp", "vectors.hpp", "winograd.hpp")
+]
 # Programs that were compiled for another shim miss it.
 DIGEST = hashlib.sha256(b"".join(each.read_bytes() for each in SOURCES)).hexdigest()[:12]
 WHEEL, HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"

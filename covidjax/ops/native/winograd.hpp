@@ -12,9 +12,7 @@ namespace winograd {
 
 using namespace vectors;
 
-constexpr int64_t kTile = 4, kPoints = 36, kVectors = 2, kPanel = kVectors * kLanes;
-constexpr int64_t kGroup = kLanes % kRows ? 3 * kLanes : kLanes;  // what both kLanes and kRows divide
-static_assert(kGroup % kRows == 0);
+constexpr int64_t kTile = 4, kPoints = 36;
 #ifdef __AVX512F__
 constexpr int64_t kCache = 1 << 20;  // bytes of a core's, for the points of a block
 #else
@@ -22,8 +20,6 @@ constexpr int64_t kCache = 1 << 18;
 #endif
 constexpr float kA = 3.f / 4, kB = 3.f / 2, kA2 = kA * kA, kB2 = kB * kB, kProduct = kA2 * kB2, kSum = kA2 + kB2;
 constexpr float kOfA = 1 / (2 * kA2 * (kA2 - kB2)), kOfB = 1 / (2 * kB2 * (kB2 - kA2)), kOfZero = 1 / kProduct;
-
-inline int64_t Up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
 // The transformations along one axis: of what get(i) gives, each i put(i, value).
 
@@ -97,26 +93,6 @@ inline __attribute__((always_inline)) void Transform(Get get, Put put) {
                 [&](int j, Vector value) { put(i * Axis::to + j, value); });
 }
 
-// out[kRows, kPanel] = (add ? out : 0) + a b; a's rows are `row` apart, its columns, `steps` many, `step` apart.
-inline void Multiply(const float* a, int64_t row, int64_t step, const float* b, int64_t b_row, int64_t steps, bool add,
-                     float* out, int64_t out_row) {
-  Vector sums[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = Vector{};
-  for (int64_t s = 0; s < steps; ++s, a += step, b += b_row) {
-    Vector right[kVectors];
-    for (int v = 0; v < kVectors; ++v) right[v] = Load(b + v * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r)
-      for (int v = 0; v < kVectors; ++v) sums[r][v] += a[r * row] * right[v];
-  }
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) {
-      float* const to = out + r * out_row + v * kLanes;
-      Store(to, add ? Load(to) + sums[r][v] : sums[r][v]);  // last: sums of sums round less than one long sum
-    }
-}
-
 // What comes after the convolution; null: nothing.
 struct After {
   const float *bias, *residual;
@@ -144,7 +120,7 @@ struct Convolution {
       return widest() + kPoints * (in_stride(Up(tiles(), kRows)) + threads * (kernel_stride() + panel_stride()));
     return widest() + kPoints * (padded() * in_features + threads * (in_stride(block()) + out_stride(block())));
   }
-  size_t gradient_scratch() const {
+  size_t kernel_gradient_scratch() const {
     const int64_t sums = once() ? 0 : padded() * grouped();
     return widest() + kPoints * (sums + group_stride() + out_stride(kGradientBlock));
   }

@@ -2,6 +2,7 @@
 // Maps are [batch, height, width, features], kernels [height, width, in_features, features], as in covidjax.ops.
 
 #include <omp.h>
+#include <sys/mman.h>
 
 #include <cstdint>
 #include <cstdlib>
@@ -70,6 +71,8 @@ ffi::Error Guarded(const char* name, std::vector<Integers> shapes, Body body) {
   return ffi::Error::Internal(std::string("covidjax native ") + name + " of " + told + ": " + why);
 }
 
+constexpr size_t kHugePage = size_t{1} << 21;
+
 // Memory that calls share, since they take turns; it grows to what the largest needs.
 char* Arena(size_t bytes) {
   static std::unique_ptr<char, decltype(&std::free)> arena(nullptr, &std::free);
@@ -77,9 +80,11 @@ char* Arena(size_t bytes) {
   if (bytes > held) {
     arena.reset();
     held = 0;
-    arena.reset(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
+    const size_t pages = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    arena.reset(static_cast<char*>(std::aligned_alloc(kHugePage, pages)));
     if (!arena) throw std::bad_alloc();
-    held = bytes;
+    madvise(arena.get(), pages, MADV_HUGEPAGE);  // refused: as it was
+    held = pages;
   }
   return arena.get();
 }

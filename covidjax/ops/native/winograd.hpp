@@ -18,6 +18,7 @@ constexpr int64_t kCache = 1 << 20;  // bytes of a core's, for the points of a b
 #else
 constexpr int64_t kCache = 1 << 18;
 #endif
+constexpr int64_t kShared = 5 << 20;  // bytes of the last cache, of which other programs have the rest
 constexpr float kA = 3.f / 4, kB = 3.f / 2, kA2 = kA * kA, kB2 = kB * kB, kProduct = kA2 * kB2, kSum = kA2 + kB2;
 constexpr float kOfA = 1 / (2 * kA2 * (kA2 - kB2)), kOfB = 1 / (2 * kB2 * (kB2 - kA2)), kOfZero = 1 / kProduct;
 
@@ -118,7 +119,7 @@ struct Convolution {
     const int64_t threads = omp_get_max_threads();
     if (by_panels())
       return widest() + kPoints * (in_stride(Up(tiles(), kRows)) + threads * (kernel_stride() + panel_stride()));
-    return widest() + kPoints * (padded() * in_features + threads * (in_stride(block()) + out_stride(block())));
+    return widest() + kPoints * (part() * in_features + threads * (in_stride(block()) + out_stride(block())));
   }
   size_t kernel_gradient_scratch() const {
     const int64_t sums = once() ? 0 : padded() * grouped();
@@ -185,33 +186,42 @@ struct Convolution {
   int64_t group_stride() const { return kGradientBlock * grouped() + kLanes; }
   int64_t in_stride(int64_t tiles) const { return tiles * in_features + kLanes; }
   int64_t out_stride(int64_t tiles) const { return tiles * padded() + kLanes; }
+  int64_t part() const {  // of the features: those whose kernel's points stay in the cache that cores share
+    const int64_t fit = std::max<int64_t>(1, kShared / (kPoints * 4 * in_features * kPanel)),
+                  panels = padded() / kPanel;
+    const int64_t parts = (panels + fit - 1) / fit;
+    return (panels + parts - 1) / parts * kPanel;
+  }
   int64_t panel_stride() const { return Up(tiles(), kRows) * kPanel + kLanes; }
   static int64_t kernel_stride() { return kChunk * kPanel + kLanes; }
 
-  // Many tiles: the kernel is transformed once, and tiles go through all three stages block by block.
+  // Many tiles: part by part the kernel is transformed, and tiles go through all three stages block by block.
   void ByTiles(const float* inputs, const float* kernel, const After& after, float* outputs, const float* zeros,
                float* scratch) const {
-    const int64_t in = in_features, apart = in_stride(block()), out_apart = out_stride(block());
+    const int64_t in = in_features, apart = in_stride(block()), out_apart = out_stride(block()), wide = part();
 #pragma omp parallel
     {
-      float* const points =
-          scratch + kPoints * (padded() * in + omp_get_thread_num() * (in_stride(block()) + out_stride(block())));
+      float* const points = scratch + kPoints * (wide * in + omp_get_thread_num() * (apart + out_apart));
       float* const products = points + kPoints * apart;
+      for (int64_t part = 0; part < padded(); part += wide) {
+        const int64_t end = std::min(part + wide, padded());
 #pragma omp for collapse(2) schedule(dynamic, 4)
-      for (int64_t k = 0; k < padded(); k += kPanel)
-        for (int64_t c = 0; c < in; c += kLanes) ReadKernel(kernel, c, k, scratch + k * in + c * kPanel, padded() * in);
+        for (int64_t k = part; k < end; k += kPanel)
+          for (int64_t c = 0; c < in; c += kLanes)
+            ReadKernel(kernel, c, k, scratch + (k - part) * in + c * kPanel, wide * in);
 #pragma omp for schedule(dynamic)
-      for (int64_t first = 0; first < tiles(); first += block()) {
-        const int64_t count = std::min(block(), tiles() - first), rows = Up(count, kRows);
-        for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, first + t, zeros, points + t * in, apart, in, 0);
-        for (int64_t p = 0; p < kPoints; ++p)
-          for (int64_t k = 0; k < padded(); k += kPanel)
-            for (int64_t t = 0; t < rows; t += kRows)
-              Multiply(points + p * apart + t * in, in, 1, scratch + (p * padded() + k) * in, kPanel, in, false,
-                       products + p * out_apart + t * padded() + k, padded());
-        for (int64_t t = 0; t < count; ++t)
-          for (int64_t k = 0; k < features; k += kLanes)
-            WriteOutputs(products + t * padded() + k, out_apart, first + t, k, after, outputs);
+        for (int64_t first = 0; first < tiles(); first += block()) {
+          const int64_t count = std::min(block(), tiles() - first), rows = Up(count, kRows);
+          for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, first + t, zeros, points + t * in, apart, in, 0);
+          for (int64_t p = 0; p < kPoints; ++p)
+            for (int64_t k = part; k < end; k += kPanel)
+              for (int64_t t = 0; t < rows; t += kRows)
+                Multiply(points + p * apart + t * in, in, 1, scratch + p * wide * in + (k - part) * in, kPanel, in,
+                         false, products + p * out_apart + t * wide + k - part, wide);
+          for (int64_t t = 0; t < count; ++t)
+            for (int64_t k = part; k < std::min(end, features); k += kLanes)
+              WriteOutputs(products + t * wide + k - part, out_apart, first + t, k, after, outputs);
+        }
       }
     }
   }

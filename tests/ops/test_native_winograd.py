@@ -44,12 +44,14 @@ def test_winograds_and_its_gradients_are_those_of_float64(
     assert_close(NATIVE_WINOGRAD.kernel_gradient(cotangent, inputs, geometry), of_kernel)
 
 
-@pytest.mark.parametrize("size", [9, 40], ids=["few tiles", "many tiles"])
-def test_winograds_with_what_follows(size: int) -> None:
-    """Few tiles go through another loop than many; both of more blocks than one."""
-    shapes: list[tuple[int, ...]] = [(3, size, size, 48), (3, 3, 48, 144), (144,), (3, size, size, 144)]
+@pytest.mark.parametrize(
+    ("size", "features"), [(9, (48, 144)), (40, (48, 144)), (33, (272, 272))], ids=["few tiles", "many tiles", "parts"]
+)
+def test_winograds_with_what_follows(size: int, features: tuple[int, int]) -> None:
+    """Few tiles go through another loop than many; both of more blocks than one; a large kernel part by part."""
+    geometry = Geometry((3, size, size, features[0]), (3, 3, *features), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    shapes: list[tuple[int, ...]] = [geometry.inputs, geometry.kernel, features[1:], (3, size, size, features[1])]
     inputs, kernel, bias, residual = (jnp.asarray(normal(*shape, seed=i)) for i, shape in enumerate(shapes))
-    geometry = Geometry((3, size, size, 48), (3, 3, 48, 144), (1, 1), ((1, 1), (1, 1)), (1, 1))
     for terms in itertools.product((None, bias), (None, residual), (False, True)):
         expected = followed(plain(inputs, kernel, geometry), *terms[:2], relu=terms[2])
         assert_close(outputs(inputs, kernel, geometry, *terms, winograd=True), expected)

@@ -21,26 +21,27 @@ struct Convolution {
   }
 
   // Pixels of the outputs are taken kPixels at a time; a slice of them has sums of its own, which are added at the end.
+  // How many slices: asked once, here, since within a parallel region OpenMP may answer for a nested one.
   void KernelGradient(const float* inputs, const float* cotangent, float* gradient, float* scratch) const {
     float* const all = scratch + padded_size();
-    const int64_t out = Up(features, kPanel);
+    const int64_t out = Up(features, kPanel), count = slices(), size = sums();
 #pragma omp parallel
     {
       const float* const padded = Pad(inputs, scratch);
-      float* const group = all + slices() * sums() + omp_get_thread_num() * kPixels * (kGroup + out);
+      float* const group = all + count * size + omp_get_thread_num() * kPixels * (kGroup + out);
       std::fill_n(group, kPixels * kGroup, 0.f);
 #pragma omp for schedule(dynamic)
-      for (int64_t slice = 0; slice < slices(); ++slice) {
-        const int64_t first = slice * blocks() / slices(), end = (slice + 1) * blocks() / slices();
+      for (int64_t slice = 0; slice < count; ++slice) {
+        const int64_t first = slice * blocks() / count, end = (slice + 1) * blocks() / count;
         for (int64_t block = first; block < end; ++block)
-          Add(padded, cotangent, block * kPixels, block > first, group, all + slice * sums());
+          Add(padded, cotangent, block * kPixels, block > first, group, all + slice * size);
       }
 #pragma omp for
       for (int64_t tap = 0; tap < rows * run(); ++tap)
         for (int64_t k = 0; k < features; k += kLanes) {
           const float* const at = all + (tap / run() * grouped() + tap % run()) * out + k;
           Vector sum = Load(at);
-          for (int64_t slice = 1; slice < slices(); ++slice) sum += Load(at + slice * sums());
+          for (int64_t slice = 1; slice < count; ++slice) sum += Load(at + slice * size);
           Store(gradient + tap * features + k, sum);
         }
     }

@@ -24,11 +24,9 @@ TARGETS = (
     "max_pool",
     "max_pool_gradient",
 )
-SOURCES = [
-    Path(__file__).with_name(name) for name in ("shim.cpp", "direct.hpp", "maxima.hpp", "vectors.hpp", "winograd.hpp")
-]
-# Programs that were compiled for another shim miss it.
-DIGEST = hashlib.sha256(b"".join(each.read_bytes() for each in SOURCES)).hexdigest()[:12]
+SHIM = Path(__file__).with_name("shim.cpp")
+# Of all sources beside it: programs that were compiled for another shim miss it.
+DIGEST = hashlib.sha256(b"".join(each.read_bytes() for each in sorted(SHIM.parent.glob("*.[ch]pp")))).hexdigest()[:12]
 WHEEL, HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 COMMAND = "python -m covidjax.ops.native"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
@@ -86,7 +84,7 @@ def build(compiler: str = "", flags: tuple[str, ...] = FLAGS) -> Path:
         includes = [f"-I{header.parents[2]}", f"-I{jax.ffi.include_dir()}"]
         linked = [str(library), f"-Wl,-rpath,{library.parent}"]
         subprocess.run(
-            [compiler, *flags, *includes, str(SOURCES[0]), "-o", temporary, *linked],
+            [compiler, *flags, *includes, str(SHIM), "-o", temporary, *linked],
             check=True,
             capture_output=True,
             text=True,
@@ -97,7 +95,7 @@ def build(compiler: str = "", flags: tuple[str, ...] = FLAGS) -> Path:
         raise UserError(f"there is no C++ compiler {compiler!r}: install one, or name it in CXX") from error
     except subprocess.CalledProcessError as error:
         wrong = next((line for line in error.stderr.splitlines() if "error" in line), error.stderr[:300])
-        raise UserError(f"{compiler} could not compile {SOURCES[0].name}: {wrong}") from error
+        raise UserError(f"{compiler} could not compile {SHIM.name}: {wrong}") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
     return done

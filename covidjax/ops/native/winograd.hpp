@@ -187,8 +187,8 @@ struct Convolution {
   int64_t in_stride(int64_t tiles) const { return tiles * in_features + kLanes; }
   int64_t out_stride(int64_t tiles) const { return tiles * padded() + kLanes; }
   int64_t part() const {  // of the features: those whose kernel's points stay in the cache that cores share
-    const int64_t fit = std::max<int64_t>(1, kShared / (kPoints * 4 * in_features * kPanel)),
-                  panels = padded() / kPanel;
+    const int64_t panels = padded() / kPanel;
+    const int64_t fit = std::max<int64_t>(1, kShared / (kPoints * 4 * in_features * kPanel));
     const int64_t parts = (panels + fit - 1) / fit;
     return (panels + parts - 1) / parts * kPanel;
   }
@@ -203,24 +203,24 @@ struct Convolution {
     {
       float* const points = scratch + kPoints * (wide * in + omp_get_thread_num() * (apart + out_apart));
       float* const products = points + kPoints * apart;
-      for (int64_t part = 0; part < padded(); part += wide) {
-        const int64_t end = std::min(part + wide, padded());
+      for (int64_t start = 0; start < padded(); start += wide) {
+        const int64_t end = std::min(start + wide, padded());
 #pragma omp for collapse(2) schedule(dynamic, 4)
-        for (int64_t k = part; k < end; k += kPanel)
+        for (int64_t k = start; k < end; k += kPanel)
           for (int64_t c = 0; c < in; c += kLanes)
-            ReadKernel(kernel, c, k, scratch + (k - part) * in + c * kPanel, wide * in);
+            ReadKernel(kernel, c, k, scratch + (k - start) * in + c * kPanel, wide * in);
 #pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < tiles(); first += block()) {
           const int64_t count = std::min(block(), tiles() - first), rows = Up(count, kRows);
           for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, first + t, zeros, points + t * in, apart, in, 0);
           for (int64_t p = 0; p < kPoints; ++p)
-            for (int64_t k = part; k < end; k += kPanel)
+            for (int64_t k = start; k < end; k += kPanel)
               for (int64_t t = 0; t < rows; t += kRows)
-                Multiply(points + p * apart + t * in, in, 1, scratch + p * wide * in + (k - part) * in, kPanel, in,
-                         false, products + p * out_apart + t * wide + k - part, wide);
+                Multiply(points + p * apart + t * in, in, 1, scratch + p * wide * in + (k - start) * in, kPanel, in,
+                         false, products + p * out_apart + t * wide + k - start, wide);
           for (int64_t t = 0; t < count; ++t)
-            for (int64_t k = part; k < std::min(end, features); k += kLanes)
-              WriteOutputs(products + t * wide + k - part, out_apart, first + t, k, after, outputs);
+            for (int64_t k = start; k < std::min(end, features); k += kLanes)
+              WriteOutputs(products + t * wide + k - start, out_apart, first + t, k, after, outputs);
         }
       }
     }

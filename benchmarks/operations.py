@@ -56,7 +56,7 @@ def of_jax_trace(folder: Path, hlo: str, steps: int) -> list[Operation]:
 def details_of(hlo: str) -> dict[str, str]:
     """By operation: what it is, its shape and where it comes from."""
     details = {}
-    pattern = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(?[a-z0-9]+\[[^ ]*) ([\w\-]+)\(", re.MULTILINE)
+    pattern = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.+?\)|[a-z0-9]+\[[^ ]*) ([\w\-]+)\(", re.MULTILINE)
     for match in pattern.finditer(hlo):
         end = hlo.find("\n", match.start())
         origin = re.search(r'op_name="([^"]*)"', hlo[match.start() : end])

@@ -229,8 +229,8 @@ def _scale_by_moments(*, infinity_norm: bool) -> optax.GradientTransformation:
         mu = optax.tree.update_moment(gradients, state.mu, BETA_1, 1)
         if infinity_norm:
             nu = jax.tree.map(lambda norm, gradient: jnp.maximum(BETA_2 * norm, abs(gradient)), state.nu, gradients)
-        else:
-            nu = optax.tree.update_moment(gradients, state.nu, BETA_2, 2)
+        else:  # no squares that the norm of the gradients has as well: XLA would write them out for both
+            nu = jax.tree.map(lambda norm, g: BETA_2 * norm + (1 - BETA_2) * g * g, state.nu, gradients)
 
         def direction(count: jax.Array, mean: jax.Array, size: jax.Array) -> jax.Array:
             correction = 1 / (1 - BETA_1**count)

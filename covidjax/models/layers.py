@@ -121,12 +121,14 @@ class BatchNorm(nn.Module):
             outputs = ops.normalise(inputs, scale, bias, mean, var, epsilon=self.epsilon)
             return ops.followed(outputs, residual, relu=relu)
         axis = use_batch_statistics if isinstance(use_batch_statistics, str) else None
-        outputs, mean, var = ops.batch_norm(inputs, scale, bias, self.epsilon, axis)
+        outputs, mean, var = ops.batch_norm(
+            inputs, scale, bias, self.epsilon, axis, residual=residual, relu=relu, native=self.native
+        )
         if not self.is_initializing():
             keep = self.momentum
             running_mean.value = keep * running_mean.value + (1 - keep) * mean
             running_var.value = keep * running_var.value + (1 - keep) * var
-        return ops.followed(outputs, residual, relu=relu)
+        return outputs
 
 
 class Dense(nn.Module):

@@ -7,24 +7,88 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from covidjax.ops.epilogue import followed
+from covidjax.ops.native import batch_norm as in_shim
+
 Statistics = tuple[jax.Array, jax.Array]
 
 
 def batch_norm(
-    inputs: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis: str | None = None
+    inputs: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    axis: str | None = None,
+    *,
+    residual: jax.Array | None = None,
+    relu: bool = False,
+    native: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalisation by the statistics of the batch.
+    """Normalisation by the statistics of the batch, and what follows it: `relu(normalised + residual)`.
 
-    inputs: [..., features]; scale, bias: [features] -> (outputs in the shape and dtype of inputs, mean, variance).
-    Mean and (biased) variance are for the running statistics: they carry no gradient.
+    inputs: [..., features]; scale, bias: [features]; residual: as inputs -> (outputs in the shape and dtype of inputs,
+    mean, variance). Mean and (biased) variance are for the running statistics: they carry no gradient.
     axis: the mapped axis over whose devices the batch lies; None for one that is whole here.
+    native: in the shim on a CPU, as one operation, where it covers the work.
     """
+    if axis is None and native and in_shim.covers(inputs, scale):
+        return _fused(inputs, scale, bias, residual, epsilon, relu)
+    return _in_xla(inputs, scale, bias, residual, epsilon=epsilon, relu=relu, axis=axis)
+
+
+def _in_xla(
+    inputs: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    residual: jax.Array | None,
+    *,
+    epsilon: float,
+    relu: bool,
+    axis: str | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     if axis is None:
-        return _own_batch_norm(inputs, scale, bias, epsilon)
+        outputs, mean, variance = _own_batch_norm(inputs, scale, bias, epsilon)
+        return followed(outputs, residual, relu=relu), mean, variance
     # A custom derivative cannot hold a collective: JAX traces it where the axis has no name.
     mean, variance = batch_statistics(inputs, axis)
     outputs = normalise(inputs, scale, bias, mean, variance, epsilon=epsilon)
-    return outputs, lax.stop_gradient(mean), lax.stop_gradient(variance)
+    return followed(outputs, residual, relu=relu), lax.stop_gradient(mean), lax.stop_gradient(variance)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _fused(
+    inputs: jax.Array, scale: jax.Array, bias: jax.Array, residual: jax.Array | None, epsilon: float, relu: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """In the shim where the program is for a CPU."""
+    here, elsewhere = (partial(way, epsilon=epsilon, relu=relu) for way in (in_shim.batch_norm, _in_xla))
+    return lax.platform_dependent(inputs, scale, bias, residual, cpu=here, default=elsewhere)
+
+
+def _fused_forward(
+    inputs: jax.Array, scale: jax.Array, bias: jax.Array, residual: jax.Array | None, epsilon: float, relu: bool
+) -> Any:
+    found = _fused(inputs, scale, bias, residual, epsilon, relu)
+    return found, (inputs, found[0] if relu else None, scale, bias, *found[1:], None if residual is None else ())
+
+
+def _fused_backward(epsilon: float, relu: bool, kept: Any, cotangents: Any) -> Any:
+    *arrays, residual = kept
+
+    def here(cotangent: jax.Array, inputs: jax.Array, outputs: jax.Array | None, *rest: jax.Array) -> Any:
+        added = outputs if residual is not None else None
+        *found, let_through = in_shim.batch_norm_gradient(cotangent, inputs, added, *rest, epsilon=epsilon, relu=relu)
+        return *found, None if residual is None else let_through if relu else cotangent
+
+    def elsewhere(cotangent: jax.Array, inputs: jax.Array, outputs: jax.Array | None, *rest: jax.Array) -> Any:
+        scale, _, mean, variance = rest
+        cotangent = cotangent if outputs is None else jnp.where(outputs > 0, cotangent, 0)
+        found = _backward(epsilon, (inputs, scale, mean, lax.rsqrt(variance + epsilon)), (cotangent,))
+        return *found, None if residual is None else cotangent
+
+    return lax.platform_dependent(cotangents[0], *arrays, cpu=here, default=elsewhere)
+
+
+_fused.defvjp(_fused_forward, _fused_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

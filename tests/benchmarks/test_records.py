@@ -35,6 +35,7 @@ SHARED = {"command": "python benchmarks/x.py --model='a, b'", "date": "2026-11-2
 HLO = """
   %fused.1 = f32[8,4]{1,0} add(%a, %b)
   %convolution.3 = f32[8,56,56,64]{3,2,1,0:T(8)} convolution(%x, %w), window={size=3x3}, metadata={op_name="jit(step)/jit(main)/transpose(jvp(ResNet))/layer1/block1/conv1/conv_general_dilated" source_file="x.py"}
+  %ffi_call.2 = (f32[2,4]{1,0}, f32[4]{0}) custom-call(%x, %s), custom_call_target="norm", metadata={op_name="jit(step)/stem/norm1"}
   ROOT %tuple = (f32[], f32[3]) tuple(%c, %d)
 """  # noqa: E501 - a line of HLO
 
@@ -112,6 +113,7 @@ def test_operations_are_told_by_kind_shape_and_place_in_the_network() -> None:
     details = operations.details_of(HLO)
     assert details["fused.1"] == "add f32[8,4]"
     where = "backward layer1/block1/conv1/conv_general_dilated"
+    assert details["ffi_call.2"] == "custom-call (f32[2,4], f32[4]) stem/norm1"
     assert details["convolution.3"] == f"convolution f32[8,56,56,64] {where}"
 
 

@@ -129,7 +129,7 @@ import pytest
 from covidjax.ops.native import library
 library.path = lambda: Path({str(library_at)!r})
 library.build("g++", (*library.FLAGS, *{flags!r}))
-tests = ["tests/ops/test_native.py", "tests/ops/test_native_winograd.py"]
+tests = ["tests/ops/test_native.py", "tests/ops/test_native_winograd.py", "tests/ops/test_native_batch_norm.py"]
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *tests, "-k", "not share_a_batch"]))
 """
     done = subprocess.run(

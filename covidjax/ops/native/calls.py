@@ -26,14 +26,11 @@ def call(
 
     results: jax.ShapeDtypeStruct of each. by_example: for each argument and each result whether its first axis is the
     batch ('b'), whether devices that share a batch all have it whole ('w'), or, of results, whether what they find is
-    added up ('+'). attributes: bools and tuples of ints.
+    added up ('+'). attributes: bools, floats and tuples of ints.
     """
-    values = {
-        key: np.array(value, np.int64) if isinstance(value, tuple) else value for key, value in attributes.items()
-    }
     if jax.device_count() == 1:
-        return _local(name, tuple(results), values, *arguments)
-    function = custom_partitioning(partial(_local, name, tuple(results), values))
+        return local_call(name, results, *arguments, **attributes)
+    function = custom_partitioning(partial(local_call, name, results, **attributes))
     numbers = itertools.count()
 
     def axes(kind: str, array: Any) -> str:
@@ -42,12 +39,21 @@ def call(
 
     inwards, outwards = by_example
     rule = f"{', '.join(map(axes, inwards, arguments))} -> {', '.join(map(axes, outwards, results))}"
-    function.def_partition(partition=partial(_partition, name, values, by_example), sharding_rule=rule)
+    function.def_partition(partition=partial(_partition, name, attributes, by_example), sharding_rule=rule)
     return sequential_vmap(function)(*arguments)
 
 
-def _local(name: str, results: tuple[Any, ...], attributes: dict[str, Any], *arguments: Any) -> tuple[jax.Array, ...]:
-    return tuple(jax.ffi.ffi_call(target(name), results, vmap_method="sequential")(*arguments, **attributes))
+def local_call(name: str, results: Sequence[Any], *arguments: Any, **attributes: Any) -> tuple[jax.Array, ...]:
+    """The results of an operation of the shim on one device, which has all arrays whole."""
+    values = {key: _attribute(value) for key, value in attributes.items()}
+    return tuple(jax.ffi.ffi_call(target(name), tuple(results), vmap_method="sequential")(*arguments, **values))
+
+
+def _attribute(value: bool | float | tuple[int, ...]) -> Any:
+    """As the shim binds it."""
+    if isinstance(value, tuple):
+        return np.array(value, np.int64)
+    return np.float32(value) if isinstance(value, float) else value
 
 
 def _partition(
@@ -63,7 +69,7 @@ def _partition(
         return jax.ShapeDtypeStruct(shape, result.dtype)
 
     def lower(*arguments: Any) -> tuple[jax.Array, ...]:
-        found = _local(name, tuple(map(part, outwards, results)), attributes, *arguments)
+        found = local_call(name, tuple(map(part, outwards, results)), *arguments, **attributes)
         return tuple(
             lax.psum(array, devices) if kind == "+" and devices else array
             for kind, array in zip(outwards, found, strict=True)

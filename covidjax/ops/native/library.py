@@ -23,6 +23,8 @@ TARGETS = (
     "convolution_kernel_gradient",
     "max_pool",
     "max_pool_gradient",
+    "batch_norm",
+    "batch_norm_gradient",
 )
 SHIM = Path(__file__).with_name("shim.cpp")
 # Of all sources beside it: programs that were compiled for another shim miss it.

@@ -1,32 +1,23 @@
-// Convolution of float32 maps, what follows it, and its gradients, for XLA on a CPU, see README.md.
+// Operations on float32 maps for XLA on a CPU, see README.md.
 // Maps are [batch, height, width, features], kernels [height, width, in_features, features], as in covidjax.ops.
 
 #include <omp.h>
-#include <sys/mman.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <list>
 #include <map>
-#include <memory>
-#include <mutex>
-#include <new>
-#include <stdexcept>
-#include <string>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "batch_norm.hpp"
+#include "call.hpp"
 #include "direct.hpp"
 #include "maxima.hpp"
 #include "oneapi/dnnl/dnnl.hpp"
 #include "winograd.hpp"
-#include "xla/ffi/api/ffi.h"
 
-namespace ffi = xla::ffi;
 using dnnl::memory;
-using Map = ffi::Buffer<ffi::F32>;
-using Integers = ffi::Span<const int64_t>;
 using Key = std::vector<int64_t>;
 using Tag = memory::format_tag;
 
@@ -36,60 +27,6 @@ const dnnl::engine& Engine() {
   static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   return engine;
 }
-
-// One call at a time: each uses all threads of the process, so that several devices do not share cores among more
-// threads than there are; and the arena and the primitives below belong to one call at a time.
-std::mutex turn;
-
-std::string Describe(Integers dimensions) {
-  std::string text = "[";
-  for (size_t i = 0; i < dimensions.size(); ++i) text += (i ? ", " : "") + std::to_string(dimensions[i]);
-  return text + "]";
-}
-
-void Require(bool condition, const char* what) {
-  if (!condition) throw std::invalid_argument(what);
-}
-
-// Runs the body; whatever goes wrong becomes an error of XLA with the operation's name and shapes.
-template <typename Body>
-ffi::Error Guarded(const char* name, std::vector<Integers> shapes, Body body) {
-  std::string why;
-  try {
-    std::lock_guard<std::mutex> lock(turn);
-    body();
-    return ffi::Error::Success();
-  } catch (const dnnl::error& error) {
-    why = std::string("oneDNN: ") + error.what();
-  } catch (const std::bad_alloc&) {
-    why = "there is not enough memory";
-  } catch (const std::exception& error) {
-    why = error.what();
-  }
-  std::string told;
-  for (const Integers& shape : shapes) told += (told.empty() ? "" : ", ") + Describe(shape);
-  return ffi::Error::Internal(std::string("covidjax native ") + name + " of " + told + ": " + why);
-}
-
-constexpr size_t kHugePage = size_t{1} << 21;
-
-// Memory that calls share, since they take turns; it grows to what the largest needs.
-char* Arena(size_t bytes) {
-  static std::unique_ptr<char, decltype(&std::free)> arena(nullptr, &std::free);
-  static size_t held = 0;
-  if (bytes > held) {
-    arena.reset();
-    held = 0;
-    const size_t pages = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-    arena.reset(static_cast<char*>(std::aligned_alloc(kHugePage, pages)));
-    if (!arena) throw std::bad_alloc();
-    madvise(arena.get(), pages, MADV_HUGEPAGE);  // refused: as it was
-    held = pages;
-  }
-  return arena.get();
-}
-
-float* Floats(size_t count) { return reinterpret_cast<float*>(Arena(count * sizeof(float))); }
 
 // ---- Convolution ----
 
@@ -136,15 +73,39 @@ struct Convolution {
             before[0], before[1]};
   }
 
-  winograd::Convolution tiled() const {
-    Require(rows == 3 && columns == 3 && strides[0] == 1 && strides[1] == 1, "Winograd's is for 3x3 and strides of 1");
+  void RequireTiles() const {
+    Require(rows == 3 && columns == 3 && strides[0] == strides[1] && strides[0] <= 2,
+            "Winograd's is for 3x3 and strides of 1 or 2");
     Require(in_features % vectors::kMultiple == 0 && features % vectors::kMultiple == 0,
             "Winograd's is for multiples of 16 features");
-    return {batch, height, width, in_features, out_height, out_width, features, before[0], before[1], false};
   }
-  winograd::Convolution tiled_input_gradient() const {
-    const winograd::Convolution w = tiled();
-    return {batch, w.out_height, w.out_width, w.features, height, width, in_features, 2 - w.top, 2 - w.left, true};
+  template <typename Way>
+  winograd::Convolution<Way> tiled() const {
+    RequireTiles();
+    return {batch, height, width, in_features, out_height, out_width, features, before[0], before[1], 0, 0, false};
+  }
+  winograd::Convolution<winograd::Whole> tiled_input_gradient() const {
+    RequireTiles();
+    return {batch,       out_height,    out_width,     features, height, width,
+            in_features, 2 - before[0], 2 - before[1], 0,        0,      true};
+  }
+  // Tiles of the inputs begin where a middle tap met the output `first`, which is 0 for a padding of 1.
+  winograd::Convolution<winograd::Spread> spread_input_gradient() const {
+    RequireTiles();
+    const auto first = [](int64_t padding) { return padding > 0 ? (padding - 1) / 2 : -1; };
+    const int64_t y = first(before[0]), x = first(before[1]);
+    return {batch,
+            out_height,
+            out_width,
+            features,
+            height,
+            width,
+            in_features,
+            -y,
+            -x,
+            before[0] - 1 - 2 * y,
+            before[1] - 1 - 2 * x,
+            true};
   }
 };
 
@@ -246,12 +207,12 @@ ffi::Error ConvolutionForward(Map inputs, Map kernel, Map bias, Map residual, ff
     const bool biased = bias.element_count() > 0, added = residual.element_count() > 0;
     Require(!biased || bias.element_count() == size_t(c.features), "the bias does not fit the kernel");
     Require(!added || residual.element_count() == outputs->element_count(), "the residual does not fit the output");
-    if (winograd) {
-      const auto tiled = c.tiled();
+    const auto run = [&](const auto& tiled) {
       const winograd::After after = {biased ? bias.typed_data() : nullptr, added ? residual.typed_data() : nullptr,
                                      relu};
-      return tiled.Run(inputs.typed_data(), kernel.typed_data(), after, outputs->typed_data(), Floats(tiled.scratch()));
-    }
+      tiled.Run(inputs.typed_data(), kernel.typed_data(), after, outputs->typed_data(), Floats(tiled.scratch()));
+    };
+    if (winograd) return c.strides[0] == 1 ? run(c.tiled<winograd::Whole>()) : run(c.tiled<winograd::Strided>());
     const int64_t flags = (biased ? kBias : 0) | (relu ? kRelu : 0) | (added ? kResidual : 0);
     Compiled& compiled = Cached(c.key(kForward | flags), [&] {
       const auto description = Forward(c, flags);
@@ -272,11 +233,10 @@ ffi::Error ConvolutionInputGradient(Map cotangent, Map kernel, ffi::Result<Map> 
   const std::vector<Integers> shapes = {cotangent.dimensions(), kernel.dimensions(), gradient->dimensions()};
   return Guarded("input gradient of a convolution", shapes, [&] {
     const Convolution c(gradient->dimensions(), kernel.dimensions(), cotangent.dimensions(), geometry);
-    if (winograd) {
-      const auto tiled = c.tiled_input_gradient();
-      return tiled.Run(cotangent.typed_data(), kernel.typed_data(), {}, gradient->typed_data(),
-                       Floats(tiled.scratch()));
-    }
+    const auto run = [&](const auto& tiled) {
+      tiled.Run(cotangent.typed_data(), kernel.typed_data(), {}, gradient->typed_data(), Floats(tiled.scratch()));
+    };
+    if (winograd) return c.strides[0] == 1 ? run(c.tiled_input_gradient()) : run(c.spread_input_gradient());
     Compiled& compiled = Cached(c.key(kOfInputs), [&] {
       const dnnl::convolution_backward_data::primitive_desc description(
           Engine(), dnnl::algorithm::convolution_direct, c.inputs(), c.kernel(Tag::any), c.outputs(),
@@ -299,7 +259,7 @@ ffi::Error ConvolutionKernelGradient(Map cotangent, Map inputs, ffi::Result<Map>
       ours.KernelGradient(inputs.typed_data(), cotangent.typed_data(), gradient->typed_data(),
                           Floats(ours.kernel_gradient_scratch()));
     };
-    if (winograd) return run(c.tiled());
+    if (winograd) return c.strides[0] == 1 ? run(c.tiled<winograd::Whole>()) : run(c.tiled<winograd::Strided>());
     if (c.is_direct()) return run(c.direct());
     Compiled& compiled = Cached(c.key(kOfKernel), [&] {
       const dnnl::convolution_backward_weights::primitive_desc description(
@@ -313,6 +273,8 @@ ffi::Error ConvolutionKernelGradient(Map cotangent, Map inputs, ffi::Result<Map>
          {DNNL_ARG_DIFF_DST, Wrap(c.outputs(), cotangent.typed_data())}});
   });
 }
+
+// ---- Maxima ----
 
 // geometry: the window, strides, then padding before and after, of height and width.
 maxima::Windows Windows(Integers inputs, Integers outputs, Integers geometry) {
@@ -345,6 +307,52 @@ ffi::Error MaxPoolGradient(Map inputs, Map outputs, Map cotangent, ffi::Result<M
   });
 }
 
+// ---- Batch normalisation ----
+
+normalisation::Normalisation Normalisation(const Map& inputs, std::vector<size_t> counts, float epsilon, bool relu) {
+  const Integers shape = inputs.dimensions();
+  Require(shape.size() >= 2 && inputs.element_count() > 0, "there is nothing to normalise");
+  Require(shape.back() % vectors::kMultiple == 0, "batch normalisation is for multiples of 16 features");
+  for (const size_t count : counts) Require(count == size_t(shape.back()), "an array does not fit the features");
+  return {int64_t(inputs.element_count()) / shape.back(), shape.back(), epsilon, relu};
+}
+
+// relu(normalised * scale + bias + residual); a residual without elements is none.
+ffi::Error BatchNorm(Map inputs, Map scale, Map bias, Map residual, ffi::Result<Map> outputs, ffi::Result<Map> mean,
+                     ffi::Result<Map> variance, float epsilon, bool relu) {
+  return Guarded("batch normalisation", {inputs.dimensions(), residual.dimensions()}, [&] {
+    const bool added = residual.element_count() > 0;
+    Require(outputs->dimensions() == inputs.dimensions(), "inputs and outputs differ");
+    Require(!added || residual.dimensions() == inputs.dimensions(), "the residual does not fit the inputs");
+    const auto norm = Normalisation(
+        inputs, {scale.element_count(), bias.element_count(), mean->element_count(), variance->element_count()},
+        epsilon, relu);
+    norm.Run(inputs.typed_data(), scale.typed_data(), bias.typed_data(), added ? residual.typed_data() : nullptr,
+             outputs->typed_data(), mean->typed_data(), variance->typed_data(), Floats(norm.scratch()));
+  });
+}
+
+// outputs, of_residual: without elements, or what came of a residual and a ReLU, and the gradient of the former.
+ffi::Error BatchNormGradient(Map cotangent, Map inputs, Map outputs, Map scale, Map bias, Map mean, Map variance,
+                             ffi::Result<Map> of_inputs, ffi::Result<Map> of_scale, ffi::Result<Map> of_bias,
+                             ffi::Result<Map> of_residual, float epsilon, bool relu) {
+  return Guarded("gradient of batch normalisation", {inputs.dimensions(), cotangent.dimensions()}, [&] {
+    const bool added = outputs.element_count() > 0;
+    Require(cotangent.dimensions() == inputs.dimensions() && of_inputs->dimensions() == inputs.dimensions(),
+            "inputs, cotangent and gradient differ");
+    Require(of_residual->dimensions() == outputs.dimensions(), "outputs and the residual's gradient differ");
+    Require(!added || (relu && outputs.dimensions() == inputs.dimensions()), "the outputs do not fit the inputs");
+    const auto norm = Normalisation(inputs,
+                                    {scale.element_count(), bias.element_count(), mean.element_count(),
+                                     variance.element_count(), of_scale->element_count(), of_bias->element_count()},
+                                    epsilon, relu);
+    norm.Gradient(cotangent.typed_data(), inputs.typed_data(), added ? outputs.typed_data() : nullptr,
+                  scale.typed_data(), bias.typed_data(), mean.typed_data(), variance.typed_data(),
+                  of_inputs->typed_data(), of_scale->typed_data(), of_bias->typed_data(),
+                  added ? of_residual->typed_data() : nullptr, Floats(norm.scratch()));
+  });
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution, ConvolutionForward,
@@ -366,3 +374,29 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
 XLA_FFI_DEFINE_HANDLER_SYMBOL(max_pool, MaxPool, ffi::Ffi::Bind().Arg<Map>().Ret<Map>().Attr<Integers>("geometry"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(max_pool_gradient, MaxPoolGradient,
                               ffi::Ffi::Bind().Arg<Map>().Arg<Map>().Arg<Map>().Ret<Map>().Attr<Integers>("geometry"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm, BatchNorm,
+                              ffi::Ffi::Bind()
+                                  .Arg<Map>()
+                                  .Arg<Map>()
+                                  .Arg<Map>()
+                                  .Arg<Map>()
+                                  .Ret<Map>()
+                                  .Ret<Map>()
+                                  .Ret<Map>()
+                                  .Attr<float>("epsilon")
+                                  .Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_gradient, BatchNormGradient,
+                              ffi::Ffi::Bind()
+                                  .Arg<Map>()
+                                  .Arg<Map>()
+                                  .Arg<Map>()
+                                  .Arg<Map>()
+                                  .Arg<Map>()
+                                  .Arg<Map>()
+                                  .Arg<Map>()
+                                  .Ret<Map>()
+                                  .Ret<Map>()
+                                  .Ret<Map>()
+                                  .Ret<Map>()
+                                  .Attr<float>("epsilon")
+                                  .Attr<bool>("relu"));

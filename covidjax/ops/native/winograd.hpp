@@ -1,98 +1,21 @@
-// 3x3 convolutions by Winograd's F(4x4, 3x3), as in ../winograd.py, whose points these are; features: multiples of
-// kLanes. Transformed tiles never leave the core's cache: that is what it wins over the same products in XLA.
+// 3x3 convolutions with strides of 1 or 2 by Winograd's transformations; features: multiples of kLanes. Transformed
+// tiles never leave the core's cache: that is what it wins over the same products in XLA.
 
 #include <omp.h>
 
 #include <algorithm>
 #include <cstdint>
 
-#include "vectors.hpp"
+#include "points.hpp"
 
 namespace winograd {
 
-using namespace vectors;
-
-constexpr int64_t kTile = 4, kPoints = 36;
 #ifdef __AVX512F__
 constexpr int64_t kCache = 1 << 20;  // bytes of a core's, for the points of a block
 #else
 constexpr int64_t kCache = 1 << 18;
 #endif
 constexpr int64_t kShared = 5 << 20;  // bytes of the last cache, of which other programs have the rest
-constexpr float kA = 3.f / 4, kB = 3.f / 2, kA2 = kA * kA, kB2 = kB * kB, kProduct = kA2 * kB2, kSum = kA2 + kB2;
-constexpr float kOfA = 1 / (2 * kA2 * (kA2 - kB2)), kOfB = 1 / (2 * kB2 * (kB2 - kA2)), kOfZero = 1 / kProduct;
-
-// The transformations along one axis: of what get(i) gives, each i put(i, value).
-
-struct InputPoints {  // B.T
-  static constexpr int from = 6, to = 6;
-  template <typename Get, typename Put>
-  static void Apply(Get get, Put put) {
-    const Vector d1 = get(1), d2 = get(2), d3 = get(3), d4 = get(4);
-    const Vector even_a = d4 - kB2 * d2, odd_a = kA * (d3 - kB2 * d1);
-    const Vector even_b = d4 - kA2 * d2, odd_b = kB * (d3 - kA2 * d1);
-    put(0, kProduct * get(0) - kSum * d2 + d4), put(1, even_a + odd_a), put(2, even_a - odd_a);
-    put(3, even_b + odd_b), put(4, even_b - odd_b), put(5, kProduct * d1 - kSum * d3 + get(5));
-  }
-};
-
-struct KernelPoints {  // G
-  static constexpr int from = 3, to = 6;
-  template <typename Get, typename Put>
-  static void Apply(Get get, Put put) {
-    const Vector g0 = get(0), g1 = get(1), g2 = get(2);
-    const Vector even_a = kOfA * (g0 + kA2 * g2), odd_a = kOfA * kA * g1;
-    const Vector even_b = kOfB * (g0 + kB2 * g2), odd_b = kOfB * kB * g1;
-    put(0, kOfZero * g0), put(1, even_a + odd_a), put(2, even_a - odd_a);
-    put(3, even_b + odd_b), put(4, even_b - odd_b), put(5, g2);
-  }
-};
-
-struct KernelOfPoints {  // G
-  static constexpr int from = 6, to = 3;
-  template <typename Get, typename Put>
-  static void Apply(Get get, Put put) {
-    const Vector v1 = get(1), v2 = get(2), v3 = get(3), v4 = get(4);
-    const Vector even_a = kOfA * (v1 + v2), odd_a = kOfA * kA * (v1 - v2);
-    const Vector even_b = kOfB * (v3 + v4), odd_b = kOfB * kB * (v3 - v4);
-    put(0, kOfZero * get(0) + even_a + even_b), put(1, odd_a + odd_b);
-    put(2, kA2 * even_a + kB2 * even_b + get(5));
-  }
-};
-
-struct OutputsOfPoints {  // A.T
-  static constexpr int from = 6, to = 4;
-  template <typename Get, typename Put>
-  static void Apply(Get get, Put put) {
-    const Vector m1 = get(1), m2 = get(2), m3 = get(3), m4 = get(4);
-    const Vector even_a = m1 + m2, odd_a = kA * (m1 - m2), even_b = m3 + m4, odd_b = kB * (m3 - m4);
-    put(0, get(0) + even_a + even_b), put(1, odd_a + odd_b);
-    put(2, kA2 * even_a + kB2 * even_b), put(3, kA2 * odd_a + kB2 * odd_b + get(5));
-  }
-};
-
-struct CotangentPoints {  // A
-  static constexpr int from = 4, to = 6;
-  template <typename Get, typename Put>
-  static void Apply(Get get, Put put) {
-    const Vector y0 = get(0), y1 = get(1), y2 = get(2), y3 = get(3);
-    const Vector even_a = y0 + kA2 * y2, odd_a = kA * (y1 + kA2 * y3);
-    const Vector even_b = y0 + kB2 * y2, odd_b = kB * (y1 + kB2 * y3);
-    put(0, y0), put(1, even_a + odd_a), put(2, even_a - odd_a);
-    put(3, even_b + odd_b), put(4, even_b - odd_b), put(5, y3);
-  }
-};
-
-// Along both axes: of get(row, column), [from, from], to put(place, value), [to * to].
-template <typename Axis, typename Get, typename Put>
-inline __attribute__((always_inline)) void Transform(Get get, Put put) {
-  Vector half[Axis::to * Axis::from];
-  for (int j = 0; j < Axis::from; ++j)
-    Axis::Apply([&](int i) { return get(i, j); }, [&](int i, Vector value) { half[i * Axis::from + j] = value; });
-  for (int i = 0; i < Axis::to; ++i)
-    Axis::Apply([&](int j) { return half[i * Axis::from + j]; },
-                [&](int j, Vector value) { put(i * Axis::to + j, value); });
-}
 
 // What comes after the convolution; null: nothing.
 struct After {
@@ -100,17 +23,23 @@ struct After {
   bool relu;
 };
 
-// Arrays at the points are [36, tiles, features], with a vector between points: else all 36 fall on one cache set.
+// Arrays at the points are [points, tiles, features], with a vector between points: else all fall on one cache set.
+template <typename Way>
 struct Convolution {
-  int64_t batch, height, width, in_features, out_height, out_width, features, top, left;  // top, left: of the padding
-  bool transposed;  // the kernel is that of the convolution whose input gradient this is
+  int64_t batch, height, width, in_features, out_height, out_width, features;
+  int64_t top, left, out_top, out_left;  // how far above and left of input and output the first tile begins
+  bool transposed;                       // the kernel is that of the convolution whose input gradient this is
 
-  int64_t columns() const { return (out_width + kTile - 1) / kTile; }
-  int64_t rows() const { return (out_height + kTile - 1) / kTile; }
+  static constexpr int64_t kTile = Way::Outputs::to, kSide = Way::Inputs::to, kPoints = kSide * kSide;
+  static constexpr int64_t kKernelSide = Way::Kernel::to, kKernelPoints = kKernelSide * kKernelSide;
+
+  int64_t columns() const { return (out_width + out_left + kTile - 1) / kTile; }
+  int64_t rows() const { return (out_height + out_top + kTile - 1) / kTile; }
   int64_t tiles() const { return batch * rows() * columns(); }
   int64_t padded() const { return Up(features, kPanel); }
   int64_t block() const {  // tiles whose points fit into the cache of a core
-    const int64_t least = tiles() >= 256 ? 2 * kLanes : 16, fit = kCache / (kPoints * 4 * (in_features + features));
+    const int64_t fit = kCache / (kPoints * 4 * (in_features + features));
+    const int64_t least = kSide > 6 ? 2 * kRows : tiles() >= 256 ? 2 * kLanes : 16;
     return Up(std::clamp<int64_t>(fit, least, 64), kRows);
   }
   bool by_panels() const { return 4 * tiles() <= features; }
@@ -118,12 +47,14 @@ struct Convolution {
   size_t scratch() const {
     const int64_t threads = omp_get_max_threads();
     if (by_panels())
-      return widest() + kPoints * (in_stride(Up(tiles(), kRows)) + threads * (kernel_stride() + panel_stride()));
-    return widest() + kPoints * (part() * in_features + threads * (in_stride(block()) + out_stride(block())));
+      return widest() + kPoints * (in_stride(Up(tiles(), kRows)) + threads * panel_stride()) +
+             kKernelPoints * threads * kernel_stride();
+    return widest() + kKernelPoints * part() * in_features +
+           kPoints * threads * (in_stride(block()) + out_stride(block()));
   }
   size_t kernel_gradient_scratch() const {
     const int64_t sums = once() ? 0 : padded() * grouped();
-    return widest() + kPoints * (sums + group_stride() + out_stride(kGradientBlock));
+    return widest() + kKernelPoints * sums + kPoints * (group_stride() + out_stride(kGradientBlock));
   }
 
   void Run(const float* inputs, const float* kernel, const After& after, float* outputs, float* scratch) const {
@@ -140,13 +71,15 @@ struct Convolution {
     const float* const zeros = scratch;
     scratch += widest();
     const int64_t block = kGradientBlock, apart = group_stride(), out_apart = out_stride(block);
-    float* const points = scratch + (once() ? 0 : kPoints * padded() * grouped());
+    float* const points = scratch + (once() ? 0 : kKernelPoints * padded() * grouped());
     float* const cotangent_points = points + kPoints * apart;
-    // The products of a group of input features with a panel of outputs at a point.
-    const auto multiply = [&](int64_t p, int64_t k, int64_t c, int64_t count, bool add, float* out, int64_t out_row) {
-      for (int64_t r = 0; r < kGroup && c + r < in_features; r += kRows)
-        Multiply(points + p * apart + c * block + r, 1, kGroup, cotangent_points + p * out_apart + k * block, kPanel,
-                 count, add, out + r * out_row, out_row);
+    // The products of a group of input features with a panel of outputs at the points of a kernel's.
+    const auto multiply = [&](int64_t q, int64_t k, int64_t c, int64_t count, bool add, float* out, int64_t out_row) {
+      for (int64_t i = q / kKernelSide; i < End(q / kKernelSide); ++i)
+        for (int64_t j = q % kKernelSide; j < End(q % kKernelSide); ++j, add = true)
+          for (int64_t r = 0, p = i * kSide + j; r < kGroup && c + r < in_features; r += kRows)
+            Multiply(points + p * apart + c * block + r, 1, kGroup, cotangent_points + p * out_apart + k * block,
+                     kPanel, count, add, out + r * out_row, out_row);
     };
 #pragma omp parallel
     {
@@ -159,17 +92,17 @@ struct Convolution {
         }
         if (once()) break;
 #pragma omp for collapse(2) schedule(dynamic, 4)
-        for (int64_t p = 0; p < kPoints; ++p)
+        for (int64_t q = 0; q < kKernelPoints; ++q)
           for (int64_t k = 0; k < padded(); k += kPanel)
             for (int64_t c = 0; c < in_features; c += kGroup)
-              multiply(p, k, c, count, first > 0, scratch + (p * grouped() + c) * padded() + k, padded());
+              multiply(q, k, c, count, first > 0, scratch + (q * grouped() + c) * padded() + k, padded());
       }
 #pragma omp for collapse(2) schedule(dynamic, 4)
       for (int64_t k = 0; k < padded(); k += kPanel)
         for (int64_t c = 0; c < in_features; c += kGroup) {
-          float products[kPoints * kGroup * kPanel];
-          for (int64_t p = 0; p < kPoints && once(); ++p)
-            multiply(p, k, c, tiles(), false, products + p * kGroup * kPanel, kPanel);
+          float products[kKernelPoints * kGroup * kPanel];
+          for (int64_t q = 0; q < kKernelPoints && once(); ++q)
+            multiply(q, k, c, tiles(), false, products + q * kGroup * kPanel, kPanel);
           for (int64_t r = 0; r < kGroup && c + r < in_features; ++r)
             for (int64_t v = 0; v < kPanel && k + v < features; v += kLanes) {
               const float* const at = once() ? products + r * kPanel + v : scratch + (c + r) * padded() + k + v;
@@ -180,7 +113,12 @@ struct Convolution {
   }
 
  private:
-  static constexpr int64_t kGradientBlock = 128, kChunk = 64;
+  static constexpr int64_t kGradientBlock = Way::kBlock, kChunk = 64;
+  // Along an axis the points beyond the kernel's last share that one: pixels that meet the middle tap as they are.
+  static int64_t End(int64_t side) { return side + 1 < kKernelSide ? side + 1 : kSide; }
+  static int64_t OfKernel(int64_t p) {
+    return std::min(p / kSide, kKernelSide - 1) * kKernelSide + std::min(p % kSide, kKernelSide - 1);
+  }
   int64_t widest() const { return Up(std::max(in_features, features), kMultiple); }  // the zeros outside of the map
   int64_t grouped() const { return Up(in_features, kGroup); }
   int64_t group_stride() const { return kGradientBlock * grouped() + kLanes; }
@@ -188,7 +126,7 @@ struct Convolution {
   int64_t out_stride(int64_t tiles) const { return tiles * padded() + kLanes; }
   int64_t part() const {  // of the features: those whose kernel's points stay in the cache that cores share
     const int64_t panels = padded() / kPanel;
-    const int64_t fit = std::max<int64_t>(1, kShared / (kPoints * 4 * in_features * kPanel));
+    const int64_t fit = std::max<int64_t>(1, kShared / (kKernelPoints * 4 * in_features * kPanel));
     const int64_t parts = (panels + fit - 1) / fit;
     return (panels + parts - 1) / parts * kPanel;
   }
@@ -201,7 +139,7 @@ struct Convolution {
     const int64_t in = in_features, apart = in_stride(block()), out_apart = out_stride(block()), wide = part();
 #pragma omp parallel
     {
-      float* const points = scratch + kPoints * (wide * in + omp_get_thread_num() * (apart + out_apart));
+      float* const points = scratch + kKernelPoints * wide * in + kPoints * omp_get_thread_num() * (apart + out_apart);
       float* const products = points + kPoints * apart;
       for (int64_t start = 0; start < padded(); start += wide) {
         const int64_t end = std::min(start + wide, padded());
@@ -216,8 +154,8 @@ struct Convolution {
           for (int64_t p = 0; p < kPoints; ++p)
             for (int64_t k = start; k < end; k += kPanel)
               for (int64_t t = 0; t < rows; t += kRows)
-                Multiply(points + p * apart + t * in, in, 1, scratch + p * wide * in + (k - start) * in, kPanel, in,
-                         false, products + p * out_apart + t * wide + k - start, wide);
+                Multiply(points + p * apart + t * in, in, 1, scratch + OfKernel(p) * wide * in + (k - start) * in,
+                         kPanel, in, false, products + p * out_apart + t * wide + k - start, wide);
           for (int64_t t = 0; t < count; ++t)
             for (int64_t k = start; k < std::min(end, features); k += kLanes)
               WriteOutputs(products + t * wide + k - start, out_apart, first + t, k, after, outputs);
@@ -232,9 +170,9 @@ struct Convolution {
     const int64_t in = in_features, rows = Up(tiles(), kRows), apart = in_stride(rows), out_apart = panel_stride();
 #pragma omp parallel
     {
-      float* const kernel_points =
-          scratch + kPoints * (apart + omp_get_thread_num() * (kernel_stride() + panel_stride()));
-      float* const products = kernel_points + kPoints * kernel_stride();
+      const int64_t own = kKernelPoints * kernel_stride() + kPoints * panel_stride();
+      float* const kernel_points = scratch + kPoints * apart + omp_get_thread_num() * own;
+      float* const products = kernel_points + kKernelPoints * kernel_stride();
 #pragma omp for schedule(dynamic, 4)
       for (int64_t t = 0; t < rows; ++t) ReadInputs(inputs, t, zeros, scratch + t * in, apart, in, 0);
 #pragma omp for schedule(dynamic)
@@ -245,8 +183,8 @@ struct Convolution {
             ReadKernel(kernel, first + c, k, kernel_points + c * kPanel, kernel_stride());
           for (int64_t p = 0; p < kPoints; ++p)
             for (int64_t t = 0; t < rows; t += kRows)
-              Multiply(scratch + p * apart + t * in + first, in, 1, kernel_points + p * kernel_stride(), kPanel, count,
-                       first > 0, products + p * out_apart + t * kPanel, kPanel);
+              Multiply(scratch + p * apart + t * in + first, in, 1, kernel_points + OfKernel(p) * kernel_stride(),
+                       kPanel, count, first > 0, products + p * out_apart + t * kPanel, kPanel);
         }
         for (int64_t t = 0; t < tiles(); ++t)
           for (int64_t v = 0; v < kPanel && k + v < features; v += kLanes)
@@ -255,12 +193,10 @@ struct Convolution {
     }
   }
 
-  struct Place {  // of a tile: an image, and its first output
+  struct Place {  // of a tile: an image, and its place among the image's
     int64_t image, row, column;
   };
-  Place place(int64_t tile) const {
-    return {tile / (rows() * columns()), tile / columns() % rows() * kTile, tile % columns() * kTile};
-  }
+  Place place(int64_t tile) const { return {tile / (rows() * columns()), tile / columns() % rows(), tile % columns()}; }
 
   // The points of a tile of pixels, of which those outside of the map are zeros. The points lie `apart` one another;
   // at each, features in groups of so many, the groups `count` tiles apart.
@@ -284,18 +220,19 @@ struct Convolution {
                   int64_t count) const {
     const auto [image, row, column] = place(tile);  // beyond the last tile all pixels are outside
     const int64_t extent = image < batch ? height : 0;
-    ReadTile<InputPoints>(inputs + image * height * width * in_features, extent, width, in_features, row - top,
-                          column - left, zeros, points, apart, group, count);
+    ReadTile<typename Way::Inputs>(inputs + image * height * width * in_features, extent, width, in_features,
+                                   row * Way::kApart - top, column * Way::kApart - left, zeros, points, apart, group,
+                                   count);
   }
 
   void ReadCotangent(const float* cotangent, int64_t tile, const float* zeros, float* points, int64_t apart,
                      int64_t count) const {
     const auto [image, row, column] = place(tile);
-    ReadTile<CotangentPoints>(cotangent + image * out_height * out_width * features, out_height, out_width, features,
-                              row, column, zeros, points, apart, kPanel, count);
+    ReadTile<typename Way::Cotangent>(cotangent + image * out_height * out_width * features, out_height, out_width,
+                                      features, row * kTile, column * kTile, zeros, points, apart, kPanel, count);
   }
 
-  // The points of the input features c to c + kLanes for the outputs k to k + kPanel: [36, kLanes, kPanel].
+  // The points of the input features c to c + kLanes for the outputs k to k + kPanel: [kernel points, kLanes, kPanel].
   void ReadKernel(const float* kernel, int64_t c, int64_t k, float* points, int64_t apart) const {
     for (int64_t v = 0; v < kPanel && k + v < features; v += kLanes) {
       float turned[9 * kLanes * kLanes];  // the taps, whose input features run last in memory
@@ -306,14 +243,15 @@ struct Convolution {
       const float* const taps = transposed ? turned : kernel + c * features + k + v;
       const int64_t tap = transposed ? kLanes * kLanes : in_features * features, next = transposed ? kLanes : features;
       for (int64_t lane = 0; lane < kLanes; ++lane)
-        Transform<KernelPoints>([&](int i, int j) { return Load(taps + (3 * i + j) * tap + lane * next); },
-                                [&](int p, Vector value) { Store(points + p * apart + lane * kPanel + v, value); });
+        Transform<typename Way::Kernel>(
+            [&](int i, int j) { return Load(taps + (3 * i + j) * tap + lane * next); },
+            [&](int p, Vector value) { Store(points + p * apart + lane * kPanel + v, value); });
     }
   }
 
   void WriteKernel(const float* points, int64_t apart, int64_t c, int64_t k, float* kernel) const {
-    Transform<KernelOfPoints>(
-        [&](int i, int j) { return Load(points + (6 * i + j) * apart); },
+    Transform<typename Way::KernelGradient>(
+        [&](int i, int j) { return Load(points + (kKernelSide * i + j) * apart); },
         [&](int tap, Vector value) { Store(kernel + (tap * in_features + c) * features + k, value); });
   }
 
@@ -321,15 +259,15 @@ struct Convolution {
                     float* outputs) const {
     const auto [image, row, column] = place(tile);
     const auto put = [&, row = row, column = column, image = image](int place, Vector value) {
-      const int64_t y = row + place / kTile, x = column + place % kTile;
-      if (y >= out_height || x >= out_width) return;
+      const int64_t y = row * kTile - out_top + place / kTile, x = column * kTile - out_left + place % kTile;
+      if (y < 0 || x < 0 || y >= out_height || x >= out_width) return;
       const int64_t at = ((image * out_height + y) * out_width + x) * features + k;
       if (after.bias) value += Load(after.bias + k);
       if (after.residual) value += Load(after.residual + at);
       if (after.relu) value = value < 0 ? Vector{} : value;  // what is no number stays none
       Store(outputs + at, value);
     };
-    Transform<OutputsOfPoints>([&](int i, int j) { return Load(points + (6 * i + j) * apart); }, put);
+    Transform<typename Way::Outputs>([&](int i, int j) { return Load(points + (kSide * i + j) * apart); }, put);
   }
 };
 

@@ -88,7 +88,7 @@ struct Normalisation {
             Vector sum[kWide]{}, moment[kWide]{};
             for (int64_t row = start; row < end; ++row) {
               const int64_t at = row * features + c;
-              __builtin_prefetch(inputs + at + block() * features);
+              __builtin_prefetch(inputs + at + block() * features);  // of the next block
               __builtin_prefetch(cotangent + at + block() * features);
               for (int v = 0; v < kWide; ++v) {
                 const int64_t own = v * kLanes;
@@ -150,8 +150,7 @@ struct Normalisation {
     spread += squares + apart * apart * (float(before) * part);
   }
 
-  // Mean and sum of squares about it of a slice, block by block: squares about zero would cancel where the mean is
-  // large.
+  // Mean and sum of squares about it of a slice, by blocks: squares about zero would cancel where the mean is large.
   void Moments(const float* inputs, int64_t slice, float* moments) const {
     std::fill_n(moments, 2 * features, 0.f);
     for (int64_t start = first(slice); start < first(slice + 1); start += block()) {
@@ -160,7 +159,7 @@ struct Normalisation {
         Vector mean[kWide]{}, squares[kWide]{};
         for (int64_t row = start; row < end; ++row) {
           const float* const at = inputs + row * features + c;
-          __builtin_prefetch(at + block() * features);
+          __builtin_prefetch(at + block() * features);  // of the next block
           for (int v = 0; v < kWide; ++v) mean[v] += Load(at + v * kLanes);
         }
         for (int v = 0; v < kWide; ++v) mean[v] /= float(end - start);

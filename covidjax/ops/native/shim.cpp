@@ -82,30 +82,21 @@ struct Convolution {
   template <typename Way>
   winograd::Convolution<Way> tiled() const {
     RequireTiles();
-    return {batch, height, width, in_features, out_height, out_width, features, before[0], before[1], 0, 0, false};
+    return {batch, height, width, in_features, out_height, out_width, features, before[0], before[1]};
   }
-  winograd::Convolution<winograd::Whole> tiled_input_gradient() const {
+  // Of the input gradient, whose inputs are the cotangent; the first tile begins so far above and left of it.
+  template <typename Way>
+  winograd::Convolution<Way> tiled_gradient(int64_t top, int64_t left) const {
     RequireTiles();
-    return {batch,       out_height,    out_width,     features, height, width,
-            in_features, 2 - before[0], 2 - before[1], 0,        0,      true};
+    return {batch, out_height, out_width, features, height, width, in_features, top, left, true};
   }
   // Tiles of the inputs begin where a middle tap met the output `first`, which is 0 for a padding of 1.
-  winograd::Convolution<winograd::Spread> spread_input_gradient() const {
-    RequireTiles();
+  winograd::Convolution<winograd::Spread> spread_gradient() const {
     const auto first = [](int64_t padding) { return padding > 0 ? (padding - 1) / 2 : -1; };
     const int64_t y = first(before[0]), x = first(before[1]);
-    return {batch,
-            out_height,
-            out_width,
-            features,
-            height,
-            width,
-            in_features,
-            -y,
-            -x,
-            before[0] - 1 - 2 * y,
-            before[1] - 1 - 2 * x,
-            true};
+    auto spread = tiled_gradient<winograd::Spread>(-y, -x);
+    spread.out_top = before[0] - 1 - 2 * y, spread.out_left = before[1] - 1 - 2 * x;
+    return spread;
   }
 };
 
@@ -236,7 +227,8 @@ ffi::Error ConvolutionInputGradient(Map cotangent, Map kernel, ffi::Result<Map> 
     const auto run = [&](const auto& tiled) {
       tiled.Run(cotangent.typed_data(), kernel.typed_data(), {}, gradient->typed_data(), Floats(tiled.scratch()));
     };
-    if (winograd) return c.strides[0] == 1 ? run(c.tiled_input_gradient()) : run(c.spread_input_gradient());
+    if (winograd && c.strides[0] == 1) return run(c.tiled_gradient<winograd::Whole>(2 - c.before[0], 2 - c.before[1]));
+    if (winograd) return run(c.spread_gradient());
     Compiled& compiled = Cached(c.key(kOfInputs), [&] {
       const dnnl::convolution_backward_data::primitive_desc description(
           Engine(), dnnl::algorithm::convolution_direct, c.inputs(), c.kernel(Tag::any), c.outputs(),

@@ -27,8 +27,9 @@ struct After {
 template <typename Way>
 struct Convolution {
   int64_t batch, height, width, in_features, out_height, out_width, features;
-  int64_t top, left, out_top, out_left;  // how far above and left of input and output the first tile begins
-  bool transposed;                       // the kernel is that of the convolution whose input gradient this is
+  int64_t top, left;                  // how far above and left of the inputs the first tile begins
+  bool transposed = false;            // the kernel is that of the convolution whose input gradient this is
+  int64_t out_top = 0, out_left = 0;  // how far above and left of the outputs
 
   static constexpr int64_t kTile = Way::Outputs::to, kSide = Way::Inputs::to, kPoints = kSide * kSide;
   static constexpr int64_t kKernelSide = Way::Kernel::to, kKernelPoints = kKernelSide * kKernelSide;

@@ -190,6 +190,22 @@ print("more threads:", len(os.listdir("/proc/self/task")) - before)
 
 
 @needs_native
+def test_nested_settings_of_threads_divide_a_map_as_well() -> None:
+    """Within a parallel region OpenMP answers for a nested one, which has more threads here."""
+    script = """
+import jax, jax.numpy as jnp
+from covidjax.ops import native
+from covidjax.ops.batch_norm import batch_norm
+assert native.choose("native").native
+inputs, ones = jax.random.normal(jax.random.key(0), (999, 64)), jnp.ones(64)
+ours, xlas = (batch_norm(inputs, ones, ones, 1e-3, native=own)[0] for own in (True, False))
+assert jnp.abs(ours - xlas).max() < 1e-5
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1,4"}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True)
+
+
+@needs_native
 @pytest.mark.parametrize(("setting", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(setting: dict[str, str], policy: str) -> None:
     script = "from covidjax.ops.native import library; assert not library.load(library.path())"

@@ -29,20 +29,22 @@ struct Normalisation {
 #pragma omp parallel
     {
 #pragma omp for schedule(dynamic)
-      for (int64_t slice = 0; slice < count; ++slice) Moments(inputs, slice, scratch + 2 * slice * features);
+      for (int64_t slice = 0; slice < count; ++slice)
+        Moments(inputs, first(slice, count), first(slice + 1, count), scratch + 2 * slice * features);
 #pragma omp for
       for (int64_t c = 0; c < features; c += kLanes) {
         Vector level{}, spread{};
         for (int64_t slice = 0; slice < count; ++slice) {
           const float* const own = scratch + 2 * slice * features + c;
-          Join(Load(own), Load(own + features), first(slice + 1) - first(slice), first(slice), level, spread);
+          const int64_t before = first(slice, count), own_rows = first(slice + 1, count) - before;
+          Join(Load(own), Load(own + features), own_rows, before, level, spread);
         }
         Store(mean + c, level), Store(variance + c, spread / float(rows));
         for (int64_t i = c; i < c + kLanes; ++i) factor[i] = scale[i] / std::sqrt(variance[i] + epsilon);
       }
 #pragma omp for schedule(dynamic)
       for (int64_t slice = count - 1; slice >= 0; --slice)
-        for (int64_t row = first(slice); row < first(slice + 1); ++row)
+        for (int64_t row = first(slice, count), stop = first(slice + 1, count); row < stop; ++row)
           for (int64_t c = 0, at = row * features; c < features; c += kLanes, at += kLanes) {
             Vector value = Normalised(Load(inputs + at), mean + c, factor + c, bias + c);
             if (residual) value += Load(residual + at);
@@ -82,8 +84,8 @@ struct Normalisation {
       for (int64_t slice = 0; slice < count; ++slice) {
         float* const sums = scratch + 2 * slice * features;
         std::fill_n(sums, 2 * features, 0.f);
-        for (int64_t start = first(slice); start < first(slice + 1); start += block()) {
-          const int64_t end = std::min(start + block(), first(slice + 1));
+        for (int64_t start = first(slice, count), stop = first(slice + 1, count); start < stop; start += block()) {
+          const int64_t end = std::min(start + block(), stop);
           for (int64_t c = 0; c < features; c += kMultiple) {
             Vector sum[kWide]{}, moment[kWide]{};
             for (int64_t row = start; row < end; ++row) {
@@ -122,7 +124,7 @@ struct Normalisation {
       }
 #pragma omp for schedule(dynamic)
       for (int64_t slice = count - 1; slice >= 0; --slice)
-        for (int64_t row = first(slice); row < first(slice + 1); ++row)
+        for (int64_t row = first(slice, count), stop = first(slice + 1, count); row < stop; ++row)
           for (int64_t c = 0, at = row * features; c < features; c += kLanes, at += kLanes) {
             const Vector input = Load(inputs + at);
             const Vector value = of_residual ? Load(of_residual + at) : passed(Load(cotangent + at), input, at, c);
@@ -138,8 +140,10 @@ struct Normalisation {
   static constexpr int kWide = kMultiple / kLanes;
   int64_t block() const { return std::max<int64_t>(8, 4096 / features); }  // rows that stay in a core's cache
   int64_t slices() const { return std::min<int64_t>((rows + block() - 1) / block(), 4 * omp_get_max_threads()); }
-  int64_t first(int64_t slice) const {
-    return std::min(rows, Up(rows, block()) / block() * slice / slices() * block());
+  // The first row of a slice of `count`, which is asked once and outside of the parallel region: within, OpenMP may
+  // answer for a nested one.
+  int64_t first(int64_t slice, int64_t count) const {
+    return std::min(rows, Up(rows, block()) / block() * slice / count * block());
   }
 
   // Adds the mean and the sum of squares about it of `count` rows to those of `before` rows (Chan et al. 1979).
@@ -151,10 +155,10 @@ struct Normalisation {
   }
 
   // Mean and sum of squares about it of a slice, by blocks: squares about zero would cancel where the mean is large.
-  void Moments(const float* inputs, int64_t slice, float* moments) const {
+  void Moments(const float* inputs, int64_t from, int64_t stop, float* moments) const {
     std::fill_n(moments, 2 * features, 0.f);
-    for (int64_t start = first(slice); start < first(slice + 1); start += block()) {
-      const int64_t end = std::min(start + block(), first(slice + 1));
+    for (int64_t start = from; start < stop; start += block()) {
+      const int64_t end = std::min(start + block(), stop);
       for (int64_t c = 0; c < features; c += kMultiple) {
         Vector mean[kWide]{}, squares[kWide]{};
         for (int64_t row = start; row < end; ++row) {
@@ -170,7 +174,7 @@ struct Normalisation {
           }
         for (int64_t v = 0, own = c; v < kWide; ++v, own += kLanes) {
           Vector level = Load(moments + own), spread = Load(moments + features + own);
-          Join(mean[v], squares[v], end - start, start - first(slice), level, spread);
+          Join(mean[v], squares[v], end - start, start - from, level, spread);
           Store(moments + own, level), Store(moments + features + own, spread);
         }
       }

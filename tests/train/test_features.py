@@ -65,7 +65,9 @@ def test_resnet18_has_the_same_parameters_after_fifty_steps(tmp_path: Path, free
 
 
 def test_unet_with_a_cached_skip_has_the_same_parameters_after_twenty_steps(tmp_path: Path) -> None:
-    check_same_parameters(tmp_path, "unet", 16, "until:up3", "float32", 20, batch_size=4)
+    # In float32 a rounding moves one unit over its ReLU's kink in the tenth step, and that alone changes a moment by a
+    # twentieth.
+    check_same_parameters(tmp_path, "unet", 16, "until:up3", "float64", 20, batch_size=4)
 
 
 @pytest.mark.slow

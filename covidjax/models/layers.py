@@ -196,7 +196,7 @@ def pool(x: jax.Array, pooling: str) -> jax.Array:
     """
     if pooling == "flatten":
         return x.reshape(x.shape[0], -1)
-    return jnp.max(x, axis=(1, 2)) if pooling == "max" else ops.global_average_pool(x)
+    return ops.global_max_pool(x) if pooling == "max" else ops.global_average_pool(x)
 
 
 class Staged(nn.Module):

@@ -3,7 +3,7 @@
 from covidjax.ops.batch_norm import affine, batch_norm, batch_statistics, normalise
 from covidjax.ops.convolution import convolution, transposed_convolution
 from covidjax.ops.epilogue import followed
-from covidjax.ops.pooling import global_average_pool, max_pool
+from covidjax.ops.pooling import global_average_pool, global_max_pool, max_pool
 
 __all__ = [
     "affine",
@@ -12,6 +12,7 @@ __all__ = [
     "convolution",
     "followed",
     "global_average_pool",
+    "global_max_pool",
     "max_pool",
     "normalise",
     "transposed_convolution",

@@ -26,7 +26,7 @@ def max_pool(
 
     inputs: [batch, height, width, features] -> [batch, out_height, out_width, features].
     native: in the shim on a CPU, where it covers the work and is faster.
-    The gradient goes to the first maximum of a window, row by row; that of a window with a NaN to the first position.
+    The gradient goes to the first maximum of a window, row by row; that of a window with a NaN to one of its positions.
     """
     if any(size + sum(pad) < part for size, pad, part in zip(inputs.shape[1:3], padding, window, strict=True)):
         return plain(inputs, window, strides, padding)  # not one window
@@ -100,17 +100,21 @@ def by_axis(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair,
 
 def gradient_by_axis(
     inputs: jax.Array,
-    outputs: jax.Array,
+    _: jax.Array,
     cotangent: jax.Array,
     window: Pair,
     strides: Pair,
     padding: tuple[Pair, Pair],
 ) -> jax.Array:
-    """To the first row that holds the maximum, in it to the first column."""
+    """To the first row that holds the maximum, in it to the first column.
+
+    The positions of a window are compared with each other, never with the maximum of the forward pass: XLA may work
+    out the inputs again beside the gradient, with another rounding, and then no value equals that.
+    """
     inputs = after(cotangent, inputs)
     rows = _along(inputs, 2, window[1], strides[1], padding[1])
-    of_rows = _gradient_along(rows, outputs, cotangent, 1, window[0], strides[0], padding[0])
-    return _gradient_along(inputs, rows, of_rows, 2, window[1], strides[1], padding[1])
+    of_rows = _gradient_along(rows, cotangent, 1, window[0], strides[0], padding[0])
+    return _gradient_along(inputs, of_rows, 2, window[1], strides[1], padding[1])
 
 
 def _along(inputs: jax.Array, axis: int, window: int, stride: int, padding: Pair) -> jax.Array:
@@ -122,43 +126,44 @@ def _along(inputs: jax.Array, axis: int, window: int, stride: int, padding: Pair
 
 
 def _gradient_along(
-    inputs: jax.Array, outputs: jax.Array, cotangent: jax.Array, axis: int, window: int, stride: int, padding: Pair
+    inputs: jax.Array, cotangent: jax.Array, axis: int, window: int, stride: int, padding: Pair
 ) -> jax.Array:
     size = inputs.shape[axis]
-    if window == stride and size == window * outputs.shape[axis]:
-        return _gradient_of_tiles(inputs, outputs, cotangent, axis, window)
+    if window == stride and size == window * cotangent.shape[axis]:
+        return _gradient_of_tiles(inputs, cotangent, axis, window)
     padded = _padded(inputs, axis, padding)
     zero = np.zeros((), cotangent.dtype)
     parts = []
-    for place, first in enumerate(_first(_positions(padded, axis, window, stride), outputs)):
-        behind = padded.shape[axis] - place - (outputs.shape[axis] - 1) * stride - 1
+    for place, first in enumerate(_first(_positions(padded, axis, window, stride))):
+        behind = padded.shape[axis] - place - (cotangent.shape[axis] - 1) * stride - 1
         spread = [(0, 0, 0)] * inputs.ndim
         spread[axis] = (place, behind, stride - 1)
         parts.append(lax.pad(jnp.where(first, cotangent, zero), zero, spread))
     return lax.slice_in_dim(sum(parts[1:], parts[0]), padding[0], padding[0] + size, axis=axis)
 
 
-def _gradient_of_tiles(
-    inputs: jax.Array, outputs: jax.Array, cotangent: jax.Array, axis: int, window: int
-) -> jax.Array:
+def _gradient_of_tiles(inputs: jax.Array, cotangent: jax.Array, axis: int, window: int) -> jax.Array:
     """Where windows neither overlap nor leave anything out: as one operation over the whole map."""
     tiles = inputs.reshape(*inputs.shape[:axis], -1, window, *inputs.shape[axis + 1 :])
-    outputs, cotangent = (jnp.expand_dims(array, axis + 1) for array in (outputs, cotangent))
     place = lax.broadcasted_iota(np.int32, tiles.shape, axis + 1)
-    first = ~(tiles < outputs)
-    for earlier in range(window - 1):
-        taken = ~(lax.slice_in_dim(tiles, earlier, earlier + 1, axis=axis + 1) < outputs)
-        first &= ~((place > earlier) & taken)
+    first = jnp.zeros((), bool)
+    for number, hit in enumerate(_first([lax.slice_in_dim(tiles, k, k + 1, axis=axis + 1) for k in range(window)])):
+        first |= (place == number) & hit
+    cotangent = jnp.expand_dims(cotangent, axis + 1)
     return jnp.where(first, cotangent, np.zeros((), cotangent.dtype)).reshape(inputs.shape)
 
 
-def _first(positions: Sequence[jax.Array], outputs: jax.Array) -> list[jax.Array]:
-    """For each position of the windows, whether it holds the first maximum. Not less: also beside a NaN."""
-    first, taken = [], np.zeros((), bool)
-    for position in positions:
-        hit = ~(position < outputs)
-        first.append(hit & ~taken)
-        taken = taken | hit
+def _first(positions: Sequence[jax.Array]) -> list[jax.Array]:
+    """For each position of the windows, whether it holds the first maximum: always one of them, also beside a NaN."""
+    nowhere = jnp.zeros((), bool)
+    first: list[jax.Array] = []
+    taken = nowhere
+    for place, position in enumerate(positions):
+        below = nowhere
+        for later in positions[place + 1 :]:
+            below = below | (position < later)
+        first.append(~below & ~taken)
+        taken = taken | first[-1]
     return first
 
 
@@ -179,3 +184,15 @@ def _positions(padded: jax.Array, axis: int, window: int, stride: int) -> list[j
 def global_average_pool(inputs: jax.Array) -> jax.Array:
     """Mean over space: [batch, height, width, features] -> [batch, features]."""
     return jnp.mean(inputs, axis=(1, 2))
+
+
+def global_max_pool(inputs: jax.Array) -> jax.Array:
+    """Maximum over space: [batch, height, width, features] -> [batch, features].
+
+    The gradient goes to the first maximum, row by row. It is told from places, not from values: XLA may work out the
+    inputs again beside the gradient, with another rounding, and then no value equals the maximum.
+    """
+    flat = inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
+    first = jnp.argmax(flat, axis=1, keepdims=True)
+    chosen = lax.broadcasted_iota(first.dtype, flat.shape, 1) == first
+    return jnp.sum(jnp.where(chosen, flat, np.zeros((), flat.dtype)), axis=1)

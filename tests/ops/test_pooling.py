@@ -111,3 +111,49 @@ def test_program_for_a_gpu_holds_windows_as_they_are(native: bool) -> None:
         program = traced.lower(lowering_platforms=(platform,)).as_text()
         assert program.count('"stablehlo.reduce_window"') == windows
         assert program.count('"stablehlo.select_and_scatter"') == scatters
+
+
+# ---- Over the whole map ----
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_maximum_of_a_map_and_its_gradient_to_the_first_place(dtype: Any) -> None:
+    inputs = draw((2, 5, 4, 3), dtype)
+    outputs, pullback = jax.vjp(ops.global_max_pool, inputs)
+    cotangent = jnp.asarray([[1, 2, 3], [4, 5, 6]], dtype)
+    expected = np.zeros((2, 20, 3))
+    flat = np.asarray(inputs, np.float32).reshape(2, 20, 3)
+    np.put_along_axis(expected, flat.argmax(1)[:, None], np.asarray(cotangent, np.float32)[:, None], axis=1)
+    assert outputs.dtype == dtype
+    np.testing.assert_array_equal(outputs, flat.max(1))
+    np.testing.assert_array_equal(pullback(cotangent)[0], expected.reshape(inputs.shape))
+
+
+def test_maximum_of_a_map_with_a_nan_or_an_infinity() -> None:
+    inputs = draw((1, 3, 3, 3)).at[0, 1, 2, 0].set(jnp.nan).at[0, 2, 1, 1].set(-jnp.inf).at[0, 0, 0, 2].set(jnp.inf)
+    np.testing.assert_array_equal(ops.global_max_pool(inputs), np.asarray(inputs).max((1, 2)))
+
+
+@pytest.mark.parametrize("name", ["whole map", "2x2", "3x3"])
+def test_gradient_of_a_maximum_is_the_same_however_xla_rounds_the_map_when_it_makes_it_again(name: str) -> None:
+    """Without LLVM's optimisations a map made twice differs in its last bit: equality with the maximum is lost."""
+
+    def pooled(maps: jax.Array) -> jax.Array:
+        return ops.global_max_pool(maps) if name == "whole map" else ops.max_pool(maps, **WINDOWS[name])
+
+    def loss(kernels: list[jax.Array], biases: list[jax.Array]) -> jax.Array:
+        shortcut, maps = (jnp.asarray(inputs) @ kernel for kernel in kernels)
+        residual, *_ = ops.batch_norm(shortcut, jnp.ones(64), biases[0], 1e-3)
+        maps, *_ = ops.batch_norm(maps, jnp.ones(64), biases[1], 1e-3, residual=residual, relu=True)
+        return jnp.sum(jnp.sin(pooled(maps)))
+
+    with jax.enable_x64(True):
+        random = np.random.default_rng(0)
+        inputs = random.normal(size=(4, 4, 4, 16))
+        trained = [random.normal(size=(16, 64)) for _ in range(2)], [random.normal(size=64) for _ in range(2)]
+        lowered = jax.jit(jax.grad(loss, (0, 1))).lower(*trained)
+        found, expected = (
+            lowered.compile(compiler_options={"xla_backend_optimization_level": level})(*trained) for level in (0, 3)
+        )
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9 * np.abs(other).max())

@@ -22,8 +22,9 @@ $(INSTALLED): pyproject.toml constraints.txt covidjax/ops/native/*.[ch]pp
 train: setup
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
+# Nearly all of their time is compilation, a third of it LLVM's optimisations; the slow tests run with these.
 test: setup
-	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+	XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)" $(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow $(PARALLEL)

@@ -41,6 +41,7 @@ def fill(disk: Path, free_bytes: int) -> None:
     filler.write_bytes(bytes(room.f_bavail * room.f_frsize - free_bytes))
 
 
+@pytest.mark.slow
 def test_disk_that_fills_during_a_save_ends_the_run_which_then_goes_on_to_the_same_result(
     tmp_path: Path, disk: Path, environment: dict[str, str]
 ) -> None:

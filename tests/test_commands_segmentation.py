@@ -132,6 +132,7 @@ def without_times(workdir: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
 
 
+@pytest.mark.slow
 def test_run_that_lost_its_last_checkpoint_goes_on_to_the_same_bits(tmp_path: Path, config: str, trained: Path) -> None:
     workdir = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / str(2 * STEPS_PER_EPOCH))
@@ -148,6 +149,7 @@ def test_run_that_lost_its_last_checkpoint_goes_on_to_the_same_bits(tmp_path: Pa
     assert contents(workdir / "masks_val") == contents(trained / "masks_val")
 
 
+@pytest.mark.slow
 def test_evaluation_on_three_devices_is_the_same(tmp_path: Path, environment: dict[str, str], trained: Path) -> None:
     workdir = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(workdir / "masks_test")
@@ -194,6 +196,7 @@ def test_run_from_cached_skips_is_the_one_through_the_network(tmp_path: Path, co
     assert contents(tmp_path / "on" / "masks_val") == contents(tmp_path / "off" / "masks_val")
 
 
+@pytest.mark.slow
 def test_learning_rates_are_swept_for_masks(tmp_path: Path, config: str) -> None:
     workdir = tmp_path / "sweep"
     sweep_flags = ["--steps=20", "--start=1e-5", "--end=1e-2", "--config.freeze=until:up3", f"--workdir={workdir}"]
@@ -243,6 +246,7 @@ def test_new_images_get_masks_and_overlays(capsys: pytest.CaptureFixture[str], t
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_large_images_are_predicted_in_tiles_at_their_own_size(
     capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
 ) -> None:

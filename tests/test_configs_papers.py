@@ -38,6 +38,7 @@ def test_li2023_fine_tunes_the_network_that_it_trained(start: str) -> None:
     assert not recipe.plan.normalised_stages
 
 
+@pytest.mark.slow
 def test_pandiyan2023_has_the_parameters_of_the_papers_table() -> None:
     setting = costs.make_setting(load("pandiyan2023.py:all", "dataset.image_size=32"), 2)
     everything, head = (setting.recipe_of(load(f"pandiyan2023.py:{reading}").freeze) for reading in ("all", "frozen"))
@@ -141,6 +142,7 @@ def run(spec: str, root: Path, workdir: Path, *overrides: str, splits: tuple[str
     return json.loads((workdir / "run.json").read_text())
 
 
+@pytest.mark.slow
 def test_li2023_runs_from_the_first_data_set_to_the_second(roots: dict[str, Path], tmp_path: Path) -> None:
     source, narrow = tmp_path / "pneumonia", "model.width=2"
     first = run("li2023_pneumonia.py", roots["chest_xray_pneumonia"], source, narrow, splits=("train",))

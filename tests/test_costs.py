@@ -31,6 +31,7 @@ def found(strategy: str, cached: bool = False, model: str = "cnn") -> Cost:
     return costs.predict(setting(model), strategy, costs.full_flops(setting(model)), cached=cached)
 
 
+@pytest.mark.slow
 def test_a_step_costs_less_with_every_further_frozen_stage() -> None:
     strategies = setting().default_strategies()
     assert strategies == ("none", "until:block1", "backbone", "norm", "bitfit")
@@ -76,6 +77,7 @@ def test_feature_bytes_are_those_of_the_map_that_enters_the_first_trained_stage(
     assert found("backbone").feature_bytes == 8 * 4  # after the head's mean over space
 
 
+@pytest.mark.slow
 def test_segmentation_networks_have_costs_too() -> None:
     unet = setting("unet")
     recipe = unet.recipe_of("until:down3")

@@ -220,11 +220,12 @@ def test_li2023_trains_as_keras_does(keras64: Any, changes: tuple[str, ...]) -> 
     check(our_losses(config, model, variables, examples), theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "changes"),
     [
         ("1", (SMALL_BATCH,)),
-        *(pytest.param(name, (), marks=pytest.mark.slow) for name in ("1", "2", "3", "4", "1,as_coded", "2,as_coded")),
+        *((name, ()) for name in ("1", "2", "3", "4", "1,as_coded", "2,as_coded")),
     ],
 )
 def test_ljung2020_trains_as_keras_does(keras64: Any, argument: str, changes: tuple[str, ...]) -> None:
@@ -241,12 +242,13 @@ def test_ljung2020_trains_as_keras_does(keras64: Any, argument: str, changes: tu
     check(our_losses(config, model, variables, examples), theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reading", "blocks"),
     [
         ("frozen", (1, 1, 1, 1)),  # a block a stage in place of ResNet-101's 33
         ("all", (1, 1, 1, 1)),
-        pytest.param("all", (3, 4, 23, 3), marks=pytest.mark.slow),
+        ("all", (3, 4, 23, 3)),
     ],
 )
 def test_pandiyan2023_trains_as_keras_does(keras64: Any, reading: str, blocks: tuple[int, int, int, int]) -> None:

@@ -138,6 +138,7 @@ def test_each_program_is_compiled_once_and_counted(finished: Path) -> None:
     assert reused == 0
 
 
+@pytest.mark.slow
 def test_finished_run_is_not_repeated_when_seeds_are_added(copied: Path, config: str) -> None:
     before, table = changed_at(copied / "runs"), figures(copied)
     assert call(study.main, config, PLAN[0], "--seeds=0,1,2", PLAN[2], f"--workdir={copied}") == 0
@@ -165,6 +166,7 @@ def test_another_plan_in_the_same_workdir_is_refused(
     assert contents(finished) == before
 
 
+@pytest.mark.slow
 def test_study_killed_in_the_middle_goes_on_to_the_same_figures(
     finished: Path, config: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -200,6 +202,7 @@ def test_sigterm_between_runs_stops_cleanly(
     assert signal.getsignal(signal.SIGTERM) is former
 
 
+@pytest.mark.slow
 def test_run_that_diverges_is_recorded_and_the_study_goes_on(
     capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path
 ) -> None:

@@ -142,6 +142,7 @@ def run_toy(tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_command_measures_strategies_in_processes_of_their_own(tmp_path: Path) -> None:
     rows = run_toy(tmp_path, "--strategies=cached", "--epoch_images=0", "--peers=")
     assert [(row["freeze"], row["mode"]) for row in rows] == [

@@ -25,6 +25,7 @@ def test_layers_are_those_of_the_network() -> None:
     assert all(count == 1 for (name, *_), count in layers(UNET).items() if name == "max_pool")
 
 
+@pytest.mark.slow
 def test_both_formulations_of_a_pair_give_the_same() -> None:
     found = list(pairs(UNET))
     assert {pair.direction for pair in found} == {
@@ -36,6 +37,7 @@ def test_both_formulations_of_a_pair_give_the_same() -> None:
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * max(1, np.abs(one).max()), err_msg=str(pair))
 
 
+@pytest.mark.slow
 def test_rows_are_written_with_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--model=cnn", "--width=4", "--batch_size=2", "--image_size=16", f"--json={tmp_path / 'ops.json'}"]
     arguments += [f"--csv={tmp_path / 'ops.csv'}", "--samples=1", "--min_sample_seconds=0.001", "--warm_up_steps=1"]

@@ -73,6 +73,7 @@ def test_the_stream_gives_the_batches_of_the_resident_split(first_step: int) -> 
         assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
 
 
+@pytest.mark.slow
 def test_placement_does_not_change_a_bit_of_training() -> None:
     changes: dict[str, Any] = {"augment__rotate": 10.0, "augment__brightness": 0.2, "ema_decay": 0.9}
     config = small_config("cnn", model__width=2, model__num_blocks=2, model__dropout=0.2, **changes)

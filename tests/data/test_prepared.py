@@ -171,6 +171,7 @@ def test_batches_of_the_stream_are_those_of_the_resident_split(roots: dict[str, 
         np.testing.assert_array_equal(batch["label"], examples.labels[rows])
 
 
+@pytest.mark.slow
 def test_a_prepared_set_trains_and_is_evaluated(tmp_path: Path) -> None:
     root = trees.make("csv/labels", tmp_path / "manual")
     assert call(prepare_command.main, "--dataset=csv", f"--manual_dir={root}", f"--data_dir={tmp_path / 'data'}") == 0

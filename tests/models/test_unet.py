@@ -70,7 +70,7 @@ def test_parameter_counts_are_those_that_xu_prints(
         ("unet", 1, {"dropout": 0.5}),
         ("unet", 3, {"upsampling": "bilinear"}),
         ("unet_resnet18", 3, {"attention": True, "dropout": 0.5}),
-        ("unet_resnet18", 1, {"upsampling": "bilinear"}),
+        pytest.param("unet_resnet18", 1, {"upsampling": "bilinear"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -148,7 +148,9 @@ def test_half_precision_is_close_to_single() -> None:
     assert 0 < np.max(np.abs(found - expected)) < 0.05 * np.max(np.abs(expected))
 
 
-@pytest.mark.parametrize(("name", "start"), [("unet", "up3"), ("unet_resnet18", "decoder")])
+@pytest.mark.parametrize(
+    ("name", "start"), [("unet", "up3"), pytest.param("unet_resnet18", "decoder", marks=pytest.mark.slow)]
+)
 def test_every_parameter_and_every_skip_has_a_gradient(name: str, start: str) -> None:
     model = build(name, attention=True)
     variables = random_variables(model, (21, 19))
@@ -192,6 +194,7 @@ def test_the_encoder_is_the_classifier_up_to_its_head(name: str) -> None:
             np.testing.assert_allclose(found, reference, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_attention_sits_after_the_block_that_joins_layer2_and_starts_as_the_identity() -> None:
     model, plain = UNetResNet(2, "resnet18", attention=True), UNetResNet(2, "resnet18")
     images = jax.ShapeDtypeStruct((1, *SIZE, 1), jnp.float32)

@@ -20,7 +20,7 @@ from covidjax.train.step import Batch, Recipe, augmented, train_forward, train_s
 from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
 
 MODELS = ("cnn", "resnet18")
-pytestmark = pytest.mark.slow  # what all of them share takes minutes; test_pmap and test_collectives are for every day
+pytestmark = pytest.mark.slow  # what all of them share takes minutes; test_collectives is for every day
 STEPS = 20
 EVERYTHING_ON: dict[str, Any] = {
     "precision": "float64",

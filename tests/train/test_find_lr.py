@@ -261,6 +261,7 @@ def run_command(workdir: Path, *arguments: str) -> dict[str, Any]:
     return json.loads((workdir / "lr_finder.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_in_the_workdir_keeps_every_byte(capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     assert call(train.main, config, f"--workdir={workdir}") == 0

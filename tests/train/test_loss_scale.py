@@ -221,6 +221,7 @@ def test_learning_rates_of_skipped_steps_are_not_on_the_curve(monkeypatch: pytes
     assert min(curve.losses) > 0.1
 
 
+@pytest.mark.slow
 def test_run_resumes_with_its_scale_to_the_same_bits_and_records_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -77,7 +77,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-@pytest.mark.parametrize("folder", ["cnn", pytest.param("resnet18", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["cnn", "resnet18"], indirect=True)
 def test_pmap_and_jit_agree_on_twenty_steps_in_float64(folder: Path) -> None:
     with np.load(folder / "jit.npz") as jitted, np.load(folder / "pmap.npz") as mapped:
         assert jitted.keys() == mapped.keys()
@@ -87,6 +88,7 @@ def test_pmap_and_jit_agree_on_twenty_steps_in_float64(folder: Path) -> None:
             np.testing.assert_allclose(other, one, rtol=exact, atol=exact * np.abs(one).max(), err_msg=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["cnn"], indirect=True)
 def test_batch_norm_of_each_device_is_another_network(folder: Path) -> None:
     with np.load(folder / "pmap.npz") as together, np.load(folder / "own.npz") as alone:

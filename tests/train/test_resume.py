@@ -188,6 +188,7 @@ def assert_same_run(workdir: Path, whole: Path, job: Job) -> None:
         assert (workdir / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_uninterrupted_run_records_each_epoch_and_split_once(whole: Path, job: Job) -> None:
     keys = [(record["epoch"], record["split"], record["phase"]) for record in figures(whole)]
     assert keys == [
@@ -198,6 +199,7 @@ def test_uninterrupted_run_records_each_epoch_and_split_once(whole: Path, job: J
     assert len(set(rates)) > 2, "the plateau rule never acted, so nothing here shows that it is resumed"
 
 
+@pytest.mark.slow
 def test_run_killed_during_a_save_and_at_random_in_both_phases_ends_with_the_same_bits(
     tmp_path: Path, start: Start, whole: Path, job: Job
 ) -> None:
@@ -237,6 +239,7 @@ def test_run_stopped_by_sigterm_goes_on_within_the_epoch_to_the_same_bits(
     assert_same_run(workdir, whole, job)
 
 
+@pytest.mark.slow
 def test_damaged_newest_checkpoint_is_told_and_the_one_before_leads_to_the_same_bits(
     tmp_path: Path, start: Start, stopped: Path, whole: Path, job: Job
 ) -> None:
@@ -254,6 +257,7 @@ def test_damaged_newest_checkpoint_is_told_and_the_one_before_leads_to_the_same_
     assert_same_run(workdir, whole, job)
 
 
+@pytest.mark.slow
 def test_finished_run_started_again_changes_no_checkpoint(tmp_path: Path, start: Start, whole: Path, job: Job) -> None:
     workdir = shutil.copytree(whole, tmp_path / "run")
     before = contents(workdir / "checkpoints")

@@ -48,6 +48,7 @@ def test_frozen_parameters_and_statistics_keep_their_bits(optimizer: str, strate
     assert_frozen_bits_kept("cnn", 32, optimizer, strategy)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_and_statistics_keep_their_bits_in_float16() -> None:
     assert_frozen_bits_kept("cnn", 16, "adamw", "until:block2", precision="float16")
 
@@ -79,6 +80,7 @@ def assert_frozen_bits_kept(model_name: str, size: int, optimizer: str, strategy
         assert not any(same) if stage in recipe.plan.batch_norm_stages else all(same), stage
 
 
+@pytest.mark.slow
 def test_accumulation_equals_the_whole_batch_without_batch_statistics() -> None:
     results = []
     with jax.enable_x64(True):
@@ -110,6 +112,7 @@ def test_average_follows_the_trained_parameters() -> None:
     np.testing.assert_allclose(state.average["params"]["head"]["dense"]["kernel"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rate_factors_scale_the_move_of_their_stage_only() -> None:
     moves = []
     for lr_scale in ((), (("block2/", 0.25),)):

@@ -123,7 +123,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", [pytest.param("plateau", marks=pytest.mark.slow), "one_cycle"])
 def test_heads_of_a_sweep_come_to_what_runs_of_their_own_come_to(config: ConfigDict, schedule: str) -> None:
     with jax.enable_x64(True):
         config = changed(config, optimizer__schedule=schedule, **SCHEDULES[schedule])

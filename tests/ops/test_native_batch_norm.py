@@ -58,7 +58,8 @@ def test_values_and_gradients_are_those_of_float64(
         before, *_ = jax.jit(partial(normalised, relu=False, native=False))(*wide)
         cotangent = np.where(np.abs(before) < 1e-3, 0, normal(*before.shape, seed=9))
         expected = jax.device_get(jax.jit(partial(with_gradients, relu=relu, native=False))(cotangent, *wide))
-    assert_close(with_gradients(cotangent, *map(jnp.asarray, own), relu=relu, native=True), expected)
+    exact = jax.tree.map(lambda leaf: np.where(np.abs(leaf) < 1e-12, 0, leaf), expected)  # of one pixel nothing is left
+    assert_close(with_gradients(cotangent, *map(jnp.asarray, own), relu=relu, native=True), exact)
 
 
 def test_the_variance_is_that_of_the_centred_values() -> None:

@@ -155,15 +155,14 @@ def _gradient_of_tiles(inputs: jax.Array, cotangent: jax.Array, axis: int, windo
 
 def _first(positions: Sequence[jax.Array]) -> list[jax.Array]:
     """For each position of the windows, whether it holds the first maximum: always one of them, also beside a NaN."""
-    nowhere = jnp.zeros((), bool)
     first: list[jax.Array] = []
-    taken = nowhere
+    taken = jnp.zeros((), bool)
     for place, position in enumerate(positions):
-        below = nowhere
+        hit = ~taken
         for later in positions[place + 1 :]:
-            below = below | (position < later)
-        first.append(~below & ~taken)
-        taken = taken | first[-1]
+            hit &= ~(position < later)
+        first.append(hit)
+        taken |= hit
     return first
 
 

@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt covidjax/ops/native/*.[ch]pp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu]' \
 		|| echo "oneDNN could not be installed: native operations are left out"
-	$(BIN)/python -m covidjax.ops.native --optional
+	$(BIN)/python -m covidjax.ops --optional
 	@touch $@
 
 train: setup
@@ -33,4 +33,5 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror covidjax/ops/native/*.[ch]pp

@@ -15,14 +15,15 @@ from ml_collections import ConfigDict
 from benchmarks.case import Case, Subject
 from benchmarks.jax_subject import describe, parameter_counts, peak_bytes, train_subject
 from covidjax import config as configs
-from covidjax import flops
 from covidjax.data.augment import Augmentation
 from covidjax.data.decode import decode_image
 from covidjax.errors import UserError
+from covidjax.freeze import flops
+from covidjax.mesh import divide, replicated
 from covidjax.train import features, parallel
-from covidjax.train.compiling import Compiling, steps_per_call
-from covidjax.train.features import Passes
-from covidjax.train.inputs import make_feed
+from covidjax.train.compiling import Compiling
+from covidjax.train.features import PrefixFeatures
+from covidjax.train.inputs import make_inputs
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, describe_freeze, prepare
 from covidjax.train.state import StepMetrics
@@ -65,7 +66,7 @@ def _bare(job: Job, *, augmented: bool) -> Subject:
     recipe = job.recipes[0] if augmented else dataclasses.replace(job.recipes[0], augmentation=Augmentation())
     engine, size, state = job.config.parallel, job.config.batch_size, job.fresh_state()
     batch = {"image": np.array(job.train_split.images[:size]), "label": job.train_split.labels[:size]}
-    inputs = jax.device_put(parallel.divide(batch, job.mesh, engine))
+    inputs = jax.device_put(divide(batch, job.mesh, engine))
     counts = parameter_counts(state.params, recipe.plan.split(state.params)[0], state.opt_state)
     counts["flops"] = flops.count(partial(train_step, recipe=recipe), state, batch)
     step = parallel.mapped_step(recipe, job.mesh, engine, resident=False)
@@ -79,17 +80,20 @@ class Loop:
         self._job, self._state, phase = job, job.fresh_state(), job.phases[0]
         variables = {"params": self._state.params, "batch_stats": self._state.batch_stats}
         programs = Programs()
-        feed = make_feed(job, phase, variables, Passes(features.store(job.config), job.mesh, programs))
+        feed = make_inputs(
+            job,
+            phase,
+            variables,
+            PrefixFeatures(features.feature_store(job.config.dataset.cache_dir), job.mesh, programs),
+        )
         if source == "stream_files":
             files = Files(Path(job.config.dataset.root).expanduser(), job.train_split.names, job.config.dataset)
             feed = dataclasses.replace(feed, views=({**feed.views[0], "image": files},))
         table = describe_freeze(job, phase)
-        count = 1
-        if job.resident(phase):
-            count = steps_per_call(job.config.steps_per_call, job.steps_per_epoch, table["step_flops"])
-        self._compiling, self._count = Compiling(job, programs), count
+        self._compiling = Compiling(job, programs, [table["step_flops"]])
+        self._count = count = self._compiling.steps_per_call(phase)
         began = time.perf_counter()
-        program = self._compiling.wait(phase, count)
+        program = self._compiling.wait(phase)
         seconds = time.perf_counter() - began
         span, config = (0, ENDLESS), job.config
         self._calls: Iterator[Any] = feed.calls(job.mesh, config.parallel, config.seed, config.batch_size, span, count)
@@ -114,13 +118,13 @@ class Loop:
         self._asked += steps
         while self._taken < self._asked:
             count, arguments = next(self._calls)
-            program = self._compiling.wait(phase, self._count, counted=count < self._count)
+            program = self._compiling.wait(phase, counted=count < self._count)
             self._state = program.call(self._state, *arguments)
             parallel.throttle(self._state, job.mesh)
             self._taken += count
             if self._taken % job.steps_per_epoch == 0:
                 jax.device_get(self._state.metrics)
-                empty = jax.device_put(StepMetrics.empty(), parallel.replicated(job.mesh))
+                empty = jax.device_put(StepMetrics.empty(), replicated(job.mesh))
                 self._state = dataclasses.replace(self._state, metrics=empty)
         jax.block_until_ready(self._state)
 

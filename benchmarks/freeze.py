@@ -26,7 +26,7 @@ from benchmarks.ours import make_variables
 from benchmarks.records import Record
 from benchmarks.strategies import BUILDER, EPOCH_IMAGES, check
 from covidjax.errors import UserError
-from covidjax.strategies import CACHED, default_strategies, split_cached
+from covidjax.freeze.strategies import CACHED, default_strategies, split_cached
 
 PEERS = ("torch", "keras", "flax", "flax_norm_logged")
 PRECISIONS = ("float32", "bfloat16")

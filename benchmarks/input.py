@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from benchmarks import charts, command, environment, harness, records
 from benchmarks.case import Case
 from covidjax import config as configs
-from covidjax.command import parse_with_config
+from covidjax.config.flags import parse_with_config
 from covidjax.errors import UserError
 
 SOURCES = ("synthetic", "augmented", "resident", "stream", "stream_files")

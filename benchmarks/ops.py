@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from covidjax.ops.choose import choose
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
@@ -24,8 +26,7 @@ from benchmarks.formulations import Function, Pair, pairs
 from benchmarks.harness import Protocol
 from benchmarks.records import Record
 from benchmarks.worker import timed
-from covidjax.allocator import keep_memory
-from covidjax.ops import native
+from covidjax.process import keep_memory
 
 SAMPLE_SECONDS = 0.15
 
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     command.check_writable(flags.json, flags.csv)
     protocol = command.protocol(flags)
-    native.choose(flags.ops)
+    choose(flags.ops)
     sizes: dict[str, Any] = {"batch_size": flags.batch_size, "image_size": flags.image_size, "width": flags.width}
     case = Case("flax", flags.model, ops=flags.ops, **sizes)
     work.check(case)

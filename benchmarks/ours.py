@@ -14,12 +14,14 @@ from flax import traverse_util
 from benchmarks import work
 from benchmarks.case import Case
 from benchmarks.jax_subject import JaxSubject, inference_subject, parameter_counts, train_subject
-from covidjax import flops, losses, models, optim
+from covidjax import losses, models, optim
 from covidjax.data.augment import Augmentation
-from covidjax.freeze import make_plan
+from covidjax.freeze import flops
+from covidjax.freeze.plan import make_plan
+from covidjax.mesh import by_example, make_mesh, replicated
 from covidjax.models.layers import Staged
-from covidjax.ops import native
-from covidjax.preprocessing import Preprocessing
+from covidjax.models.preprocessing import Preprocessing
+from covidjax.ops.choose import choose
 from covidjax.train import parallel
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe, train_step
@@ -45,7 +47,7 @@ def make_model(case: Case) -> Staged:
         upsampling="transposed",
         attention=False,
     )
-    operations = native.choose(case.ops)
+    operations = choose(case.ops)
     return models.build(section, work.network(case.model).classes, case.precision, native=operations.native)
 
 
@@ -98,10 +100,10 @@ def build(case: Case, variables: Any = None) -> JaxSubject:
     """A `case.Subject`. variables: start weights {'params', 'batch_stats'}; None: fresh ones."""
     work.check(case)
     variables = make_variables(case) if variables is None else variables
-    recipe, mesh = make_recipe(case, variables), parallel.make_mesh(case.batch_size)
+    recipe, mesh = make_recipe(case, variables), make_mesh(case.batch_size)
     images, labels = work.batch(case)
-    state = jax.device_put(make_state(recipe, variables), parallel.replicated(mesh))
-    batch = jax.device_put({"image": images, "label": labels}, parallel.by_example(mesh))
+    state = jax.device_put(make_state(recipe, variables), replicated(mesh))
+    batch = jax.device_put({"image": images, "label": labels}, by_example(mesh))
     trainable, _ = recipe.plan.split(state.params)
     operations = "native" if recipe.model.native else "xla"
     if case.mode == "inference":

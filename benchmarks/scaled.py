@@ -11,8 +11,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from benchmarks import ours, work
 from benchmarks.case import Case, Subject
 from benchmarks.jax_subject import parameter_counts, train_subject
-from covidjax import flops
 from covidjax.errors import UserError
+from covidjax.freeze import flops
+from covidjax.mesh import divide, replicated
 from covidjax.train import parallel
 from covidjax.train.step import train_step
 
@@ -36,9 +37,9 @@ def build(case: Case) -> Subject:
     mesh = jax.make_mesh((count,), ("data",), devices=jax.local_devices()[:count], axis_types=(AxisType.Auto,))
     variables = ours.make_variables(case)
     recipe = dataclasses.replace(ours.make_recipe(case, variables), sync_batch_norm=synchronised)
-    state = jax.device_put(ours.make_state(recipe, variables), parallel.replicated(mesh))
+    state = jax.device_put(ours.make_state(recipe, variables), replicated(mesh))
     images, labels = work.batch(case)
-    batch = parallel.divide({"image": images, "label": labels}, mesh, engine)
+    batch = divide({"image": images, "label": labels}, mesh, engine)
     if engine == "pmap":  # the axis of devices is the first
         batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
     counts = parameter_counts(state.params, recipe.plan.split(state.params)[0], state.opt_state)

@@ -12,10 +12,12 @@ import numpy as np
 from benchmarks import ours, work
 from benchmarks.case import Case
 from benchmarks.jax_subject import JaxSubject, parameter_counts, train_subject
-from covidjax import flops
 from covidjax.errors import UserError
-from covidjax.freeze import freeze_table, make_plan
-from covidjax.strategies import split_cached
+from covidjax.freeze import flops
+from covidjax.freeze.plan import make_plan
+from covidjax.freeze.strategies import split_cached
+from covidjax.freeze.table import freeze_table
+from covidjax.mesh import by_example, by_second_axis, make_mesh, replicated
 from covidjax.train import parallel
 from covidjax.train.step import Recipe, run_prefix, train_step
 
@@ -90,22 +92,22 @@ def _features(case: Case, recipe: Recipe, variables: Any, images: np.ndarray) ->
 
 
 def _step(case: Case, recipe: Recipe, variables: Any, data: dict[str, Any]) -> JaxSubject:
-    mesh = parallel.make_mesh(case.batch_size)
+    mesh = make_mesh(case.batch_size)
     state, counts = _state(recipe, variables, mesh)
-    batch = jax.device_put(data, parallel.by_example(mesh))
+    batch = jax.device_put(data, by_example(mesh))
     counts["flops"] = flops.count(partial(train_step, recipe=recipe), state, batch)
     return train_subject(parallel.jit_step(recipe, mesh, resident=False), state, (batch,), counts)
 
 
 def _epoch(case: Case, recipe: Recipe, variables: Any, data: dict[str, Any]) -> JaxSubject:
     """All steps of an epoch over data that live on the device; from cached features in one call, as a run does."""
-    mesh, count = parallel.make_mesh(case.batch_size), _epoch_images(case) // case.batch_size
+    mesh, count = make_mesh(case.batch_size), _epoch_images(case) // case.batch_size
     state, counts = _state(recipe, variables, mesh)
-    split = jax.device_put(data, parallel.replicated(mesh))
+    split = jax.device_put(data, replicated(mesh))
     order = np.random.default_rng(0).permutation(_epoch_images(case)).astype(np.int32)
     indices = order[: count * case.batch_size].reshape(count, case.batch_size)
     calls = [indices] if recipe.cached else np.split(indices, count)
-    placed = [jax.device_put(call, parallel.by_second_axis(mesh)) for call in calls]
+    placed = [jax.device_put(call, by_second_axis(mesh)) for call in calls]
     counts["flops"] = flops.count(partial(parallel.resident_steps, recipe=recipe), state, split, placed[0])
     subject = train_subject(parallel.jit_step(recipe, mesh, resident=True), state, (split, placed[0]), counts)
     step = subject.step
@@ -119,6 +121,6 @@ def _epoch(case: Case, recipe: Recipe, variables: Any, data: dict[str, Any]) -> 
 
 
 def _state(recipe: Recipe, variables: Any, mesh: Any) -> tuple[Any, dict[str, Any]]:
-    state = jax.device_put(ours.make_state(recipe, variables), parallel.replicated(mesh))
+    state = jax.device_put(ours.make_state(recipe, variables), replicated(mesh))
     trainable, _ = recipe.plan.split(state.params)
     return state, parameter_counts(state.params, trainable, state.opt_state)

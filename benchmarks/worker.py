@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import case as cases
-from covidjax.allocator import keep_memory
 from covidjax.errors import UserError
+from covidjax.process import keep_memory
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 

@@ -6,13 +6,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import jax
-from ml_collections import ConfigDict
-
-from covidjax import config as configs
-from covidjax import models, processor
-from covidjax.allocator import keep_memory
-from covidjax.data.image_cache import cache_dir
 from covidjax.errors import UserError
 
 STOPPED_BY_SIGTERM = 143
@@ -35,41 +28,6 @@ def which(text: str) -> str | int:
     if text.isdecimal():
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is none of best, latest and the number of a step")
-
-
-def parse_with_config(
-    parser: argparse.ArgumentParser, arguments: Sequence[str], *, ensembles: bool = False
-) -> tuple[argparse.Namespace, ConfigDict]:
-    """The parser's own flags, and the validated config of `--config=... --config.key=value`.
-
-    ensembles: whether the command takes one in place of a network. Raises UserError for what is neither flag nor key.
-    """
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the config of the experiment")
-    parser.epilog = "Any key of the config can be changed: --config.optimizer.learning_rate=3e-4"
-    overrides = [argument for argument in arguments if argument.startswith("--config.")]
-    flags, unknown = parser.parse_known_args([argument for argument in arguments if argument not in overrides])
-    if unknown:
-        known = ", ".join(sorted(action.option_strings[-1] for action in parser._actions if action.option_strings))
-        raise UserError(f"unknown argument {unknown[0]!r}: allowed are {known} and --config.key=value")
-    config = configs.load(flags.config, overrides)
-    if config.model.name == models.ENSEMBLE and not ensembles:
-        raise UserError(
-            f"config.model.name is 'ensemble', and {parser.prog} works on one network: name one of the networks, or "
-            "make the ensemble with launch/train.py"
-        )
-    return flags, config
-
-
-def prepare_process(precision: str) -> str:
-    """Settings of the whole process, before the first array is made; returns what became of the allocator.
-
-    Compiled programs are kept in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.
-    """
-    if precision == "float64":
-        jax.config.update("jax_enable_x64", True)
-    if getattr(jax.config, "jax_compilation_cache_dir") is None:  # noqa: B009 (the type checker does not know it)
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir("") / "programs" / processor.name()))
-    return keep_memory()
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

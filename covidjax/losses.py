@@ -171,3 +171,91 @@ def loss_function(loss_config: Any, class_weights: tuple[float, ...] | None) -> 
 def _check_name(name: str) -> None:
     if name not in LOSSES:
         raise UserError(f"loss.name is {name!r}; allowed: {', '.join(LOSSES)}; set it to one of these")
+
+
+SMOOTHED = ("softmax_cross_entropy", "sigmoid_cross_entropy", "cross_entropy_dice")
+MASK_LOSSES = (*SMOOTHED, "dice", "focal", "tversky")
+
+Weights = tuple[float, ...] | None
+
+
+def pixel_softmax_cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, class_weights: Weights = None, label_smoothing: float = 0.0
+) -> jax.Array:
+    """`losses.softmax_cross_entropy` of each pixel, averaged over the image."""
+    pixels = softmax_cross_entropy(logits, labels, class_weights=class_weights, label_smoothing=label_smoothing)
+    return jnp.mean(pixels, axis=(1, 2))
+
+
+def pixel_sigmoid_cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, class_weights: Weights = None, label_smoothing: float = 0.0
+) -> jax.Array:
+    """Binary cross-entropy: `losses.sigmoid_cross_entropy` of each pixel, averaged over the image."""
+    pixels = sigmoid_cross_entropy(logits, labels, class_weights=class_weights, label_smoothing=label_smoothing)
+    return jnp.mean(pixels, axis=(1, 2))
+
+
+def dice(logits: jax.Array, labels: jax.Array, *, class_weights: Weights = None) -> jax.Array:
+    """1 - soft Dice: the Tversky loss in which false and missed pixels weigh the same."""
+    return tversky(logits, labels, beta=0.5, class_weights=class_weights)
+
+
+def cross_entropy_dice(
+    logits: jax.Array, labels: jax.Array, *, class_weights: Weights = None, label_smoothing: float = 0.0
+) -> jax.Array:
+    """The sum of `softmax_cross_entropy` and `dice`."""
+    pixels = pixel_softmax_cross_entropy(logits, labels, class_weights=class_weights, label_smoothing=label_smoothing)
+    return pixels + dice(logits, labels, class_weights=class_weights)
+
+
+def focal(logits: jax.Array, labels: jax.Array, *, gamma: float, class_weights: Weights = None) -> jax.Array:
+    """(1 - p)^gamma times the cross-entropy of each pixel, averaged over the image (Lin et al. 2017).
+
+    p: the softmax probability of the pixel's class. gamma: 0 or more; 0 is the cross-entropy.
+    """
+    pixels = softmax_cross_entropy(logits, labels)
+    # The derivative of 0^gamma is infinite for gamma below 1, where p rounds to 1: such a pixel is left out.
+    unsure = pixels > jnp.finfo(pixels.dtype).tiny
+    safe = jnp.where(unsure, pixels, 1.0)
+    values = jnp.where(unsure, (-jnp.expm1(-safe)) ** gamma * safe, 0.0)
+    if class_weights is not None:
+        values = values * jnp.asarray(class_weights, values.dtype)[labels]
+    return jnp.mean(values, axis=(1, 2))
+
+
+def tversky(logits: jax.Array, labels: jax.Array, *, beta: float, class_weights: Weights = None) -> jax.Array:
+    """1 - the overlap, see the top of this module. beta: the weight of missed pixels, from 0 to 1."""
+    probabilities = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    is_class = labels[..., None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    hits = jnp.sum(probabilities, axis=(1, 2), where=is_class)
+    false = jnp.sum(probabilities, axis=(1, 2)) - hits
+    missed = jnp.sum(is_class, axis=(1, 2)) - hits
+    overlap = (2 * hits + 1) / (2 * (hits + (1 - beta) * false + beta * missed) + 1)
+    weights = jnp.asarray((1.0,) * overlap.shape[-1] if class_weights is None else class_weights, overlap.dtype)
+    return jnp.sum((1 - overlap) * weights, axis=-1) / jnp.sum(weights)
+
+
+def mask_loss_function(loss_config: Any, class_weights: Weights) -> LossFunction:
+    """The loss of a config section: (logits, labels) -> [batch]. See `losses.loss_function`, which is for images.
+
+    loss_config: name and, where the loss has it, label_smoothing, focal_gamma, tversky_beta. class_weights: what
+    `losses.class_weights` gave for the masks. Raises UserError for an unknown name, and for label smoothing of a loss
+    that has none.
+    """
+    name = loss_config.name
+    if name not in MASK_LOSSES:
+        raise UserError(f"loss.name is {name!r}; allowed: {', '.join(MASK_LOSSES)}; set it to one of these")
+    options: dict[str, Any] = {"class_weights": class_weights}
+    if name in SMOOTHED:
+        options["label_smoothing"] = float(loss_config.label_smoothing)
+    elif loss_config.label_smoothing:
+        raise UserError(
+            f"loss.label_smoothing is {loss_config.label_smoothing}, which {name} does not have; set it to 0, or "
+            f"choose one of {', '.join(SMOOTHED)}"
+        )
+    if name == "focal":
+        options["gamma"] = float(loss_config.focal_gamma)
+    if name == "tversky":
+        options["beta"] = float(loss_config.tversky_beta)
+    functions = (pixel_softmax_cross_entropy, pixel_sigmoid_cross_entropy, cross_entropy_dice, dice, focal, tversky)
+    return functools.partial({function.__name__: function for function in functions}[name], **options)

@@ -10,7 +10,8 @@ from typing import Any
 from covidjax import command, files
 from covidjax import config as configs
 from covidjax.data import sources
-from covidjax.evaluate_run import evaluate_run
+from covidjax.process import prepare_process
+from covidjax.runs.evaluate import evaluate_run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--hausdorff", action="store_true", help="of masks: distances of borders as well")
     flags = parser.parse_args(arguments)
     config = configs.from_json(files.read_json(flags.workdir / "config.json"))
-    command.prepare_process(config.precision)
+    prepare_process(config.precision)
     result = evaluate_run(flags.workdir, flags.split, flags.checkpoint, hausdorff=flags.hausdorff)
     origin = f"checkpoint of step {result['checkpoint']['step']}" if "checkpoint" in result else "mixture of networks"
     print(f"{flags.split}: {result['num_examples']} examples, {origin}")

@@ -16,9 +16,11 @@ from ml_collections import ConfigDict
 
 from covidjax import command, files
 from covidjax import config as configs
-from covidjax.data.progress import Progress
-from covidjax.train import find_lr, record
-from covidjax.train.find_lr import Curve, Suggestions
+from covidjax.config.flags import parse_with_config
+from covidjax.console import Progress
+from covidjax.process import prepare_process
+from covidjax.runs import find_lr, record
+from covidjax.runs.find_lr import Curve, Suggestions
 from covidjax.train.setup import Job, prepare
 
 
@@ -29,9 +31,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--start", type=float, default=1e-7, help="the lowest rate (default 1e-7)")
     parser.add_argument("--end", type=float, default=10.0, help="the highest rate (default 10)")
     parser.add_argument("--steps", type=int, default=100, help="mini-batches from the one to the other (default 100)")
-    flags, config = command.parse_with_config(parser, arguments)
+    flags, config = parse_with_config(parser, arguments)
     rates = find_lr.rates(flags.start, flags.end, flags.steps)
-    command.prepare_process(config.precision)
+    prepare_process(config.precision)
     with record.locked(flags.workdir):
         job = prepare(config)
         notes = (*job.notes, job.caching[0].note, *_of_phases(job))

@@ -11,10 +11,14 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from covidjax import command, costs, files, freeze, models
-from covidjax.costs import Cost, Setting
+from covidjax import command, files, models
+from covidjax.config.flags import parse_with_config
 from covidjax.errors import UserError
-from covidjax.strategies import ALLOWED, split_cached
+from covidjax.freeze.strategies import ALLOWED, split_cached
+from covidjax.freeze.table import format_table
+from covidjax.process import prepare_process
+from covidjax.runs import costs
+from covidjax.runs.costs import Cost, Setting
 
 NOT_READ = "(not read)"
 EPOCH_WITHOUT_DATA = 1000
@@ -40,14 +44,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     if any(argument.split("=")[0] == "--classes" for argument in arguments):
         arguments = [*arguments, f"--config.dataset.root={NOT_READ}"]
-    flags, config = command.parse_with_config(parser, arguments)
+    flags, config = parse_with_config(parser, arguments)
     for name in ("classes", "images"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             raise UserError(f"--{name} is {getattr(flags, name)}: allowed is 1 and more")
     if flags.json and not flags.json.absolute().parent.is_dir():
         raise UserError(f"--json: there is no folder {flags.json.absolute().parent}: make it, or choose another")
     num_classes, num_images, epoch = _data_facts(config, flags.classes, flags.images)
-    command.prepare_process(config.precision)
+    prepare_process(config.precision)
     setting = costs.make_setting(config, num_classes)
     names = setting.default_strategies() if flags.strategies == "all" else _names(flags.strategies)
     _print_plan(setting)
@@ -83,7 +87,7 @@ def _print_plan(setting: Setting) -> None:
         f"{config.model.name}, batch {config.batch_size}, {config.dataset.image_size} px, {config.precision}, {where}"
     )
     for phase in setting.phases():
-        table = freeze.format_table(*setting.table(setting.recipe(phase)))
+        table = format_table(*setting.table(setting.recipe(phase)))
         print(f"\nphase {phase.index}, config.freeze {phase.freeze!r}:\n{table}")
     print()
 

@@ -10,11 +10,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from covidjax import command, files, predict
+from covidjax import command, files
 from covidjax import config as configs
-from covidjax.ensemble import load_network
 from covidjax.errors import UserError
-from covidjax.tiles import Tiling
+from covidjax.evaluate.tiles import Tiling
+from covidjax.process import prepare_process
+from covidjax.runs import predict
+from covidjax.runs.members import load_network
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     flags = parser.parse_args(arguments)
     tiling = _tiling(flags)
     config = configs.from_json(files.read_json(flags.workdir / "config.json"))
-    command.prepare_process(config.precision)
+    prepare_process(config.precision)
     sources = predict.list_images(flags.images)
     trained = load_network(flags.workdir, flags.checkpoint)
     found = predict.predict(trained, sources, flags.output, flags.overlays, tiling, flags.spacing)

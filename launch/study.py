@@ -13,12 +13,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from covidjax import command, study, study_page, study_results
+from covidjax import command
+from covidjax.config.flags import parse_with_config
 from covidjax.errors import UserError
-from covidjax.evaluate_run import evaluate_run
-from covidjax.study import Study, Trial
-from covidjax.study_results import Result, Verdict
-from covidjax.train import loop, record
+from covidjax.process import prepare_process
+from covidjax.runs import record
+from covidjax.runs.evaluate import evaluate_run
+from covidjax.runs.train import train
+from covidjax.study import page, plan
+from covidjax.study import results as study_results
+from covidjax.study.plan import Study, Trial
+from covidjax.study.results import Result, Verdict
+from covidjax.train import loop
 from covidjax.train.programs import Programs
 
 
@@ -30,15 +36,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seeds", required=True, type=_seeds, help="values of config.seed: 0,1,2")
     parser.add_argument("--learning_rates", type=_rates, help="values of config.optimizer.learning_rate; default: one")
     parser.add_argument("--test", action="store_true", help="evaluate the chosen strategy on the test split")
-    flags, config = command.parse_with_config(parser, arguments)
+    flags, config = parse_with_config(parser, arguments)
     _check_overrides(arguments, flags)
     rates = flags.learning_rates or (config.optimizer.learning_rate,)
     planned = Study(flags.workdir, config, flags.strategies, rates, flags.seeds)
-    allocator = command.prepare_process(config.precision)
-    study.check(planned)
+    allocator = prepare_process(config.precision)
+    plan.check(planned)
     try:
-        with record.locked(flags.workdir), study.stopped_by_sigterm():
-            study.open_workdir(planned)
+        with record.locked(flags.workdir), plan.stopped_by_sigterm():
+            plan.open_workdir(planned)
             print(f"{len(planned.trials())} runs in {flags.workdir / 'runs'}", flush=True)
             _run(planned, flags.test, allocator)
     except loop.Interrupted as stopped:
@@ -55,7 +61,7 @@ def _run(planned: Study, test: bool, allocator: str) -> None:
         return results
 
     programs = Programs()
-    failures = study.run(planned, lambda config, run: loop.train(config, run, allocator, programs), write_table)
+    failures = plan.run(planned, lambda config, run: train(config, run, allocator, programs), write_table)
     results = write_table(failures)
     computed, reused = (
         sum(result.figures.get(key, 0) for result in results) for key in ("passes_made", "passes_reused")
@@ -72,7 +78,7 @@ def _run(planned: Study, test: bool, allocator: str) -> None:
         results = write_table(failures)
         arms = study_results.make_arms(planned, results)
         verdict = study_results.judge(arms)
-    path = study_page.write(planned, results, arms, verdict)
+    path = page.write(planned, results, arms, verdict)
     print(f"\n{verdict.sentence}\ntable: {table}\npage: {path}")
     empty = [strategy for strategy in planned.strategies if not _has_finished(strategy, arms)]
     if empty:

@@ -15,12 +15,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from covidjax import command, files, metrics
+from covidjax import command, files
 from covidjax import config as configs
-from covidjax.config_checks import check_value
+from covidjax.config.flags import parse_with_config
+from covidjax.config.schema import check_value
 from covidjax.errors import UserError
-from covidjax.train import record
-from covidjax.train.sweep import Outcome, Sweep, sweep
+from covidjax.metrics import classification
+from covidjax.process import prepare_process
+from covidjax.runs import record
+from covidjax.runs.sweep import Outcome, Sweep, sweep
 
 SHOWN = 10
 
@@ -33,8 +36,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--weight_decays", default="", help="such as 0,0.05; default: that of the config")
     parser.add_argument("--class_weights", default="", help="none, balanced or both; default: that of the config")
     parser.add_argument("--seeds", default="", help="such as 0,1,2; default: that of the config")
-    flags, config = command.parse_with_config(parser, arguments)
-    command.prepare_process(config.precision)
+    flags, config = parse_with_config(parser, arguments)
+    prepare_process(config.precision)
     rate = config.optimizer.learning_rate
     asked: dict[str, Any] = {
         "learning_rates": _numbers("learning_rates", flags.learning_rates, "optimizer.learning_rate", 1e-3)
@@ -90,7 +93,7 @@ def _each_once(name: str, text: str, values: list[Any]) -> list[Any]:
 
 def _row(outcome: Outcome, num_val: int) -> dict[str, Any]:
     """A row of the table; figures of a loss that is not finite are None."""
-    low, high = metrics.wilson_interval(round(outcome.accuracy * num_val), num_val)
+    low, high = classification.wilson_interval(round(outcome.accuracy * num_val), num_val)
     best = {
         "best_epoch": outcome.best_epoch,
         "val_loss": outcome.loss,

@@ -8,21 +8,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from covidjax import command, models
-from covidjax.train import ensemble, loop, record
+from covidjax.config.flags import parse_with_config
+from covidjax.process import prepare_process
+from covidjax.runs import ensemble, record
+from covidjax.runs.train import train
+from covidjax.train import loop
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, trains, says where the report is."""
     parser = command.Parser(prog="launch/train.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run, made if missing")
-    flags, config = command.parse_with_config(parser, arguments, ensembles=True)
-    allocator = command.prepare_process(config.precision)
+    flags, config = parse_with_config(parser, arguments, ensembles=True)
+    allocator = prepare_process(config.precision)
     try:
         with record.locked(flags.workdir):
             if config.model.name == models.ENSEMBLE:
                 report = ensemble.train(config, flags.workdir)
             else:
-                report = loop.train(config, flags.workdir, allocator)
+                report = train(config, flags.workdir, allocator)
             print(f"report: {report}")
     except loop.Interrupted as stopped:
         print(stopped, file=sys.stderr)

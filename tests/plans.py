@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from covidjax.freeze import FreezePlan, make_plan
+from covidjax.freeze.plan import FreezePlan, make_plan
 from covidjax.models.layers import Staged
 from tests.support import make_model, small_config
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from covidjax import metrics
+from covidjax.metrics import classification
 
 CLASSES = ("normal", "pneumonia", "covid19")
 
@@ -27,4 +27,4 @@ def make_report(probabilities: np.ndarray, labels: np.ndarray, **options: Any) -
         "split": "test",
         "resamples": 200,
     }
-    return metrics.classification_report(probabilities, labels, **(arguments | options))
+    return classification.classification_report(probabilities, labels, **(arguments | options))

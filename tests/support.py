@@ -15,8 +15,8 @@ from covidjax import losses, models, optim
 from covidjax.config import default_config
 from covidjax.data.augment import Augmentation
 from covidjax.models.layers import Staged
-from covidjax.preprocessing import Preprocessing
-from covidjax.train.inputs import Feed
+from covidjax.models.preprocessing import Preprocessing
+from covidjax.train.inputs import PhaseInputs
 from covidjax.train.phases import Phase, initial_state, make_phases
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
@@ -79,9 +79,9 @@ def make_batch(size: int = 32, batch_size: int = 8, seed: int = 0) -> dict[str, 
 
 def send_sigterm_before(stop: int, patch: pytest.MonkeyPatch) -> None:
     """A run in this process gets a SIGTERM when it is about to take a step, counted from one."""
-    calls = Feed.calls
+    calls = PhaseInputs.calls
 
-    def stopping(self: Feed, *arguments: Any) -> Iterator[Any]:
+    def stopping(self: PhaseInputs, *arguments: Any) -> Iterator[Any]:
         step = arguments[4][0]
         for count, inputs in calls(self, *arguments):
             if step < stop <= step + count:
@@ -89,4 +89,4 @@ def send_sigterm_before(stop: int, patch: pytest.MonkeyPatch) -> None:
             step += count
             yield count, inputs
 
-    patch.setattr(Feed, "calls", stopping)
+    patch.setattr(PhaseInputs, "calls", stopping)

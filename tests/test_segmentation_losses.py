@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from covidjax import losses, segmentation_losses
+from covidjax import losses
 from covidjax.errors import UserError
+from covidjax.losses import MASK_LOSSES, mask_loss_function
 
 WEIGHTS = (0.5, 2.0, 1.25)
 EXTREMES = (1e37, -1e37, 1e4, -1e4, 0.0)
@@ -31,7 +32,7 @@ def make(name: str, weights: tuple[float, ...] | None = None, **changes: float) 
 
 def make_eager(name: str, weights: tuple[float, ...] | None = None, **changes: float) -> losses.LossFunction:
     section = {"name": name, "label_smoothing": 0.0, "focal_gamma": 2.0, "tversky_beta": 0.7, **changes}
-    return segmentation_losses.loss_function(ConfigDict(section), weights)
+    return mask_loss_function(ConfigDict(section), weights)
 
 
 def by_numpy(name: str, logits: Any, labels: Any, weights: tuple[float, ...], gamma: float, beta: float) -> np.ndarray:
@@ -67,7 +68,7 @@ def by_numpy(name: str, logits: Any, labels: Any, weights: tuple[float, ...], ga
     return np.array(values)
 
 
-@pytest.mark.parametrize("name", segmentation_losses.LOSSES)
+@pytest.mark.parametrize("name", MASK_LOSSES)
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 def test_losses_equal_their_formulas(name: str, weights: tuple[float, ...] | None, dtype: Any) -> None:
@@ -122,7 +123,7 @@ def test_empty_mask_costs_what_is_predicted_in_it(name: str) -> None:
     assert loss(certain(1), EMPTY + 1).item() == 0.0
 
 
-@pytest.mark.parametrize("name", segmentation_losses.LOSSES)
+@pytest.mark.parametrize("name", MASK_LOSSES)
 def test_each_image_is_on_its_own(name: str) -> None:
     """So that accumulation over parts of a batch, and a part for each device, give the loss of the whole."""
     logits, labels = make_batch()
@@ -156,7 +157,7 @@ def test_label_smoothing_is_that_of_the_pixels() -> None:
 
 @pytest.mark.parametrize(
     ("name", "gamma"),
-    [*((name, 2.0) for name in segmentation_losses.LOSSES), ("focal", 0.0), ("focal", 0.5), ("focal", 1.0)],
+    [*((name, 2.0) for name in MASK_LOSSES), ("focal", 0.0), ("focal", 0.5), ("focal", 1.0)],
 )
 def test_extreme_logits_give_finite_losses_and_gradients(name: str, gamma: float) -> None:
     rows = jnp.asarray([(first, second, 0.0) for first in EXTREMES for second in EXTREMES], jnp.float32)
@@ -170,7 +171,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(name: str, gamma: float
         assert np.abs(gradients).max() > 0
 
 
-@pytest.mark.parametrize("name", segmentation_losses.LOSSES)
+@pytest.mark.parametrize("name", MASK_LOSSES)
 def test_gradients_equal_finite_differences(name: str) -> None:
     with jax.enable_x64(True):
         logits, labels = make_batch(np.float64)
@@ -181,7 +182,7 @@ def test_gradients_equal_finite_differences(name: str) -> None:
         np.testing.assert_allclose(slopes, (ahead - behind) / 2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", segmentation_losses.LOSSES)
+@pytest.mark.parametrize("name", MASK_LOSSES)
 def test_half_precision_logits_are_computed_in_float32(name: str) -> None:
     logits, labels = make_batch()
     half = logits.astype(jnp.bfloat16)
@@ -193,7 +194,7 @@ def test_half_precision_logits_are_computed_in_float32(name: str) -> None:
 def test_loss_is_a_static_argument_of_jit() -> None:
     logits, labels = make_batch()
     compiled = jax.jit(lambda loss, logits, labels: loss(logits, labels), static_argnums=0)
-    for name in segmentation_losses.LOSSES:
+    for name in MASK_LOSSES:
         loss = make_eager(name, WEIGHTS)
         np.testing.assert_allclose(compiled(loss, logits, labels), make(name, WEIGHTS)(logits, labels), rtol=1e-6)
 

@@ -19,7 +19,7 @@ from keras import layers
 from keras.applications import vgg16
 from PIL import Image
 
-from covidjax.allocator import keep_memory
+from covidjax.process import keep_memory
 
 
 def main() -> None:

@@ -15,12 +15,13 @@ import PIL
 from ml_collections import ConfigDict
 from PIL import Image
 
+from covidjax.console import Progress, say
 from covidjax.data import enhance
 from covidjax.data.examples import Examples
-from covidjax.data.image_cache import cache_dir, load_cache, reserve_cache, store_cache
+from covidjax.data.image_cache import load_cache, reserve_cache, store_cache
 from covidjax.data.picture import CROPS, BadImageError, decode_image, decode_pair
-from covidjax.data.progress import Progress, say
 from covidjax.errors import UserError
+from covidjax.process import cache_dir
 
 FORMAT_VERSION = 1
 FILES_PER_TASK = 16

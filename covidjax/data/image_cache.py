@@ -8,14 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from covidjax.data.progress import say
-
-
-def cache_dir(configured: str) -> Path:
-    """The folder that a config names, else the user's cache folder."""
-    if configured:
-        return Path(configured).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "covidjax"
+from covidjax.console import say
 
 
 def reserve_cache(cache: Path, shape: tuple[int, ...]) -> tuple[Path | None, str]:

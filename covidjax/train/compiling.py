@@ -1,11 +1,13 @@
 """The train steps of a job, compiled before they are needed."""
 
 import dataclasses
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import jax
 
+from covidjax.mesh import divided_shapes
 from covidjax.train import parallel
 from covidjax.train.phases import Phase
 from covidjax.train.programs import Program, Programs
@@ -16,57 +18,71 @@ from covidjax.train.step import Recipe
 class Compiling:
     """The programs of the phases of a job, begun before they are needed."""
 
-    def __init__(self, job: Job, programs: Programs) -> None:
-        self._job, self._programs = job, programs
-        self._begun: dict[tuple[int, int, bool], Future[Program]] = {}
+    def __init__(self, job: Job, programs: Programs, step_flops: Sequence[float]) -> None:
+        """step_flops: of a step of each phase."""
+        self._job, self._programs, self._step_flops = job, programs, tuple(step_flops)
+        self._begun: dict[tuple[int, bool], Future[Program]] = {}
 
-    def start(self, phase: Phase, count: int) -> None:
-        """Begins to compile the program of `count` steps of a phase, unless that is begun.
+    def steps_per_call(self, phase: Phase) -> int:
+        """How many steps one call of the program of a phase takes."""
+        if not self._job.resident(phase):
+            return 1
+        asked, epoch_steps = self._job.config.steps_per_call, self._job.steps_per_epoch
+        return choose_steps_per_call(asked, epoch_steps, self._step_flops[phase.index])
+
+    def start(self, phase: Phase) -> None:
+        """Begins to compile the program of a phase, unless that is begun.
 
         Where evaluations within epochs cut calls of several steps, also the one that takes as many as each call says.
         """
-        for counted in (False, True) if count > 1 and self._job.config.evaluate_every_steps else (False,):
-            self._find(phase, count, counted=counted)
+        cut = self.steps_per_call(phase) > 1 and self._job.config.evaluate_every_steps
+        for counted in (False, True) if cut else (False,):
+            self._find(phase, counted=counted)
 
-    def _find(self, phase: Phase, count: int, *, counted: bool) -> Future[Program]:
-        key = phase.index, count, counted
+    def _find(self, phase: Phase, *, counted: bool) -> Future[Program]:
+        key = phase.index, counted
         if key not in self._begun:
-            self._begun[key] = self._start(phase, count, self._job.recipes[phase.index], counted=counted)
+            self._begun[key] = self._start(phase, self._job.recipes[phase.index], counted=counted)
         return self._begun[key]
 
-    def _start(self, phase: Phase, count: int, recipe: Recipe, *, counted: bool = False) -> Future[Program]:
+    def _start(self, phase: Phase, recipe: Recipe, *, counted: bool = False) -> Future[Program]:
         job, size, resident = self._job, self._job.config.batch_size, self._job.resident(phase)
+        count = self.steps_per_call(phase)
         engine, data = job.config.parallel, job.abstract_data(phase)
         if resident:
             indices = jax.ShapeDtypeStruct((count, size), "int32")
             number = [jax.ShapeDtypeStruct((), "int32")] * counted
-            inputs: tuple[Any, ...] = (data, parallel.divided_shapes(indices, job.mesh, engine, axis=1), *number)
+            inputs: tuple[Any, ...] = (data, divided_shapes(indices, job.mesh, engine, axis=1), *number)
         else:
-            inputs = (parallel.divided_shapes(data, job.mesh, engine),)
+            inputs = (divided_shapes(data, job.mesh, engine),)
         step = parallel.mapped_step(recipe, job.mesh, engine, resident=resident, counted=counted)
         return self._programs.start(lambda: step.lower(job.phase_state(phase), *inputs))
 
-    def account(self, phase: Phase, count: int) -> str:
+    def account(self, phase: Phase) -> str:
         """What the program of a phase cost and takes, and what `config.remat` saves, for the person who runs this."""
-        program = self.wait(phase, count)
+        program = self.wait(phase)
         now = program.memory.get("temporary", 0) / 2**20
         text = f"compiled in {program.seconds:.1f} s; a step takes {now:,.1f} MiB of temporary memory"
         recipe = self._job.recipes[phase.index]
         if not recipe.remat:
             return text
-        kept = self._start(phase, count, dataclasses.replace(recipe, remat=())).result().memory
+        kept = self._start(phase, dataclasses.replace(recipe, remat=())).result().memory
         return f"{text}, without remat of {', '.join(recipe.remat)} {kept.get('temporary', 0) / 2**20:,.1f} MiB"
 
-    def wait(self, phase: Phase, count: int, *, counted: bool = False) -> Program:
-        """The program of `count` steps of a phase. counted: of as many of them as each call says."""
-        return self._find(phase, count, counted=counted).result()
+    def wait(self, phase: Phase, *, counted: bool = False) -> Program:
+        """The program of a phase. counted: the one that takes as many steps as each call says."""
+        return self._find(phase, counted=counted).result()
+
+    def memory(self) -> dict[str, dict[str, int]]:
+        """Bytes of the program of each phase that was compiled, by the phase's number."""
+        return {str(phase): begun.result().memory for (phase, counted), begun in self._begun.items() if not counted}
 
     def seconds(self) -> float:
         """What all compilations so far took; in part they ran beside training."""
         return sum(begun.result().seconds for begun in self._begun.values() if begun.done())
 
 
-def steps_per_call(asked: int, epoch_steps: int, flops_per_step: float) -> int:
+def choose_steps_per_call(asked: int, epoch_steps: int, flops_per_step: float) -> int:
     """How many steps one call of the program takes.
 
     asked: config.steps_per_call. By itself as many as cost about a hundredth of a second, so that starting them costs

@@ -13,13 +13,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from covidjax.console import Progress
 from covidjax.data.examples import Examples
-from covidjax.data.feature_store import FeatureStore
-from covidjax.data.image_cache import cache_dir
-from covidjax.data.progress import Progress
 from covidjax.data.resident import device_room, host_room
 from covidjax.errors import UserError
-from covidjax.train import parallel
+from covidjax.mesh import by_example, replicated
+from covidjax.process import cache_dir
+from covidjax.train.feature_store import FeatureStore
 from covidjax.train.programs import Programs
 from covidjax.train.step import Recipe, augmented, run_prefix
 
@@ -87,10 +87,10 @@ def _place(config: ConfigDict, size: int) -> tuple[str, str]:
         return "device", where
     if size <= host_room():
         return "host", "this machine's memory"
-    reason = store(config).room(size)
+    reason = feature_store(config.dataset.cache_dir).room(size)
     if reason:
         return "", f"{_mebibytes(size)} fit neither in memory nor on disk: {reason}"
-    return "disk", str(store(config).folder)
+    return "disk", str(feature_store(config.dataset.cache_dir).folder)
 
 
 def _mebibytes(size: int) -> str:
@@ -106,13 +106,13 @@ def shapes(recipe: Recipe, images: tuple[int, ...]) -> Any:
     return jax.eval_shape(lambda variables, image: run_prefix(recipe, variables, image), variables, abstract)
 
 
-def store(config: ConfigDict) -> FeatureStore:
-    """Where the features of all runs are kept."""
-    return FeatureStore(cache_dir(config.dataset.cache_dir) / "features")
+def feature_store(configured_cache: str) -> FeatureStore:
+    """Where the features of all runs are kept: in the folder that a config names, or the user's cache."""
+    return FeatureStore(cache_dir(configured_cache) / "features")
 
 
 @dataclasses.dataclass(eq=False)
-class Passes:
+class PrefixFeatures:
     """Runs the frozen prefix over splits, or finds on disk what an earlier run made.
 
     computed, reused: passes over a split so far; seconds, compile_seconds: what they took, and compiling them; notes:
@@ -212,7 +212,7 @@ class Passes:
     def _runner(
         self, program: Any, variables: Any, images: np.ndarray, batch_size: int, view: int | None
     ) -> Callable[[Any], None]:
-        parts, whole = parallel.by_example(self.mesh), parallel.replicated(self.mesh)
+        parts, whole = by_example(self.mesh), replicated(self.mesh)
         on_device = jax.device_put(variables, whole)
 
         def run(arrays: Any) -> None:
@@ -245,7 +245,7 @@ def _program(recipe: Recipe, mesh: Mesh, *, augments: bool) -> Any:
         images, _ = augmented(key, {"image": images, "label": jnp.zeros(len(images), jnp.int32)}, recipe)
         return run_prefix(recipe, variables, images)
 
-    whole, parts = parallel.replicated(mesh), parallel.by_example(mesh)
+    whole, parts = replicated(mesh), by_example(mesh)
     return jax.jit(features, in_shardings=(whole, parts, whole), out_shardings=parts, keep_unused=True)
 
 

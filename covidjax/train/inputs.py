@@ -5,20 +5,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from covidjax.data import stream
 from covidjax.data.order import batch_rows, steps_per_epoch
-from covidjax.train import parallel
-from covidjax.train.features import Passes
+from covidjax.mesh import divide, replicated
+from covidjax.train.features import PrefixFeatures
 from covidjax.train.phases import Phase, phase_at
 from covidjax.train.setup import Job
-from covidjax.trained import Trained
+from covidjax.train.step import Recipe, augmented
+from covidjax.weights.workdir import Trained
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Feed:
+class PhaseInputs:
     """The data of a phase.
 
     views: trees {'image' or 'features', 'label'} of arrays [n, ...] that take turns from epoch to epoch; turns: the
@@ -51,12 +53,12 @@ class Feed:
         """
         if not self.resident:
             for batch in stream.batches(self.views, self.turns, seed, batch_size, *steps):
-                yield 1, (parallel.divide(batch, mesh, engine),)
+                yield 1, (divide(batch, mesh, engine),)
             return
         for first, count in split_into_calls(*steps, self.steps_per_epoch(batch_size), steps_per_call, pause_every):
             rows = np.zeros((steps_per_call, batch_size), np.int32)
             rows[:count] = [self.rows(step, seed, batch_size) for step in range(first, first + count)]
-            placed = parallel.divide(rows, mesh, engine, axis=1)
+            placed = divide(rows, mesh, engine, axis=1)
             yield count, (self.views[0], placed, *(() if count == steps_per_call else (np.int32(count),)))
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -89,7 +91,7 @@ def split_into_calls(
         step += min(ends)
 
 
-def make_feed(job: Job, phase: Phase, variables: Any, passes: Passes) -> Feed:
+def make_inputs(job: Job, phase: Phase, variables: Any, passes: PrefixFeatures) -> PhaseInputs:
     """The data of a phase. variables: {'params', 'batch_stats'} with which it begins.
 
     Where features are cached, they are what the frozen prefix makes of the images with these weights.
@@ -100,13 +102,13 @@ def make_feed(job: Job, phase: Phase, variables: Any, passes: Passes) -> Feed:
         job.train_split,
         job.val_split,
     )
-    turns, resident, whole = train_split.turns(), job.resident(phase), parallel.replicated(job.mesh)
+    turns, resident, whole = train_split.turns(), job.resident(phase), replicated(job.mesh)
     val, start, targets = val_split.images, None, job.targets(train_split)
     if caching.validation:
         val, start = passes.features(recipe, variables, val_split.images), recipe.plan.first_trained
     if not recipe.cached:
         images = {"image": train_split.images, "label": targets}
-        return Feed((jax.device_put(images, whole) if resident else images,), 1, turns, resident, val, start)
+        return PhaseInputs((jax.device_put(images, whole) if resident else images,), 1, turns, resident, val, start)
     numbers = range(caching.views) if recipe.augments else (None,)
     views = tuple(
         {
@@ -120,10 +122,38 @@ def make_feed(job: Job, phase: Phase, variables: Any, passes: Passes) -> Feed:
         views = (jax.device_put(together, whole),)
     elif caching.placement == "host":
         views = jax.tree.map(np.array, views)
-    return Feed(views, caching.views, turns, resident, val, start)
+    return PhaseInputs(views, caching.views, turns, resident, val, start)
 
 
-def final_inputs(job: Job, trained: Trained, passes: Passes) -> tuple[Any, str | None]:
+def first_batch(job: Job) -> tuple[np.ndarray, np.ndarray]:
+    """What the network takes in the first step of a run, and what its answers are held against.
+
+    -> [batch, height, width, network's channels] float32, and labels [batch] or masks, moved with their images.
+    """
+    recipe, examples = dataclasses.replace(job.recipes[0], axis=None), job.train_split
+    indices, _ = batch_rows(job.config.seed, 0, examples.turns(), job.config.batch_size)
+    batch = {"image": examples.images[indices], "label": job.targets(examples)[indices]}
+    return augmented_batch(recipe, batch, job.config.seed)
+
+
+def augmented_batch(recipe: Recipe, batch: dict[str, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of the first step of a run as the network takes it. The result is that of `first_batch`.
+
+    batch: {'image': [batch, height, width, channels] uint8, 'label': [batch] or [batch, height, width]}
+    """
+    augment_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))  # as in `train.step.step_keys`
+
+    @jax.jit
+    def take(key: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        images, targets = augmented(key, batch, recipe)
+        inputs = recipe.preprocessing(images)
+        return (inputs[0] if recipe.preprocessing.inside else inputs).astype(jnp.float32), targets
+
+    inputs, targets = take(augment_key, batch)
+    return np.asarray(inputs), np.asarray(targets)
+
+
+def final_inputs(job: Job, trained: Trained, passes: PrefixFeatures) -> tuple[Any, str | None]:
     """Cached features of the validation split for the network of a checkpoint, and the stage that takes them.
 
     (None, None) where there are none, or the prefix ran in another precision than the network has.

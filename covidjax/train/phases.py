@@ -9,8 +9,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from covidjax import models, optim
 from covidjax.errors import UserError
-from covidjax.freeze import FreezePlan, Pairs, make_plan
-from covidjax.strategies import gradual_epochs
+from covidjax.freeze.plan import FreezePlan, Pairs, make_plan
+from covidjax.freeze.strategies import gradual_epochs
 from covidjax.train import loss_scale
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from covidjax import freeze, losses, models, optim, tasks
+from covidjax import losses, models, optim, tasks
 from covidjax.data import sources, splits
 from covidjax.data.augment import Augmentation
 from covidjax.data.examples import Examples
@@ -16,10 +16,12 @@ from covidjax.data.order import steps_per_epoch
 from covidjax.data.resident import choose_placement
 from covidjax.data.sources import Task
 from covidjax.errors import UserError
+from covidjax.freeze.table import freeze_table
 from covidjax.losses import LossFunction
+from covidjax.mesh import make_mesh, replicated
 from covidjax.models.layers import Staged
-from covidjax.ops import native
-from covidjax.train import features, parallel
+from covidjax.ops.choose import choose
+from covidjax.train import features
 from covidjax.train.features import Caching
 from covidjax.train.phases import Phase, enter_phase, initial_state, make_phases, phase_at
 from covidjax.train.state import TrainState
@@ -68,7 +70,7 @@ class Job:
     def fresh_state(self) -> TrainState:
         """The state before the first step, on the devices."""
         state = initial_state(self.recipes[0], self.variables, jax.random.key(self.config.seed))
-        return jax.device_put(state, parallel.replicated(self.mesh))
+        return jax.device_put(state, replicated(self.mesh))
 
     def abstract_data(self, phase: Phase) -> Any:
         """Shapes of what a step of a phase takes: the resident data with all its views, or a batch from the host."""
@@ -89,7 +91,7 @@ class Job:
     def begin_phase(self, phase: Phase, state: TrainState) -> TrainState:
         """The state with which a phase that follows another begins."""
         state = enter_phase(state, self.recipes[phase.index - 1], self.recipes[phase.index])
-        return jax.device_put(state, parallel.replicated(self.mesh))
+        return jax.device_put(state, replicated(self.mesh))
 
     def abstract_state(self, step: int) -> TrainState:
         """Shapes and shardings of the state that a checkpoint of `step` finished steps holds."""
@@ -100,14 +102,14 @@ class Job:
         recipe = self.recipes[phase.index]
         key = jax.random.key(self.config.seed)
         state = jax.eval_shape(lambda variables: initial_state(recipe, variables, key), self.variables)
-        return jax.tree.map(lambda leaf: leaf.update(sharding=parallel.replicated(self.mesh)), state)
+        return jax.tree.map(lambda leaf: leaf.update(sharding=replicated(self.mesh)), state)
 
 
 def prepare(config: ConfigDict) -> Job:
     """Loads the training and validation splits and settles the rest. Raises UserError for what a person can mend."""
     if config.parallel == "jit" and not config.sync_batch_norm:
         raise UserError("config.sync_batch_norm=False needs config.parallel=pmap: under jit a batch is one batch")
-    mesh = parallel.make_mesh(config.batch_size, config.accumulation_steps)
+    mesh = make_mesh(config.batch_size, config.accumulation_steps)
     task = models.task(config.model.name)
     train_split, val_split = _load(config, task)
     splits.check_disjoint(train_split, val_split)
@@ -116,7 +118,7 @@ def prepare(config: ConfigDict) -> Job:
     if epoch_steps == 0:
         raise UserError(f"config.batch_size {config.batch_size} exceeds the {num_turns} training images: lower it")
     placement = choose_placement(train_split, config.dataset.placement, with_masks=task == "segmentation")
-    operations = native.choose(config.ops)
+    operations = choose(config.ops)
     model = models.build(config.model, len(train_split.classes), config.precision, native=operations.native)
     begin = start(config, model, train_split.images.shape[1:])
     phases = make_phases(config, epoch_steps)
@@ -202,7 +204,7 @@ def describe_freeze(job: Job, phase: Phase) -> dict[str, Any]:
     recipe, config = job.recipes[phase.index], job.config
     pixels = jax.ShapeDtypeStruct((config.batch_size, *job.train_split.images.shape[1:]), recipe.model.param_dtype)
     images = jax.eval_shape(recipe.preprocessing, pixels)
-    rows, summary = freeze.freeze_table(recipe.plan, recipe.model, job.variables, images, recipe.tx)
+    rows, summary = freeze_table(recipe.plan, recipe.model, job.variables, images, recipe.tx)
     caching = job.caching[phase.index]
     prefix = recipe.plan.frozen_prefix if recipe.cached else ()
     paid = [row for row in rows if row["stage"] not in prefix]

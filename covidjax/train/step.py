@@ -11,9 +11,9 @@ import optax
 from jax import lax
 
 from covidjax.data.augment import Augmentation, augment
-from covidjax.freeze import FreezePlan
+from covidjax.freeze.plan import FreezePlan
 from covidjax.models.layers import Staged, span
-from covidjax.preprocessing import Preprocessing
+from covidjax.models.preprocessing import Preprocessing
 from covidjax.train import loss_scale
 from covidjax.train.state import TrainState
 

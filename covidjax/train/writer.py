@@ -94,7 +94,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-class Progress:
+class ProgressLines:
     """Lines on standard output: one that is rewritten within an epoch on a terminal, plain ones elsewhere.
 
     Off a terminal a line within an epoch appears at most every `plain_seconds`.

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 
 from covidjax.errors import UserError
-from covidjax.preprocessing import CAFFE, HALF, IMAGENET, SYMMETRIC, Preprocessing
+from covidjax.models.preprocessing import CAFFE, HALF, IMAGENET, SYMMETRIC, Preprocessing
 
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 TORCHVISION_URL = "https://download.pytorch.org/models"

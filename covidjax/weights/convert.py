@@ -15,7 +15,7 @@ from covidjax import config as configs
 from covidjax import models
 from covidjax.errors import UserError
 from covidjax.files import read_json
-from covidjax.preprocessing import Preprocessing
+from covidjax.models.preprocessing import Preprocessing
 from covidjax.weights import catalog, files, inputs
 from covidjax.weights.load import HEADS, Filled, arrange, match
 from covidjax.weights.start import entries, fetch_source, initialiser, read_run, replaceable, source_format

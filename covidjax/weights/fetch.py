@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from covidjax.data.progress import Progress
+from covidjax.console import Progress
 from covidjax.errors import UserError
 from covidjax.weights.catalog import HUB_FILE, Source
 

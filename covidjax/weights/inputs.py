@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from covidjax.errors import UserError
 from covidjax.files import read_json
+from covidjax.models.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocessing, folded, fresh, unit
 from covidjax.models.resnet import PREACTIVATED
-from covidjax.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocessing, folded, fresh, unit
 from covidjax.weights import catalog, files
 
 

@@ -11,17 +11,17 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from covidjax.data.image_cache import cache_dir
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
-from covidjax.preprocessing import Preprocessing, fold_kernel
-from covidjax.trained import load_trained
+from covidjax.models.preprocessing import Preprocessing, fold_kernel
+from covidjax.process import cache_dir
 from covidjax.weights import catalog, files, inputs
 from covidjax.weights.catalog import Source
 from covidjax.weights.entry import Entry
 from covidjax.weights.fetch import Fetched, fetch
 from covidjax.weights.load import match, own_entries, place
 from covidjax.weights.names import entries_for
+from covidjax.weights.workdir import load_trained
 
 LAST_OF_ENCODER = "layer4"
 

@@ -11,7 +11,7 @@ from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices, batch_rows, steps_per_epoch
 from covidjax.data.oversampling import more_turns, oversampled
 from covidjax.errors import UserError
-from covidjax.train.inputs import Feed
+from covidjax.train.inputs import PhaseInputs
 from tests.support import small_config
 
 CLASSES = ("covid19", "normal", "pneumonia")
@@ -80,7 +80,7 @@ def test_stream_gives_the_rows_of_the_resident_views() -> None:
     turns = oversampled(examples(), TIMES).turns()
     views = [{"features": np.arange(7) + 100 * number, "label": LABELS} for number in range(VIEWS)]
     together = {name: np.concatenate([view[name] for view in views]) for name in views[0]}
-    feed = Feed((together,), VIEWS, turns, True, None, None)
+    feed = PhaseInputs((together,), VIEWS, turns, True, None, None)
     for first in (0, 4):
         for step, batch in enumerate(stream.batches(views, turns, 3, BATCH, first, 9), start=first):
             rows = feed.rows(step, 3, BATCH)

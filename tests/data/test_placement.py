@@ -10,7 +10,8 @@ from covidjax.data import stream
 from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices, steps_per_epoch
 from covidjax.data.resident import choose_placement
-from covidjax.train.parallel import by_example, by_second_axis, jit_step, make_mesh, replicated
+from covidjax.mesh import by_example, by_second_axis, make_mesh, replicated
+from covidjax.train.parallel import jit_step
 from covidjax.train.state import TrainState
 from tests.support import make_model, make_recipe, make_state, make_variables, small_config
 

@@ -8,9 +8,9 @@ from flax import traverse_util
 
 from covidjax import models
 from covidjax.errors import UserError
-from covidjax.freeze import make_plan
+from covidjax.freeze.plan import make_plan
+from covidjax.freeze.strategies import default_strategies
 from covidjax.models.layers import Staged
-from covidjax.strategies import default_strategies
 from tests.support import small_config
 
 CONVOLUTIONS = ("block1/conv", "block2/conv")

@@ -11,7 +11,8 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from covidjax.errors import UserError
-from covidjax.freeze import freeze_table, make_plan
+from covidjax.freeze.plan import make_plan
+from covidjax.freeze.table import freeze_table
 from covidjax.models.deeplab import BACKBONES
 from covidjax.models.layers import Staged
 from covidjax.models.resnet import BOTTLENECK, LAYERS, ResNet

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from covidjax import ops
 from covidjax.ops import native
+from covidjax.ops.choose import choose
 from covidjax.ops.native import calls, pooling
 
-CHOICE = native.choose("auto")
+CHOICE = choose("auto")
 pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
 TOLERANCE = 1e-5  # of the largest value
 

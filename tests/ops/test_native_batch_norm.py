@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from covidjax import ops
-from covidjax.ops import native
+from covidjax.ops.choose import choose
 from covidjax.ops.native import batch_norm as in_shim
 from tests.ops.test_native import assert_close, calls_of, normal
 
-CHOICE = native.choose("auto")
+CHOICE = choose("auto")
 pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
 EPSILON = 1e-3
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from covidjax.ops import native
+from covidjax.ops.choose import choose
 
-CHOICE = native.choose("auto")
+CHOICE = choose("auto")
 pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
 
 DIVIDED = """

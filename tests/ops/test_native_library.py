@@ -9,26 +9,27 @@ import jax
 import pytest
 
 from covidjax.errors import UserError
-from covidjax.ops import native
-from covidjax.ops.native import library, self_check
+from covidjax.ops import self_check
+from covidjax.ops.choose import Choice, choose
+from covidjax.ops.native import library
 
-CHOICE = native.choose("auto")
+CHOICE = choose("auto")
 ROOT = Path(__file__).parents[2]
 needs_native = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
 
 
 def refused(wanted: str) -> str:
     """The reason, which 'auto' tells in its note and 'native' raises."""
-    note = native.choose("auto").note
+    note = choose("auto").note
     with pytest.raises(UserError) as caught:
-        native.choose(wanted)
+        choose(wanted)
     reason = note.removeprefix("operations: XLA's; ")
-    assert reason in str(caught.value) and "\n" not in note and not native.choose("auto").native
+    assert reason in str(caught.value) and "\n" not in note and not choose("auto").native
     return reason
 
 
 def test_xla_is_taken_when_it_is_asked_for() -> None:
-    assert native.choose("xla") == native.Choice(False, "operations: XLA's, as config.ops says")
+    assert choose("xla") == Choice(False, "operations: XLA's, as config.ops says")
 
 
 def test_without_the_shim_xla_is_taken_and_the_command_is_named(
@@ -49,12 +50,12 @@ def test_the_choice_is_the_same_in_the_middle_of_a_trace_and_in_double_precision
     found = []
 
     def traced(x: jax.Array) -> jax.Array:
-        found.append(native.choose("auto"))
+        found.append(choose("auto"))
         return x
 
     jax.eval_shape(traced, 1.0)
     with jax.enable_x64(True):
-        found.append(native.choose("auto"))
+        found.append(choose("auto"))
     assert found == [CHOICE, CHOICE]
 
 
@@ -71,7 +72,7 @@ def test_another_device_takes_its_own_operations(monkeypatch: pytest.MonkeyPatch
 
 def test_another_processor_has_a_shim_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     here = library.path()
-    monkeypatch.setattr(library.processor, "name", lambda: "another")
+    monkeypatch.setattr(library, "processor_name", lambda: "another")
     assert library.path() != here and not library.path().exists()
     assert "not built for this processor" in refused("native")
 
@@ -97,7 +98,7 @@ def test_what_building_needs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_the_command_says_what_it_did_and_what_it_cannot(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from covidjax.ops.native.__main__ import main  # noqa: PLC0415
+    from covidjax.ops.__main__ import main  # noqa: PLC0415
 
     def absent() -> Path:
         raise UserError("there is no C++ compiler")

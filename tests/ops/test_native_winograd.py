@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covidjax.ops import native
 from covidjax.ops.by_platform import Geometry
+from covidjax.ops.choose import choose
 from covidjax.ops.convolution import formulation_with_shim, plain
 from covidjax.ops.epilogue import followed
 from covidjax.ops.native.convolution import NATIVE_WINOGRAD, outputs
 from tests.ops.test_native import assert_close, in_float64, normal, pairs
 
-CHOICE = native.choose("auto")
+CHOICE = choose("auto")
 pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
 
 

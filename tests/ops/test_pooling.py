@@ -9,10 +9,10 @@ import pytest
 from jax import lax
 
 from covidjax import ops
-from covidjax.ops import native as shim
 from covidjax.ops import pooling
+from covidjax.ops.choose import choose
 
-CHOICE = shim.choose("auto")
+CHOICE = choose("auto")
 WAYS = [False, pytest.param(True, marks=pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note), id="native")]
 in_all_ways = pytest.mark.parametrize("native", WAYS)
 FEATURES = {False: 3, True: 48}  # the shim has multiples of 16

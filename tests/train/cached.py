@@ -11,11 +11,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from covidjax import losses, models
-from covidjax.data.feature_store import FeatureStore
+from covidjax.mesh import make_mesh, replicated
 from covidjax.models.layers import Staged
-from covidjax.train.features import Passes
-from covidjax.train.inputs import Feed
-from covidjax.train.parallel import jit_step, make_mesh, replicated
+from covidjax.train.feature_store import FeatureStore
+from covidjax.train.features import PrefixFeatures
+from covidjax.train.inputs import PhaseInputs
+from covidjax.train.parallel import jit_step
 from covidjax.train.programs import Programs
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
@@ -69,9 +70,9 @@ def pixel_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.mean(losses.softmax_cross_entropy(logits, labels), axis=(1, 2))
 
 
-def passes(folder: Path) -> Passes:
+def passes(folder: Path) -> PrefixFeatures:
     """Those that keep features in a folder."""
-    return Passes(FeatureStore(folder), make_mesh(1), Programs())
+    return PrefixFeatures(FeatureStore(folder), make_mesh(1), Programs())
 
 
 def through_the_network(case: Case, steps: int) -> TrainState:
@@ -97,7 +98,7 @@ def train(recipe: Recipe, variables: Mapping[str, Any], inputs: dict[str, Any], 
     """The state after so many steps. inputs: {'image' or 'features'} of all examples."""
     mesh = make_mesh(case.batch_size)
     split = jax.device_put({**inputs, "label": case.labels}, replicated(mesh))
-    feed = Feed((split,), 1, np.arange(len(case.images), dtype=np.int32), True, None, None)
+    feed = PhaseInputs((split,), 1, np.arange(len(case.images), dtype=np.int32), True, None, None)
     step: Callable[..., TrainState] = jit_step(recipe, mesh, resident=True)
     state = jax.device_put(jax.tree.map(jnp.array, make_state(recipe, variables)), replicated(mesh))
     for _, arguments in feed.calls(mesh, "jit", 0, case.batch_size, (0, steps), STEPS_PER_CALL):

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from covidjax import costs
+from covidjax.runs import costs
 from tests.support import small_config
 from tests.train.networks import layers, live
 from tests.train.programs import reduced_elements

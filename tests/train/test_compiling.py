@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from covidjax import losses
-from covidjax.preprocessing import Preprocessing
-from covidjax.train.compiling import Compiling, steps_per_call
-from covidjax.train.parallel import jit_step, make_mesh, replicated
+from covidjax.mesh import make_mesh, replicated
+from covidjax.models.preprocessing import Preprocessing
+from covidjax.train.compiling import Compiling, choose_steps_per_call
+from covidjax.train.parallel import jit_step
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import TrainState
@@ -26,6 +27,7 @@ TINY: dict[str, Any] = {
     "batch_size": 4,
     "freeze": "backbone",
 }
+ONE_STEP = (1e12,)  # FLOPs of a step so large that a call takes one
 
 
 # ---- Which programs are compiled ----
@@ -59,7 +61,7 @@ def test_jobs_with_equal_programs_compile_once(job: Job) -> None:
     programs = Programs()
     # Equal but not the same objects: each job makes its own loss, schedule and optimizer.
     for number, other in enumerate((job, weighted(with_seed(job, 1), None), weighted(job, None))):
-        program = Compiling(other, programs).wait(other.phases[0], 1)
+        program = Compiling(other, programs, ONE_STEP).wait(other.phases[0])
         assert counts(programs) == (1, number)
         assert program.memory["temporary"] >= 0
         assert program.memory["arguments"] > job.train_split.images.nbytes
@@ -77,22 +79,25 @@ def test_what_is_computed_otherwise_is_compiled_anew(job: Job) -> None:
     )
     found = set()
     for number, other in enumerate((job, *others), start=1):
-        program = Compiling(other, programs).wait(other.phases[0], 1)
+        program = Compiling(other, programs, ONE_STEP).wait(other.phases[0])
         assert counts(programs) == (number, 0)
         after = program.call(jax.tree.map(jnp.array, state), batch, rows)
         found.add((float(after.metrics.loss), float(after.params["head"]["dense"]["bias"][0])))
     assert len(found) == 1 + len(others)
 
 
-def test_a_job_compiles_each_number_of_steps_once(job: Job) -> None:
+def test_a_job_compiles_each_program_of_a_phase_once(job: Job) -> None:
     programs = Programs()
-    compiling = Compiling(job, programs)
-    for count in (2, 1, 2, 1):
-        compiling.start(job.phases[0], count)
-    one, two = (compiling.wait(job.phases[0], count) for count in (1, 2))
+    config = job.config.copy_and_resolve_references()
+    config.steps_per_call, config.evaluate_every_steps = 2, 3
+    compiling = Compiling(dataclasses.replace(job, config=config), programs, ONE_STEP)
+    for _ in range(2):
+        compiling.start(job.phases[0])
+    whole, counted = (compiling.wait(job.phases[0], counted=each) for each in (False, True))
     assert counts(programs) == (2, 0)
-    assert compiling.seconds() == pytest.approx(one.seconds + two.seconds)
-    assert compiling.wait(job.phases[0], 1) is one
+    assert compiling.seconds() == pytest.approx(whole.seconds + counted.seconds)
+    assert compiling.wait(job.phases[0]) is whole
+    assert compiling.memory() == {"0": whole.memory}
 
 
 def test_error_of_a_compilation_in_the_background_is_raised_where_it_is_waited_for(job: Job) -> None:
@@ -100,10 +105,10 @@ def test_error_of_a_compilation_in_the_background_is_raised_where_it_is_waited_f
         raise ZeroDivisionError
 
     other = with_recipe(job, loss=broken)
-    compiling = Compiling(other, Programs())
-    compiling.start(other.phases[0], 1)
+    compiling = Compiling(other, Programs(), ONE_STEP)
+    compiling.start(other.phases[0])
     with pytest.raises(ZeroDivisionError):
-        compiling.wait(other.phases[0], 1)
+        compiling.wait(other.phases[0])
 
 
 # ---- Several steps a call ----
@@ -113,22 +118,22 @@ def test_steps_of_a_call_are_a_divisor_of_those_of_an_epoch() -> None:
     draw = random.Random(0)
     for _ in range(500):
         epoch_steps, flops = draw.randint(1, 300), 10 ** draw.uniform(0, 12)
-        count = steps_per_call(0, epoch_steps, flops)
+        count = choose_steps_per_call(0, epoch_steps, flops)
         assert epoch_steps % count == 0
         assert count == 1 or count * flops <= 2e9  # about a hundredth of a second on a CPU
 
 
 def test_cheap_steps_fill_an_epoch_and_expensive_ones_stand_alone() -> None:
-    assert steps_per_call(0, 24, 0.0) == 24
-    assert steps_per_call(0, 24, 2e9 / 8) == 8
-    assert steps_per_call(0, 24, 2e9 / 11) == 8
-    assert steps_per_call(0, 23, 2e9 / 11) == 1
-    assert steps_per_call(0, 24, 1e12) == 1
+    assert choose_steps_per_call(0, 24, 0.0) == 24
+    assert choose_steps_per_call(0, 24, 2e9 / 8) == 8
+    assert choose_steps_per_call(0, 24, 2e9 / 11) == 8
+    assert choose_steps_per_call(0, 23, 2e9 / 11) == 1
+    assert choose_steps_per_call(0, 24, 1e12) == 1
 
 
 def test_number_that_is_asked_for_is_taken_as_far_as_an_epoch_goes() -> None:
-    assert steps_per_call(5, 24, 1e12) == 5
-    assert steps_per_call(50, 24, 1e12) == 24
+    assert choose_steps_per_call(5, 24, 1e12) == 5
+    assert choose_steps_per_call(50, 24, 1e12) == 24
 
 
 def taken(recipe: Recipe, variables: Any, split: Any, rows: np.ndarray, steps_of_call: int) -> TrainState:

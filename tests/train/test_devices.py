@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covidjax import evaluate
 from covidjax.data.examples import Examples
+from covidjax.evaluate import network
 from covidjax.losses import softmax_cross_entropy
-from covidjax.train.parallel import by_example, jit_step, make_mesh, replicated
+from covidjax.mesh import by_example, make_mesh, replicated
+from covidjax.train.parallel import jit_step
 from covidjax.train.state import TrainState
 from covidjax.train.step import Batch, Recipe, augmented, train_forward, train_step
 from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
@@ -106,11 +107,11 @@ def evaluation() -> dict[str, np.ndarray]:
     names = tuple(map(str, range(33)))
     examples = Examples("val", images, labels, names, names, False, ("a", "b", "c"), "")
     mesh = make_mesh(8)
-    forward = evaluate.make_forward(recipe.model, recipe.preprocessing, mesh)
+    forward = network.make_forward(recipe.model, recipe.preprocessing, mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     variables = jax.device_put(variables, replicated(mesh))
-    found = evaluate.measure(forward, variables, examples.images, examples.labels, 7, mesh, softmax_cross_entropy)
-    logits = evaluate.predict(forward, variables, images, 7, mesh)
+    found = network.measure(forward, variables, examples.images, examples.labels, 7, mesh, softmax_cross_entropy)
+    logits = network.predict(forward, variables, images, 7, mesh)
     assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels))
     return {"evaluation logits": logits, "evaluation": np.array([found["loss"], found["accuracy"]])}
 

@@ -10,13 +10,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from covidjax import files, losses
-from covidjax import workdir as workdirs
+from covidjax.checkpoint.checkpoint import Restored
+from covidjax.report import workdir as workdirs
+from covidjax.runs.train import train
 from covidjax.train import loop
-from covidjax.train.checkpoint import Restored
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.writer import read_records
-from covidjax.trained import load_trained, open_checkpoints
+from covidjax.weights.workdir import load_trained, open_checkpoints
 from tests.commands import compiled_once
 from tests.support import send_sigterm_before, small_config
 from tests.train.test_resume import arrays, figures
@@ -62,13 +63,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(folder: Path, programs: Programs) -> Path:
-    loop.train(config(folder), folder / "plain", programs=programs)
+    train(config(folder), folder / "plain", programs=programs)
     return folder / "plain"
 
 
 @pytest.fixture(scope="module")
 def measured(folder: Path, programs: Programs) -> Path:
-    loop.train(config(folder, evaluate_every_steps=EVERY), folder / "measured", programs=programs)
+    train(config(folder, evaluate_every_steps=EVERY), folder / "measured", programs=programs)
     return folder / "measured"
 
 
@@ -127,9 +128,9 @@ def test_run_that_was_stopped_and_resumed_writes_the_same_lines_once(
     settings = config(folder, evaluate_every_steps=EVERY)
     with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
         send_sigterm_before(stop, patch)
-        loop.train(settings, workdir, programs=programs)
+        train(settings, workdir, programs=programs)
     assert max(line["step"] for line in read_records(workdir / "metrics.jsonl")) == stop
-    loop.train(settings, workdir, programs=programs)
+    train(settings, workdir, programs=programs)
     assert figures(workdir) == figures(measured)
     assert differing(measured, workdir, job) == []
 

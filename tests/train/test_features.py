@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covidjax.preprocessing import Preprocessing
+from covidjax.models.preprocessing import Preprocessing
 from covidjax.train.step import run_prefix
 from tests.support import small_config
 from tests.train.cached import (

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from covidjax.data import feature_store
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError
-from covidjax.train import features
+from covidjax.train import feature_store, features
 from covidjax.train.features import Caching
 from tests.commands import contents
 from tests.disk import small_disk

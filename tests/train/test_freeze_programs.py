@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from covidjax import costs
+from covidjax.runs import costs
 from tests.support import small_config
 from tests.train.networks import layers, products
 from tests.train.programs import QUICKLY, compiled_products, lowered_products

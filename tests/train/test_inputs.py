@@ -12,9 +12,10 @@ import pytest
 from covidjax import models
 from covidjax.data.augment import Augmentation
 from covidjax.data.order import batch_indices
+from covidjax.mesh import replicated
 from covidjax.train import features
-from covidjax.train.inputs import Feed, final_inputs, make_feed, split_into_calls
-from covidjax.train.parallel import jit_step, replicated
+from covidjax.train.inputs import PhaseInputs, final_inputs, make_inputs, split_into_calls
+from covidjax.train.parallel import jit_step
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import TrainState
 from covidjax.train.step import run_prefix
@@ -77,7 +78,7 @@ def test_pauses_cut_only_the_calls_that_they_fall_into() -> None:
 
 def test_calls_bring_the_rows_of_their_steps() -> None:
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
-    feed = Feed(({"label": np.arange(24)},), 1, np.arange(24, dtype=np.int32), True, None, None)
+    feed = PhaseInputs(({"label": np.arange(24)},), 1, np.arange(24, dtype=np.int32), True, None, None)
     taken = list(feed.calls(mesh, "jit", 7, 5, (2, 11), 2, 7))
     assert [count for count, _ in taken] == [2, 2, 1, 1, 2, 1]
     assert [arguments[2:] for _, arguments in taken] == [() if count == 2 else (count,) for count, _ in taken]
@@ -122,7 +123,7 @@ def plain_features(job: Job, variables: Any, images: np.ndarray) -> np.ndarray:
 def test_epochs_take_turns_with_the_views_which_are_the_same_for_every_seed(tmp_path: Path, augmented_job: Job) -> None:
     job, count = augmented_job, len(augmented_job.train_split)
     first, second = passes(tmp_path), passes(tmp_path)
-    feed = make_feed(job, job.phases[0], job.variables, first)
+    feed = make_inputs(job, job.phases[0], job.variables, first)
     assert (first.computed, first.reused, feed.num_views, feed.start) == (VIEWS + 1, 0, VIEWS, "block2")
 
     for step in range(job.last_step):
@@ -138,7 +139,7 @@ def test_epochs_take_turns_with_the_views_which_are_the_same_for_every_seed(tmp_
             assert np.all(np.abs(view - another).max(axis=1) > 1e-3), "an image looks the same in two views"
 
     other = with_seed(job, 1)
-    again = make_feed(other, other.phases[0], other.variables, second)
+    again = make_inputs(other, other.phases[0], other.variables, second)
     assert (second.computed, second.reused) == (0, VIEWS + 1)
     np.testing.assert_array_equal(again.views[0]["features"], feed.views[0]["features"])
 
@@ -146,17 +147,17 @@ def test_epochs_take_turns_with_the_views_which_are_the_same_for_every_seed(tmp_
 def test_other_augmentation_has_views_of_its_own_and_the_same_validation_features(
     tmp_path: Path, augmented_job: Job
 ) -> None:
-    make_feed(augmented_job, augmented_job.phases[0], augmented_job.variables, passes(tmp_path))
+    make_inputs(augmented_job, augmented_job.phases[0], augmented_job.variables, passes(tmp_path))
     recipe = dataclasses.replace(augmented_job.recipes[0], augmentation=Augmentation(brightness=0.3))
     other, own = dataclasses.replace(augmented_job, recipes=(recipe,)), passes(tmp_path)
-    make_feed(other, other.phases[0], other.variables, own)
+    make_inputs(other, other.phases[0], other.variables, own)
     assert (own.computed, own.reused) == (VIEWS, 1)
 
 
 def test_validation_features_are_of_the_images_as_they_are(tmp_path: Path, job: Job, augmented_job: Job) -> None:
     expected = plain_features(job, job.variables, job.val_split.images)
     for each in (job, augmented_job):
-        feed = make_feed(each, each.phases[0], each.variables, passes(tmp_path))
+        feed = make_inputs(each, each.phases[0], each.variables, passes(tmp_path))
         np.testing.assert_allclose(feed.val, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -169,7 +170,7 @@ def test_images_of_equal_pixels_look_different_in_a_view_also_in_another_batch(t
 
 def test_images_stand_in_for_features_that_are_not_cached(tmp_path: Path, job: Job) -> None:
     job, own = uncached(job), passes(tmp_path)
-    feed = make_feed(job, job.phases[0], job.variables, own)
+    feed = make_inputs(job, job.phases[0], job.variables, own)
     assert (own.computed, own.reused, feed.num_views, feed.start) == (0, 0, 1, None)
     np.testing.assert_array_equal(feed.views[0]["image"], job.train_split.images)
     assert feed.val is job.val_split.images
@@ -193,7 +194,7 @@ def placed(job: Job, monkeypatch: pytest.MonkeyPatch, place: str) -> Job:
     return dataclasses.replace(job, caching=(caching,))
 
 
-def trained(job: Job, feed: Feed, steps: int) -> TrainState:
+def trained(job: Job, feed: PhaseInputs, steps: int) -> TrainState:
     step = jit_step(job.recipes[0], job.mesh, resident=feed.resident)
     state = jax.device_put(jax.tree.map(jnp.array, job.fresh_state()), replicated(job.mesh))
     for _, arguments in feed.calls(job.mesh, "jit", 3, job.config.batch_size, (0, steps), 1):
@@ -207,7 +208,7 @@ def test_place_of_the_features_does_not_change_a_bit_of_training(
     own, states = passes(tmp_path), {}
     for place in ("device", "host", "disk"):
         here = placed(augmented_job, monkeypatch, place)
-        feed = make_feed(here, here.phases[0], here.variables, own)
+        feed = make_inputs(here, here.phases[0], here.variables, own)
         assert feed.resident == (place == "device")
         maps = [isinstance(view["features"], np.memmap) for view in feed.views]
         assert maps == ([False] if place == "device" else [place == "disk"] * VIEWS)
@@ -222,7 +223,7 @@ def test_place_of_the_features_does_not_change_a_bit_of_training(
 
 def test_best_network_is_measured_from_the_features_of_training(tmp_path: Path, job: Job) -> None:
     own = passes(tmp_path)
-    feed = make_feed(job, job.phases[0], job.variables, own)
+    feed = make_inputs(job, job.phases[0], job.variables, own)
     checkpoint: Any = SimpleNamespace(step=EPOCH_STEPS, variables=job.variables)
     inputs, start = final_inputs(job, checkpoint, own)
     assert (own.computed, own.reused, start) == (2, 1, "block2")

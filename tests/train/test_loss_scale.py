@@ -15,13 +15,15 @@ from ml_collections import ConfigDict
 
 from covidjax import losses, models
 from covidjax.errors import UserError
-from covidjax.train import find_lr, loop, loss_scale
+from covidjax.runs import find_lr
+from covidjax.runs.train import train
+from covidjax.train import loop, loss_scale
 from covidjax.train.loss_scale import LARGEST, LossScale
 from covidjax.train.setup import prepare
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe, train_step
 from covidjax.train.writer import read_records
-from covidjax.trained import load_trained
+from covidjax.weights.workdir import load_trained
 from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
 from tests.train.cached import from_features, make_case, through_the_network, trained_part
 
@@ -227,12 +229,12 @@ def test_run_resumes_with_its_scale_to_the_same_bits_and_records_it(
 ) -> None:
     monkeypatch.setattr(loss_scale, "FIRST", LARGEST)
     config = run_config(tmp_path / "cache")
-    loop.train(config, tmp_path / "whole")
+    train(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
     shutil.rmtree(tmp_path / "resumed/checkpoints/12")
     (tmp_path / "resumed/checkpoints/manifests/12.json").unlink()
     (tmp_path / "resumed/report.html").unlink()
-    loop.train(config, tmp_path / "resumed")
+    train(config, tmp_path / "resumed")
     whole, resumed = (
         [{**line, "images_per_second": 0} for line in read_records(tmp_path / name / "metrics.jsonl")]
         for name in ("whole", "resumed")

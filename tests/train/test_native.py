@@ -8,14 +8,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from covidjax import files
-from covidjax.ops import native
+from covidjax.ops.choose import choose
+from covidjax.runs.train import train
 from covidjax.train import loop
 from covidjax.train.setup import prepare
-from covidjax.trained import load_trained, open_checkpoints
+from covidjax.weights.workdir import load_trained, open_checkpoints
 from tests.support import send_sigterm_before, small_config
 from tests.train.test_resume import arrays, figures
 
-CHOICE = native.choose("auto")
+CHOICE = choose("auto")
 pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
 EPOCH_STEPS, EPOCHS = 6, 2
 
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
-    return loop.train(config(folder), folder / "whole").parent
+    return train(config(folder), folder / "whole").parent
 
 
 def final(workdir: Path, settings: ConfigDict) -> dict[str, np.ndarray]:
@@ -66,8 +67,8 @@ def test_stopped_and_resumed_run_ends_with_the_same_bits(
 
     with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
         send_sigterm_before(stop, patch)
-        loop.train(settings, workdir)
-    loop.train(settings, workdir)
+        train(settings, workdir)
+    train(settings, workdir)
     one, two = final(whole, settings), final(workdir, settings)
     assert one.keys() == two.keys() and not [
         name for name, value in one.items() if not np.array_equal(value, two[name])
@@ -78,7 +79,7 @@ def test_stopped_and_resumed_run_ends_with_the_same_bits(
 def test_frozen_stages_keep_their_bits(folder: Path) -> None:
     settings = config(folder, freeze="until:block2")
     before = prepare(settings).variables
-    loop.train(settings, folder / "frozen")
+    train(settings, folder / "frozen")
     after = load_trained(folder / "frozen", "latest").variables
     for collection in ("params", "batch_stats"):
         for stage in ("block1", "block2"):
@@ -89,7 +90,7 @@ def test_frozen_stages_keep_their_bits(folder: Path) -> None:
 
 def test_losses_are_those_of_the_run_on_xla(folder: Path, whole: Path) -> None:
     on_xla = config(folder, ops="xla")
-    other = loop.train(on_xla, folder / "xla").parent
+    other = train(on_xla, folder / "xla").parent
     losses, xlas = ([line["loss"] for line in figures(workdir)] for workdir in (whole, other))
     one, two = final(whole, config(folder)), final(other, on_xla)
     assert any(not np.array_equal(one[name], two[name]) for name in one)  # or both ran on the same operations

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from covidjax.train.parallel import divide, mapped_step, replicated, throttle
+from covidjax.mesh import divide, replicated
+from covidjax.train.parallel import mapped_step, throttle
 from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
 
 STEPS = 20

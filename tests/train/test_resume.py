@@ -16,10 +16,10 @@ import pytest
 
 from covidjax import config as configs
 from covidjax import files
-from covidjax.train.checkpoint import Restored
+from covidjax.checkpoint.checkpoint import Restored
 from covidjax.train.setup import Job, prepare
 from covidjax.train.writer import read_records
-from covidjax.trained import open_checkpoints
+from covidjax.weights.workdir import open_checkpoints
 from tests.commands import ROOT, compiled_once, contents
 
 # Everything that a resumed run could get wrong: two phases, running statistics, moments, moving average, dropout,
@@ -57,7 +57,7 @@ from covidjax import command
 from covidjax.train import inputs, saver
 from launch import train
 
-stop_after, slow, calls = int(sys.argv.pop(1)), sys.argv.pop(1) == "slow", inputs.Feed.calls
+stop_after, slow, calls = int(sys.argv.pop(1)), sys.argv.pop(1) == "slow", inputs.PhaseInputs.calls
 
 def changed(self, mesh, engine, seed, batch_size, steps, *calling):
     for count, arguments in calls(self, mesh, engine, seed, batch_size, steps, *calling):
@@ -67,7 +67,7 @@ def changed(self, mesh, engine, seed, batch_size, steps, *calling):
         time.sleep(0.1 * slow)
         yield count, arguments
 
-inputs.Feed.calls = changed
+inputs.PhaseInputs.calls = changed
 saver.TIMES_LONGER *= not slow
 command.run(train.main)
 """

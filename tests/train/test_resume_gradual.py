@@ -12,9 +12,9 @@ import pytest
 
 from covidjax import config as configs
 from covidjax import files
-from covidjax.train.checkpoint import Restored
+from covidjax.checkpoint.checkpoint import Restored
 from covidjax.train.setup import prepare
-from covidjax.trained import open_checkpoints
+from covidjax.weights.workdir import open_checkpoints
 from launch import train
 from tests.commands import call, compiled_once
 from tests.train.test_resume import arrays, figures
@@ -53,7 +53,7 @@ from covidjax.train import inputs, saver
 from launch import train
 
 step, saved = int(sys.argv.pop(1)), Path(sys.argv.pop(1))
-calls, offer = inputs.Feed.calls, saver.Saver.offer
+calls, offer = inputs.PhaseInputs.calls, saver.Saver.offer
 
 def changed(self, mesh, engine, seed, batch_size, steps, *calling):
     next_step = steps[0]
@@ -65,7 +65,7 @@ def changed(self, mesh, engine, seed, batch_size, steps, *calling):
         yield count, arguments
         next_step += count
 
-inputs.Feed.calls = changed
+inputs.PhaseInputs.calls = changed
 saver.Saver.offer = lambda self, offered, must=False: offer(self, offered, must=True)
 command.run(train.main)
 """

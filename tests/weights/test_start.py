@@ -11,19 +11,20 @@ from jax.sharding import AxisType
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from covidjax import evaluate, losses
+from covidjax import losses
 from covidjax.data import sources
 from covidjax.errors import UserError
-from covidjax.flops import count
+from covidjax.evaluate import network as evaluate
+from covidjax.freeze.flops import count
 from covidjax.models.layers import Conv, Staged
-from covidjax.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocessing, fold_kernel, folded, unit
-from covidjax.train import loop
+from covidjax.models.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocessing, fold_kernel, folded, unit
+from covidjax.runs.train import train
 from covidjax.train.setup import prepare
-from covidjax.trained import load_trained
 from covidjax.weights import inputs
 from covidjax.weights.catalog import CATALOG
 from covidjax.weights.fetch import Fetched
 from covidjax.weights.start import start
+from covidjax.weights.workdir import load_trained
 from tests.support import make_model, small_config
 from tests.weights.made_files import invented, write
 
@@ -243,7 +244,7 @@ def test_preprocessing_follows_chains_of_runs_and_is_the_one_of_the_restored_net
     cnn_file: Path, tmp_path: Path
 ) -> None:
     first = cnn_config(pretrained=str(cnn_file), model__stem="fold", batch_size=4, epochs=1)
-    loop.train(first, tmp_path / "first")
+    train(first, tmp_path / "first")
     trained = load_trained(tmp_path / "first", "latest")
     assert trained.preprocessing == folded(IMAGENET)
     second = cnn_config(pretrained=str(tmp_path / "first" / "checkpoints" / str(trained.step)))

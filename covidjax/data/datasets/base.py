@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from covidjax.console import Progress
 from covidjax.data.datasets.records import Counts, Listing, Record, settle
-from covidjax.data.progress import Progress
 
 
 class ManualBuilder(tfds.core.GeneratorBasedBuilder):

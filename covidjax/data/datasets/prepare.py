@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from covidjax.console import say
 from covidjax.data.datasets import BUILDERS
-from covidjax.data.progress import say
 from covidjax.errors import UserError
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from covidjax.console import Progress
 from covidjax.data.datasets.stored import stored, stored_pair
 from covidjax.data.decode import in_parallel
 from covidjax.data.picture import SUFFIXES, BadImageError
-from covidjax.data.progress import Progress
 from covidjax.data.splits import draw_folds, draw_splits, hold_out_eighth
 from covidjax.errors import UserError
 

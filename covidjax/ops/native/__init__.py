@@ -1,5 +1,1 @@
 """Operations of the networks in a compiled library on a CPU, see README.md; `covidjax.ops` decides where they stand."""
-
-from covidjax.ops.native.library import CHOICES, Choice, choose
-
-__all__ = ["CHOICES", "Choice", "choose"]

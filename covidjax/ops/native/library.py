@@ -1,7 +1,6 @@
 """The compiled shim: where it lies, how it is made, and whether this process can use it."""
 
 import ctypes
-import dataclasses
 import hashlib
 import importlib.metadata
 import os
@@ -13,10 +12,9 @@ from pathlib import Path
 import jax
 import jaxlib
 
-from covidjax import processor
 from covidjax.errors import UserError
+from covidjax.process import processor_name
 
-CHOICES = ("auto", "xla", "native")  # of config.ops
 TARGETS = (
     "convolution",
     "convolution_input_gradient",
@@ -30,33 +28,13 @@ SHIM = Path(__file__).with_name("shim.cpp")
 # Of all sources beside it: programs that were compiled for another shim miss it.
 DIGEST = hashlib.sha256(b"".join(each.read_bytes() for each in sorted(SHIM.parent.glob("*.[ch]pp")))).hexdigest()[:12]
 WHEEL, HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
-COMMAND = "python -m covidjax.ops.native"
+COMMAND = "python -m covidjax.ops"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """Whether networks use native operations, and a line that says which and why."""
-
-    native: bool
-    note: str
-
-
-def choose(wanted: str) -> Choice:
-    """What `config.ops` comes to in this process. Raises UserError for 'native' where that cannot be."""
-    if wanted == "xla":
-        return Choice(False, "operations: XLA's, as config.ops says")
-    reason = _why_not()
-    if reason and wanted == "native":
-        raise UserError(f"config.ops is 'native', but {reason}: allowed are auto and xla")
-    if reason:
-        return Choice(False, f"operations: XLA's; {reason}")
-    return Choice(True, "operations: native float32 convolutions (oneDNN, Winograd) where they are faster, else XLA's")
 
 
 def path() -> Path:
     """Where the shim for this processor and these versions lies, once it is built: beside the wheel that it calls."""
-    parts = [DIGEST, jaxlib.__version__, _version(WHEEL) or "none", processor.name()]
+    parts = [DIGEST, jaxlib.__version__, _version(WHEEL) or "none", processor_name()]
     name = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
     return Path(sys.prefix) / "lib" / "covidjax" / f"{name}.so"
 
@@ -117,22 +95,6 @@ def load(library: Path) -> str:
             jax.ffi.register_ffi_target(target(name), jax.ffi.pycapsule(getattr(functions, name)), platform="cpu")
     except (OSError, AttributeError) as error:
         return " ".join(str(error).split())
-    return ""
-
-
-def _why_not() -> str:
-    """Why this process cannot use native operations; empty if it can."""
-    from covidjax.ops.native import self_check  # noqa: PLC0415 (it uses the operations, which are of this module)
-
-    if jax.default_backend() != "cpu":
-        return f"native operations are for a CPU, and the device is a {jax.default_backend()}"
-    library = path()
-    if not library.exists():
-        return f"native operations are not built for this processor: {COMMAND}"
-    if reason := load(library):
-        return f"the native operations cannot be loaded: {reason}"
-    if reason := self_check.wrong():
-        return f"the native operations fail their check: {reason}"
     return ""
 
 

@@ -1,0 +1,319 @@
+"""Checkpoints that are verified before they are used, and of which one is always left.
+
+`checkpoints/` holds `<step>/`, written by orbax; `manifests/<step>.json`, with the SHA-256 of every file in `<step>/`,
+the metric, and the name, shape and dtype of every leaf; `damaged/<step>/`, set aside and never read. A checkpoint is
+finished once its manifest is there, and only finished ones are used: orbax commits a step by renaming its folder, and
+later notices neither a flipped byte nor most lost files.
+
+Once the first checkpoint is finished there is a finished one at every instant, whatever is killed and whatever fails:
+`save` of step n waits until the step m before it has its manifest, and raises if that failed. Orbax writes n under a
+temporary name, renames it, and only then retires old steps, of which it keeps the latest `keep` >= 2, at least n and m;
+so m outlives the save of n. A retired step leaves by one rename into `deleted/`, never half deleted under its own name.
+Then the manifest of n is written under a temporary name, synced and renamed, and n is finished. What a killed or failed
+save leaves is cleared before the next one, so the same step can be saved again.
+
+The processes of one run call the methods together, on a shared file system; process 0 clears and writes manifests.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import operator
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Self
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.tree_util import keystr, tree_leaves_with_path
+from orbax.checkpoint import checkpoint_managers
+
+from covidjax.checkpoint import manifest
+from covidjax.checkpoint.silence import silence_orbax
+from covidjax.errors import UserError
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint as it was saved; `notes` are sentences about damaged ones, for the person who runs this."""
+
+    step: int
+    state: PyTree
+    progress: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+class Checkpoints:
+    """Saves, retires, verifies and restores the checkpoints in one folder; use it in a `with` statement.
+
+    directory: the run's `checkpoints/`; the first save makes it, and `restore` changes nothing in it
+    keep: how many of the latest checkpoints stay, at least 2 (else UserError); the one with the best metric also stays
+    higher_is_better: how metrics compare; of equal ones the later is better, and a non-finite one is never best
+
+    What orbax prints by itself is dropped, see `silence_orbax`: what it tells is raised here.
+    """
+
+    def __init__(self, directory: Path, *, keep: int, higher_is_better: bool) -> None:
+        if keep < 2:
+            raise UserError(f"checkpoint.keep is {keep}; use 2 or more, as one has to stay while the next is written")
+        silence_orbax()
+        metric = operator.itemgetter("metric")
+        best = checkpoint_managers.BestN(
+            get_metric_fn=metric, reverse=not higher_is_better, n=1, keep_checkpoints_without_metrics=False
+        )
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), best]),
+            best_fn=metric,  # has orbax store the metrics, which the policy needs after a restart
+            todelete_subdir="deleted",
+        )
+        self._directory = Path(directory).absolute()
+        self._sign = 1 if higher_is_better else -1
+        self._manager: ocp.CheckpointManager | None = None
+        self._background = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
+        # When the last save began and ended, on the monotonic clock; None while it goes on.
+        self.last_save: tuple[float, float | None] = (0.0, 0.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self.close()
+        except UserError as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))
+
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, ascending. Their files are not verified here."""
+        return manifest.finished_steps(self._directory)
+
+    def leaf_names(self, step: int) -> frozenset[str]:
+        """Names of all that a finished checkpoint holds, such as "params/head/kernel". Raises UserError if damaged."""
+        return frozenset(manifest.read(self._directory, step)["leaves"])
+
+    def best_step(self) -> int | None:
+        """Step of the finished checkpoint with the best metric; None if none has a finite metric."""
+        best = self._best()
+        return None if best is None else best[1]
+
+    def best_score(self) -> float | None:
+        """The score of that checkpoint."""
+        best = self._best()
+        return None if best is None else best[0]
+
+    def score(self, metric: float | None) -> float | None:
+        """What is higher for a better metric; None for one that cannot be best."""
+        return self._sign * metric if metric is not None and math.isfinite(metric) else None
+
+    def _best(self) -> tuple[float, int] | None:
+        metrics = {step: manifest.read(self._directory, step)["metric"] for step in self.steps()}
+        return max(
+            ((self._sign * metric, step) for step, metric in metrics.items() if metric is not None), default=None
+        )
+
+    def save(self, step: int, state: PyTree, progress: Mapping[str, Any], metric: float | None) -> None:
+        """Starts a save and returns; files and manifest are written in the background.
+
+        state: pytree of jax arrays, typed keys included. Its buffers may be donated as soon as this returns: they have
+            been copied to the host or, where host and device share memory, jax does not overwrite them until written.
+        progress: anything that JSON can hold; copied here
+        metric: what `best_step` goes by
+
+        Waits for the save before this one first. Raises UserError if that one failed, if this one cannot start, or if
+        `step` is not above every finished checkpoint.
+        """
+        self.wait()
+        if (latest := max(self.steps(), default=-1)) >= step:
+            raise UserError(
+                f"checkpoint {step} cannot be saved: {self._directory} already has checkpoint {latest}; "
+                "resume from that one or use another workdir"
+            )
+        began = time.monotonic()
+        finite = float(metric) if metric is not None and math.isfinite(metric) else None
+        facts = {"metric": finite, "leaves": _describe_leaves(state)}
+        progress_args = ocp.args.JsonSave(json.loads(json.dumps(progress)))
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=progress_args)
+        try:
+            self._clear_leftovers()
+            if self._manager is None:
+                self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+            metrics = None if finite is None else {"metric": finite}
+            if not self._manager.save(step, args=items, metrics=metrics, force=True):  # False: nothing was written
+                raise RuntimeError(f"orbax refused to save checkpoint {step} to {self._directory}")
+        except Exception as error:
+            self._fail(step, error)
+        self.last_save = began, None
+        self._pending = step, self._background.submit(self._finish, self._manager, step, facts)
+
+    def wait(self) -> None:
+        """Returns once the last save is finished; raises UserError if it failed, for example because of a full disk."""
+        if self._pending is not None:
+            step, future = self._pending
+            concurrent.futures.wait([future])
+            self._pending = None
+            if (error := future.exception()) is not None:
+                self._fail(step, error)
+
+    def close(self) -> None:
+        """Waits, and raises, as `wait` does; nothing can be saved afterwards."""
+        try:
+            self.wait()
+        finally:
+            self._close_manager()
+            self._background.shutdown()
+
+    def restore_latest(self, abstract_state: Callable[[int], PyTree]) -> Restored | None:
+        """Restores the newest checkpoint that is not damaged, to resume from it; None if none was ever finished.
+
+        abstract_state: gives, for a step, what `restore` takes as `abstract`: the state may change from phase to phase
+
+        All finished checkpoints are verified; the damaged ones are named in the notes and moved to `damaged/`. Raises
+        UserError, having moved nothing, if all are damaged or the newest sound one does not fit.
+        """
+        self.wait()
+        self._close_manager()
+        damage: dict[int, str] = {}
+        sound: dict[int, dict[str, Any]] = {}
+        for step in self.steps():
+            try:
+                sound[step] = manifest.verify(self._directory, step)
+            except manifest.DamageError as error:
+                damage[step] = error.reason
+        if damage and not sound:
+            reasons = "; ".join(f"{step}: {reason}" for step, reason in damage.items())
+            raise UserError(
+                f"all checkpoints in {self._directory} are damaged ({reasons}): put back a copy of this folder, "
+                "or move it away to train from the beginning"
+            )
+        restored = None
+        if sound:
+            latest = max(sound)
+            notes = [f"checkpoint {step} is damaged ({reason}): using {latest}" for step, reason in damage.items()]
+            restored = self._read(latest, sound[latest], abstract_state(latest), notes=notes)
+        multihost_utils.sync_global_devices("checkpoints verified")
+        try:
+            self._clear_leftovers(damage)
+        except OSError as error:
+            raise UserError(f"cannot write to {self._directory}: {error.strerror}; make it writable") from error
+        multihost_utils.sync_global_devices("checkpoints cleared")
+        return restored
+
+    def restore(self, which: int | Literal["best", "latest"], abstract: PyTree, *, partial: bool = False) -> Restored:
+        """Verifies and restores one checkpoint, and changes nothing on disk.
+
+        abstract: the structure of the state, with arrays or `jax.ShapeDtypeStruct` as leaves, each with the
+            sharding that the restored array shall have; how it was sharded when saved does not matter
+        partial: `abstract` is a dict of some fields of the state, such as {"params": ..., "batch_stats": ...},
+            and so is what is restored; nothing need be known of the other fields, such as the optimizer's
+
+        Raises UserError if there is no such checkpoint, it is damaged, or a leaf has another name, shape or dtype.
+        """
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"no finished checkpoint in {self._directory}; train first or name another workdir")
+        step = self.best_step() if which == "best" else steps[-1] if which == "latest" else which
+        if step is None:
+            raise UserError(f"no checkpoint in {self._directory} has a finite metric to be best by; use 'latest'")
+        if step not in steps:
+            raise UserError(f"no checkpoint {step} in {self._directory}; use 'best', 'latest' or one of {steps}")
+        return self._read(step, manifest.verify(self._directory, step), abstract, partial=partial)
+
+    def _read(
+        self, step: int, facts: dict[str, Any], abstract: PyTree, *, partial: bool = False, notes: Sequence[str] = ()
+    ) -> Restored:
+        there, here = facts["leaves"], _describe_leaves(abstract)
+        # Orbax would cast another dtype silently, and report another shape with pages of text.
+        for name in sorted(here if partial else there.keys() | here.keys()):
+            if there.get(name) != here.get(name):
+                raise UserError(
+                    f"checkpoint {step} in {self._directory} does not fit: {name} is {there.get(name, 'missing')} "
+                    f"there, {here.get(name, 'missing')} here; use the config it was trained with or another workdir"
+                )
+        target = jax.tree.map(_as_target, abstract)
+        state_args: ocp.args.CheckpointArgs = ocp.args.StandardRestore(target)
+        if partial:
+            restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+            state_args = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
+        items = ocp.args.Composite(state=state_args, progress=ocp.args.JsonRestore())
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            restored = reader.restore(self._directory / str(step), args=items)
+        return Restored(step, restored.state, restored.progress, tuple(notes))
+
+    def _finish(self, manager: ocp.CheckpointManager, step: int, facts: dict[str, Any]) -> None:
+        """Waits for the commit and writes the manifest. Runs in the background; nothing else uses orbax meanwhile."""
+        manager.wait_until_finished()
+        if jax.process_index() == 0:
+            manifest.write(self._directory, step, facts)
+            self._clear_leftovers()
+        self.last_save = self.last_save[0], time.monotonic()
+
+    def _close_manager(self) -> None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            for finish in (manager.wait_until_finished, manager.close):
+                with contextlib.suppress(Exception):  # orbax raises the error of a save once more for each thread
+                    finish()
+
+    def _fail(self, step: int, error: BaseException) -> NoReturn:
+        """Clears what the failed save left, since the disk may be full of it, and raises."""
+        self._close_manager()
+        with contextlib.suppress(OSError):
+            self._clear_leftovers()
+        # TensorStore reports a failed system call as a ValueError with the number in its text.
+        match = re.search(r"os_error_code='(\d+)'", str(error))
+        number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
+        if number is None:
+            raise error
+        remedy = "free space" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "make it writable"
+        resume = f"resumes from {self.steps()[-1]}" if self.steps() else "starts from the beginning"
+        raise UserError(
+            f"cannot write checkpoint {step} to {self._directory}: {os.strerror(number)}; "
+            f"{remedy} and run the same command again: training {resume}"
+        ) from error
+
+    def _clear_leftovers(self, damaged: Collection[int] = ()) -> None:
+        """Removes temporary folders, retired steps and interrupted saves; sets aside what may be of value.
+
+        An unfinished step above all finished ones is an interrupted save; another one may have lost its manifest.
+        """
+        if jax.process_index() != 0 or not self._directory.is_dir():
+            return
+        shutil.rmtree(self._directory / "deleted", ignore_errors=True)
+        finished = [step for step in self.steps() if step not in damaged]
+        for path in list(self._directory.iterdir()):
+            if re.fullmatch(r"\d+\.orbax-checkpoint-tmp.*", path.name):
+                shutil.rmtree(path)
+            elif path.name.isdecimal() and (step := int(path.name)) not in finished:
+                if finished and step > finished[-1] and step not in damaged:
+                    shutil.rmtree(path)
+                else:
+                    target = self._directory / "damaged" / path.name
+                    while target.exists():
+                        target = target.with_name(target.name + "+")
+                    target.parent.mkdir(exist_ok=True)
+                    os.replace(path, target)
+        manifest.remove_stale(self._directory)
+
+
+def _describe_leaves(tree: PyTree) -> dict[str, str]:
+    """Name -> dtype and shape, such as "params/head/kernel" -> "float32[512, 3]"."""
+    leaves = tree_leaves_with_path(tree)
+    return {keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _as_target(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    if leaf.sharding is None:  # orbax would take the sharding that was saved, whatever devices there are now
+        raise ValueError("every leaf of the abstract state needs a sharding")
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

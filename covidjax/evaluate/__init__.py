@@ -1,0 +1,1 @@
+"""Networks in inference: logits, figures, tiles, volumes."""

@@ -1,0 +1,101 @@
+"""What a plan holds and costs, stage by stage, as a table."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from covidjax.freeze import flops
+from covidjax.freeze.plan import FreezePlan
+
+
+def freeze_table(
+    plan: FreezePlan, model: Any, variables: Mapping[str, Any], images: jax.ShapeDtypeStruct, tx: Any
+) -> tuple[list[dict[str, Any]], str]:
+    """Per stage what it holds and costs, and one sentence on what the plan saves. Nothing is computed on arrays.
+
+    variables: shapes of 'params' and 'batch_stats'; images: shape and dtype of a batch as it enters the network.
+    Rows: stage, parameters, trainable, statistics (of BatchNorm, which are no parameters), optimizer_bytes, batch_norm
+    ('batch', 'running' or '-'), and FLOPs per step counted by XLA in the stage's program before optimisation:
+    forward_flops, backward_flops, and full_backward_flops, what the backward pass would cost if everything trained.
+    """
+    trainable, _ = plan.split(variables["params"])
+    rows, flowing, reached, first = [], images, False, True
+    for index, stage in enumerate(plan.stages):
+        stop = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
+        statistics = variables.get("batch_stats", {}).get(stage, {})
+        forward = flops.stage_forward(model, stage, stop, statistics, plan.batch_norm_stages)
+        params, own_trainable = variables["params"][stage], trainable[stage]
+        outputs = jax.eval_shape(forward, params, flowing)
+        forward_flops = flops.count(forward, params, flowing)
+        trained = sum(leaf.size for leaf in jax.tree.leaves(own_trainable))
+        backward = flops.with_backward(forward, params, own_trainable, flowing, outputs, with_input=reached)
+        full = backward
+        if plan.strategy != "none":
+            full = flops.with_backward(forward, params, params, flowing, outputs, with_input=not first)
+        rows.append(
+            {
+                "stage": stage,
+                "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+                "trainable": trained,
+                "statistics": sum(leaf.size for leaf in jax.tree.leaves(statistics)),
+                "optimizer_bytes": _bytes(jax.eval_shape(tx.init, {stage: own_trainable})) if trained else 0,
+                "forward_flops": forward_flops,
+                "backward_flops": max(backward - forward_flops, 0.0) if trained or reached else 0.0,
+                "full_backward_flops": max(full - forward_flops, 0.0),
+                "batch_norm": _batch_norm_mode(plan, stage),
+            }
+        )
+        reached, first, flowing = reached or trained > 0, False, outputs
+    return rows, _summary(rows)
+
+
+def format_table(rows: list[dict[str, Any]], summary: str) -> str:
+    """The table of `freeze_table` as text for a terminal."""
+    head = ("stage", "parameters", "trainable", "optimizer", "forward", "backward", "BatchNorm")
+    body = [
+        (
+            row["stage"],
+            f"{row['parameters']:,}",
+            f"{row['trainable']:,}",
+            f"{row['optimizer_bytes'] / 2**20:.2f} MiB",
+            f"{row['forward_flops'] / 1e9:.3f} GFLOP",
+            f"{row['backward_flops'] / 1e9:.3f} GFLOP",
+            row["batch_norm"],
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            f"{cell:<{w}}" if i in (0, 6) else f"{cell:>{w}}"
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in (head, *body)
+    ]
+    return "\n".join([*lines, summary])
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _batch_norm_mode(plan: FreezePlan, stage: str) -> str:
+    if stage not in plan.normalised_stages:
+        return "-"
+    return "batch" if stage in plan.batch_norm_stages else "running"
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    total, trained, statistics = (sum(row[key] for row in rows) for key in ("parameters", "trainable", "statistics"))
+    forward, backward, full = (
+        sum(row[key] for row in rows) for key in ("forward_flops", "backward_flops", "full_backward_flops")
+    )
+    step, full_step = forward + backward, forward + full
+    share = f"{trained:,} of {total:,} parameters train"
+    cost = f"a step costs {step / 1e9:.2f} GFLOP"
+    if trained < total:
+        cost += f", {step / full_step:.0%} of the {full_step / 1e9:.2f} GFLOP of training everything"
+    keras = f"; Keras counts {total + statistics:,}, with the statistics of BatchNorm" if statistics else ""
+    return f"{share}; {cost}{keras}"

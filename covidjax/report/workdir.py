@@ -1,0 +1,129 @@
+"""What a run left in its workdir, read back."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from covidjax import files
+from covidjax.errors import UserError
+from covidjax.metrics.classification import Predictions, read_predictions
+
+FIRST_SPLITS = ("test", "val")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The records of one run; what it has not written (yet) is empty.
+
+    metrics: lines of metrics.jsonl in epoch order, the last one written of each split and epoch (a resumed run
+        writes an epoch twice), where an epoch that is no int is a place within one; unreadable_lines: how many lines
+        were left out because they were cut or had no epoch
+    evaluations and predictions: by split, test and val first; predictions only of labels, not of masks
+    """
+
+    folder: Path
+    name: str
+    config: Mapping[str, Any]
+    metrics: tuple[Mapping[str, Any], ...]
+    unreadable_lines: int
+    run: Mapping[str, Any]
+    evaluations: Mapping[str, Mapping[str, Any]]
+    predictions: Mapping[str, Predictions]
+
+
+def read(workdir: Path) -> Run:
+    """Reads the records of a run. Raises UserError where there is no config.json, or a record is no JSON object."""
+    found = {path.stem.removeprefix("evaluation_") for path in workdir.glob("evaluation_*.json")}
+    splits = [split for split in FIRST_SPLITS if split in found] + sorted(found.difference(FIRST_SPLITS))
+    evaluations = {split: _read_object(workdir / f"evaluation_{split}.json") for split in splits}
+    # What is predicted of masks is in files of its own, see `segmentation_files`.
+    labelled = [split for split in splits if "per_image" not in evaluations[split]]
+    tables = {split: workdir / f"predictions_{split}.csv" for split in labelled}
+    metrics, unreadable_lines = _read_metrics(workdir / "metrics.jsonl")
+    return Run(
+        folder=workdir,
+        name=workdir.resolve().name,
+        config=_read_object(workdir / "config.json"),
+        metrics=metrics,
+        unreadable_lines=unreadable_lines,
+        run=_read_object(workdir / "run.json") if (workdir / "run.json").is_file() else {},
+        evaluations=evaluations,
+        predictions={split: read_predictions(path) for split, path in tables.items() if path.is_file()},
+    )
+
+
+def values(run: Run, split: str, key: str) -> tuple[list[float], list[float]]:
+    """The epochs of a split whose line has `key`, and the values there; what is no number is NaN."""
+    lines = [line for line in run.metrics if line["split"] == split and key in line]
+    return [line["epoch"] for line in lines], [_number(line[key]) for line in lines]
+
+
+def best_epoch(run: Run) -> int | None:
+    """The epoch of the checkpoint that was evaluated as the best, else the one with the best validation figure.
+
+    That figure is `config.checkpoint.best`. None before the first validation.
+    """
+    val = [line for line in run.metrics if line["split"] == "val" and isinstance(line["epoch"], int)]
+    for split in ("val", "test"):
+        checkpoint = run.evaluations.get(split, {}).get("checkpoint", {})
+        if checkpoint.get("which") == "best":
+            for line in val:
+                if line.get("step") == checkpoint.get("step"):
+                    return line["epoch"]
+    key = run.config.get("checkpoint", {}).get("best", "loss")
+    sign = 1.0 if key == "loss" else -1.0
+    ranked = [(sign * _number(line.get(key)), -line["epoch"]) for line in val]  # of equal ones the last, as in training
+    ranked = [pair for pair in ranked if math.isfinite(pair[0])]
+    return -min(ranked)[1] if ranked else None
+
+
+def strategies(run: Run) -> list[str]:
+    """The freeze strategy of each phase, as text."""
+    common = run.config.get("freeze", "none")
+    planned = [phase.get("freeze", common) for phase in run.config.get("phases") or [{}]]
+    return [value if isinstance(value, str) else ", ".join(value) for value in planned]
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = files.read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object: write it again or remove it")
+    return content
+
+
+def _read_metrics(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
+    last: dict[tuple[str, float], dict[str, Any]] = {}
+    unreadable = 0
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        line = _parse(text)
+        if isinstance(line, dict) and isinstance(line.get("split"), str) and _is_epoch(line.get("epoch")):
+            last[line["split"], line["epoch"]] = line
+        elif text.strip():
+            unreadable += 1
+    return tuple(sorted(last.values(), key=lambda line: line["epoch"])), unreadable
+
+
+def _is_epoch(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def phase_spans(run: Run) -> Sequence[tuple[int, float, float]]:
+    """Phase, first and last epoch of its lines, of every phase that has some."""
+    epochs: dict[int, list[float]] = {}
+    for line in run.metrics:
+        epochs.setdefault(line.get("phase", 0), []).append(line["epoch"])
+    return [(phase, min(found), max(found)) for phase, found in sorted(epochs.items())]

@@ -1,0 +1,214 @@
+"""What a freeze strategy costs, from shapes alone: nothing trains and no image is read."""
+
+import dataclasses
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from covidjax import models, tasks
+from covidjax.data import phantom, sources
+from covidjax.data.augment import Augmentation
+from covidjax.data.examples import Examples
+from covidjax.data.oversampling import more_turns
+from covidjax.data.sources import Task
+from covidjax.errors import UserError
+from covidjax.freeze.strategies import CACHED, default_strategies
+from covidjax.freeze.table import freeze_table
+from covidjax.mesh import make_mesh
+from covidjax.models.layers import Staged
+from covidjax.train import parallel, setup
+from covidjax.train.phases import Phase, initial_state, make_phases
+from covidjax.train.step import Recipe, run_prefix
+from covidjax.weights import inputs
+from covidjax.weights.start import Start, initialiser
+
+STEPS_PER_EPOCH = 100  # of the learning-rate schedule, which costs the same whatever it is
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setting:
+    """What all strategies of a comparison share.
+
+    variables: shapes of 'params' and 'batch_stats'; blank: stands for the training split, one image a class, whose
+    mask has no other.
+    """
+
+    config: ConfigDict
+    model: Staged
+    variables: dict[str, Any]
+    blank: Examples
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image of the data set."""
+        height, width, channels = self.blank.images.shape[1:]
+        return height, width, channels
+
+    def recipe(self, phase: Phase) -> Recipe:
+        """What a step of the phase does."""
+        begin = Start(self.variables, inputs.of_run(self.config), ())
+        return setup.make_recipe(self.config, phase, self.model, begin, self.blank, STEPS_PER_EPOCH)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that the config itself describes."""
+        return make_phases(self.config, STEPS_PER_EPOCH)
+
+    def default_strategies(self) -> tuple[str, ...]:
+        """Those worth comparing on this network."""
+        return default_strategies(self.model.stages, traverse_util.flatten_dict(self.variables["params"], sep="/"))
+
+    def recipe_of(self, strategy: str) -> Recipe:
+        """What a step does under another strategy, in a run of one phase.
+
+        Raises UserError for a strategy that is a run of phases, or does not fit the network.
+        """
+        config = ConfigDict(self.config.to_dict())
+        with config.ignore_type():
+            config.update({"freeze": strategy, "phases": ()})
+        first, *others = make_phases(config, STEPS_PER_EPOCH)
+        if others:
+            raise UserError(
+                f"{strategy!r} is a run of phases: set it as --config.freeze, and the plan of each phase is printed"
+            )
+        return self.recipe(first)
+
+    def batch(self, recipe: Recipe) -> dict[str, Any]:
+        """Shapes of the batch of a step; segmentation networks have a label for every pixel."""
+        size, targets = self.config.batch_size, tasks.targets(self.blank, models.task(self.config.model.name))
+        labels = jax.ShapeDtypeStruct((size, *targets.shape[1:]), targets.dtype)
+        if recipe.cached:
+            return {"features": self.features(recipe), "label": labels}
+        return {"image": jax.ShapeDtypeStruct((size, *self.image_shape), np.uint8), "label": labels}
+
+    def features(self, recipe: Recipe) -> Any:
+        """Shapes of what the frozen prefix gives for a batch."""
+        return jax.eval_shape(partial(run_prefix, recipe), self.variables, self._pixels(recipe))
+
+    def table(self, recipe: Recipe) -> tuple[list[dict[str, Any]], str]:
+        """`freeze.freeze_table` of a recipe."""
+        images = jax.eval_shape(recipe.preprocessing, self._pixels(recipe))
+        return freeze_table(recipe.plan, recipe.model, self.variables, images, recipe.tx)
+
+    def _pixels(self, recipe: Recipe) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((self.config.batch_size, *self.image_shape), recipe.model.param_dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one optimizer step of a strategy costs.
+
+    strategy: as the config has it, behind 'cached:' where the step starts from the outputs of the frozen prefix.
+    flops: of forward and backward pass, by XLA's count of the stages' programs before optimisation.
+    prefix_flops: of the frozen prefix for one image. feature_bytes: of its outputs for one image; 0 without a prefix.
+    temp_bytes, argument_bytes: of the compiled step, on each device.
+    """
+
+    strategy: str
+    total_params: int
+    trainable_params: int
+    flops: float
+    speedup_vs_none: float
+    optimizer_bytes: int
+    temp_bytes: int
+    argument_bytes: int
+    frozen_prefix: tuple[str, ...]
+    prefix_flops: float
+    feature_bytes: int
+    batch_size: int
+
+    @property
+    def flops_per_image(self) -> float:
+        """Of forward and backward pass."""
+        return self.flops / self.batch_size
+
+
+def make_setting(config: ConfigDict, num_classes: int) -> Setting:
+    """The setting of a config, with the data set replaced by its shape. Raises UserError where it does not fit."""
+    config = ConfigDict(config.to_dict())
+    with config.ignore_type():
+        config.loss.class_weights = "none"  # they cost nothing, and may be of classes whose names are not known here
+    dataset = config.dataset
+    shape = (dataset.image_size, dataset.image_size, dataset.channels)
+    names = tuple(map(str, range(num_classes)))
+    labels = np.arange(num_classes, dtype=np.int32)
+    masks = np.broadcast_to(labels.astype(np.uint8)[:, None, None], (num_classes, *shape[:2]))
+    images = np.zeros((num_classes, *shape), np.uint8)
+    blank = Examples("train", images, labels, names, names, False, names, "", masks=masks)
+    model = models.build(config.model, num_classes, config.precision)
+    variables = jax.eval_shape(initialiser(model, inputs.of_run(config), shape), jax.random.key(0))
+    return Setting(config, model, variables, blank)
+
+
+def data_facts(dataset: ConfigDict, task: Task = "classification") -> tuple[int, int, int]:
+    """Number of classes, of training images, and of examples in an epoch, without opening an image.
+
+    Raises UserError where that cannot be told, or `dataset.oversample` does not fit.
+    """
+    masks = task == "segmentation"
+    if dataset.name == "phantom":
+        counts, images = phantom.training_counts(dataset), dataset.num_images
+        return len(phantom.MASK_CLASSES if masks else counts), images, images + more_turns(counts, dataset.oversample)
+    found = sources.listed(dataset, "train", task)
+    labels = np.bincount(found.labels, minlength=len(found.classes)).tolist()
+    counts = dict(zip(found.classes, labels, strict=True))
+    return len(found.classes), len(found.names), len(found.names) + more_turns(counts, dataset.oversample)
+
+
+def predict(setting: Setting, strategy: str, full_flops: float, *, cached: bool = False) -> Cost:
+    """The cost of a strategy; its step is compiled for this machine's devices, and not run.
+
+    full_flops: of a step that trains everything, which the speed-up refers to.
+    Raises UserError for a strategy that does not fit the network, or `cached` without a frozen prefix.
+    """
+    recipe = dataclasses.replace(setting.recipe_of(strategy), cached=cached)
+    plan, size = recipe.plan, setting.config.batch_size
+    if cached and not plan.frozen_prefix:
+        raise UserError(f"{CACHED}:{strategy}: the first stage trains, so there are no features to cache")
+    rows, _ = setting.table(recipe)
+    counted = [row for row in rows if not (cached and row["stage"] in plan.frozen_prefix)]
+    flops = sum(row["forward_flops"] + row["backward_flops"] for row in counted)
+    memory = lower_step(setting, recipe).compile().memory_analysis()
+    features = jax.tree.leaves(setting.features(recipe)) if plan.frozen_prefix else []
+    return Cost(
+        strategy=f"{CACHED}:{strategy}" if cached else strategy,
+        total_params=sum(row["parameters"] for row in rows),
+        trainable_params=sum(row["trainable"] for row in rows),
+        flops=flops,
+        speedup_vs_none=full_flops / flops,
+        optimizer_bytes=sum(row["optimizer_bytes"] for row in rows),
+        temp_bytes=int(memory.temp_size_in_bytes),
+        argument_bytes=int(memory.argument_size_in_bytes),
+        frozen_prefix=plan.frozen_prefix,
+        prefix_flops=sum(row["forward_flops"] for row in rows if row["stage"] in plan.frozen_prefix) / size,
+        feature_bytes=sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in features),
+        batch_size=size,
+    )
+
+
+def full_flops(setting: Setting) -> float:
+    """FLOPs of a step that trains everything."""
+    rows, _ = setting.table(setting.recipe_of("none"))
+    return sum(row["forward_flops"] + row["backward_flops"] for row in rows)
+
+
+def lower_step(setting: Setting, recipe: Recipe) -> Any:
+    """The train step of a recipe over the local devices, with donated state, ready to be compiled."""
+    config = setting.config
+    mesh = make_mesh(config.batch_size, config.accumulation_steps)
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda variables: initial_state(recipe, variables, key), setting.variables)
+    return parallel.jit_step(recipe, mesh, resident=False).lower(state, setting.batch(recipe))
+
+
+def caching_note(config: ConfigDict, recipe: Recipe) -> str:
+    """Whether the features of a frozen prefix may be cached under this config, in one line."""
+    if recipe.augmentation == Augmentation():
+        return "features may be cached: nothing random comes before the frozen prefix"
+    if config.feature_views:
+        return f"features may be cached: config.feature_views is {config.feature_views} augmented views of each image"
+    return "features may not be cached: augmentation changes every image anew, and config.feature_views is 0"

@@ -1,0 +1,206 @@
+"""The learning-rate range test: the loss of each mini-batch while the rate rises from step to step.
+
+Smith 2015, https://arxiv.org/abs/1506.01186, with the exponential sweep, the smoothing and the end of
+S. Gugger, "How do you find a good learning rate" (2018), as fastai documents for `lr_find`.
+"""
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from covidjax.errors import UserError
+from covidjax.mesh import replicated
+from covidjax.report import figures
+from covidjax.train import features, parallel
+from covidjax.train.features import PrefixFeatures
+from covidjax.train.inputs import make_inputs
+from covidjax.train.programs import Programs
+from covidjax.train.setup import Job
+from covidjax.train.state import StepMetrics, TrainState
+
+SMOOTHING = 0.98
+DIVERGED = 4.0  # times the best smoothed loss
+FEWEST_STEPS = 20
+TENTH = 0.1  # of a sweep: before it the smoothed loss is the mean of too few batches to say anything
+REACH = 0.05  # part of a sweep on either side over which a slope is taken: of two neighbours it would be noise
+LEFT = 0.25  # part of its fall that the smoothed loss has made where the steepest slope is looked for
+# What counts as a fall: in standard errors (of curves that are nothing but noise one in fifty falls by as much), and
+# as a part of the loss, for curves without noise.
+ERRORS, LEAST_FALL = 3.0, 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """What a sweep saw, step by step, all finite.
+
+    learning_rates: those of the updates; losses: of the mini-batches, before the update; smoothed: their exponential
+    moving average with bias correction, a_i / (1 - 0.98^i) with a_i = 0.98 a_(i-1) + 0.02 loss_i and a_0 = 0;
+    ending: why there are no more, in words.
+    """
+
+    learning_rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    ending: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Suggestions:
+    """Rates to train with, None where the loss does not fall. note: what there is to say of them, or nothing."""
+
+    steepest: float | None
+    minimum_over_10: float | None
+    note: str
+
+
+@flax.struct.dataclass
+class LastLoss(StepMetrics):
+    """The sums of a train state, but of the loss that of the last step alone, in the dtype it is computed in."""
+
+    def add(self, step: jax.Array, loss: jax.Array, *others: Any, **named: Any) -> "LastLoss":
+        """The same after one more step."""
+        sums = StepMetrics.add(self, step, loss, *others, **named)
+        return LastLoss(**{**vars(sums), "loss": loss.astype(self.loss.dtype)})
+
+
+def rates(start: float, end: float, steps: int) -> np.ndarray:
+    """start * (end / start) ** (i / (steps - 1)) for step i: [steps] float64.
+
+    Raises UserError for a sweep that does not rise, or has too few steps.
+    """
+    if not (0 < start < end <= 1e6):
+        raise UserError(f"--start is {start:g} and --end {end:g}: allowed is 0 < start < end <= 1e+06")
+    if not FEWEST_STEPS <= steps <= 100_000:
+        raise UserError(f"--steps is {steps}: allowed is from {FEWEST_STEPS} to 100000")
+    return np.geomspace(start, end, steps)
+
+
+def sweep(job: Job, learning_rates: np.ndarray, show: Callable[[int], None]) -> Curve:
+    """Trains in the first phase of a job from its start weights, with one of the rates in each step.
+
+    Recipe, plan and batches are those of training; of a pair (low, high) the rates are the high one, and the factors of
+    `lr_scale` hold. The sweep ends where a loss is not finite, or the smoothed loss exceeds 4 times its best. The
+    state is thrown away, and no workdir is looked at.
+    learning_rates: [steps]; show: takes the number of finished steps. Raises UserError where the first loss is not
+    finite.
+    """
+    config, phase = job.config, job.phases[0]
+    feed = make_inputs(
+        job,
+        phase,
+        job.variables,
+        PrefixFeatures(features.feature_store(config.dataset.cache_dir), job.mesh, Programs()),
+    )
+    recipe = dataclasses.replace(job.recipes[0], learning_rate=lambda step: jnp.asarray(learning_rates)[step])
+    take_step = parallel.mapped_step(recipe, job.mesh, config.parallel, resident=feed.resident)
+    state = _observed(job, recipe.model.param_dtype)
+    tried: list[float] = []
+    losses: list[float] = []
+    smoothed: list[float] = []
+    span, average, best = (0, len(learning_rates)), 0.0, math.inf
+    ending = f"all {len(learning_rates)} steps were taken"
+    calls = feed.calls(job.mesh, config.parallel, config.seed, config.batch_size, span, 1)
+    for rate, (_, arguments) in zip(map(float, learning_rates), calls, strict=True):
+        state = take_step(state, *arguments)
+        if int(state.metrics.steps) == len(losses):
+            continue  # loss scaling has skipped it
+        loss = float(state.metrics.loss)
+        if not math.isfinite(loss):
+            if not losses:
+                raise UserError(
+                    "the loss of the first batch is not finite, before anything was trained: look at the images and at "
+                    "config.pretrained"
+                )
+            ending = f"the loss was not finite at a rate of {rate:.3g}"
+            break
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        tried.append(rate)
+        losses.append(loss)
+        smoothed.append(average / (1 - SMOOTHING ** len(losses)))
+        best = min(best, smoothed[-1])
+        show(len(losses))
+        if smoothed[-1] > DIVERGED * best:
+            ending = f"the smoothed loss was over {DIVERGED:g} times its best at a rate of {rate:.3g}"
+            break
+    return Curve(tuple(tried), tuple(losses), tuple(smoothed), ending)
+
+
+def _observed(job: Job, kind: Any) -> TrainState:
+    sums = LastLoss(**{**vars(StepMetrics.empty()), "loss": jnp.zeros((), kind)})
+    return dataclasses.replace(job.fresh_state(), metrics=jax.device_put(sums, replicated(job.mesh)))
+
+
+def suggest(curve: Curve, steps: int) -> Suggestions:
+    """The rate at which the smoothed loss falls fastest, and a tenth of the one at which it is least.
+
+    The slope is that against the logarithm of the rate, between a twentieth of the sweep before and after. Neither is
+    looked for in the first tenth, where the smoothed loss is hardly smoothed; the slope only between where the smoothed
+    loss has made a quarter of its fall for good and its minimum, so that noise on a plateau is not taken for it.
+    There are none where the losses of the tenth of the sweep that ends at the minimum are not clearly below those
+    before it. steps: those of the sweep, of which the curve has a part where it ended early.
+    """
+    smoothed, losses, tenth = np.array(curve.smoothed), np.array(curve.losses), int(TENTH * steps)
+    lowest = tenth + int(np.argmin(smoothed[tenth:])) if len(smoothed) > tenth else 0
+    before, there = losses[: max(0, lowest + 1 - tenth)], losses[max(0, lowest + 1 - tenth) : lowest + 1]
+    if len(before) < tenth:
+        note = "no suggestion: the loss is least near the beginning of the sweep; if it rises from there, lower --start"
+        return Suggestions(None, None, note)
+    fall = float(np.mean(before) - np.mean(there))
+    spread = np.sqrt(np.mean(np.diff(losses[: lowest + 1]) ** 2) / 2)  # differences: the fall itself is no noise
+    error = float(spread * np.sqrt(1 / len(before) + 1 / len(there)))
+    if fall <= max(ERRORS * error, LEAST_FALL * abs(np.mean(before))):
+        note = (
+            f"no suggestion: the loss does not clearly fall (by {fall:.3g} from {np.mean(before):.3g}, with a standard "
+            f"error of {error:.2g}): a larger config.batch_size or more --steps have less noise"
+        )
+        return Suggestions(None, None, note)
+    reach, logarithms = max(1, int(REACH * steps)), np.log(curve.learning_rates)
+    falling = smoothed[tenth : lowest + 1]
+    left = np.max(falling) - LEFT * (np.max(falling) - smoothed[lowest])
+    begin = min(tenth + int(np.flatnonzero(falling >= left)[-1]), len(smoothed) - 1 - reach)
+    inner = np.arange(begin, min(lowest, len(smoothed) - 1 - reach) + 1)
+    ahead, behind = inner + reach, inner - reach
+    slopes = (smoothed[ahead] - smoothed[behind]) / (logarithms[ahead] - logarithms[behind])
+    note = ""
+    if lowest == len(smoothed) - 1:
+        note = f"the loss still falls at the last rate, {curve.learning_rates[-1]:.3g}: a higher --end may tell more"
+    steepest = curve.learning_rates[inner[np.argmin(slopes)]]
+    return Suggestions(steepest, curve.learning_rates[lowest] / 10, note)
+
+
+def draw(curve: Curve, suggestions: Suggestions) -> bytes:
+    """The curve against the logarithm of the rate, with the suggestions. Returns a PNG file."""
+    figure, axes = figures.new_figure(6.0, 3.6)
+    blue, orange = figures.COLORS["train"], figures.COLORS["val"]
+    axes.plot(
+        curve.learning_rates, curve.losses, "o", color=blue, alpha=0.35, markersize=2.5, mew=0, label="mini-batch loss"
+    )
+    axes.plot(curve.learning_rates, curve.smoothed, color=blue, linewidth=1.8, label="smoothed")
+    marks = (("steepest slope", suggestions.steepest, "-"), ("minimum / 10", suggestions.minimum_over_10, (0, (4, 3))))
+    for name, rate, line in marks:
+        if rate is not None:
+            axes.axvline(rate, color=orange, linestyle=line, linewidth=1.3, label=f"{name}: {rate:.2g}")
+    axes.set_xscale("log")
+    low, high = _heights(curve)
+    axes.set_ylim(low, high)
+    axes.set_xlabel("learning rate", color=figures.MUTED)
+    axes.set_ylabel("loss", color=figures.MUTED)
+    axes.legend(fontsize=figures.FONT_SIZE, labelcolor=figures.INK, loc="lower left", framealpha=0.85, edgecolor="none")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, facecolor="white")
+    return buffer.getvalue()
+
+
+def _heights(curve: Curve) -> tuple[float, float]:
+    """What is shown: the fall, and the beginning of the rise, which else would leave the fall no room."""
+    before = np.array(curve.losses[: int(np.argmin(curve.smoothed)) + 1])
+    low, high = float(min(before.min(), *curve.smoothed)), float(max(before.max(), curve.smoothed[0]))
+    margin = 0.15 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - margin, high + 2 * margin

@@ -1,0 +1,1 @@
+"""Freeze strategies compared over seeds."""

@@ -1,0 +1,163 @@
+"""The figures of a study page, as SVG bytes."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from covidjax.report.figures import FONT_SIZE, INK, MUTED, PALETTE, new_figure, style_axes, to_svg
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+GHOST = "#cfcdc6"
+LOG_FROM = 8.0  # a scale is logarithmic where the greatest value is so many times the smallest
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """An arm in a plot against cost. low, high: of the interval, NaN where there is none; share: of parameters trained.
+
+    color, marker: indices of strategy and learning rate; costs: in the order of the panels, NaN where unknown
+    """
+
+    label: str
+    color: int
+    marker: int
+    value: float
+    low: float
+    high: float
+    share: float
+    costs: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One cost axis. unit: what costs are divided by to be shown under this title; front: indices of points."""
+
+    title: str
+    unit: float
+    front: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedCurves:
+    """The curves of an arm: label, index of its learning rate, and (epochs, values) of each seed."""
+
+    label: str
+    dash: int
+    seeds: tuple[tuple[Sequence[float], Sequence[float]], ...]
+
+    def mean(self) -> tuple[list[float], list[float]]:
+        """Over the seeds, at the epochs that all of them have."""
+        tables = [dict(zip(*seed, strict=True)) for seed in self.seeds]
+        epochs = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
+        return epochs, [float(np.mean([table[epoch] for table in tables])) for epoch in epochs]
+
+
+def cost_plot(points: Sequence[Point], panels: Sequence[Panel], ylabel: str) -> bytes:
+    """Value against each cost, with intervals and the Pareto front; the area of a marker grows with what trains."""
+    figure, axes = new_figure(9.6, 3.5)
+    axes.remove()
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for number, (part, panel) in enumerate(zip(grid, panels, strict=True)):
+        style_axes(part)
+        known = [point for point in points if not math.isnan(point.costs[number])]
+        front = [points[index] for index in panel.front]
+        part.plot(
+            [point.costs[number] / panel.unit for point in front],
+            [point.value for point in front],
+            color=GHOST,
+            linewidth=4,
+            drawstyle="steps-post",
+            zorder=1,
+        )
+        for point in known:
+            cost, color = point.costs[number] / panel.unit, PALETTE[point.color % len(PALETTE)]
+            if not math.isnan(point.low):
+                part.vlines(cost, point.low, point.high, color=color, linewidth=1.2, zorder=2)
+            part.plot(cost, point.value, color=color, zorder=3, **_marker(point))
+        _scale(part, [point.costs[number] / panel.unit for point in known])
+        part.set_xlabel(panel.title, color=MUTED)
+    grid[0].set_ylabel(ylabel, color=MUTED)
+    handles = [
+        Line2D(
+            [], [], linestyle="", color=PALETTE[point.color % len(PALETTE)], label=_plain(point.label), **_marker(point)
+        )
+        for point in points
+    ]
+    handles.append(Line2D([], [], color=GHOST, linewidth=4, label="Pareto front"))
+    figure.legend(handles=handles, loc="outside right center", fontsize=FONT_SIZE, frameon=False, labelcolor=INK)
+    return to_svg(figure)
+
+
+def seed_curves(
+    arms: Sequence[SeedCurves], others: Sequence[SeedCurves], color: int, limits: tuple[float, float]
+) -> bytes:
+    """The mean over seeds drawn bold, each seed thin, and the means of the other strategies in gray.
+
+    limits: of the vertical axis, the same for every strategy.
+    """
+    figure, axes = new_figure(3.4, 2.3)
+    shade = PALETTE[color % len(PALETTE)]
+    for other in others:
+        _line(axes, *other.mean(), color=GHOST, linewidth=1.2, zorder=1)
+    for arm in arms:
+        dash = DASHES[arm.dash % len(DASHES)]
+        for epochs, values in arm.seeds:
+            _line(axes, epochs, values, color=shade, linewidth=0.7, alpha=0.55, linestyle=dash, zorder=2)
+        label = _plain(arm.label) if len(arms) > 1 else None
+        _line(axes, *arm.mean(), color=shade, linewidth=2.2, linestyle=dash, label=label, zorder=3)
+    axes.set_ylim(*limits)
+    axes.set_xlabel("epoch", color=MUTED)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
+    if len(arms) > 1:
+        axes.legend(fontsize=FONT_SIZE - 1, handlelength=2.0, labelspacing=0.3, labelcolor=INK, frameon=False)
+    return to_svg(figure)
+
+
+def common_limits(arms: Sequence[SeedCurves]) -> tuple[float, float]:
+    """The range of all finite values, with a margin; of losses that run away, no more than most of it."""
+    values = np.array([value for arm in arms for _, seed in arm.seeds for value in seed], np.float64)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    usual = float(np.percentile(values, 98))
+    if high - low > 3 * (usual - low) > 0:
+        high = usual
+    margin = 0.06 * (high - low) or 0.05
+    return low - margin, high + margin
+
+
+def _line(axes: Axes, epochs: Sequence[float], values: Sequence[float], **style: Any) -> None:
+    # A single epoch draws no line: it needs a marker.
+    marker = "o" if len(epochs) == 1 else None
+    axes.plot(epochs, values, marker=marker, markersize=3, **style)
+
+
+def _plain(label: str) -> str:
+    """A pattern such as 'conv.*/kernel$' is no formula."""
+    return label.replace("$", r"\$")
+
+
+def _marker(point: Point) -> Mapping[str, Any]:
+    return {"marker": MARKERS[point.marker % len(MARKERS)], "markersize": 5.0 + 6.0 * math.sqrt(point.share)}
+
+
+def _scale(axes: Axes, costs: Sequence[float]) -> None:
+    if not costs:
+        return
+    if min(costs) > 0 and max(costs) > LOG_FROM * min(costs):
+        axes.set_xscale("log")
+        axes.set_xlim(min(costs) / 1.5, max(costs) * 1.5)
+        wide = max(costs) > 100 * min(costs)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_xlim(0, max(costs) * 1.08 or 1)

@@ -1,0 +1,274 @@
+"""What the runs of a study gave: one row a run, one arm a strategy and learning rate, and the verdict."""
+
+import csv
+import dataclasses
+import io
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from covidjax import files
+from covidjax.errors import UserError
+from covidjax.metrics.comparison import Estimate, mean_interval, paired_difference
+from covidjax.report import page, workdir
+from covidjax.study.measures import Measure
+from covidjax.study.plan import Rate, Study, Trial, is_finished, rate_text
+
+# Columns of study.csv, as far as a run has recorded them. cost_seconds: of training, and of the pass that makes cached
+# features where this run made them; peak_bytes: what the compiled step takes in and its temporaries.
+COSTS = (
+    "trained_parameters",
+    "total_parameters",
+    "cost_seconds",
+    "train_seconds",
+    "feature_seconds",
+    "passes_made",
+    "passes_reused",
+    "compile_seconds",
+    "peak_bytes",
+    "temporary_bytes",
+    "optimizer_bytes",
+    "best_epoch",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """One trial. status: 'finished', 'failed' with a message, or 'unfinished'.
+
+    figures: by column of study.csv, finite; curves: (epochs, values) on the validation split, of the value and 'loss'
+    test: what evaluation_test.json holds, where the test split was evaluated; test_reads: when it was read
+    """
+
+    trial: Trial
+    status: str
+    message: str
+    workdir: str
+    device: str
+    features: str
+    figures: Mapping[str, float]
+    curves: Mapping[str, tuple[list[float], list[float]]]
+    test: Mapping[str, Any]
+    test_reads: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arm:
+    """A strategy at a learning rate, over its seeds.
+
+    label: the strategy, with the rate where there are several; measure: of the study; finished: results with figures;
+    planned: trials in all
+    """
+
+    strategy: str
+    learning_rate: Rate
+    label: str
+    measure: Measure
+    finished: tuple[Result, ...]
+    planned: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every seed has finished: what only the lucky seeds gave is not compared."""
+        return len(self.finished) == self.planned
+
+    def values(self, name: str) -> list[float]:
+        """A figure of the finished runs that have it, in the order of the seeds."""
+        return [result.figures[name] for result in self.finished if name in result.figures]
+
+    @property
+    def reached(self) -> Estimate:
+        """The mean over the seeds of what arms are compared by."""
+        return self.over_seeds(self.measure.column)
+
+    def minus(self, other: "Arm") -> Estimate:
+        """How much more it reached than another arm, paired by seed."""
+        return paired_difference(self.values(self.measure.column), other.values(self.measure.column))
+
+    def over_seeds(self, name: str) -> Estimate:
+        """The mean of a figure over the seeds."""
+        return mean_interval(self.values(name))
+
+    def cost(self, name: str) -> float:
+        """The mean of a cost over the seeds, NaN where none recorded it."""
+        values = self.values(name)
+        return statistics.fmean(values) if values else math.nan
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Verdict:
+    """best: the arm with the highest mean; chosen: the cheapest that is not significantly worse; both None without any.
+
+    differences: of each complete arm but the best to it, paired by seed. sentence: all of it in words.
+    """
+
+    best: Arm | None
+    chosen: Arm | None
+    differences: Mapping[Arm, Estimate]
+    sentence: str
+
+
+def collect(study: Study, failures: Mapping[Trial, str]) -> list[Result]:
+    """What the workdirs hold, in the order in which they ran. Raises UserError where runs had different images."""
+    results = [_collect(study, trial, failures.get(trial, "")) for trial in study.trials()]
+    fingerprints: dict[str, dict[str, str]] = {"train": {}, "val": {}}
+    for trial in study.trials():
+        if is_finished(study.folder(trial)):
+            data = files.read_json(study.folder(trial) / "run.json")["data"]
+            for split, known in fingerprints.items():
+                known.setdefault(data[split]["fingerprint"], trial.name)
+    for split, known in fingerprints.items():
+        if len(known) > 1:
+            raise UserError(
+                f"the {split} images of the runs {' and '.join(list(known.values())[:2])} differ: put the former ones "
+                "back and remove the runs on the others, or use another --workdir"
+            )
+    return results
+
+
+def columns(measure: Measure) -> tuple[str, ...]:
+    """The columns of study.csv."""
+    figures = [
+        f"val_{key}{bound}"
+        for key in measure.recorded
+        for bound in (("", "_low", "_high") if key in measure.with_interval else ("",))
+    ]
+    return ("strategy", "learning_rate", "seed", "status", *COSTS, *figures, "features", "device", "workdir", "message")
+
+
+def write_csv(path: Path, results: Iterable[Result], measure: Measure) -> None:
+    """Writes study.csv: one row a run, an empty cell where a figure is unknown."""
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns(measure))
+    writer.writeheader()
+    for result in results:
+        named = {name: getattr(result, name) for name in ("status", "features", "device", "workdir", "message")}
+        writer.writerow({**dataclasses.asdict(result.trial), **named, **result.figures})
+    files.write_text(path, table.getvalue())
+
+
+def make_arms(study: Study, results: Sequence[Result]) -> list[Arm]:
+    """The arms of a study, in the order in which its command names them."""
+    arms = []
+    for strategy in study.strategies:
+        for rate in study.learning_rates:
+            own = [r for r in results if (r.trial.strategy, r.trial.learning_rate) == (strategy, rate)]
+            own.sort(key=lambda result: study.seeds.index(result.trial.seed))
+            finished = tuple(result for result in own if study.measure.column in result.figures)
+            label = f"{strategy}, rate {rate_text(rate)}" if len(study.learning_rates) > 1 else strategy
+            arms.append(Arm(strategy, rate, label, study.measure, finished, len(own)))
+    return arms
+
+
+def judge(arms: Sequence[Arm]) -> Verdict:
+    """Compares the complete arms by what their best checkpoints reach on the validation split."""
+    seconds = "cost_seconds"
+    complete = [arm for arm in arms if arm.is_complete]
+    if not complete:
+        return Verdict(None, None, {}, "No strategy has finished all its runs, so there is nothing to compare yet.")
+    best = max(complete, key=lambda arm: (arm.reached.mean, -arm.cost(seconds)))
+    differences = {arm: arm.minus(best) for arm in complete if arm is not best}
+    reached = f"{quoted(best)} has the highest mean validation {best.measure.name}, {best.reached.mean:.3f}"
+    left_out = [quoted(arm) for arm in arms if not arm.is_complete]
+    ending = f" Left out, as not every run finished: {', '.join(left_out)}." if left_out else ""
+    if best.planned < 2:
+        only = "With one seed nothing can be said about significance: give at least three."
+        return Verdict(best, best, differences, f"{reached}. {only}{ending}")
+    chosen = min(
+        (arm for arm in complete if arm is best or not differences[arm].below_zero),
+        key=lambda arm: (arm.cost(seconds), arm is not best),
+    )
+    if chosen is best:
+        cheaper = [arm for arm in complete if arm.cost(seconds) < best.cost(seconds)]
+        why = "every cheaper strategy is significantly worse" if cheaper else "and it is the cheapest as well"
+        return Verdict(best, best, differences, f"{reached} over {best.planned} seeds; {why}.{ending}")
+    difference = differences[chosen]
+    spent, full = chosen.cost(seconds), best.cost(seconds)
+    sentence = (
+        f"The cheapest strategy that is not significantly worse than the best is {quoted(chosen)}: validation "
+        f"{best.measure.name} {chosen.reached.mean:.3f} in {page.duration(spent)} of training, against "
+        f"{best.reached.mean:.3f} in {page.duration(full)} of {quoted(best)}, the best. "
+        f"Difference {signed(difference.mean)}, 95 % interval [{signed(difference.low)}, {signed(difference.high)}], "
+        f"paired over {difference.n} seeds.{ending}"
+    )
+    return Verdict(best, chosen, differences, sentence)
+
+
+def pareto_front(arms: Sequence[Arm], cost: str) -> list[Arm]:
+    """The complete arms that no other surpasses in the mean of what it reached at no more cost, the cheapest first."""
+    front: list[Arm] = []
+    known = [arm for arm in arms if arm.is_complete and not math.isnan(arm.cost(cost))]
+    for arm in sorted(known, key=lambda arm: (arm.cost(cost), -arm.reached.mean)):
+        if not front or arm.reached.mean > front[-1].reached.mean:
+            front.append(arm)
+    return front
+
+
+def quoted(arm: Arm) -> str:
+    """The label as a sentence can hold it: 'none' is a strategy."""
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{arm.label}\N{RIGHT DOUBLE QUOTATION MARK}"
+
+
+def signed(value: float) -> str:
+    """-0.0125 -> '\N{MINUS SIGN}0.013'; what is no finite number -> a dash."""
+    if math.isnan(value):
+        return page.MISSING
+    shown = f"{value:+.3f}"
+    return "0.000" if shown[1:] == "0.000" else shown.replace("-", "\N{MINUS SIGN}")
+
+
+def _collect(study: Study, trial: Trial, failure: str) -> Result:
+    folder = study.folder(trial)
+    read = workdir.read(folder) if (folder / "config.json").exists() else None
+    done = read is not None and is_finished(folder) and not failure
+    status = "failed" if failure else "finished" if done else "unfinished"
+    record: Mapping[str, Any] = read.run if read else {}
+    return Result(
+        trial=trial,
+        status=status,
+        message=failure,
+        workdir=str(folder.relative_to(study.workdir)),
+        device=record.get("device", ""),
+        features=_feature_notes(record),
+        figures=_figures(read, study.measure) if read and done else {},
+        curves={name: workdir.values(read, "val", name) for name in (study.measure.value, "loss")} if read else {},
+        test=read.evaluations.get("test", {}) if read else {},
+        test_reads=tuple(record.get("test_reads", ())),
+    )
+
+
+def _feature_notes(record: Mapping[str, Any]) -> str:
+    notes = dict.fromkeys(phase.get("features", {}).get("note", "") for phase in record.get("freeze", []))
+    return "; then ".join(note.removeprefix("features: ") for note in notes if note)
+
+
+def _figures(read: workdir.Run, measure: Measure) -> dict[str, float]:
+    timings, phases = read.run.get("timings", {}), read.run.get("freeze", [])
+    features, train_seconds = read.run.get("features", {}), timings["train_seconds"]
+    memory = [each for each in read.run.get("memory", {}).values() if each]
+
+    def most(key: str) -> int:
+        """Of the phase that has most."""
+        return max((sum(row[key] for row in phase["rows"]) for phase in phases), default=0)
+
+    found: dict[str, Any] = {
+        "trained_parameters": most("trainable"),
+        "total_parameters": most("parameters"),
+        "optimizer_bytes": most("optimizer_bytes"),
+        "cost_seconds": train_seconds + features.get("seconds", 0.0),
+        "train_seconds": train_seconds,
+        "feature_seconds": features.get("seconds"),
+        "passes_made": features.get("computed"),
+        "passes_reused": features.get("reused"),
+        "compile_seconds": timings.get("compile_seconds"),
+        "peak_bytes": max((each["arguments"] + each["temporary"] for each in memory), default=None),
+        "temporary_bytes": max((each["temporary"] for each in memory), default=None),
+        "best_epoch": workdir.best_epoch(read),
+    }
+    evaluation = read.evaluations.get("val", {})
+    for key in measure.recorded:
+        found[f"val_{key}"] = evaluation.get(key)
+        found[f"val_{key}_low"], found[f"val_{key}_high"] = evaluation.get(f"{key}_ci95") or (None, None)
+    return {key: found[key] for key in columns(measure) if page.is_number(found.get(key))}

@@ -1,0 +1,95 @@
+"""The trained network of a workdir: its config, its classes, its weights."""
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from covidjax import config as configs
+from covidjax import files, models
+from covidjax.checkpoint.checkpoint import Checkpoints
+from covidjax.errors import UserError
+from covidjax.models.layers import Staged
+from covidjax.models.preprocessing import Preprocessing
+from covidjax.ops.choose import choose
+from covidjax.weights import inputs
+
+Which = int | Literal["best", "latest"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A network as a checkpoint left it. which: 'best', 'latest' or a step; step: the one that this came to."""
+
+    config: ConfigDict
+    classes: tuple[str, ...]
+    model: Staged
+    preprocessing: Preprocessing
+    variables: dict[str, Any]
+    step: int
+    which: Which
+
+    @property
+    def network(self) -> tuple[Staged, Preprocessing, dict[str, Any]]:
+        """Model, preprocessing and variables, as `evaluate.network.inference` takes them."""
+        return self.model, self.preprocessing, self.variables
+
+    @property
+    def origin(self) -> str:
+        """Where its weights are from, in words."""
+        return f"checkpoint of step {self.step}"
+
+
+def open_checkpoints(workdir: Path, config: ConfigDict) -> Checkpoints:
+    """The checkpoints of a run."""
+    higher_is_better = config.checkpoint.best != "loss"
+    return Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, higher_is_better=higher_is_better)
+
+
+def load_trained(workdir: Path, which: Which) -> Trained:
+    """Restores the network of a checkpoint, with the moving average of the trained leaves where the run kept one.
+
+    'best' falls to 'latest' where no checkpoint has a finite validation figure.
+    Raises UserError where the workdir holds no run, or the checkpoint is missing or damaged.
+    """
+    config = configs.from_json(files.read_json(workdir / "config.json"))
+    preprocessing = inputs.recorded(workdir)
+    classes = tuple(files.read_json(workdir / "run.json")["data"]["train"]["classes"])
+    model = models.build(config.model, len(classes), config.precision, native=choose(config.ops).native)
+    shape = (1, config.dataset.image_size, config.dataset.image_size, config.dataset.channels)
+    abstract = jax.eval_shape(
+        lambda key: model.init(key, preprocessing(jnp.zeros(shape, model.param_dtype))), jax.random.key(0)
+    )
+    wanted: dict[str, Any] = {"params": abstract["params"], "batch_stats": abstract.get("batch_stats", {})}
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with open_checkpoints(workdir, config) as checkpoints:
+        if not checkpoints.steps():
+            raise UserError(f"there is no finished checkpoint in {workdir}: train first, or name another workdir")
+        if which == "best" and checkpoints.best_step() is None:
+            which = "latest"
+        step = which if isinstance(which, int) else checkpoints.steps()[-1]
+        if step not in checkpoints.steps():
+            raise UserError(
+                f"there is no checkpoint {step} in {workdir}: use best, latest or one of "
+                f"{', '.join(map(str, checkpoints.steps()))}"
+            )
+        if which == "best" and (best_step := checkpoints.best_step()) is not None:
+            step = best_step
+        wanted = jax.tree.map(lambda leaf: leaf.update(sharding=device), wanted)
+        averaged = _averaged(wanted, checkpoints.leaf_names(step))
+        state = dict(checkpoints.restore(step, wanted | averaged, partial=True).state)
+    average = traverse_util.flatten_dict(state.pop("average", {}))
+    variables = traverse_util.unflatten_dict(traverse_util.flatten_dict(state, keep_empty_nodes=True) | average)
+    return Trained(config, classes, model, preprocessing, variables, step, which)
+
+
+def _averaged(wanted: dict[str, Any], leaf_names: Collection[str]) -> dict[str, Any]:
+    """{'average': the part of `wanted` that a checkpoint keeps a moving average of}; {} where it keeps none."""
+    leaves = traverse_util.flatten_dict(wanted)
+    kept = {path: leaf for path, leaf in leaves.items() if "/".join(("average", *path)) in leaf_names}
+    return {"average": traverse_util.unflatten_dict(kept)} if kept else {}

@@ -1,0 +1,284 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from covidjax.config import default_config, flatten, from_json, load, to_json, validate
+from covidjax.config.schema import CHOICES, PHASE_ONLY, RANGES
+from covidjax.errors import UserError
+from covidjax.losses import MASK_LOSSES
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+QUICKSTART = str(CONFIGS / "quickstart.py")
+
+
+def overridden(*overrides: str) -> dict[str, Any]:
+    return dict(flatten(load(QUICKSTART, [f"--config.{override}" for override in overrides])))
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        overridden(*overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("seed=7", 7),
+        ("dataset.fold=-1", -1),
+        ("optimizer.learning_rate=3e-4", 3e-4),
+        ("optimizer.learning_rate=1", 1.0),
+        ("optimizer.learning_rate=(1e-5,1e-3)", (1e-5, 1e-3)),
+        ("optimizer.learning_rate=[1,2]", (1.0, 2.0)),
+        ("optimizer.nesterov=true", True),
+        ("optimizer.schedule_from=previous", "previous"),
+        ("augment.flip=True", True),
+        ("dataset.skip_bad=false", False),
+        ("dataset.root=/data/x=y", "/data/x=y"),
+        ("dataset.root=12", "12"),
+        ("dataset.cache_dir=", ""),
+        ("model.name=resnet50", "resnet50"),
+        ("freeze=until:block2", "until:block2"),
+        ("freeze=last:2+norm", "last:2+norm"),
+        ("freeze=gradual:3", "gradual:3"),
+        ("freeze=block[12]/", "block[12]/"),
+        ("freeze=(block1|block2)/conv", "(block1|block2)/conv"),
+        ("freeze=('block1', 'block2/norm')", ("block1", "block2/norm")),
+        ("freeze=['block1', 'block2/norm']", ("block1", "block2/norm")),
+        ("batch_norm=running", "running"),
+        ("batch_norm=(('block1', 'batch'), ('block2', 'running'))", (("block1", "batch"), ("block2", "running"))),
+        ("weight_decays=(('block1/', 0), ('head', 0.1))", (("block1/", 0), ("head", 0.1))),
+        ("ema_decays=(('head', 0.99),)", (("head", 0.99),)),
+        ("remat=('block1', 'block2')", ("block1", "block2")),
+        ("prefix_precision=", ""),
+        ("loss.class_weights=balanced", "balanced"),
+        ("loss.class_weights=(1, 2.5, 3)", (1, 2.5, 3)),
+        ("loss.class_weights=(('covid19', 12.0),)", (("covid19", 12.0),)),
+        ("dataset.mask_classes=('background', 'lung', 'lesion')", ("background", "lung", "lesion")),
+        ("dataset.oversample=(('COVID-19', 17), ('normal', 2))", (("COVID-19", 17), ("normal", 2))),
+        ("dataset.enhancement=clahe", "clahe"),
+        ("evaluate_every_steps=50", 50),
+        ("augment.sharpen=0.5", 0.5),
+        ("optimizer.step_epochs=(3, 6)", (3, 6)),
+        ("optimizer.step_epochs=()", ()),
+        ("lr_scale=(('block1', 0.01), ('head', 2))", (("block1", 0.01), ("head", 2))),
+        ("phases=({'epochs': 2, 'freeze': 'backbone'}, {})", ({"epochs": 2, "freeze": "backbone"}, {})),
+        ("phases=({'steps': 25}, {'weight_decays': ()})", ({"steps": 25}, {"weight_decays": ()})),
+    ],
+)
+def test_an_override_sets_its_key_and_no_other(override: str, value: Any) -> None:
+    key = override.partition("=")[0]
+    changed, untouched = overridden(override), overridden()
+    assert changed.pop(key) == value
+    assert changed == {name: old for name, old in untouched.items() if name != key}
+
+
+def test_numbers_keep_the_kind_of_their_default() -> None:
+    values = overridden("optimizer.learning_rate=1", "ema_decay=0", "batch_size=8")
+    kinds = {key: type(values[key]) for key in ("optimizer.learning_rate", "ema_decay", "batch_size")}
+    assert list(kinds.values()) == [float, float, int]
+
+
+def test_the_last_override_of_a_key_holds() -> None:
+    assert overridden("seed=1", "seed=2")["seed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("optimizer.learning_rat=1", "optimizer.learning_rate"),
+        ("learning_rate=1", "optimizer.learning_rate"),
+        ("batchsize=8", "batch_size"),
+        ("modle.name=cnn", "model.name"),
+        ("dataset.schedule=cosine", "optimizer.schedule"),
+        ("ema=0.9", "ema_decay"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_name(override: str, nearest: str) -> None:
+    message = refusal(override)
+    assert message.startswith(f"config.{override.partition('=')[0]} does not exist: did you mean config.{nearest}?")
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("batch_size=8.0", "a whole number"),
+        ("batch_size=true", "a whole number"),
+        ("seed=", "a whole number"),
+        ("optimizer.learning_rate=fast", "a number"),
+        ("optimizer.learning_rate=True", "a number"),
+        ("optimizer.learning_rate=nan", "a number"),
+        ("optimizer.learning_rate=(1e-3,1e-5)", "a pair (low, high)"),
+        ("optimizer.learning_rate=(1e-3,)", "a pair (low, high)"),
+        ("optimizer.learning_rate=(1e-3,'x')", "a pair (low, high)"),
+        ("optimizer.learning_rate=(0.0,1e-3)", "above 0"),
+        ("optimizer.clip_norm=(0.1,1)", "a number"),
+        ("dataset.oversample=(('COVID-19', 1.5),)", "pairs of a class and how often its images count"),
+        ("dataset.oversample=('COVID-19', 17)", "pairs of a class and how often its images count"),
+        ("dataset.enhancement=sharpen", "none, clahe"),
+        ("evaluate_every_steps=-1", "from 0"),
+        ("augment.sharpen=1.5", "from 0 to 1"),
+        ("optimizer.schedule_from=before", "start, previous"),
+        ("batch_norm=eval", "auto, batch, running"),
+        ("batch_norm=3", "auto, batch, running"),
+        ("batch_norm=(('block1', 'eval'),)", "pairs of a stage and one of auto, batch, running"),
+        ("batch_norm=('block1', 'batch')", "pairs of a stage and one of"),
+        ("weight_decays=('head', 0.1)", "pairs of a pattern and a decay"),
+        ("weight_decays=(('head', -0.1),)", "pairs of a pattern and a decay from 0"),
+        ("ema_decays=(('head', 1),)", "pairs of a pattern and a decay from 0 to 0.99999"),
+        ("remat=(1,)", "names of stages"),
+        ("augment.flip=1", "true or false"),
+        ("augment.flip=yes", "true or false"),
+        ("optimizer.step_epochs=3", "a tuple"),
+        ("optimizer.step_epochs=('a',)", "whole numbers"),
+        ("freeze=(1, 2)", "patterns"),
+        ("loss.class_weights=('a', 'b')", "numbers"),
+        ("dataset.mask_classes=lung", "a tuple"),
+        ("dataset.mask_classes=(0, 1)", "names of classes"),
+        ("dataset.mask_classes=('lung',)", "2 to 256 different names"),
+        ("dataset.mask_classes=('lung', 'lung')", "2 to 256 different names"),
+        ("dataset.mask_classes=('lung', '')", "2 to 256 different names"),
+        ("lr_scale=('block1', 0.1)", "pairs of a pattern and a factor"),
+        ("lr_scale=(('block1', 'x'),)", "pairs of a pattern and a factor"),
+        ("lr_scale=((1, 0.5),)", "pairs of a pattern and a factor"),
+        ("model.name=resnet19", "did you mean 'resnet18'?"),
+        ("precision=float8", ", ".join(CHOICES["precision"])),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_with_what_is_allowed(override: str, allowed: str) -> None:
+    message = refusal(override)
+    assert message.startswith(f"config.{override.partition('=')[0]} is ")
+    assert allowed in message
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_a_value_outside_its_range_is_refused(key: str) -> None:
+    low, high, closed = RANGES[key]
+    whole = isinstance((dict(flatten(default_config())) | PHASE_ONLY)[key], int)
+    beyond = [low - 1, 2 * high] if closed else [low, 2 * high]
+    for value in (int(number) if whole else float(number) for number in beyond):
+        override, name = f"{key}={value}", key
+        if key in PHASE_ONLY:
+            override, name = f"phases=({{{key!r}: {value}}},)", f"phases[0].{key}"
+        assert refusal(override).startswith(f"config.{name} is ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["seed"], "--config.seed has no value"),
+        (["optimizer=sgd"], "config.optimizer does not exist: did you mean config.optimizer.name?"),
+        (["dataset.channels=2"], "allowed are 1 (gray) and 3 (RGB)"),
+        (["dataset.name=folder"], "config.dataset.root is empty"),
+        (["batch_size=9", "accumulation_steps=2"], "config.batch_size 9 is not a multiple"),
+        (["loss.name=dice"], "config.loss.name is 'dice', a loss of masks, and config.model.name is 'cnn', which"),
+        (
+            ["checkpoint.best=dice"],
+            "config.checkpoint.best is 'dice', a figure of masks, and config.model.name is 'cnn'",
+        ),
+        (["loss.name=dice", "model.name=unet", "loss.label_smoothing=0.1"], "which dice does not have"),
+        (["model.name=unet", "dataset.oversample=(('a', 2),)"], "is 'unet', whose images have masks and no class"),
+        (["freeze=gradual:3", "phases=({},)"], "config.freeze is 'gradual:3', which makes the phases itself"),
+        (["freeze=gradual:3", "epochs=2"], "config.epochs is 2: at least 3 are needed, and 3 more for each"),
+        (["freeze=gradual:0"], "allowed is gradual:<k> alone"),
+    ],
+)
+def test_what_cannot_work_together_is_refused(overrides: list[str], message: str) -> None:
+    assert message in refusal(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ("({}, {'epoch': 2})", "config.phases[1].epoch does not exist: did you mean config.phases[1].epochs?"),
+        ("({'batch_size': 2},)", "config.phases[0].batch_size does not exist"),
+        ("({3: 1},)", "config.phases[0].3 does not exist"),
+        ("({'optimizer': {'learning_rte': 2}},)", "did you mean config.phases[0].optimizer.learning_rate?"),
+        ("({'optimizer': 'sgd'},)", "did you mean config.phases[0].optimizer.name?"),
+        ("({'optimizer.learning_rate': 1e-4},)", "write {'optimizer': {'learning_rate': 1e-4}} instead"),
+        ("({'epochs': '2'},)", "config.phases[0].epochs is '2': allowed is a whole number"),
+        ("({'epochs': 0},)", "config.phases[0].epochs is 0: allowed is from 1"),
+        ("({'optimizer': {'name': 'adm'}},)", "did you mean 'adam'?"),
+        ("({'lr_scale': (('a', 'b'),)},)", "config.phases[0].lr_scale is (('a', 'b'),): allowed are pairs"),
+        ("({'freeze': (1,)},)", "config.phases[0].freeze is (1,): allowed are patterns"),
+        ("({'steps': 0},)", "config.phases[0].steps is 0: allowed is from 1"),
+        ("({'steps': 2.5},)", "config.phases[0].steps is 2.5: allowed is a whole number"),
+        ("({'epochs': 1}, {'epochs': 1, 'steps': 5})", "config.phases[1] has both epochs and steps: give one of them"),
+        ("({'freeze': 'gradual:2'},)", "config.phases[0].freeze is 'gradual:2', which is a run of phases itself"),
+        ("({'optimizer': {'schedule_from': 'end'}},)", "allowed are start, previous"),
+        ("({'optimizer': {'learning_rate': (2, 1)}},)", "allowed is a number or a pair (low, high)"),
+        ("({'weight_decays': (1,)},)", "config.phases[0].weight_decays is (1,): allowed are pairs"),
+        ("({'ema_decays': ()},)", "config.phases[0].ema_decays does not exist"),
+        ("(3,)", "config.phases[0] is 3: allowed is a dict"),
+        ("{'epochs': 1}", "config.phases is {'epochs': 1}: allowed is a tuple"),
+    ],
+)
+def test_a_wrong_phase_is_refused(phases: str, message: str) -> None:
+    assert message in refusal(f"phases={phases}")
+
+
+@pytest.mark.parametrize("name", MASK_LOSSES)
+def test_a_network_for_masks_may_have_every_loss(name: str) -> None:
+    assert overridden("model.name=unet", f"loss.name={name}")["loss.name"] == name
+
+
+def test_a_config_without_a_key_is_refused() -> None:
+    config = default_config()
+    with config.unlocked():
+        del config.augment["shift"]
+    with pytest.raises(UserError, match=r"^config\.augment\.shift is missing"):
+        validate(config)
+
+
+def test_a_config_comes_back_from_json_as_it_was() -> None:
+    plain = default_config()
+    rich = default_config()
+    rich.freeze = ("block1", "block2")
+    rich.loss.class_weights = (1.0, 2.0, 3.0)
+    rich.lr_scale = (("block1", 0.5), ("head", 2.0))
+    rich.dataset.oversample = (("COVID-19", 17),)
+    rich.batch_norm = (("block1", "batch"), ("block2", "running"))
+    rich.weight_decays = (("block1", 0.0), ("head", 0.1))
+    rich.ema_decays = (("head", 0.99),)
+    rich.optimizer.learning_rate = (1e-5, 1e-3)
+    rich.optimizer.step_epochs = (3, 6)
+    rich.phases = (
+        {"epochs": 1, "freeze": ("block1",), "lr_scale": (("head", 0.5),)},
+        {"optimizer": {"learning_rate": 1e-4, "step_epochs": (2,)}},
+        {"steps": 7, "optimizer": {"learning_rate": (1e-4, 1e-2)}},
+    )
+    for config in (plain, rich, load(QUICKSTART, [])):
+        again = from_json(json.loads(json.dumps(to_json(config))))
+        assert again == config
+        kinds = [{key: type(value) for key, value in flatten(either)} for either in (again, config)]
+        assert kinds[0] == kinds[1]
+        validate(again)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_of_the_repository_is_valid(path: Path) -> None:
+    assert load(str(path), []).keys() == default_config().keys()
+
+
+@pytest.mark.parametrize(("folder", "root"), [(None, "data/cxr3"), ("/somewhere", "/somewhere/cxr3")])
+def test_cxr3_looks_for_its_images_in_the_data_folder(
+    monkeypatch: pytest.MonkeyPatch, folder: str | None, root: str
+) -> None:
+    monkeypatch.delenv("COVIDJAX_DATA_DIR", raising=False)
+    if folder:
+        monkeypatch.setenv("COVIDJAX_DATA_DIR", folder)
+    config = load(f"{CONFIGS / 'cxr3.py'}:cnn", [])
+    assert config.dataset.root == root
+    assert config.model.name == "cnn"
+
+
+def test_a_config_file_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text("def get_config():\n    raise ValueError('one\\ntwo')\n")
+    with pytest.raises(UserError, match=r"^--config: .*broken\.py could not be evaluated: ValueError: one two$"):
+        load(str(path), [])
+    with pytest.raises(UserError, match="there is no file"):
+        load(str(tmp_path / "absent.py"), [])

@@ -1,0 +1,177 @@
+"""The recipes of the classification papers, as their configs have them, and short runs of them on miniatures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from covidjax import config as configs
+from covidjax import losses
+from covidjax.errors import UserError
+from covidjax.models.preprocessing import CAFFE, unit
+from covidjax.runs import costs
+from covidjax.train.phases import make_phases
+from covidjax.weights import inputs
+from launch import evaluate, train
+from tests.commands import call
+
+FOLDER = Path(__file__).parents[2] / "configs"
+PROFESSED = ("1", "2", "3", "4")
+LJUNG = (*PROFESSED, *(f"{name},as_coded" for name in PROFESSED), "best")
+NETWORK = ("model", "loss", "optimizer", "augment", "batch_size", "epochs", "preprocessing")
+
+
+def load(spec: str, *overrides: str) -> Any:
+    return configs.load(str(FOLDER / spec), [f"--config.{override}" for override in overrides])
+
+
+@pytest.mark.parametrize("start", ["transfer", "frozen", "fresh"])
+def test_li2023_fine_tunes_the_network_that_it_trained(start: str) -> None:
+    source, target = load("li2023_pneumonia.py"), load(f"li2023_covid_ct.py:{start}")
+    assert [source[key] for key in NETWORK] == [target[key] for key in NETWORK]
+    assert (source.dataset.image_size, source.dataset.channels) == (target.dataset.image_size, target.dataset.channels)
+    assert bool(target.pretrained) == (start != "fresh")
+    recipe = costs.make_setting(load(f"li2023_covid_ct.py:{start}", "pretrained="), 2).recipe_of(target.freeze)
+    assert recipe.plan.frozen_prefix == (("block1", "block2", "block3", "block4") if start == "frozen" else ())
+    assert not recipe.plan.normalised_stages
+
+
+@pytest.mark.slow
+def test_pandiyan2023_has_the_parameters_of_the_papers_table() -> None:
+    setting = costs.make_setting(load("pandiyan2023.py:all", "dataset.image_size=32"), 2)
+    everything, head = (setting.recipe_of(load(f"pandiyan2023.py:{reading}").freeze) for reading in ("all", "frozen"))
+    _, summary = setting.table(everything)
+    assert summary.startswith("42,556,930 of 42,556,930 parameters train; ")
+    assert "Keras counts 42,662,274" in summary
+    trainable, _ = head.plan.split(setting.variables["params"])
+    assert sum(leaf.size for leaf in jax.tree.leaves(trainable)) == 4_098
+    assert head.plan.batch_norm_stages == ()
+
+
+@pytest.mark.parametrize("experiment", LJUNG[:8])
+@pytest.mark.parametrize("classes", [("normal", "pneumonia", "covid19"), ("covid19", "normal", "pneumonia")])
+def test_ljung2020_weighs_covid_whatever_the_order_of_the_labels(experiment: str, classes: tuple[str, ...]) -> None:
+    labels = np.repeat([classes.index(name) for name in ("normal", "pneumonia", "covid19")], [200, 200, 152])
+    found = losses.class_weights(load(f"ljung2020.py:{experiment}").loss.class_weights, labels, classes)
+    if experiment.endswith("as_coded"):
+        assert found is None
+        return
+    assert found is not None
+    by_class = dict(zip(classes, found, strict=True))
+    balanced = {"normal": 552 / 600, "pneumonia": 552 / 600, "covid19": 552 / 456}
+    assert by_class == pytest.approx(
+        {"normal": 1, "pneumonia": 1, "covid19": 12} if experiment in ("1", "2") else balanced
+    )
+
+
+@pytest.mark.parametrize("experiment", PROFESSED)
+def test_ljung2020_as_coded_differs_in_what_the_published_code_does(experiment: str) -> None:
+    said, done = (dict(configs.flatten(load(f"ljung2020.py:{experiment}{end}"))) for end in ("", ",as_coded"))
+    changed = {key for key in said if said[key] != done[key]}
+    assert changed == {"optimizer.learning_rate", "preprocessing", "loss.class_weights"}
+    assert (said["optimizer.learning_rate"], done["optimizer.learning_rate"]) == (2e-5, 1e-3)
+    assert inputs.of_run(load(f"ljung2020.py:{experiment}")) == CAFFE
+    assert inputs.of_run(load(f"ljung2020.py:{experiment},as_coded")) == unit(CAFFE)
+
+
+def test_ljung2020_best_trains_the_head_and_then_all_at_rates_that_grow_from_stage_to_stage() -> None:
+    setting = costs.make_setting(load("ljung2020.py:best", "dataset.image_size=32"), 3)
+    head, everything = (setting.recipe(phase) for phase in setting.phases())
+    assert head.plan.first_trained == "head"
+    assert everything.plan.frozen_prefix == ()
+    rates = {leaf.path.split("/")[0]: leaf.rate for leaf in everything.plan.leaves}
+    assert sorted(rates, key=rates.__getitem__) == ["block1", "block2", "block3", "block4", "block5", "head"]
+    start, warm = (float(everything.learning_rate(step)) for step in (0, costs.STEPS_PER_EPOCH))
+    assert start == 0
+    assert warm == pytest.approx(1e-4)
+    assert sum(phase.last_step - phase.first_step for phase in setting.phases()) == 12 * costs.STEPS_PER_EPOCH
+
+
+@pytest.mark.parametrize("model", ["resnet50", "resnet101", "resnet152"])
+def test_wang2020_lowers_its_rate_tenfold_and_counts_covid_17_times(model: str) -> None:
+    config = load(f"wang2020.py:{model}")
+    assert [phase.optimizer.learning_rate for phase in make_phases(config, 10)] == [1e-4, 1e-5]
+    assert config.pretrained == f"torchvision/{model}"
+    assert (config.dataset.oversample, config.evaluate_every_steps) == ((("covid19", 17),), 50)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "li2023_covid_ct.py:warm",
+        "pandiyan2023.py:both",
+        "ljung2020.py:5",
+        "ljung2020.py:best,as_coded",
+        "wang2020.py:vgg16",
+    ],
+)
+def test_an_unknown_argument_is_refused_with_those_that_are_known(spec: str) -> None:
+    with pytest.raises(UserError, match=f"{spec}: allowed are ") as caught:
+        load(spec)
+    assert "\n" not in str(caught.value)
+
+
+# ---- Runs on miniatures in the layouts of the publishers ----
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Prepared miniatures by name."""
+    pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed: make setup installs it")
+    pytest.importorskip("nibabel", reason="nibabel is not installed: make setup installs it")
+    from covidjax.data.datasets.prepare import prepare  # noqa: PLC0415
+    from tests.data import trees  # noqa: PLC0415
+
+    base = tmp_path_factory.mktemp("prepared")
+    names = ("chest_xray_pneumonia", "covid_ct", "sars_cov2_ct", "covidx/mini", "rsna_cohen/boxes")
+    return {name: prepare(name, trees.make(name, base / "manual" / name), base / "data") for name in names}
+
+
+def run(spec: str, root: Path, workdir: Path, *overrides: str, splits: tuple[str, ...] = ("test",)) -> dict[str, Any]:
+    """Trains and evaluates by the commands; returns run.json."""
+    small = (f"dataset.root={root}", "dataset.image_size=32", "batch_size=4", "epochs=1", *overrides)
+    flags = [f"--config.{override}" for override in small]
+    assert call(train.main, f"--config={FOLDER / spec}", f"--workdir={workdir}", *flags) == 0
+    for split in splits:
+        assert call(evaluate.main, f"--workdir={workdir}", f"--split={split}") == 0
+        found = json.loads((workdir / f"evaluation_{split}.json").read_text())
+        assert np.isfinite(found["loss"]) and 0 <= found["accuracy"] <= 1
+        assert np.sum(found["confusion_matrix"]) == found["num_examples"]
+    return json.loads((workdir / "run.json").read_text())
+
+
+@pytest.mark.slow
+def test_li2023_runs_from_the_first_data_set_to_the_second(roots: dict[str, Path], tmp_path: Path) -> None:
+    source, narrow = tmp_path / "pneumonia", "model.width=2"
+    first = run("li2023_pneumonia.py", roots["chest_xray_pneumonia"], source, narrow, splits=("train",))
+    assert first["preprocessing"]["scale"] == 1 / 255 and first["preprocessing"]["mean"] == [0.0]
+    transfer = run("li2023_covid_ct.py", roots["covid_ct"], tmp_path / "ct", f"pretrained={source}", narrow)
+    assert any(note.startswith(f"weights: {source}, best at step ") for note in transfer["notes"])
+    assert any("every parameter filled" in note for note in transfer["notes"])
+    assert any(note.startswith("preprocessing, which belongs to the weights: ") for note in transfer["notes"])
+    report = (source / "report.html").read_text()
+    assert all(title in report for title in ("Loss", "Accuracy", "Split train"))
+
+
+@pytest.mark.slow
+def test_ljung2020_runs_on_its_data_set(roots: dict[str, Path], tmp_path: Path) -> None:
+    found = run("ljung2020.py:3", roots["covidx/mini"], tmp_path / "run", "pretrained=")
+    assert list(found["data"]["train"]["classes"]) == ["normal", "pneumonia", "covid19"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reading", ["frozen", "all"])
+def test_pandiyan2023_runs_and_is_evaluated_on_all_three_splits(
+    roots: dict[str, Path], tmp_path: Path, reading: str
+) -> None:
+    spec, root = f"pandiyan2023.py:{reading}", roots["sars_cov2_ct"]
+    run(spec, root, tmp_path / "run", "pretrained=", splits=("train", "val", "test"))
+
+
+@pytest.mark.slow
+def test_wang2020_runs_on_its_data_set(roots: dict[str, Path], tmp_path: Path) -> None:
+    phases = "phases=({'epochs': 1}, {'epochs': 1, 'optimizer': {'learning_rate': 1e-5}})"
+    run("wang2020.py:resnet50", roots["rsna_cohen/boxes"], tmp_path / "run", "pretrained=", phases)

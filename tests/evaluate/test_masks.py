@@ -1,0 +1,89 @@
+"""Figures of predicted masks are those of a plain computation, for any number of images in batches of any size."""
+
+import csv
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from covidjax import tasks
+from covidjax.evaluate.network import measure, segment
+from covidjax.mesh import make_mesh
+from covidjax.metrics import mask_files
+from tests.support import small_config
+
+SIZE, CLASSES = 5, 3
+
+
+def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and masks of noise; the first image has no pixel of class 2, neither true nor predicted."""
+    generator = np.random.default_rng(count)
+    masks = generator.integers(0, CLASSES, (count, SIZE, SIZE), np.uint8)
+    logits = generator.normal(size=(count, SIZE, SIZE, CLASSES)).astype(np.float32) + 2 * np.eye(3)[masks]
+    masks[0] = np.minimum(masks[0], 1)
+    logits[0, ..., 2] = -9
+    return logits.astype(np.float32), masks
+
+
+def plain_figures(logits: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+    """As one would write them down, image by image."""
+    overlaps, unions, losses = [], [], []
+    for image, mask in zip(logits.astype(np.float64), masks, strict=True):
+        guess = image.argmax(-1)
+        for c in range(1, CLASSES):
+            both, either = np.sum((guess == c) & (mask == c)), np.sum((guess == c) | (mask == c))
+            overlaps.append(2 * both / (both + either) if either else 1.0)
+            unions.append(both / either if either else 1.0)
+        log_probabilities = image - np.log(np.exp(image).sum(-1, keepdims=True))
+        losses.append(-np.mean(np.take_along_axis(log_probabilities, mask[..., None].astype(int), -1)))
+    accuracy = np.mean(logits.argmax(-1) == masks)
+    return {"loss": np.mean(losses), "accuracy": accuracy, "dice": np.mean(overlaps), "iou": np.mean(unions)}
+
+
+@pytest.mark.parametrize("count", [1, 7, 9])
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_every_image_counts_once_whatever_the_batch_size(count: int, batch_size: int) -> None:
+    logits, masks = draw(count)
+    loss = tasks.plain_loss(small_config("unet", loss__label_smoothing=0.2).loss, "segmentation")
+
+    def network(variables: None, inputs: np.ndarray) -> jax.Array:
+        return jax.numpy.asarray(inputs)
+
+    mesh = make_mesh(32)
+    assert measure(network, None, logits, masks, batch_size, mesh, loss) == pytest.approx(plain_figures(logits, masks))
+    found = segment(network, None, logits, masks, batch_size, mesh, loss)
+    assert (found.predicted.dtype, found.predicted.shape) == (np.uint8, masks.shape)
+    np.testing.assert_array_equal(found.predicted, logits.argmax(-1))
+    assert found.counts[:, :, 2].sum(1).tolist() == [SIZE * SIZE] * count
+
+
+def test_masks_are_saved_as_the_ids_that_they_are_under_the_stem_of_their_image(tmp_path: Path) -> None:
+    masks = draw(3)[1]
+    names = ("images/a.b.jpg", "images/c.png", "val/000012")
+    mask_files.write_masks(tmp_path / "masks", names, masks)
+    for stem, mask in zip(("a.b", "c", "000012"), masks, strict=True):
+        with Image.open(tmp_path / "masks" / f"{stem}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), mask)
+    assert len(list((tmp_path / "masks").iterdir())) == 3
+
+
+def test_images_with_the_same_stem_keep_a_mask_each() -> None:
+    names = ("p1/1.tif", "p2/1.tif", "p2/2.tif")
+    assert mask_files.mask_names(names) == ("p1_1.png", "p2_1.png", "2.png")
+
+
+def test_table_has_a_row_for_each_image_with_the_figures_of_each_class(tmp_path: Path) -> None:
+    scores = {"dice": 0.1 + 0.2, "iou": 0.25, "true_pixels": 3, "predicted_pixels": 5}
+    image = {"file": "a.png", "patient": "p", "dice": 0.5, "iou": 0.4, "per_class": {"lung": scores, "lesion": scores}}
+    mask_files.write_predictions(tmp_path / "table.csv", [image, image | {"file": "b,c.png"}])
+    with (tmp_path / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["a.png", "b,c.png"]
+    for row in rows:
+        assert float(row["dice_lesion"]) == 0.1 + 0.2
+        assert json.loads(row["predicted_pixels_lung"]) == 5
+        figures = {f"{figure}_{name}" for figure in scores for name in ("lung", "lesion")}
+        assert set(row) == {"file", "patient", "dice", "iou"} | figures

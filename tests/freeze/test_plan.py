@@ -1,0 +1,277 @@
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from covidjax import models
+from covidjax.errors import UserError
+from covidjax.freeze import flops
+from covidjax.freeze.plan import FreezePlan, make_plan
+from covidjax.freeze.table import format_table, freeze_table
+from covidjax.train.step import train_step
+from tests.plans import CNN_STAGES, RESNET_STAGES, plan_of, shapes
+from tests.support import make_batch, make_recipe, make_state, make_variables, small_config
+
+
+def holes(tree: Any) -> Iterator[bool]:
+    for leaf in jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode)):
+        yield isinstance(leaf, optax.MaskedNode)
+
+
+def test_equal_plans_are_equal_keys_of_the_compilation_cache() -> None:
+    options: dict[str, Any] = {"batch_norm": "running", "lr_scale": (("block2", 0.5),)}
+    plan, same = (plan_of("cnn", pattern, **options) for pattern in (["block1"], ("block1",)))
+    assert plan == same
+    assert hash(plan) == hash(same)
+    others = [
+        plan_of("cnn", ("block2",), **options),
+        plan_of("cnn", ("block1",), **options | {"batch_norm": "batch"}),
+        plan_of("cnn", ("block1",), **options | {"lr_scale": (("block2", 0.25),)}),
+    ]
+    assert all(other != plan for other in others)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.lists(st.booleans(), min_size=14, max_size=14).filter(lambda flags: not all(flags)), st.integers(0))
+def test_merge_undoes_split(frozen: list[bool], seed: int) -> None:
+    model, variables = shapes("cnn")
+    paths = [leaf.path for leaf in make_plan("none", variables, model.stages).leaves]
+    patterns = tuple(f"^{path}$" for path, flag in zip(paths, frozen, strict=True) if flag)
+    plan = make_plan(patterns, variables, model.stages)
+    values = iter(np.random.default_rng(seed).permutation(14))
+    params = jax.tree.map(lambda leaf: next(values), variables["params"])
+    trainable, rest = plan.split(params)
+    assert list(holes(trainable)) == frozen
+    assert list(holes(rest)) == [not flag for flag in frozen]
+    merged = plan.merge(trainable, rest)
+    assert str(jax.tree.structure(merged)) == str(jax.tree.structure(params))
+    assert jax.tree.leaves(merged) == jax.tree.leaves(params)
+    # A tree that has holes already, such as a moving average, keeps them.
+    again, nothing = plan.split(trainable)
+    assert str(jax.tree.structure(again)) == str(jax.tree.structure(trainable))
+    assert jax.tree.leaves(nothing) == []
+
+
+@pytest.mark.parametrize(
+    ("strategy", "batch_norm", "prefix"),
+    [
+        ("none", "auto", ()),
+        ("none", "running", ()),
+        ("backbone", "auto", CNN_STAGES[:4]),
+        ("backbone", "running", CNN_STAGES[:4]),
+        ("backbone", "batch", ()),  # its statistics would drift
+        ("until:block2", "auto", CNN_STAGES[:2]),
+        ("all_but_norm", "auto", ()),
+        (("block2", "block3"), "auto", ()),
+        (("block1", "block3"), "auto", ("block1",)),
+        (("block1", "block2/conv"), "auto", ("block1",)),
+        (("block1/conv",), "running", ()),
+    ],
+)
+def test_frozen_prefix_is_what_neither_trains_nor_drifts(strategy: Any, batch_norm: str, prefix: tuple[str]) -> None:
+    plan = plan_of("cnn", strategy, batch_norm=batch_norm)
+    assert plan.frozen_prefix == prefix
+    assert plan.first_trained == CNN_STAGES[len(prefix)]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "batch_norm", "live"),
+    [
+        ("none", "auto", CNN_STAGES[:4]),
+        ("none", "running", ()),
+        ("backbone", "auto", ()),
+        ("backbone", "batch", CNN_STAGES[:4]),
+        ("until:block2", "auto", ("block3", "block4")),
+        ("all_but_norm", "auto", CNN_STAGES[:4]),
+        (("block2/norm",), "auto", ("block1", "block3", "block4")),
+        (("block2/norm/scale", "block3/conv"), "auto", CNN_STAGES[:4]),
+    ],
+)
+def test_stages_use_batch_statistics_where_their_normalisation_trains(
+    strategy: Any, batch_norm: str, live: tuple[str, ...]
+) -> None:
+    plan = plan_of("cnn", strategy, batch_norm=batch_norm)
+    assert plan.batch_norm_stages == live
+    assert plan.normalised_stages == CNN_STAGES[:4]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "live"),
+    [
+        ((("block1", "batch"),), ("block1", "block4")),
+        ((("block4", "running"),), ()),
+        ((("block2", "batch"), ("block4", "running")), ("block2",)),
+        ((("block1", "auto"), ("block4", "auto")), ("block4",)),
+        ((("block1", "running"), ("block1", "batch")), ("block4",)),  # the first pair holds
+        ((), ("block4",)),
+    ],
+)
+def test_a_stage_that_is_not_named_has_its_batch_norm_mode_chosen(pairs: Any, live: tuple[str, ...]) -> None:
+    assert plan_of("cnn", "last:2", batch_norm=pairs).batch_norm_stages == live
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ((("layer7", "batch"),), "batch_norm: 'layer7' is no stage with BatchNorm: allowed are block1, block2, block3"),
+        ((("head", "batch"),), "batch_norm: 'head' is no stage with BatchNorm: allowed are block1, block2, block3"),
+        ((("block1", "eval"),), "batch_norm: 'eval' of 'block1': allowed are auto, batch, running"),
+    ],
+)
+def test_a_batch_norm_mode_that_does_not_fit_is_refused(pairs: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        plan_of("cnn", "none", batch_norm=pairs)
+    assert str(caught.value).startswith(message)
+
+
+def test_table_prints_the_batch_norm_mode_of_each_stage() -> None:
+    _, rows, _ = table_of("cnn", "last:2", batch_norm=(("block1", "batch"),))
+    assert [row["batch_norm"] for row in rows] == ["batch", "running", "running", "batch", "-"]
+
+
+def test_the_first_rate_factor_that_matches_wins() -> None:
+    plan = plan_of("cnn", "until:block1", lr_scale=(("block2", 0.1), ("block[1-3]", 0.5), ("bias$", 0.25)))
+    rates = {leaf.path: leaf.rate for leaf in plan.leaves}
+    assert rates["block2/norm/bias"] == 0.1
+    assert rates["block3/norm/bias"] == 0.5
+    assert rates["block3/conv/kernel"] == 0.5
+    assert rates["block4/norm/bias"] == 0.25
+    assert rates["head/dense/kernel"] == 1.0
+    tree = plan.rates()
+    assert tree["block1"]["conv"]["kernel"] == optax.MaskedNode()  # frozen
+    assert tree["block2"]["conv"]["kernel"] == 0.1
+
+
+@pytest.mark.parametrize("key", ["lr_scale", "weight_decays", "ema_decays"])
+@pytest.mark.parametrize(("pattern", "wrong"), [("layer7", "matches no parameter"), ("(", "not a regular expression")])
+def test_a_pattern_of_a_group_that_does_not_fit_is_refused(key: str, pattern: str, wrong: str) -> None:
+    with pytest.raises(UserError, match=rf"^{key}: .*{wrong}"):
+        plan_of("cnn", "none", **{key: (("block1", 0.1), (pattern, 0.5))})
+
+
+def test_a_pair_of_rates_is_spread_geometrically_over_all_stages() -> None:
+    low, high = 1e-5, 1e-3
+    plan = plan_of("resnet18", "until:stem", rate_spread=low / high)
+    rates = {leaf.path.split("/")[0]: high * leaf.rate for leaf in plan.leaves if leaf.trains}
+    expected = {stage: low * (high / low) ** (index / 5) for index, stage in enumerate(RESNET_STAGES)}
+    assert rates == pytest.approx({stage: expected[stage] for stage in RESNET_STAGES[1:]})  # as if the stem trained
+    assert rates["head"] == high
+    whole = plan_of("resnet18", "none", rate_spread=low / high)
+    assert [high * leaf.rate for leaf in whole.leaves if leaf.path.startswith("stem/")] == pytest.approx([low] * 3)
+
+
+def test_rate_factors_multiply_with_the_spread() -> None:
+    plan = plan_of("cnn", "none", rate_spread=2.0**-8, lr_scale=(("bias$", 0.5), ("block2", 0.25)))
+    rates = {leaf.path: leaf.rate for leaf in plan.leaves}
+    assert rates["block1/conv/kernel"] == 2.0**-8
+    assert rates["block2/conv/kernel"] == 2.0**-6 * 0.25
+    assert rates["block2/norm/bias"] == 2.0**-6 * 0.5
+    assert rates["head/dense/kernel"] == 1.0
+
+
+def test_the_first_decay_that_matches_wins_and_others_take_the_common_one() -> None:
+    plan = plan_of(
+        "cnn",
+        "until:block1",
+        weight_decay=0.1,
+        weight_decays=(("block2/", 0.0), ("block[12]|head", 0.3)),
+        ema_decay=0.9,
+        ema_decays=(("head/dense/bias", 0.0), ("head", 0.99), ("block3/norm/mean", 0.5)),
+    )
+    decays = plan.weight_decays()
+    assert decays["block1"]["conv"]["kernel"] == optax.MaskedNode()  # frozen
+    found = [
+        decays[stage][layer]["kernel"] for stage, layer in (("block2", "conv"), ("block3", "conv"), ("head", "dense"))
+    ]
+    assert found == [0.0, 0.1, 0.3]
+    averages = plan.ema_decays() or {}
+    assert averages["params"]["block1"]["conv"]["kernel"] == optax.MaskedNode()
+    assert averages["params"]["block3"]["conv"]["kernel"] == 0.9
+    assert averages["params"]["head"]["dense"] == {"kernel": 0.99, "bias": optax.MaskedNode()}
+    assert averages["batch_stats"]["block2"]["norm"] == {"mean": 0.9, "var": 0.9}
+    assert averages["batch_stats"]["block3"]["norm"] == {"mean": 0.5, "var": 0.9}
+    assert set(averages["batch_stats"]) == {"block2", "block3", "block4"}
+
+
+def test_averages_follow_what_has_a_decay() -> None:
+    _, variables = shapes("cnn")
+    variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), variables)
+    plan = plan_of("cnn", "last:3", ema_decays=(("head", 0.99), ("block4", 0.9)))
+    average = plan.averaged(**variables)
+    assert average is not None
+    assert str(jax.tree.structure(average)) == str(jax.tree.structure(plan.ema_decays()))
+    assert {path[1].key for path, _ in jax.tree.leaves_with_path(average)} == {"block4", "head"}
+    assert {path[0].key for path, _ in jax.tree.leaves_with_path(average["batch_stats"])} == {"block4"}
+    trainable, _ = plan.split(variables["params"])
+    again = plan.averaged(trainable, variables["batch_stats"])
+    assert jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, average)
+    for nothing in (plan_of("cnn", "none"), plan_of("cnn", "backbone", ema_decays=(("block1", 0.9),))):
+        assert nothing.ema_decays() is None
+        assert nothing.averaged(**variables) is None
+
+
+def test_frozen_leaves_carry_no_settings_that_could_tell_plans_apart() -> None:
+    plan = plan_of("cnn", "backbone", weight_decay=0.1, weight_decays=(("block1", 0.5),), lr_scale=(("block2", 0.5),))
+    assert plan == plan_of("cnn", "backbone", weight_decay=0.1)
+    assert plan != plan_of("cnn", "backbone")
+
+
+def table_of(name: str, strategy: Any, batch_norm: Any = "auto", **sizes: Any) -> tuple[FreezePlan, Any, str]:
+    model, variables = shapes(name, **sizes)
+    recipe = make_recipe(small_config(name, freeze=strategy, batch_norm=batch_norm), model, variables)
+    images = jax.ShapeDtypeStruct((2, 64, 64, sizes.get("channels", 1)), jnp.float32)
+    return recipe.plan, *freeze_table(recipe.plan, model, variables, images, recipe.tx)
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 11_689_512), ("resnet50", 25_557_032)])
+def test_resnets_have_the_published_number_of_parameters(name: str, count: int) -> None:
+    _, rows, summary = table_of(name, "none", num_classes=1000, channels=3)
+    assert sum(row["parameters"] for row in rows) == sum(row["trainable"] for row in rows) == count
+    assert [row["stage"] for row in rows] == [*RESNET_STAGES]
+    assert summary.startswith(f"{count:,} of {count:,} parameters train; a step costs ")
+
+
+@pytest.mark.parametrize("strategy", ["until:layer2", "backbone", "all_but_norm", ("layer1/", "stem/conv1")])
+def test_table_charges_only_what_trains(strategy: Any) -> None:
+    plan, rows, summary = table_of("resnet18", strategy)
+    _, variables = shapes("resnet18")
+    trainable, _ = plan.split(variables["params"])
+    for row in rows:
+        leaves = jax.tree.leaves(trainable[row["stage"]])
+        assert row["trainable"] == sum(leaf.size for leaf in leaves)
+        # Adam: two moments of four bytes for each number, a counter of four bytes for each leaf.
+        assert row["optimizer_bytes"] == 8 * row["trainable"] + 4 * len(leaves)
+        assert (row["backward_flops"] == 0) == (row["stage"] in plan.frozen_prefix)
+        assert row["backward_flops"] <= row["full_backward_flops"]
+        if plan.frozen_prefix and row["stage"] == plan.first_trained:  # no gradient for what flows in
+            assert row["backward_flops"] < row["full_backward_flops"]
+        assert row["forward_flops"] > 0
+        expected = "batch" if row["stage"] in plan.batch_norm_stages else "running"
+        assert row["batch_norm"] == ("-" if row["stage"] == "head" else expected)
+    step = sum(row["forward_flops"] + row["backward_flops"] for row in rows)
+    full = sum(row["forward_flops"] + row["full_backward_flops"] for row in rows)
+    assert f"a step costs {step / 1e9:.2f} GFLOP, {step / full:.0%} of the {full / 1e9:.2f} GFLOP" in summary
+    lines = format_table(rows, summary).splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == [*RESNET_STAGES]
+    assert lines[-1] == summary
+
+
+@pytest.mark.parametrize("strategy", ["none", "until:block2", "backbone"])
+def test_table_agrees_with_the_flops_of_the_step(strategy: str) -> None:
+    config = small_config("cnn", freeze=strategy)
+    model = models.build(config.model, 3, config.precision)
+    variables = jax.eval_shape(lambda: make_variables(model, 64))
+    recipe = make_recipe(config, model, variables)
+    state = jax.eval_shape(lambda variables: make_state(recipe, variables), variables)
+    batch = jax.eval_shape(lambda: make_batch(64))
+    images = jax.ShapeDtypeStruct(batch["image"].shape, jnp.float32)
+    rows, _ = freeze_table(recipe.plan, model, variables, images, recipe.tx)
+    counted = sum(row["forward_flops"] + row["backward_flops"] for row in rows)
+    assert counted == pytest.approx(flops.count(partial(train_step, recipe=recipe), state, batch), rel=0.03)

@@ -1,0 +1,207 @@
+"""A mistake ends a command with status 2 and one line that says what to do, and spoils nothing that is there."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from covidjax.runs import record
+from launch import train
+from tests.commands import ROOT, call, compiled_once, contents, only_error, refusal, tiny_config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with compiled_once(tmp_path_factory) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_config(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
+    """The workdir of a finished run, which no test may change."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    assert call(train.main, config, f"--workdir={workdir}") == 0
+    return workdir
+
+
+def refusal_beside(capfd: pytest.CaptureFixture[str], workdir: Path, *arguments: object) -> str:
+    """The message of a refused training in a workdir that keeps its bytes."""
+    before = contents(workdir)
+    message = refusal(capfd, train.main, *arguments, f"--workdir={workdir}")
+    assert contents(workdir) == before
+    return message
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "optimizer.learning_rat=1",
+            "config.optimizer.learning_rat does not exist: did you mean config.optimizer.learning_rate?",
+        ),
+        ("batchsize=4", "config.batchsize does not exist: did you mean config.batch_size?"),
+        ("learning_rate=1", "config.learning_rate does not exist: did you mean config.optimizer.learning_rate?"),
+        ("epochs=many", "config.epochs is 'many': allowed is a whole number"),
+        ("model.width=2.5", "config.model.width is 2.5: allowed is a whole number"),
+        ("dataset.skip_bad=1", "config.dataset.skip_bad is 1: allowed is true or false"),
+        ("phases=1", "config.phases is 1: allowed is a tuple"),
+        ("model.name=resnet19", "config.model.name is 'resnet19': allowed are cnn, "),
+        ("dataset.crop=centre", "allowed are center, pad, squash; did you mean 'center'?"),
+        ("batch_size=0", "config.batch_size is 0: allowed is from 1"),
+        ("dataset.channels=2", "config.dataset.channels is 2: allowed are 1 (gray) and 3 (RGB)"),
+        ("dataset.name=folder", "config.dataset.root is empty"),
+        ("epochs", "config.epochs has no value"),
+        ("ema_decay=1", "config.ema_decay is 1: allowed is from 0 to 0.99999"),
+        ("optimizer.momentum=1e999", "config.optimizer.momentum is inf: allowed is a number"),
+        ("lr_scale=(('block1',-1.0),)", "allowed are pairs of a pattern and a factor above 0"),
+    ],
+)
+def test_wrong_override_is_named_with_what_is_allowed(
+    capfd: pytest.CaptureFixture[str], config: str, trained: Path, override: str, expected: str
+) -> None:
+    assert expected in refusal_beside(capfd, trained, config, f"--config.{override}")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (None, "there is no file '{path}'"),
+        (
+            "raise ValueError('first line\\nsecond line')",
+            "{path} could not be evaluated: ValueError: first line second",
+        ),
+        ("def get_config(:", "{path} could not be evaluated: SyntaxError: "),
+        ("", "{path} could not be evaluated: AttributeError: "),
+        (
+            "from covidjax.config import default_config\n"
+            "def get_config():\n config = default_config()\n config.epoch = 1\n return config",
+            'Did you mean "epochs" instead of "epoch"?',
+        ),
+        (
+            "from covidjax.config import default_config\n"
+            "def get_config():\n config = default_config()\n config.epochs = 0\n return config",
+            "config.epochs is 0: allowed is from 1",
+        ),
+        ("def get_config():\n pass", "get_config in {path} returns NoneType"),
+        ("def get_config():\n return {'epochs': 1}", "get_config in {path} returns dict"),
+    ],
+)
+def test_wrong_config_file_is_named_with_the_reason(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, trained: Path, source: str | None, expected: str
+) -> None:
+    path = tmp_path / "wrong.py"
+    if source is not None:
+        path.write_text(source)
+    assert expected.format(path=path) in refusal_beside(capfd, trained, f"--config={path}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "--config"),
+        (["--steps=3"], "unknown argument '--steps=3': allowed are --config, --help, --workdir"),
+    ],
+)
+def test_wrong_arguments_are_one_line_too(
+    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    given = [config, *arguments] if arguments else []
+    assert expected in refusal(capfd, train.main, f"--workdir={tmp_path / 'run'}", *given)
+    assert "--workdir" in refusal(capfd, train.main, config)
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("batch_size=25", "config.batch_size 25 exceeds the 24 training images"),
+        ("freeze=layer9", "freeze: 'layer9' matches no parameter: the stages are block1, block2, head"),
+        ("freeze=('block1/', 'layer9')", "freeze: 'layer9' matches no parameter: the stages are block1, block2, head"),
+        ("freeze=until:layer9", "there is no stage 'layer9': allowed are block1, block2, head"),
+        ("freeze=.*", "freeze '.*' leaves nothing to train: the stages are block1, block2, head"),
+        ("freeze=until:head", "freeze 'until:head' leaves nothing to train"),
+        ("lr_scale=(('layer9', 0.1),)", "lr_scale: 'layer9' matches no parameter"),
+        ("accumulation_steps=3", "config.batch_size 4 is not a multiple of config.accumulation_steps 3"),
+        ("loss.class_weights=(1.0, 2.0)", "class_weights"),
+        ("phases=({'epochs': 1}, {'epochs': 1, 'freeze': 'layer9'})", "freeze: 'layer9' matches no parameter"),
+    ],
+)
+def test_plan_that_cannot_be_trained_leaves_the_workdir_free_for_a_better_one(
+    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path, override: str, expected: str
+) -> None:
+    workdir = tmp_path / "run"
+    message = refusal(capfd, train.main, config, f"--workdir={workdir}", f"--config.{override}")
+    assert expected in message
+    assert not workdir.exists() or contents(workdir) == {}
+
+
+@pytest.mark.parametrize("below", ["", "folder"])
+def test_workdir_that_cannot_be_made_is_named(
+    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path, below: str
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    workdir = tmp_path / "file" / below
+    message = refusal(capfd, train.main, config, f"--workdir={workdir}")
+    assert message.startswith(f"--workdir: cannot write to {workdir}: ")
+    assert contents(tmp_path) == {"file": b"kept"}
+
+
+def test_run_of_another_config_is_not_continued(capfd: pytest.CaptureFixture[str], config: str, trained: Path) -> None:
+    changed = ["--config.optimizer.learning_rate=0.5", "--config.seed=7", "--config.checkpoint.keep=3"]
+    message = refusal_beside(capfd, trained, config, *changed)
+    assert message == (
+        f"{trained} holds a run of another config: optimizer.learning_rate (was 0.001, now 0.5), "
+        "seed (was 0, now 7): use another --workdir, or the former values"
+    )
+
+
+def test_data_that_changed_are_not_trained_on(capfd: pytest.CaptureFixture[str], config: str, trained: Path) -> None:
+    path = trained / "run.json"
+    whole = path.read_text()
+    try:
+        path.write_text(whole.replace('"fingerprint": "', '"fingerprint": "0', 1))
+        message = refusal_beside(capfd, trained, config)
+    finally:
+        path.write_text(whole)
+    assert message == f"the train images are not those that {trained} was trained on: use another --workdir"
+
+
+def test_batch_that_does_not_divide_over_the_devices_is_refused(
+    tmp_path: Path, config: str, environment: dict[str, str]
+) -> None:
+    devices = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, str(ROOT / "launch" / "train.py"), config, f"--workdir={tmp_path / 'run'}"]
+    command.append("--config.batch_size=6")
+    done = subprocess.run(command, env=environment | devices, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert only_error(done.stderr) == (
+        "config.batch_size 6 in 1 part(s) does not divide over 4 devices: choose a multiple of 4"
+    )
+    assert done.stdout == ""
+    assert contents(tmp_path / "run") == {}
+
+
+def test_loss_that_is_not_finite_names_step_rate_and_last_good_checkpoint(
+    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path
+) -> None:
+    wild = {"learning_rate": 1e6, "weight_decay": 1e6}
+    phases = f"--config.phases=({{'epochs': 1}}, {{'epochs': 2, 'optimizer': {wild}}})"
+    workdir = tmp_path / "run"
+    arguments = [config, f"--workdir={workdir}", "--config.optimizer.name=sgd", phases]
+    message = refusal(capfd, train.main, *arguments)
+    assert "is not finite in step 9 (learning rate 1e+06); the last good checkpoint is step 6: " in message
+    assert "config.optimizer.learning_rate" in message
+    assert refusal(capfd, train.main, *arguments) == message
+
+
+def test_second_process_in_a_workdir_is_refused(capfd: pytest.CaptureFixture[str], config: str, trained: Path) -> None:
+    with record.locked(trained):
+        message = refusal_beside(capfd, trained, config)
+    assert message == f"another process trains in {trained}: wait for it, or use another --workdir"

@@ -1,0 +1,308 @@
+"""Networks that answer with masks go through the same commands as classifiers.
+
+They train, resume, are evaluated, predict, and are compared in a study; find_lr finds their rate.
+"""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from covidjax import config as configs
+from covidjax import files
+from covidjax.data import sources
+from covidjax.data.examples import Examples
+from covidjax.train.writer import read_records
+from covidjax.weights.workdir import load_trained
+from launch import evaluate, find_lr, predict, study, sweep, train
+from tests.commands import ROOT, call, compiled_once, contents, refusal, write_image
+
+CLASSES = ("background", "lung", "lesion")
+AUGMENTED = "--config.augment.rotate=10"
+NUM_TRAIN, NUM_TEST, STEPS_PER_EPOCH = 28, 7, 7
+CONFIG = """
+from covidjax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.dataset.image_size = 16
+    config.dataset.num_images = 28
+    config.model.name = "unet"
+    config.model.width = 2
+    config.batch_size = 4
+    config.epochs = 2
+    config.loss.name = "cross_entropy_dice"
+    config.loss.class_weights = "balanced"
+    config.optimizer.learning_rate = 1e-2
+    config.checkpoint.best = "dice"
+    return config
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with compiled_once(tmp_path_factory) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("config") / "masks.py"
+    path.write_text(CONFIG)
+    return f"--config={path}"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
+    """The workdir of a finished run whose test split was evaluated, which no test may change."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    assert call(train.main, config, AUGMENTED, f"--workdir={workdir}") == 0
+    assert call(evaluate.main, f"--workdir={workdir}", "--split=test") == 0
+    return workdir
+
+
+def split_of(workdir: Path, split: str) -> Examples:
+    dataset = configs.from_json(files.read_json(workdir / "config.json")).dataset
+    return sources.load(dataset, split, "segmentation")
+
+
+def saved_masks(workdir: Path, examples: Examples) -> np.ndarray:
+    paths = [workdir / f"masks_{examples.split}" / f"{Path(name).stem}.png" for name in examples.names]
+    return np.stack([np.asarray(Image.open(path)) for path in paths])
+
+
+def overlaps(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dice and IoU of each image and each class but the background, by counting pixels."""
+    dice, iou = np.ones((2, len(true), len(CLASSES) - 1))
+    for index, (guess, mask) in enumerate(zip(predicted, true, strict=True)):
+        for c in range(1, len(CLASSES)):
+            both, either = np.sum((guess == c) & (mask == c)), np.sum((guess == c) | (mask == c))
+            if either:
+                dice[index, c - 1], iou[index, c - 1] = 2 * both / (both + either), both / either
+    return dice, iou
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_dice_and_iou_are_those_of_the_saved_masks(trained: Path, split: str) -> None:
+    examples, result = split_of(trained, split), files.read_json(trained / f"evaluation_{split}.json")
+    assert examples.masks is not None
+    dice, iou = overlaps(saved_masks(trained, examples), examples.masks)
+    assert result["num_examples"] == len(examples) == NUM_TEST
+    assert result["classes"] == list(CLASSES)
+    assert result["dice"] == pytest.approx(dice.mean(), rel=1e-12)
+    assert result["iou"] == pytest.approx(iou.mean(), rel=1e-12)
+    for c, name in enumerate(CLASSES[1:]):
+        assert result["per_class"][name]["dice"] == pytest.approx(dice[:, c].mean(), rel=1e-12)
+        assert result["per_class"][name]["iou"] == pytest.approx(iou[:, c].mean(), rel=1e-12)
+        low, high = result["per_class"][name]["iou_ci95"]
+        assert low <= result["per_class"][name]["iou"] <= high
+    with (trained / f"predictions_{split}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == list(examples.names)
+    np.testing.assert_allclose([[float(row[f"dice_{name}"]) for name in CLASSES[1:]] for row in rows], dice)
+
+
+def test_metrics_and_records_tell_of_masks(trained: Path) -> None:
+    lines = [line for line in read_records(trained / "metrics.jsonl") if line["split"] == "val"]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert all(0 <= line["iou"] <= line["dice"] <= 1 and 0 < line["accuracy"] <= 1 for line in lines)
+    best = max(lines, key=lambda line: (line["dice"], line["step"]))
+    evaluation = files.read_json(trained / "evaluation_val.json")
+    assert evaluation["checkpoint"] == {"step": best["step"], "which": "best"}
+    assert evaluation["dice"] == pytest.approx(best["dice"], rel=1e-9)
+    assert evaluation["loss"] == pytest.approx(best["loss"], rel=1e-6)
+    data, masks = files.read_json(trained / "run.json")["data"], split_of(trained, "train").masks
+    assert masks is not None
+    assert data["train"]["classes"] == dict(zip(CLASSES, np.bincount(masks.ravel()).tolist(), strict=True))
+    assert data["train"]["bytes"] == 2 * masks.nbytes
+    assert (trained / "report.html").exists()
+
+
+def without_times(workdir: Path) -> list[dict[str, Any]]:
+    lines = read_records(workdir / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+@pytest.mark.slow
+def test_run_that_lost_its_last_checkpoint_goes_on_to_the_same_bits(tmp_path: Path, config: str, trained: Path) -> None:
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / str(2 * STEPS_PER_EPOCH))
+    (workdir / "checkpoints" / "manifests" / f"{2 * STEPS_PER_EPOCH}.json").unlink()
+    for path in (workdir / "masks_val").iterdir():
+        path.unlink()
+    assert call(train.main, config, AUGMENTED, f"--workdir={workdir}") == 0
+    assert without_times(workdir) == without_times(trained)
+    jax.tree.map(
+        np.testing.assert_array_equal, *(load_trained(each, "latest").variables for each in (workdir, trained))
+    )
+    for name in ("evaluation_val.json", "predictions_val.csv"):
+        assert (workdir / name).read_bytes() == (trained / name).read_bytes()
+    assert contents(workdir / "masks_val") == contents(trained / "masks_val")
+
+
+@pytest.mark.slow
+def test_evaluation_on_three_devices_is_the_same(tmp_path: Path, environment: dict[str, str], trained: Path) -> None:
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(workdir / "masks_test")
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    command = [sys.executable, "launch/evaluate.py", f"--workdir={workdir}", "--split=test"]
+    subprocess.run(command, cwd=ROOT, env=environment | flags, check=True, capture_output=True)
+    found, before = (files.read_json(each / "evaluation_test.json") for each in (workdir, trained))
+    assert found.pop("loss") == pytest.approx(before.pop("loss"), rel=1e-5)
+    assert found == before
+    assert contents(workdir / "masks_test") == contents(trained / "masks_test")
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Runs in float64 set this for the whole process."""
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("double")
+def test_run_from_cached_skips_is_the_one_through_the_network(tmp_path: Path, config: str) -> None:
+    frozen = ["--config.freeze=until:middle", "--config.precision=float64", "--config.epochs=3"]
+    frozen.append("--config.checkpoint.keep=3")
+    for features in ("on", "off"):
+        flags = [*frozen, f"--config.features={features}", f"--config.dataset.cache_dir={tmp_path / 'cache'}"]
+        assert call(train.main, config, *flags, f"--workdir={tmp_path / features}") == 0
+    cached, through = (files.read_json(tmp_path / name / "run.json") for name in ("on", "off"))
+    assert (cached["features"]["computed"], through["features"]["computed"]) == (2, 0)
+    found, expected = (load_trained(tmp_path / name, "latest") for name in ("on", "off"))
+    assert found.step == expected.step == 3 * STEPS_PER_EPOCH
+    stages = found.model.stages
+    trained_stages = stages[stages.index("middle") + 1 :]
+    begun = dict(jax.tree.leaves_with_path(load_trained(tmp_path / "off", STEPS_PER_EPOCH).variables))
+    leaves = dict(jax.tree.leaves_with_path(found.variables))
+    for path, value in jax.tree.leaves_with_path(expected.variables):
+        assert value.dtype == np.float64
+        bound = 1e-8 * np.abs(value).max()
+        np.testing.assert_allclose(leaves[path], value, rtol=1e-8, atol=bound, err_msg=str(path))
+        assert (not np.array_equal(value, begun[path])) == (path[1].key in trained_stages), path
+    for one, other in zip(*(without_times(tmp_path / name) for name in ("on", "off")), strict=True):
+        assert one.pop("split") == other.pop("split")
+        assert one == pytest.approx(other, rel=1e-6)
+    assert contents(tmp_path / "on" / "masks_val") == contents(tmp_path / "off" / "masks_val")
+
+
+@pytest.mark.slow
+def test_learning_rates_are_swept_for_masks(tmp_path: Path, config: str) -> None:
+    workdir = tmp_path / "sweep"
+    sweep_flags = ["--steps=20", "--start=1e-5", "--end=1e-2", "--config.freeze=until:up3", f"--workdir={workdir}"]
+    assert call(find_lr.main, config, *sweep_flags) == 0
+    found = json.loads((workdir / "lr_finder.json").read_text())
+    assert len(found["losses"]) == found["steps"] == 20
+    assert np.isfinite(found["losses"]).all()
+    assert (workdir / "lr_finder.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_study_compares_the_dice_of_its_runs(tmp_path: Path, config: str, trained: Path) -> None:
+    shutil.copytree(trained, tmp_path / "runs" / "none_lr0.01_seed0")
+    plan = ["--strategies=none", "--seeds=0", "--test", f"--workdir={tmp_path}"]
+    assert call(study.main, config, AUGMENTED, *plan) == 0
+    evaluation = files.read_json(trained / "evaluation_val.json")
+    with (tmp_path / "study.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["status"] == "finished"
+    for key in ("dice", "iou", "dice_pooled", "iou_pooled"):
+        assert float(row[f"val_{key}"]) == evaluation[key]
+        assert [float(row[f"val_{key}_{bound}"]) for bound in ("low", "high")] == evaluation[f"{key}_ci95"]
+    page = (tmp_path / "study.html").read_text(encoding="utf-8")
+    assert f"has the highest mean validation Dice, {evaluation['dice']:.3f}" in page
+    assert f"{files.read_json(trained / 'evaluation_test.json')['dice']:.3f}" in page.partition("chosen by the")[2]
+    reads = files.read_json(tmp_path / "runs" / "none_lr0.01_seed0" / "run.json")["test_reads"]
+    assert len(reads) == 1  # it had been evaluated before
+
+
+def test_new_images_get_masks_and_overlays(capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path) -> None:
+    sides = {"a.png": 20, "b.png": 21, "more/c.png": 22}
+    for seed, (name, side) in enumerate(sides.items()):
+        write_image(tmp_path / "images" / name, seed, side)
+    output, overlays = tmp_path / "p.csv", tmp_path / "over"
+    flags = [f"--workdir={trained}", f"--images={tmp_path / 'images'}", f"--output={output}", f"--overlays={overlays}"]
+    assert call(predict.main, *flags) == 0
+    with output.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row, side in zip(rows, sides.values(), strict=True):
+        assert Image.open(tmp_path / row["mask"]).size == (side, side)
+    assert contents(overlays).keys() == contents(tmp_path / "p_masks").keys() == {"a.png", "b.png", "c.png"}
+    said = capsys.readouterr().out.splitlines()
+    assert "what lies outside the centre square was not seen, and is background in the masks" in said
+    written = [f"table: {output}", f"masks: {tmp_path / 'p_masks'}", f"overlays: {overlays}"]
+    assert said[-4:] == [*written, "Research use only - not for clinical decisions."]
+    before = contents(tmp_path)
+    assert call(predict.main, *flags) == 2
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_large_images_are_predicted_in_tiles_at_their_own_size(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "large.png", seed=0, size=40)
+    output = tmp_path / "p.csv"
+    tiles = ["--tile=32", "--overlap=0"]
+    flags = [f"--workdir={trained}", f"--images={tmp_path / 'large.png'}", f"--output={output}", *tiles]
+    assert call(predict.main, *flags) == 0
+    assert Image.open(tmp_path / "p_masks" / "large.png").size == (40, 40)
+    assert "taken at their own size: the network learnt from images brought to 16 pixels" in capsys.readouterr().out
+
+
+def write_pairs(root: Path) -> Path:
+    """Eight images with masks for training and four for validation, all sound."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 4)):
+        for number in range(count):
+            for folder, most in (("images", 256), ("masks", 2)):
+                path = root / split / folder / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(generator.integers(0, most, (20, 20), np.uint8)).save(path)
+    return root
+
+
+def test_all_that_is_wrong_with_masks_is_told_in_one_message_before_training(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, config: str
+) -> None:
+    root = write_pairs(tmp_path / "root")
+    masks = root / "train" / "masks"
+    (masks / "1.png").unlink()
+    Image.new("L", (20, 19)).save(masks / "2.png")
+    Image.fromarray(np.full((20, 20), 7, np.uint8)).save(masks / "3.png")
+    lossy = np.asarray(Image.open(masks / "4.png")) * 255
+    (masks / "4.png").unlink()
+    Image.fromarray(lossy).save(masks / "4.jpg", quality=30)
+    (root / "val" / "masks" / "0.png").write_bytes(b"no image")
+    flags = ["--config.dataset.name=folder", f"--config.dataset.root={root}", f"--workdir={tmp_path / 'run'}"]
+    message = refusal(capfd, train.main, config, *flags)
+    for part in (
+        "4 of 8 train files are bad",
+        f"{root}/train/images/1.png (",
+        f"{root}/train/images/2.png (its mask",
+        "20 x 19 pixels, but the image has 20 x 20",
+        f"{root}/train/images/3.png (",
+        f"{root}/train/images/4.png (",
+        "1 of 4 val files are bad",
+        f"{root}/val/images/0.png (",
+    ):
+        assert part in message
+    assert contents(tmp_path / "run") == {}
+
+
+def test_classifiers_and_sweeps_of_heads_refuse_what_is_for_masks(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, config: str
+) -> None:
+    message = refusal(capfd, train.main, config, "--config.model.name=cnn", f"--workdir={tmp_path / 'run'}")
+    assert "config.checkpoint.best is 'dice', a figure of masks, and config.model.name is 'cnn'" in message
+    message = refusal(capfd, sweep.main, config, "--config.freeze=until:middle", f"--workdir={tmp_path / 'sweep'}")
+    assert message.startswith("a sweep is of heads that label whole images, and unet answers with masks: compare ")

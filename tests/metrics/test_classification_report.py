@@ -1,0 +1,214 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from covidjax.errors import UserError
+from covidjax.metrics import classification
+from tests.predictions import CLASSES, make_predictions, make_report
+
+PROPORTIONS = ("precision", "recall", "specificity")
+
+
+def width(interval: list[float]) -> float:
+    return interval[1] - interval[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_report_equals_scikit_learn(seed: int) -> None:
+    probabilities, labels = make_predictions(seed)
+    predicted = probabilities.argmax(axis=1)
+    report = make_report(probabilities, labels)
+    assert report["confusion_matrix"] == sklearn.metrics.confusion_matrix(labels, predicted).tolist()
+    areas = [sklearn.metrics.roc_auc_score(labels == index, probabilities[:, index]) for index in range(3)]
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(labels, predicted),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(labels, predicted),
+        "macro_f1": sklearn.metrics.f1_score(labels, predicted, average="macro"),
+        "macro_auroc": np.mean(areas),
+    }
+    assert {key: report[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+    for index, name in enumerate(CLASSES):
+        true, guess = labels == index, predicted == index
+        expected = {
+            "precision": sklearn.metrics.precision_score(true, guess),
+            "recall": sklearn.metrics.recall_score(true, guess),
+            "specificity": sklearn.metrics.recall_score(~true, ~guess),
+            "f1": sklearn.metrics.f1_score(true, guess),
+            "auroc": areas[index],
+            "support": true.sum(),
+        }
+        found = {key: report["per_class"][name][key] for key in expected}
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_bootstrap_equals_figures_of_resampled_data() -> None:
+    probabilities, labels = make_predictions(3, count=30)
+    patients = tuple(f"p{index % 11}" for index in range(30))
+    clusters = np.unique(patients, return_inverse=True)[1]
+    counts = classification.resample_weights(clusters, np.random.default_rng(7), 40).astype(int)
+    f1, areas = [], []
+    for row in counts:
+        chosen, true = np.repeat(probabilities, row, axis=0), np.repeat(labels, row)
+        present = [index for index in range(3) if (true == index).any()]
+        scores = sklearn.metrics.f1_score(true, chosen.argmax(axis=1), average=None, labels=[0, 1, 2], zero_division=0)
+        f1.append(scores[present].mean())
+        areas.append(np.mean([sklearn.metrics.roc_auc_score(true == index, chosen[:, index]) for index in present]))
+    report = make_report(probabilities, labels, patients=patients, seed=7, resamples=40)
+    assert report["macro_f1_ci95"] == pytest.approx(np.percentile(f1, [2.5, 97.5]), abs=1e-12)
+    assert report["macro_auroc_ci95"] == pytest.approx(np.percentile(areas, [2.5, 97.5]), abs=1e-12)
+
+
+def test_patients_with_equal_images_widen_the_intervals() -> None:
+    probabilities, labels = make_predictions(1, count=40)
+    repeats = 6
+    patients = np.repeat([f"p{index}" for index in range(40)], repeats)
+    arguments = np.repeat(probabilities, repeats, axis=0), np.repeat(labels, repeats)
+    by_patient = make_report(*arguments, patients=tuple(patients))
+    by_image = make_report(*arguments, patients=tuple(patients), patients_known=False)
+    once = make_report(probabilities, labels, patients=tuple(patients[::repeats]))
+    for key in ("macro_f1", "macro_auroc"):
+        assert by_patient[key] == by_image[key] == pytest.approx(once[key])
+        # sqrt(6) = 2.4 in the limit; and copies of an image teach nothing.
+        assert width(by_patient[f"{key}_ci95"]) > 1.8 * width(by_image[f"{key}_ci95"])
+        assert by_patient[f"{key}_ci95"] == pytest.approx(once[f"{key}_ci95"], abs=1e-12)
+
+
+def test_report_says_what_was_resampled() -> None:
+    probabilities, labels = make_predictions(0)
+    by_patient = make_report(probabilities, labels)["intervals"]
+    by_image = make_report(probabilities, labels, patients_known=False, resamples=50)["intervals"]
+    assert by_patient["auroc and f1"] == "bootstrap by patient, 200 resamples, 95 % percentile"
+    assert by_image["auroc and f1"] == "bootstrap by image (no patient ids), 50 resamples, 95 % percentile"
+    assert by_patient["proportions"] == "Wilson 95 %"
+
+
+def test_unknown_patients_are_never_grouped() -> None:
+    probabilities, labels = make_predictions(0)
+    same = make_report(probabilities, labels, patients=("",) * len(labels), patients_known=False)
+    own = make_report(probabilities, labels, patients_known=False)
+    assert same == own
+
+
+def test_report_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    probabilities, labels = make_predictions(0)
+    first = make_report(probabilities, labels, seed=1)
+    assert make_report(probabilities, labels, seed=1) == first
+    assert make_report(probabilities, labels, seed=2)["macro_f1_ci95"] != first["macro_f1_ci95"]
+    monkeypatch.setattr(classification, "WEIGHTS_AT_ONCE", 7 * len(labels))
+    assert make_report(probabilities, labels, seed=1) == first
+
+
+def test_report_has_the_agreed_keys_and_wilson_intervals() -> None:
+    probabilities, labels = make_predictions(0)
+    report = make_report(probabilities, labels)
+    assert list(report) == [
+        "split", "num_examples", "loss", "accuracy", "accuracy_ci95", "balanced_accuracy", "macro_f1", "macro_f1_ci95",
+        "macro_auroc", "macro_auroc_ci95", "ece", "confusion_matrix", "classes", "per_class", "intervals",
+        "research_use_only",
+    ]  # fmt: skip
+    keys = {f"{name}{end}" for name in (*PROPORTIONS, "f1", "auroc") for end in ("", "_ci95")} | {"support"}
+    matrix = np.array(report["confusion_matrix"])
+    for index, name in enumerate(CLASSES):
+        assert set(report["per_class"][name]) == keys
+        hits, support, predicted = matrix[index, index], matrix[index].sum(), matrix[:, index].sum()
+        totals = {
+            "precision": (hits, predicted),
+            "recall": (hits, support),
+            "specificity": (len(labels) - support - predicted + hits, len(labels) - support),
+        }
+        for key, (successes, total) in totals.items():
+            assert report["per_class"][name][f"{key}_ci95"] == list(classification.wilson_interval(successes, total))
+    assert report["accuracy_ci95"] == list(classification.wilson_interval(np.trace(matrix), len(labels)))
+    assert report["research_use_only"] is True
+    assert report["classes"] == list(CLASSES)
+
+
+def test_absent_class_is_undefined_and_outside_the_macro_means() -> None:
+    probabilities, labels = make_predictions(0)
+    probabilities = np.column_stack([probabilities, np.zeros(len(labels))])
+    whole = make_report(probabilities[:, :3], labels)
+    report = make_report(probabilities, labels, classes=(*CLASSES, "other"))
+    other = report["per_class"].pop("other")
+    for key in ("precision", "recall", "f1", "auroc"):
+        assert other[key] is None
+        assert other[f"{key}_ci95"] is None
+    assert (other["specificity"], other["support"]) == (1.0, 0)
+    assert report["per_class"] == whole["per_class"]
+    for key in ("balanced_accuracy", "macro_f1", "macro_f1_ci95", "macro_auroc", "macro_auroc_ci95"):
+        assert report[key] == whole[key]
+
+
+def test_class_without_hits_has_f1_of_zero_and_absent_but_predicted_class_stays_out_of_the_macro_means() -> None:
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.6, 0.4, 0.0], [0.1, 0.2, 0.7]])
+    report = make_report(probabilities, labels)
+    missed, absent = report["per_class"]["pneumonia"], report["per_class"]["covid19"]
+    assert (missed["precision"], missed["recall"], missed["f1"]) == (None, 0.0, 0.0)
+    assert (absent["precision"], absent["recall"], absent["f1"], absent["auroc"]) == (0.0, None, 0.0, None)
+    assert report["macro_f1"] == pytest.approx((0.8 + 0.0) / 2)
+    assert report["balanced_accuracy"] == pytest.approx(0.5)
+
+
+def test_single_class_leaves_auroc_and_specificity_undefined() -> None:
+    report = make_report(np.tile([0.6, 0.3, 0.1], (4, 1)), np.zeros(4, int))
+    assert report["macro_auroc"] is None
+    assert report["macro_auroc_ci95"] is None
+    assert report["per_class"]["normal"]["specificity"] is None
+    assert report["macro_f1"] == report["accuracy"] == 1.0
+
+
+def test_single_patient_gives_no_bootstrap_interval() -> None:
+    probabilities, labels = make_predictions(0)
+    report = make_report(probabilities, labels, patients=("one",) * len(labels))
+    assert report["macro_auroc"] > 0.5
+    assert report["macro_auroc_ci95"] is None
+    assert report["per_class"]["normal"]["f1_ci95"] is None
+
+
+def test_perfect_predictions_score_one() -> None:
+    labels = np.arange(30) % 3
+    report = make_report(np.eye(3)[labels], labels)
+    for key in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
+        assert report[key] == 1.0
+    assert report["ece"] == 0.0
+    assert report["accuracy_ci95"][0] < 0.9
+    assert report["macro_auroc_ci95"] == [1.0, 1.0]
+    assert report["confusion_matrix"] == (10 * np.eye(3, dtype=int)).tolist()
+
+
+def test_inverted_predictions_score_zero() -> None:
+    labels = np.arange(30) % 2
+    report = make_report(np.eye(2)[1 - labels], labels)
+    for key in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
+        assert report[key] == 0.0
+    assert report["ece"] == 1.0
+    assert report["accuracy_ci95"][1] > 0.1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_report_survives_json(dtype: Any) -> None:
+    probabilities, labels = make_predictions(0)
+    labels[labels == 2] = 1
+    report = make_report(probabilities.astype(dtype), labels, loss=np.float32(math.inf))
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["loss"] is None
+    assert report["per_class"]["covid19"]["auroc"] is None
+
+
+def test_diverged_predictions_and_empty_splits_are_refused(tmp_path: Path) -> None:
+    probabilities, labels = make_predictions(0, count=5)
+    with pytest.raises(UserError, match="'test' has no examples"):
+        make_report(probabilities[:0], labels[:0])
+    probabilities[3, 1] = np.nan
+    with pytest.raises(UserError, match="1 of 5 predictions are not finite"):
+        make_report(probabilities, labels)
+    with pytest.raises(UserError, match="not finite"):
+        classification.write_predictions(
+            tmp_path / "predictions_test.csv", "abcde", "abcde", labels, probabilities, CLASSES
+        )
+    assert list(tmp_path.iterdir()) == []

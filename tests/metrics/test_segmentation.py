@@ -1,0 +1,258 @@
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+from scipy.spatial.distance import cdist
+
+from covidjax.config import default_config
+from covidjax.data import sources
+from covidjax.errors import UserError
+from covidjax.metrics import classification, segmentation
+
+CLASSES = ("background", "lung", "lesion")
+
+
+def make_masks(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions that follow the masks three times in four; the first two masks, and first prediction, are empty."""
+    generator = np.random.default_rng(seed)
+    masks = generator.integers(0, 3, (count, 9, 11), np.uint8)
+    noise = generator.integers(0, 3, masks.shape, np.uint8)
+    predicted = np.where(generator.random(masks.shape) < 0.75, masks, noise).astype(np.uint8)
+    masks[:2], predicted[0] = 0, 0
+    return predicted, masks
+
+
+def make_report(predicted: np.ndarray, masks: np.ndarray, **changes: Any) -> dict[str, Any]:
+    count = len(masks)
+    arguments: dict[str, Any] = {
+        "counts": segmentation.mask_counts(predicted, masks, len(CLASSES)),
+        "names": tuple(f"{index}.png" for index in range(count)),
+        "patients": tuple(f"p{index // 2}" for index in range(count)),
+        "patients_known": True,
+        "classes": CLASSES,
+        "loss": 0.25,
+        "split": "test",
+        "resamples": 200,
+    }
+    return segmentation.report_from_counts(**arguments | changes)
+
+
+def plain(predicted: np.ndarray, masks: np.ndarray, c: int) -> tuple[float, float]:
+    """Dice and IoU of a class by sets of positions."""
+    guess, true = set(zip(*np.nonzero(predicted == c), strict=True)), set(zip(*np.nonzero(masks == c), strict=True))
+    if not guess and not true:
+        return 1.0, 1.0
+    return 2 * len(guess & true) / (len(guess) + len(true)), len(guess & true) / len(guess | true)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 13])
+def test_report_equals_a_plain_computation(count: int) -> None:
+    predicted, masks = make_masks(count)
+    report = make_report(predicted, masks)
+    each = np.array([[plain(predicted[i], masks[i], c) for c in range(3)] for i in range(count)])
+    pooled = np.array([plain(predicted, masks, c) for c in range(3)])
+    for index, key in enumerate(("dice", "iou")):
+        assert report[key] == pytest.approx(each[:, 1:, index].mean(), abs=1e-14)
+        assert report[f"{key}_pooled"] == pytest.approx(pooled[1:, index].mean(), abs=1e-14)
+        for c, name in enumerate(CLASSES):
+            assert report["per_class"][name][key] == pytest.approx(each[:, c, index].mean(), abs=1e-14)
+            assert report["per_class"][name][f"{key}_pooled"] == pytest.approx(pooled[c, index], abs=1e-14)
+        for i in range(count):
+            image = report["per_image"][i]
+            assert (image["file"], image["patient"]) == (f"{i}.png", f"p{i // 2}")
+            assert image[key] == pytest.approx(each[i, 1:, index].mean(), abs=1e-14)
+            for c in (1, 2):
+                assert image["per_class"][CLASSES[c]][key] == pytest.approx(each[i, c, index], abs=1e-14)
+                assert image["per_class"][CLASSES[c]]["true_pixels"] == (masks[i] == c).sum()
+                assert image["per_class"][CLASSES[c]]["predicted_pixels"] == (predicted[i] == c).sum()
+    for c, name in enumerate(CLASSES):
+        assert report["per_class"][name]["images_with"] == (masks == c).any(axis=(1, 2)).sum()
+        assert report["per_class"][name]["true_pixels"] == (masks == c).sum()
+    assert report["num_examples"] == count
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+def test_counts_of_batches_equal_those_of_the_saved_masks(batch_size: int) -> None:
+    """An odd set, its last batch filled up with zeros, over all devices there are."""
+    generator = np.random.default_rng(2)
+    logits = generator.normal(size=(7, 6, 5, 3)).astype(np.float32)
+    masks = generator.integers(0, 3, (7, 6, 5), np.uint8)
+    count = jax.jit(segmentation.overlap_counts)
+    mesh = jax.make_mesh((jax.local_device_count(),), ("data",))
+    whole = -(-batch_size // mesh.size) * mesh.size
+    parts = []
+    for start in range(0, 7, whole):
+        fill = max(0, start + whole - 7)
+        batch = [np.pad(a[start : start + whole], [(0, fill)] + [(0, 0)] * (a.ndim - 1)) for a in (logits, masks)]
+        found = count(*jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data"))))
+        assert found.dtype == jnp.int32
+        parts.append(np.asarray(found)[: whole - fill])
+    expected = segmentation.mask_counts(logits.argmax(-1), masks, 3)
+    np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+def test_equal_logits_are_the_first_class() -> None:
+    count = jax.jit(segmentation.overlap_counts)
+    counts = count(np.zeros((1, 2, 2, 2), np.float32), np.ones((1, 2, 2), np.uint8))
+    assert counts.tolist() == [[[0, 4, 0], [0, 0, 4]]]
+
+
+def test_empty_masks_follow_the_stated_convention() -> None:
+    counts = np.array([[0, 0, 0], [0, 5, 0], [0, 0, 5], [5, 5, 5], [1, 2, 3]])
+    assert segmentation.dice(counts).tolist() == [1.0, 0.0, 0.0, 1.0, 0.4]
+    assert segmentation.iou(counts).tolist() == [1.0, 0.0, 0.0, 1.0, 0.25]
+    report = make_report(*make_masks(5))
+    assert "counts as 1" in report["conventions"]["dice and iou"]
+    assert report["per_image"][0]["dice"] == 1.0
+    assert report["per_image"][1]["dice"] == 0.0
+
+
+def test_bootstrap_equals_figures_of_resampled_images() -> None:
+    predicted, masks = make_masks(9)
+    patients = ("a", "b", "b", "c", "d", "d", "d", "e", "f")
+    weights = classification.resample_weights(
+        np.array([0, 1, 1, 2, 3, 3, 3, 4, 5]), np.random.default_rng(3), 60
+    ).astype(int)
+    resampled = []
+    for row in weights:
+        chosen = np.repeat(predicted, row, axis=0), np.repeat(masks, row, axis=0)
+        again = make_report(*chosen, patients_known=False, resamples=1)
+        resampled.append([again[key] for key in ("dice", "iou", "dice_pooled", "iou_pooled")])
+    report = make_report(predicted, masks, patients=patients, seed=3, resamples=60)
+    for index, key in enumerate(("dice", "iou", "dice_pooled", "iou_pooled")):
+        expected = np.percentile(np.array(resampled)[:, index], [2.5, 97.5])
+        assert report[f"{key}_ci95"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_patients_with_equal_images_widen_the_intervals() -> None:
+    predicted, masks = (np.repeat(array, 6, axis=0) for array in make_masks(20))
+    patients = tuple(np.repeat([f"p{index}" for index in range(20)], 6))
+    by_patient = make_report(predicted, masks, patients=patients)
+    by_image = make_report(predicted, masks, patients=patients, patients_known=False)
+    assert by_patient["dice"] == by_image["dice"]
+    low, high = by_patient["dice_ci95"]
+    assert high - low > 1.8 * (by_image["dice_ci95"][1] - by_image["dice_ci95"][0])
+    assert by_patient["intervals"] == {"dice and iou": "bootstrap by patient, 200 resamples, 95 % percentile"}
+    assert "by image (no patient ids)" in by_image["intervals"]["dice and iou"]
+
+
+def test_report_does_not_depend_on_the_blocks_of_the_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted, masks = make_masks(7)
+    first = make_report(predicted, masks)
+    monkeypatch.setattr(classification, "WEIGHTS_AT_ONCE", 50 * 7)
+    assert make_report(predicted, masks) == first
+    assert make_report(predicted, masks, seed=1)["dice_ci95"] != first["dice_ci95"]
+
+
+def test_single_patient_gives_no_interval_and_perfect_masks_one() -> None:
+    predicted, masks = make_masks(6)
+    alone = make_report(predicted, masks, patients=("p",) * 6)
+    assert alone["dice_ci95"] is alone["per_class"]["lung"]["iou_pooled_ci95"] is None
+    perfect = make_report(masks, masks)
+    assert (perfect["dice"], perfect["dice_ci95"], perfect["iou_pooled_ci95"]) == (1.0, [1.0, 1.0], [1.0, 1.0])
+
+
+def test_report_survives_json_and_repeats_from_masks() -> None:
+    predicted, masks = make_masks(5)
+    names = tuple(f"{index}.png" for index in range(5))
+    patients = tuple(f"p{index // 2}" for index in range(5))
+    report = segmentation.segmentation_report(
+        predicted, masks, names, patients, True, CLASSES, math.inf, "test", hausdorff=True
+    )
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["loss"] is None
+    assert report["research_use_only"] is True
+    shorter = {key: value for key, value in report.items() if "hausdorff" not in key}
+    same = make_report(predicted, masks, loss=math.inf, resamples=1000)
+    assert {key: shorter[key] for key in ("dice", "dice_ci95", "iou", "iou_ci95", "dice_pooled", "iou_pooled")} == {
+        key: same[key] for key in ("dice", "dice_ci95", "iou", "iou_ci95", "dice_pooled", "iou_pooled")
+    }
+    assert list(same) == [
+        "split", "num_examples", "loss", "dice", "dice_ci95", "iou", "iou_ci95", "dice_pooled", "dice_pooled_ci95",
+        "iou_pooled", "iou_pooled_ci95", "classes", "per_class", "per_image", "conventions", "intervals",
+        "research_use_only",
+    ]  # fmt: skip
+
+
+def test_diverged_networks_and_empty_splits_are_refused() -> None:
+    predicted, masks = make_masks(3)
+    with pytest.raises(UserError, match="'test' has no images"):
+        make_report(predicted[:0], masks[:0])
+    with pytest.raises(UserError, match="the network has diverged"):
+        make_report(predicted, masks, loss=math.nan)
+
+
+def border(mask: np.ndarray) -> np.ndarray:
+    """Positions in the mask with one of four neighbours outside it, one by one."""
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return np.argwhere(mask & ~inside)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hausdorff_equals_all_pairs_of_border_pixels(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    rows, columns = np.ogrid[:30, :40]
+    guess, true = (
+        np.hypot(rows - generator.uniform(5, 25), columns - generator.uniform(5, 35)) < generator.uniform(3, 12)
+        for _ in range(2)
+    )
+    pairs = cdist(border(guess), border(true))
+    expected = max(np.percentile(pairs.min(axis=1), 95), np.percentile(pairs.min(axis=0), 95))
+    assert segmentation.hausdorff95(guess, true) == pytest.approx(expected, abs=1e-12)
+    assert segmentation.hausdorff95(true, guess) == pytest.approx(expected, abs=1e-12)
+
+
+def test_hausdorff_by_hand() -> None:
+    one, other, none = np.zeros((3, 9, 9), bool)
+    one[2, 3] = other[5, 7] = True
+    assert segmentation.hausdorff95(one, other) == 5.0
+    assert segmentation.hausdorff95(one, one) == 0.0
+    assert segmentation.hausdorff95(none, none) == 0.0
+    assert math.isnan(segmentation.hausdorff95(one, none))
+    distances = segmentation.hausdorff95_of(np.stack([one, one, none]), np.stack([other, none, none]), 2)
+    report = make_report(
+        np.stack([one, one, none]).astype(int), np.stack([other, none, none]).astype(int), distances=np.pad(
+            distances, ((0, 0), (0, 1)), constant_values=np.nan), resamples=2,
+    )  # fmt: skip
+    assert report["per_class"]["lung"]["hausdorff95"] == 2.5
+    assert report["per_class"]["lung"]["hausdorff95_undefined"] == 1
+    assert report["per_class"]["lesion"]["hausdorff95"] is None
+    assert [image["per_class"]["lung"]["hausdorff95"] for image in report["per_image"]] == [5.0, None, 0.0]
+    assert "left out" in report["conventions"]["hausdorff95"]
+
+
+def test_volume_and_fraction_of_the_lung() -> None:
+    lungs, lesions = np.zeros((2, 4, 10, 10), bool)
+    lungs[1:3, 2:8, 2:7] = True
+    lesions[1, 2:5, 2:7] = True
+    lesions[3, 0, 0] = True  # outside
+    assert segmentation.volume(lesions, (5.0, 0.7, 0.8)) == pytest.approx(16 * 5 * 0.7 * 0.8 / 1000)
+    assert segmentation.lung_fraction(lesions, lungs) == 15 / 60
+    assert math.isnan(segmentation.lung_fraction(lesions, np.zeros_like(lungs)))
+    for spacing in ((1.0, 1.0), (1.0, 0.0, 1.0), (1.0, math.nan, 1.0)):
+        with pytest.raises(UserError, match="allowed are three numbers above 0"):
+            segmentation.volume(lesions, spacing)
+
+
+def test_mean_mask_of_lungseg_scores_what_its_readme_says(tmp_path: Path) -> None:
+    if "COVIDJAX_DATA_DIR" not in os.environ:
+        pytest.skip("COVIDJAX_DATA_DIR is not set: the real lungseg masks are not tested")
+    settings: dict[str, Any] = {"name": "folder", "root": f"{os.environ['COVIDJAX_DATA_DIR']}/lungseg"}
+    settings |= {"image_size": 256, "crop": "squash", "cache_dir": str(tmp_path)}
+    settings |= {"mask_classes": ("background", "lung")}
+    dataset = ConfigDict({**default_config().dataset.to_dict(), **settings})
+    guess = np.asarray(sources.load(dataset, "train", "segmentation").masks).mean(axis=0) >= 0.5
+    for split, dice, iou in (("val", 0.829, 0.712), ("test", 0.766, 0.634)):
+        masks = np.asarray(sources.load(dataset, split, "segmentation").masks)
+        report = make_report(np.repeat(guess[None].astype(int), len(masks), 0), masks)
+        found = report["per_class"]["lung"]
+        assert (found["dice"], found["iou"]) == (pytest.approx(dice, abs=5e-4), pytest.approx(iou, abs=5e-4))

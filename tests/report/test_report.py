@@ -1,0 +1,285 @@
+import dataclasses
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from covidjax.data.examples import Examples
+from covidjax.errors import UserError
+from covidjax.report import page, run, workdir
+from tests.report.made_workdir import (
+    CLASSES,
+    EPOCHS,
+    NUM_EXAMPLES,
+    Page,
+    make_examples,
+    predict,
+    write_config,
+    write_evaluation,
+    write_metrics,
+    write_report,
+    write_run,
+)
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A run without its learning curves, which take the longest to draw."""
+    write_config(tmp_path)
+    write_run(tmp_path)
+    return tmp_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A report of a run whose test and val splits were evaluated, and what it was made from."""
+
+    content: str
+    read: Page
+    examples: dict[str, Examples]
+    evaluations: dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    folder = tmp_path_factory.mktemp("run")
+    write_config(folder)
+    write_metrics(folder)
+    write_run(folder)
+    examples = {split: make_examples(split) for split in ("test", "val")}
+    evaluations = {split: write_evaluation(folder, examples[split], len(split)) for split in examples}
+    content = run.write(folder, examples).read_text(encoding="utf-8")
+    return Written(content, Page(content), examples, evaluations)
+
+
+def test_report_needs_nothing_outside_itself(written: Written) -> None:
+    content, read = written.content, written.read
+    assert not re.search(r"https?://|@import|url\(", content)
+    assert not {tag for tag, _ in read.tags} & {"script", "link", "iframe", "object"}
+    sources = [attributes["src"] or "" for _, attributes in read.tags if "src" in attributes]
+    assert len(sources) > 10
+    assert all(source.startswith("data:image/") for source in sources)
+    for data, _ in read.figures:
+        if b"<svg" in data:
+            assert all(target.startswith(b"#") for target in re.findall(rb'href="([^"]*)"', data))
+
+
+def test_text_from_outside_is_escaped(run_folder: Path) -> None:
+    classes = ("<i>", 'a" onload="alert(1)', "R&D")
+    examples = make_examples("test", classes=classes)
+    write_evaluation(run_folder, examples)
+    record = json.loads((run_folder / "run.json").read_text())
+    record["notes"].append("<script>alert(1)</script>")
+    (run_folder / "run.json").write_text(json.dumps(record))
+    content = run.write(run_folder, {"test": examples}).read_text(encoding="utf-8")
+    read = Page(content)
+    assert not {tag for tag, _ in read.tags} & {"i", "script"}
+    assert not any("onload" in attributes for _, attributes in read.tags)
+    assert "&lt;i&gt;" in content
+    assert "R&amp;D" in content
+    assert [row[0] for row in read.table("Class", "Support")[1:]] == list(classes)
+
+
+def test_headline_is_the_test_split_and_val_until_that_is_evaluated(run_folder: Path) -> None:
+    val = write_evaluation(run_folder, make_examples("val"), seed=1)
+    before = write_report(run_folder)
+    assert f"Val accuracy{val['accuracy']:.3f}[{val['accuracy_ci95'][0]:.3f}, " in before.text
+    assert "Not evaluated yet: run launch/evaluate.py with --split=test." in before.text
+    test = write_evaluation(run_folder, make_examples("test"), seed=2)
+    assert test["accuracy"] != val["accuracy"]
+    after = write_report(run_folder)
+    assert f"Test accuracy{test['accuracy']:.3f}[{test['accuracy_ci95'][0]:.3f}, " in after.text
+    assert "ot evaluated yet" not in after.text
+
+
+def test_figures_shown_equal_the_evaluation(written: Written) -> None:
+    read, test = written.read, written.evaluations["test"]
+    rows = {row[0]: row[1:] for row in read.table("Class", "Support")[1:]}
+    columns = ("precision", "recall", "specificity", "f1", "auroc")
+    for name, scores in test["per_class"].items():
+        shown = [f"{scores[key]:.3f} {page.interval(scores[key + '_ci95'])}" for key in columns]
+        assert rows[name] == [str(scores["support"]), *shown]
+    summary = {row[0]: row[1:] for row in read.table("95 % interval")[1:]}
+    assert summary["Loss"] == ["0.457", ""]
+    for title, key in (("Accuracy", "accuracy"), ("Macro F1", "macro_f1"), ("Macro AUROC", "macro_auroc")):
+        low, high = test[f"{key}_ci95"]
+        assert summary[title] == [f"{test[key]:.3f}", f"[{low:.3f}, {high:.3f}]"]
+    assert summary["Calibration error (ECE)"] == [f"{test['ece']:.3f}", ""]
+    matrix = read.table("predicted")[2:]
+    assert [row[0] for row in matrix] == list(CLASSES)
+    for row, counts in zip(matrix, test["confusion_matrix"], strict=True):
+        expected = [f"{count}{100 * count / sum(counts):.1f}\N{NO-BREAK SPACE}%" for count in counts]
+        assert row[1:] == expected
+
+
+def test_wrong_images_come_most_confident_first_and_are_the_right_pixels(written: Written) -> None:
+    test = written.examples["test"]
+    probabilities = predict(test, len("test"))
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = sorted(np.flatnonzero(predicted != test.labels), key=lambda index: -confidence[index])[:12]
+    assert len(wrong) == 12
+    samples = [(data, caption) for data, caption in written.read.figures if "test/" in caption]
+    for index, (data, caption) in zip(wrong, samples, strict=False):
+        true, guess = CLASSES[test.labels[index]], CLASSES[predicted[index]]
+        assert caption == f"{true} \N{RIGHTWARDS ARROW} {guess}p = {confidence[index]:.3f}{test.names[index]}"
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), test.images[index, ..., 0])
+    right = [caption for _, caption in samples[12:]]
+    assert [caption.split()[0] for caption in right] == [*CLASSES, *CLASSES]
+    assert all(caption.split()[2].startswith(caption.split()[0]) for caption in right)
+
+
+def test_images_appear_only_for_examples_at_hand(run_folder: Path) -> None:
+    write_evaluation(run_folder, make_examples("test"))
+    assert "written without the images" in write_report(run_folder).text
+    for at_hand in ({}, {"test": make_examples("train")}, {"val": make_examples("test")}):
+        assert not any(".png" in caption for _, caption in write_report(run_folder, at_hand).figures)
+
+
+def test_predictions_of_another_evaluation_are_pointed_out(run_folder: Path) -> None:
+    evaluation = write_evaluation(run_folder, make_examples("test"))
+    assert "another evaluation" not in write_report(run_folder).text
+    changed = {**evaluation, "num_examples": NUM_EXAMPLES + 1}
+    (run_folder / "evaluation_test.json").write_text(json.dumps(changed))
+    assert "holds 90 examples and is from another evaluation" in write_report(run_folder).text
+
+
+def test_config_and_metrics_are_enough(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    write_metrics(tmp_path)
+    read = write_report(tmp_path)
+    assert "not evaluated yet" in read.text
+    assert len(read.figures) == 3
+    (tmp_path / "metrics.jsonl").unlink()
+    read = write_report(tmp_path)
+    assert "No epoch has finished yet." in read.text
+    assert not read.figures
+
+
+def test_a_folder_without_a_run_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config\.json"):
+        run.write(tmp_path, {})
+    write_config(tmp_path)
+    (tmp_path / "run.json").write_text('{"versions": ')
+    with pytest.raises(UserError, match=r"run\.json"):
+        run.write(tmp_path, {})
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_interrupted_write_leaves_the_old_report(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run.write(run_folder, {}).read_bytes()
+    (run_folder / "run.json").unlink()
+    files = sorted(run_folder.iterdir())
+
+    def full_disk(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(UserError, match="No space left"):
+        run.write(run_folder, {})
+    assert (run_folder / "report.html").read_bytes() == before
+    assert sorted(run_folder.iterdir()) == files
+
+
+def test_metrics_that_are_not_finite_missing_or_cut_are_told_and_left_out(run_folder: Path) -> None:
+    lines = [
+        {"step": 1, "epoch": 1, "phase": 0, "split": "train", "loss": float("nan"), "learning_rate": 0.0},
+        {"step": 2, "epoch": 2, "split": "train", "accuracy": None, "learning_rate": 1e-3},
+        {"step": 2, "epoch": 2, "split": "val", "loss": float("inf")},
+        {"step": 3, "split": "val", "loss": 0.5},
+    ]
+    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "ep')
+    read = write_report(run_folder)
+    assert "not finite, left as gaps: 2." in read.text
+    assert "could not be read, left out: 2." in read.text
+    assert "Best epoch" not in read.text
+
+
+def test_the_last_line_of_an_epoch_counts(run_folder: Path) -> None:
+    write_metrics(run_folder)
+    with (run_folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 48, "epoch": 2, "phase": 0, "split": "val", "loss": 0.125}) + "\n")
+    epochs, losses = workdir.values(workdir.read(run_folder), "val", "loss")
+    assert epochs == list(range(1, EPOCHS + 1))
+    assert losses[1] == 0.125
+
+
+def test_validation_within_an_epoch_is_drawn_and_no_best_epoch(run_folder: Path) -> None:
+    write_metrics(run_folder)
+    best = workdir.best_epoch(workdir.read(run_folder))
+    with (run_folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 36, "epoch": 1.5, "phase": 0, "split": "val", "loss": -1.0}) + "\n")
+    read = workdir.read(run_folder)
+    epochs, losses = workdir.values(read, "val", "loss")
+    assert (epochs[:3], losses[1], read.unreadable_lines) == ([1, 1.5, 2], -1.0, 0)
+    assert workdir.best_epoch(read) == best
+
+
+def test_best_epoch_is_that_of_the_evaluated_checkpoint(run_folder: Path) -> None:
+    write_metrics(run_folder)
+    read = workdir.read(run_folder)
+    epochs, losses = workdir.values(read, "val", "loss")
+    assert workdir.best_epoch(read) == epochs[int(np.argmin(losses))]
+    evaluation = write_evaluation(run_folder, make_examples("val"))
+    evaluation["checkpoint"] = {"step": 7 * 24, "which": "best"}
+    (run_folder / "evaluation_val.json").write_text(json.dumps(evaluation))
+    assert workdir.best_epoch(workdir.read(run_folder)) == 7
+    assert sum(b"<!-- best, epoch 7 -->" in data for data, _ in write_report(run_folder).figures) == 2
+
+
+def test_freeze_table_adds_up(written: Written) -> None:
+    head, *rows, total = written.read.table("Stage", "Optimizer state")
+    assert len(head) == 7
+    assert rows[0] == ["stem", "9,536", "0", "0", "2.400", "0", "running"]
+    assert rows[-1] == ["head", "1,539", "1,539", "12.0\N{NO-BREAK SPACE}KiB", "< 0.001", "< 0.001", "-"]
+    assert total[:6] == ["all stages", "11,178,051", "1,539", "12.0\N{NO-BREAK SPACE}KiB", "56.600", "< 0.001"]
+
+
+def test_split_without_patient_ids_is_called_a_split_by_image(run_folder: Path) -> None:
+    record = json.loads((run_folder / "run.json").read_text())
+    record["data"]["val"]["patients_known"] = False
+    (run_folder / "run.json").write_text(json.dumps(record))
+    rows = {row[0]: row for row in write_report(run_folder).table("Split", "Fingerprint")[1:]}
+    assert rows["train"][2:4] == ["512", "patient"]
+    assert rows["val"][2:4] == ["unknown", "image (no patient ids)"]
+    assert rows["val"][6] == "0123456789ab"
+
+
+def test_every_config_key_is_listed(written: Written) -> None:
+    rows = {row[0]: row[1] for row in written.read.table("Key", "Value")[1:]}
+    assert list(rows) == sorted(rows)
+    assert rows["phases[1].optimizer.learning_rate"] == "0.0001"
+    assert rows["lr_scale"] == '[["layer1", 0.01]]'
+    assert rows["dataset.root"] == '"/data/cxr3"'
+
+
+def test_images_per_second_comes_from_the_epochs_where_the_run_recorded_none(run_folder: Path) -> None:
+    assert "Images per second1,035" in write_report(run_folder).text
+    (run_folder / "run.json").unlink()
+    rates = (1.0, 61.2, 60.0, 63.0)
+    lines = [{"step": i, "epoch": i, "phase": 0, "split": "train", "images_per_second": r} for i, r in enumerate(rates)]
+    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "Images per second60.6" in write_report(run_folder).text
+
+
+def test_drawing_leaves_matplotlib_as_it_was(run_folder: Path) -> None:
+    write_metrics(run_folder)
+    with matplotlib.rc_context({"font.size": 7.0}):
+        before = dict(matplotlib.rcParams)
+        write_report(run_folder)
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_that_are_undefined_show_a_dash(run_folder: Path) -> None:
+    evaluation = write_evaluation(run_folder, make_examples("test"))
+    evaluation["per_class"]["covid19"] |= {"recall": None, "recall_ci95": None}
+    (run_folder / "evaluation_test.json").write_text(json.dumps({**evaluation, "macro_auroc": None}))
+    read = write_report(run_folder)
+    assert read.table("Class", "Support")[3][3] == page.MISSING
+    assert ["Macro AUROC", page.MISSING] in [row[:2] for row in read.table("95 % interval")]

@@ -1,0 +1,148 @@
+"""The report of a run that answers with masks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from covidjax.data import phantom
+from covidjax.data.examples import Examples
+from covidjax.metrics import segmentation
+from covidjax.metrics.mask_files import write_masks
+from covidjax.report import page
+from covidjax.report.segmentation import choose
+from tests.report.made_workdir import Page, write_report, write_run
+from tests.support import small_config
+
+CLASSES = phantom.MASK_CLASSES
+NUM_IMAGES, SIZE = 20, 24
+
+
+def make_examples(split: str) -> Examples:
+    config = small_config(dataset__image_size=SIZE, dataset__num_images=4 * NUM_IMAGES)
+    loaded = phantom.load(config.dataset, split)
+    values = {name: getattr(loaded, name) for name in loaded.__dataclass_fields__}
+    return Examples(**values | {"classes": CLASSES, "labels": np.zeros_like(loaded.labels)})
+
+
+def predict(examples: Examples) -> np.ndarray:
+    """The masks, of which a part is turned into background that grows with the image's number."""
+    assert examples.masks is not None
+    predicted = np.array(examples.masks)
+    for index, mask in enumerate(predicted):
+        mask[: SIZE * index // (2 * len(predicted))] = 0
+        mask[SIZE // 2 + SIZE * (len(predicted) - index) // (2 * len(predicted)) :] = 0
+    return predicted
+
+
+def write_evaluation(workdir: Path, examples: Examples) -> dict[str, Any]:
+    predicted = predict(examples)
+    assert examples.masks is not None
+    evaluation = segmentation.segmentation_report(
+        predicted, examples.masks, examples.names, examples.patients, True, CLASSES, 0.4567, examples.split
+    )
+    evaluation["checkpoint"] = {"step": 48, "which": "best"}
+    (workdir / f"evaluation_{examples.split}.json").write_text(json.dumps(evaluation))
+    (workdir / f"predictions_{examples.split}.csv").write_text("columns of its own\n")
+    write_masks(workdir / f"masks_{examples.split}", examples.names, predicted)
+    return evaluation
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    config = {
+        "model": {"name": "unet"},
+        "dataset": {"name": "phantom"},
+        "checkpoint": {"best": "dice"},
+        "freeze": "none",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_run(tmp_path)
+    return tmp_path
+
+
+def test_figures_shown_equal_the_evaluation(run_folder: Path) -> None:
+    examples = make_examples("test")
+    evaluation = write_evaluation(run_folder, examples)
+    read = write_report(run_folder, {"test": examples})
+    summary = {row[0]: row[1:] for row in read.table("95 % interval")[1:]}
+    for title, key in (("Dice, mean over images", "dice"), ("IoU, mean over images", "iou")):
+        low, high = evaluation[f"{key}_ci95"]
+        assert summary[title] == [f"{evaluation[key]:.3f}", f"[{low:.3f}, {high:.3f}]"]
+    rows = {row[0]: row[1:] for row in read.table("Class", "Dice")[1:]}
+    assert list(rows) == list(CLASSES)
+    for name, scores in evaluation["per_class"].items():
+        assert rows[name][0] == f"{scores['dice']:.3f} {page.interval(scores['dice_ci95'])}"
+        assert rows[name][-2:] == [page.integer(scores["true_pixels"]), page.integer(scores["predicted_pixels"])]
+    assert f"Test Dice{evaluation['dice']:.3f}[" in read.text
+    assert all(text in read.text for text in evaluation["conventions"].values())
+
+
+def captions(read: Page) -> list[str]:
+    return [caption for _, caption in read.figures if caption.startswith("Dice 0") or caption.startswith("Dice 1")]
+
+
+def test_worst_median_and_best_images_are_shown_with_their_dice(run_folder: Path) -> None:
+    examples = make_examples("val")
+    per_image = write_evaluation(run_folder, examples)["per_image"]
+    read = write_report(run_folder, {"val": examples})
+    choice = choose(per_image)
+    assert (len(choice.worst), len(choice.median), len(choice.best)) == (6, 3, 3)
+    shown = captions(read)
+    assert len(shown) == 12
+    for caption, index in zip(shown, (*choice.worst, *choice.median, *choice.best), strict=True):
+        image = per_image[index]
+        assert caption.startswith(f"Dice {image['dice']:.3f}")
+        assert caption.endswith(image["file"])
+        for name, scores in image["per_class"].items():
+            assert f"{name} {scores['dice']:.3f}" in caption
+
+
+def test_pages_without_images_or_masks_say_so(run_folder: Path) -> None:
+    examples = make_examples("val")
+    write_evaluation(run_folder, examples)
+    assert "This page was written without the images of this split." in write_report(run_folder).text
+    for path in (run_folder / "masks_val").iterdir():
+        path.unlink()
+    read = write_report(run_folder, {"val": examples})
+    assert "Predicted masks are missing in masks_val: run launch/evaluate.py again." in read.text
+    assert not captions(read)
+
+
+def test_curves_are_those_of_loss_dice_and_rate(run_folder: Path) -> None:
+    lines = [
+        {"step": 4 * epoch, "epoch": epoch, "phase": 0, "split": split, "loss": 1 / epoch, "dice": 1 - 1 / (epoch + 1),
+         "accuracy": 0.99, "learning_rate": 1e-3}
+        for epoch in (1, 2, 3) for split in ("train", "val")
+    ]  # fmt: skip
+    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = write_report(run_folder)
+    shown = [attributes["alt"] for tag, attributes in read.tags if tag == "img"]
+    assert shown == [f"{name} against epoch" for name in ("Loss", "Dice", "Learning rate")]
+    assert "Best epoch, by validation dice: 3." in read.text
+
+
+@pytest.mark.parametrize("count", range(1, 41))
+def test_no_image_is_shown_twice_and_each_is_where_its_dice_puts_it(count: int) -> None:
+    random = np.random.default_rng(count)
+    per_image = [
+        {"dice": float(value), "per_class": {"lung": {"true_pixels": int(pixels)}}}
+        for value, pixels in zip(random.integers(0, 6, count) / 5, random.integers(0, 3, count), strict=True)
+    ]
+    choice = choose(per_image)
+    shown = (*choice.worst, *choice.median, *choice.best)
+    assert len(set(shown)) == len(shown)
+    assert len(shown) == 12 if count >= 12 else len(shown) >= min(count, 2)
+    values = np.array([image["dice"] for image in per_image])
+    assert values[list(choice.worst)].tolist() == sorted(values)[: len(choice.worst)]
+    assert values[list(choice.best)].tolist() == sorted(values)[::-1][: len(choice.best)]
+    if choice.median:
+        middle = sorted(values)[count // 2]
+        assert middle in values[list(choice.median)]
+
+
+def test_of_perfect_images_those_with_something_to_find_stand_first() -> None:
+    per_image = [{"dice": 1.0, "per_class": {"lung": {"true_pixels": pixels}}} for pixels in (0, 0, 9, 0, 5, 0)]
+    assert choose(per_image).best[0] == 2

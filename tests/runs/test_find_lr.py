@@ -1,0 +1,319 @@
+"""The learning-rate range test beside a loop written by hand, and its suggestions on curves with known answers."""
+
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from covidjax.data.order import batch_indices
+from covidjax.errors import UserError
+from covidjax.runs import find_lr
+from covidjax.runs.find_lr import Curve
+from covidjax.train.setup import Job, prepare
+from launch import find_lr as command
+from launch import train
+from tests.commands import call, compiled_once, contents, refusal, tiny_config
+from tests.support import small_config
+
+STEPS = 40
+RATES = np.geomspace(1e-7, 10, 100)
+NUMBERS = np.arange(100)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with compiled_once(tmp_path_factory) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_config(tmp_path_factory.mktemp("config"))
+
+
+def exact_config(cache_dir: Path, **changes: Any) -> ConfigDict:
+    """A first phase with a frozen stage, a pair of rates, factors, momentum, decay and clipping, in float64."""
+    return small_config(
+        dataset__image_size=16,
+        dataset__num_images=24,
+        dataset__cache_dir=str(cache_dir),
+        model__width=2,
+        model__num_blocks=2,
+        batch_size=4,
+        precision="float64",
+        optimizer__name="sgd",
+        optimizer__learning_rate=1e-5,
+        optimizer__weight_decay=1e-2,
+        optimizer__clip_norm=2.0,
+        optimizer__schedule="one_cycle",  # which the sweep takes the place of
+        lr_scale=(("head/.*bias", 0.5),),
+        phases=(
+            {"epochs": 2, "freeze": "until:block1", "optimizer": {"learning_rate": (1e-4, 1e-2)}},
+            {"epochs": 1},
+        ),
+        **changes,
+    )
+
+
+def losses_by_hand(job: Job, rates: np.ndarray) -> list[float]:
+    """The losses of SGD with momentum, in NumPy but for the network; it knows of no plan, recipe or state."""
+    model, split, stages = job.recipes[0].model, job.train_split, ("block1", "block2", "head")
+    # Of the pair (1e-4, 1e-2) the lower is the rate of the first stage, and those between lie geometrically.
+    factors = {stage: 100.0 ** ((index - 2) / 2) for index, stage in enumerate(stages)}
+    params = jax.tree.map(np.array, job.variables["params"])
+    statistics: Any = jax.tree.map(np.array, job.variables["batch_stats"])
+
+    @jax.jit
+    def gradient(params: Any, statistics: Any, images: Any, labels: Any) -> Any:
+        def loss(params: Any) -> Any:
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": statistics},
+                (images.astype(jnp.float64) / 255 - 0.5) / 0.25,
+                batch_norm_stages=stages[1:2],
+                mutable=["batch_stats"],
+            )
+            return jnp.mean(jax.nn.logsumexp(logits, -1) - logits[jnp.arange(len(labels)), labels]), updated
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    velocity = {path: np.zeros(leaf.shape) for path, leaf in jax.tree.leaves_with_path(params)}
+    losses = []
+    for step, rate in enumerate(rates):
+        rows = batch_indices(0, step, len(split), 4)
+        (loss, updated), gradients = gradient(params, statistics, split.images[rows], split.labels[rows])
+        losses.append(float(loss))
+        statistics = updated["batch_stats"]
+        trained = {p: np.asarray(g) for p, g in jax.tree.leaves_with_path(gradients) if p[0].key != "block1"}
+        norm = np.sqrt(sum(np.sum(leaf**2) for leaf in trained.values()))
+        values = dict(jax.tree.leaves_with_path(params))
+        for path, leaf in trained.items():
+            velocity[path] = 0.9 * velocity[path] + leaf * min(1.0, 2.0 / norm)
+            decay = 1e-2 * values[path] if leaf.ndim > 1 else 0.0
+            factor = factors[path[0].key] * (0.5 if path[0].key == "head" and path[-1].key == "bias" else 1.0)
+            values[path] = values[path] - rate * factor * (velocity[path] + decay)
+        params = jax.tree.unflatten(jax.tree.structure(params), values.values())
+    return losses
+
+
+def smoothed_by_hand(losses: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The weighted mean of the losses so far; weights fall by 0.98 with each step back."""
+    back = np.subtract.outer(np.arange(len(losses)), np.arange(len(losses)))
+    weights = np.where(back >= 0, 0.98 ** np.maximum(back, 0), 0.0)
+    return weights @ np.asarray(losses) / weights.sum(1)
+
+
+def curve_of(losses: np.ndarray) -> Curve:
+    return Curve(tuple(RATES[: len(losses)]), tuple(losses), tuple(smoothed_by_hand(losses)), "as made")
+
+
+def test_the_curve_is_that_of_a_loop_written_by_hand(tmp_path: Path) -> None:
+    with jax.enable_x64(True):
+        rates = find_lr.rates(1e-4, 300.0, STEPS)
+        expected = [1e-4 * 3e6 ** (step / (STEPS - 1)) for step in range(STEPS)]
+        np.testing.assert_allclose(rates, expected, rtol=1e-12)
+        variants: list[dict[str, Any]] = [
+            {"features": "off"},
+            {"features": "on"},
+            {"features": "off", "dataset__placement": "stream", "parallel": "pmap"},
+        ]
+        by_hand: list[float] = []
+        for changes in variants:
+            shown: list[int] = []
+            job = prepare(exact_config(tmp_path, **changes))
+            by_hand = by_hand or losses_by_hand(job, rates)
+            curve = find_lr.sweep(job, rates, shown.append)
+            steps = len(curve.losses)
+            means = smoothed_by_hand(by_hand)
+            assert steps == next((n for n in range(1, STEPS + 1) if means[n - 1] > 4 * min(means[:n])), STEPS)
+            assert curve.learning_rates == tuple(rates[:steps])
+            assert shown == list(range(1, steps + 1))
+            np.testing.assert_allclose(curve.losses, by_hand[:steps], rtol=1e-10, err_msg=str(changes))
+            np.testing.assert_allclose(curve.smoothed, means[:steps], rtol=1e-10)
+        assert steps < STEPS  # the sweep went on until it diverged
+        assert "over 4 times its best" in curve.ending
+        assert min(by_hand[:steps]) < 0.9 * by_hand[0]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job whose loss is not a number once a logit is beyond 3."""
+    config = exact_config(tmp_path_factory.mktemp("cache"), features="off")
+    with config.unlocked():
+        config.precision, config.phases = "float32", ()
+    job = prepare(config)
+    loss = job.recipes[0].loss
+
+    def with_a_limit(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return jnp.where(jnp.max(jnp.abs(logits)) > 3, jnp.nan, loss(logits, labels))
+
+    return dataclasses.replace(job, recipes=(dataclasses.replace(job.recipes[0], loss=with_a_limit),))
+
+
+def test_a_loss_that_is_not_finite_ends_the_sweep(job: Job) -> None:
+    curve = find_lr.sweep(job, find_lr.rates(1e-3, 10.0, 30), lambda step: None)
+    steps = len(curve.losses)
+    assert 0 < steps < 30
+    assert all(map(math.isfinite, curve.losses))
+    assert len(curve.learning_rates) == len(curve.smoothed) == steps
+    assert curve.ending == f"the loss was not finite at a rate of {find_lr.rates(1e-3, 10.0, 30)[steps]:.3g}"
+
+
+def test_a_first_loss_that_is_not_finite_is_refused(job: Job) -> None:
+    broken = dataclasses.replace(job, variables=jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), job.variables))
+    with pytest.raises(UserError, match="^the loss of the first batch is not finite") as caught:
+        find_lr.sweep(broken, find_lr.rates(1e-4, 1.0, 20), lambda step: None)
+    assert "\n" not in str(caught.value)
+
+
+def made(smoothed: np.ndarray, noise: float = 0.0, seed: int = 0) -> Curve:
+    """A curve with this smoothed loss; losses beside it with noise."""
+    losses = smoothed + noise * np.random.default_rng(seed).normal(size=len(smoothed))
+    return Curve(tuple(RATES[: len(smoothed)]), tuple(losses), tuple(smoothed), "as made")
+
+
+def falling(center: int, lowest: int = 80) -> np.ndarray:
+    """Falls by a logistic curve around one step, then rises from another on."""
+    curve = 2 - 1 / (1 + np.exp(-(NUMBERS - center) / 4.0))
+    return np.where(lowest < NUMBERS, curve[lowest] + 0.1 * (NUMBERS - lowest), curve)
+
+
+@pytest.mark.parametrize(("center", "lowest"), [(30, 80), (47, 70), (60, 85)])
+def test_the_suggestions_are_the_steepest_slope_and_a_tenth_of_the_minimum(center: int, lowest: int) -> None:
+    suggestions = find_lr.suggest(made(falling(center, lowest)), 100)
+    assert suggestions.steepest == RATES[center]
+    assert suggestions.minimum_over_10 == RATES[lowest] / 10
+    assert suggestions.note == ""
+
+
+def test_noise_of_the_batches_does_not_carry_the_steepest_slope_to_the_plateau() -> None:
+    drawn = (falling(55) + 0.4 * np.random.default_rng(seed).normal(size=100) for seed in range(100))
+    found = [find_lr.suggest(curve_of(losses), 100).steepest for losses in drawn]
+    rates = [rate for rate in found if rate is not None]
+    assert len(rates) > 90
+    assert RATES[45] < min(rates) <= max(rates) < RATES[80]
+
+
+def test_a_minimum_at_the_end_is_said_to_be_no_minimum() -> None:
+    suggestions = find_lr.suggest(made(falling(60, 99)), 100)
+    assert suggestions.steepest == RATES[60]
+    assert suggestions.minimum_over_10 == RATES[99] / 10
+    assert suggestions.note == "the loss still falls at the last rate, 10: a higher --end may tell more"
+
+
+def test_a_curve_that_does_not_fall_gives_no_suggestion_and_says_so() -> None:
+    flat, rising = np.full(100, 1.1), 1.1 + 0.01 * NUMBERS
+    for curve in (made(flat), made(rising), made(rising[:3]), made(falling(3, 12))):
+        suggestions = find_lr.suggest(curve, 100)
+        assert (suggestions.steepest, suggestions.minimum_over_10) == (None, None)
+        assert suggestions.note.startswith("no suggestion: the loss is least near the beginning of the sweep; ")
+    for curve in (made(flat + 1e-4 * falling(50)), made(falling(50), 2.0)):
+        suggestions = find_lr.suggest(curve, 100)
+        assert (suggestions.steepest, suggestions.minimum_over_10) == (None, None)
+        assert suggestions.note.startswith("no suggestion: the loss does not clearly fall (by ")
+
+
+def test_noise_alone_is_hardly_ever_taken_for_a_fall() -> None:
+    taken = 0
+    for seed in range(400):
+        losses = 1.1 + 0.1 * np.random.default_rng(seed).normal(size=100)
+        curve = curve_of(losses)
+        taken += find_lr.suggest(curve, 100).steepest is not None
+    assert taken <= 12  # 3 % of them
+
+
+@pytest.mark.parametrize("length", [1, 15, 100])
+def test_every_curve_can_be_drawn(length: int) -> None:
+    for curve in (made(falling(30)[:length], 0.1), made(np.full(length, 1.1)), made(np.zeros(length))):
+        with Image.open(io.BytesIO(find_lr.draw(curve, find_lr.suggest(curve, 100)))) as image:
+            assert image.format == "PNG"
+            assert image.width > image.height > 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((0.0, 1.0, 100), "--start is 0 and --end 1: allowed is 0 < start < end <= 1e+06"),
+        ((1.0, 1.0, 100), "--start is 1 and --end 1: allowed"),
+        ((math.nan, 1.0, 100), "--start is nan"),
+        ((1e-3, math.inf, 100), "--end inf"),
+        ((1e-3, 1.0, 19), "--steps is 19: allowed is from 20 to 100000"),
+    ],
+)
+def test_a_sweep_that_tells_nothing_is_refused(arguments: tuple[float, float, int], expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        find_lr.rates(*arguments)
+    assert expected in str(caught.value)
+
+
+def run_command(workdir: Path, *arguments: str) -> dict[str, Any]:
+    """Runs the command, and reads what it wrote."""
+    assert call(command.main, *arguments, f"--workdir={workdir}") == 0
+    return json.loads((workdir / "lr_finder.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_run_in_the_workdir_keeps_every_byte(capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    assert call(train.main, config, f"--workdir={workdir}") == 0
+    before = contents(workdir)
+    sweep = [config, "--steps=60", "--start=1e-5", "--end=1e3", "--config.optimizer.learning_rate=(1e-4,1e-2)"]
+    found = run_command(workdir, *sweep)
+    after = contents(workdir)
+    png = after.pop("lr_finder.png")
+    assert after.pop("lr_finder.json")
+    assert after == before
+    assert png is not None and png.startswith(b"\x89PNG")
+    for key in ("learning_rates", "losses", "smoothed"):
+        assert len(found[key]) == found["steps"] <= found["steps_asked"] == 60
+    assert found["learning_rates"][0] == pytest.approx(1e-5)
+    assert found["seed"] == 0
+    assert found["config_name"].endswith("tiny.py")
+    assert found["config"]["optimizer"]["learning_rate"] == [1e-4, 1e-2]
+    assert found["suggestion"] == found["steepest"]
+    curve = Curve(**{field.name: found[field.name] for field in dataclasses.fields(Curve)})
+    suggestions = find_lr.suggest(curve, 60)
+    assert (suggestions.steepest, suggestions.minimum_over_10) == (found["steepest"], found["minimum_over_10"])
+    assert run_command(workdir, *sweep) == found  # nothing of a sweep is left in the next
+    output = capfd.readouterr().out
+    if found["suggestion"] is None:
+        assert suggestions.note in output
+    else:
+        low, high = found["suggestion"] / 100, found["suggestion"]
+        assert found["override"] == f"--config.optimizer.learning_rate=({low:.2g},{high:.2g})"
+        assert found["override"] in output
+
+
+def test_the_rate_of_a_first_phase_is_told_where_it_stands(config: str, tmp_path: Path) -> None:
+    phases = "({'freeze': 'backbone', 'optimizer': {'learning_rate': 1e-2, 'name': 'sgd'}}, {'epochs': 1})"
+    found = run_command(tmp_path / "sweep", config, "--config.batch_size=12", "--steps=30", f"--config.phases={phases}")
+    assert any("phase 0 of 2: freeze 'backbone'" in note for note in found["notes"])
+    assert found["optimizer"] == "sgd"
+    assert found["suggestion"] is None or found["override"].endswith("in the 'optimizer' of config.phases[0]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--steps=3"], "--steps is 3: allowed is from 20"),
+        (["--end=1e-9"], "--start is 1e-07 and --end 1e-09"),
+        (["--start=low"], "argument --start: invalid float value: 'low'"),
+        (["--config.batch_size=25"], "config.batch_size 25 exceeds the 24 training images"),
+        (["--config.optimizer.rate=1"], "config.optimizer.rate does not exist"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(
+    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    workdir = tmp_path / "sweep"
+    assert expected in refusal(capfd, command.main, config, f"--workdir={workdir}", *arguments)
+    assert not workdir.exists() or contents(workdir) == {}

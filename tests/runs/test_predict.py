@@ -1,0 +1,315 @@
+"""Predictions of new images with untrained networks: what is written, and what is left behind when it goes wrong."""
+
+import csv
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from covidjax import losses
+from covidjax.data.picture import decode_image
+from covidjax.errors import UserError
+from covidjax.evaluate.tiles import Tiling
+from covidjax.models.layers import Conv, Staged
+from covidjax.models.preprocessing import Preprocessing
+from covidjax.report.pictures import GAP, STRIP
+from covidjax.runs import predict
+from covidjax.weights.workdir import Trained
+from tests.commands import contents, write_image
+from tests.support import make_model, small_config
+
+SIZE = 16
+LABELS = ("healthy", "ill")
+PIXELS = ("background", "lung", "lesion")
+SIZES = {"a.png": (20, 30), "b.jpg": (16, 16), "deep/c.tif": (45, 17), "deep/d.png": (9, 9), "e.bmp": (33, 20)}
+
+
+class OneConvolution(Staged):
+    """The least network that answers with masks: it stands for a U-Net, which takes long to compile."""
+
+    num_classes: int
+    param_dtype: Any = jnp.float32
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return ("head",)
+
+    def setup(self) -> None:
+        self.head = Convolution(self.num_classes)
+
+
+class Convolution(nn.Module):
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
+        return Conv(self.features, 3, padding=1)(x)
+
+
+def untrained(model: str, classes: tuple[str, ...], **changes: Any) -> Trained:
+    config = small_config(model, batch_size=2, dataset__image_size=SIZE, model__width=2, **changes)
+    network = OneConvolution(len(classes)) if model == "unet" else make_model(config, len(classes))
+    variables = dict(network.init(jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 1))))
+    return Trained(config, classes, network, Preprocessing(), variables, 7, "best")
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Trained:
+    return untrained("cnn", LABELS, model__num_blocks=2)
+
+
+@pytest.fixture(scope="module")
+def unet() -> Trained:
+    return untrained("unet", PIXELS)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    for seed, (name, (width, height)) in enumerate(SIZES.items()):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+        Image.fromarray(pixels).save(path)
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
+    return folder
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def logits_of(trained: Trained, pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(trained.model.apply(trained.variables, trained.preprocessing(jnp.asarray(pixels, jnp.float32))))
+
+
+def network_pixels(folder: Path, name: str, crop: str = "center") -> np.ndarray:
+    return decode_image((folder / name).read_bytes(), image_size=SIZE, channels=1, crop=crop)
+
+
+def test_folder_is_listed_with_its_folders_and_without_what_is_no_image(images: Path) -> None:
+    found = predict.list_images(images)
+    assert found.names == tuple(sorted(SIZES))
+    assert found.ignored == 1
+    assert predict.list_images(images / "a.png").names == ("a.png",)
+
+
+def test_folder_without_images_and_missing_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no image"):
+        predict.list_images(tmp_path)
+    with pytest.raises(UserError, match="there is no"):
+        predict.list_images(tmp_path / "missing")
+
+
+def test_images_are_enhanced_as_those_of_the_run_were(classifier: Trained, images: Path, tmp_path: Path) -> None:
+    config = classifier.config.copy_and_resolve_references()
+    config.dataset.enhancement = "clahe"
+    predict.predict(dataclasses.replace(classifier, config=config), predict.list_images(images), tmp_path / "p.csv")
+    pixels = [decode_image((images / name).read_bytes(), SIZE, 1, "center", "clahe") for name in sorted(SIZES)]
+    logits = jnp.asarray(logits_of(classifier, np.stack(pixels)))
+    expected = np.asarray(losses.probabilities(logits, "softmax_cross_entropy"))[:, 0]
+    found = [float(row["probability_healthy"]) for row in read_table(tmp_path / "p.csv")]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    plain = logits_of(classifier, np.stack([network_pixels(images, name) for name in sorted(SIZES)]))
+    assert np.abs(np.asarray(logits) - plain).max() > 0.01
+
+
+def test_table_of_labels_holds_the_probabilities_of_the_network(
+    classifier: Trained, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "new" / "predictions.csv"
+    outcome = predict.predict(classifier, predict.list_images(images), output)
+    rows = read_table(output)
+    assert list(rows[0]) == ["file", "predicted", "probability_healthy", "probability_ill", "use"]
+    assert [row["file"] for row in rows] == sorted(SIZES)
+    pixels = np.stack([network_pixels(images, name) for name in sorted(SIZES)])
+    expected = np.asarray(losses.probabilities(jnp.asarray(logits_of(classifier, pixels)), "softmax_cross_entropy"))
+    written = np.array([[float(row[f"probability_{name}"]) for name in LABELS] for row in rows])
+    np.testing.assert_allclose(written, expected, rtol=0, atol=1e-6)
+    assert [row["predicted"] for row in rows] == [LABELS[guess] for guess in expected.argmax(axis=1)]
+    assert {row["use"] for row in rows} == {"research use only"}
+    assert sum(outcome.counts.values()) == outcome.num_images == len(SIZES)
+    assert contents(tmp_path / "new").keys() == {"predictions.csv"}
+
+
+@pytest.mark.parametrize("crop", ["center", "pad", "squash"])
+def test_masks_are_those_of_the_network_at_the_size_of_their_images(images: Path, tmp_path: Path, crop: str) -> None:
+    trained = untrained("unet", PIXELS, dataset__crop=crop)
+    output = tmp_path / "predictions.csv"
+    predict.predict(trained, predict.list_images(images), output)
+    seen = set()
+    for row in read_table(output):
+        width, height = SIZES[row["file"]]
+        with Image.open(tmp_path / row["mask"]) as file:
+            mask = np.asarray(file)
+        assert mask.dtype == np.uint8
+        assert mask.shape == (height, width) == (int(row["height"]), int(row["width"]))
+        areas = [int(row[f"pixels_{name}"]) for name in PIXELS]
+        assert areas == np.bincount(mask.reshape(-1), minlength=3).tolist()
+        small = logits_of(trained, network_pixels(images, row["file"], crop)[None])[0].argmax(-1)
+        side = min(width, height)
+        if crop == "squash":
+            region, cells = mask, small
+        elif crop == "center":
+            top, left = (height - side) // 2, (width - side) // 2
+            region, cells = mask[top : top + side, left : left + side], small
+            outside = mask.copy()
+            outside[top : top + side, left : left + side] = 0
+            assert not outside.any()
+        else:
+            inner = [max(1, round(length * SIZE / max(width, height))) for length in (height, width)]
+            top, left = ((SIZE - length) // 2 for length in inner)
+            region, cells = mask, small[top : top + inner[0], left : left + inner[1]]
+        near = (
+            [((np.arange(length) + 0.5) * of / length + bias).astype(int).clip(0, of - 1) for bias in (-1e-9, 1e-9)]
+            for length, of in zip(region.shape, cells.shape, strict=True)
+        )
+        # A centre that lies between two pixels of the network may take either.
+        assert np.any([region == cells[np.ix_(*pair)] for pair in itertools.product(*near)], axis=0).all()
+        seen |= set(mask.reshape(-1).tolist())
+    assert seen == {0, 1, 2}
+
+
+def test_masks_of_two_classes_are_black_and_white(images: Path, tmp_path: Path) -> None:
+    trained = untrained("unet", PIXELS[:2])
+    predict.predict(trained, predict.list_images(images), tmp_path / "p.csv")
+    found = {
+        int(value) for path in (tmp_path / "p_masks").iterdir() for value in np.unique(np.asarray(Image.open(path)))
+    }
+    assert found == {0, 255}
+
+
+def test_overlays_show_each_image_beside_its_mask(unet: Trained, images: Path, tmp_path: Path) -> None:
+    predict.predict(unet, predict.list_images(images), tmp_path / "p.csv", tmp_path / "over")
+    assert {path.name for path in (tmp_path / "over").iterdir()} == {
+        path.name for path in (tmp_path / "p_masks").iterdir()
+    }
+    for name, (width, height) in SIZES.items():
+        with Image.open(tmp_path / "over" / f"{Path(name).stem}.png") as picture:
+            assert picture.size == (2 * width + GAP, height + STRIP)
+            assert picture.info["Comment"] == "research use only"
+            if name.endswith(".png"):
+                own = np.asarray(Image.open(images / name))
+                np.testing.assert_array_equal(
+                    np.asarray(picture)[:height, :width], np.repeat(own[..., None], 3, axis=-1)
+                )
+
+
+def test_tiles_take_images_at_their_own_size(unet: Trained, images: Path, tmp_path: Path) -> None:
+    predict.predict(unet, predict.list_images(images), tmp_path / "p.csv", tiling=Tiling(64, 16))
+    for name, (width, height) in SIZES.items():
+        if name.endswith(".jpg"):
+            continue
+        own = np.asarray(Image.open(images / name))[None, ..., None]
+        expected = logits_of(unet, own)[0].argmax(-1)
+        assert expected.shape == (height, width)
+        mask = np.asarray(Image.open(tmp_path / "p_masks" / f"{Path(name).stem}.png"))
+        assert np.mean(mask == expected) > 0.99  # another program may round a tie the other way
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+@pytest.mark.parametrize("position", ["0.png", "z.png"])
+def test_bad_files_are_named_together_and_nothing_is_left_behind(
+    classifier: Trained, unet: Trained, images: Path, tmp_path: Path, task: str, position: str
+) -> None:
+    (images / position).write_bytes(b"")
+    (images / "deep" / "broken.jpg").write_text("no image")
+    masks = task == "segmentation"
+    trained, overlays = (unet, tmp_path / "x" / "over") if masks else (classifier, None)
+    before = contents(tmp_path)
+    with pytest.raises(UserError) as error:
+        predict.predict(trained, predict.list_images(images), tmp_path / "out" / "p.csv", overlays)
+    message = str(error.value)
+    assert message.startswith("2 of 7 images are bad: ")
+    assert f"{images / position} (the file is empty)" in message
+    assert f"{images / 'deep' / 'broken.jpg'} (not a JPEG, PNG, BMP or TIFF image)" in message
+    assert contents(tmp_path) == before
+
+
+def test_what_a_killed_run_left_is_removed_and_what_another_is_writing_is_not(
+    unet: Trained, images: Path, tmp_path: Path
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, other, busy = (
+        tmp_path / f".{name}.{process}.tmp"
+        for name, process in (("p_masks", dead.pid), ("q_masks", dead.pid), ("p_masks", os.getppid()))
+    )
+    for folder in (left, other, busy):
+        folder.mkdir()
+        (folder / "a.png").write_text("half a mask")
+    predict.predict(unet, predict.list_images(images), tmp_path / "p.csv")
+    assert (left.exists(), other.exists(), busy.exists()) == (False, True, True)
+
+
+def test_full_folder_of_masks_is_left_alone(unet: Trained, images: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "p_masks" / "mine.png", seed=0)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="p_masks is there already: remove it or choose another name"):
+        predict.predict(unet, predict.list_images(images), tmp_path / "p.csv")
+    assert contents(tmp_path) == before
+
+
+def test_images_whose_masks_would_have_one_name_are_refused(unet: Trained, images: Path, tmp_path: Path) -> None:
+    write_image(images / "a.bmp", seed=0)
+    with pytest.raises(UserError, match=r"the same name: a.bmp, a.png; rename some"):
+        predict.predict(unet, predict.list_images(images), tmp_path / "p.csv")
+
+
+def test_volumes_are_those_of_the_areas(unet: Trained, images: Path, tmp_path: Path) -> None:
+    for name in ("b.jpg", "e.bmp"):
+        (images / name).unlink()
+    output = tmp_path / "p.csv"
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"slices in deep have different sizes \(9 x 9, 45 x 17\)"):
+        predict.predict(unet, predict.list_images(images), output, spacing=(5.0, 1.0, 1.0))
+    assert contents(tmp_path) == before
+    (images / "deep" / "c.tif").unlink()
+    outcome = predict.predict(unet, predict.list_images(images), output, spacing=(5.0, 1.0, 1.0))
+    assert outcome.volumes == tmp_path / "p_volumes.csv"
+    areas, stacks = read_table(output), read_table(outcome.volumes)
+    assert [row["stack"] for row in stacks] == [".", "deep"]
+    for area, stack in zip(areas, stacks, strict=True):
+        assert float(stack["millilitres_lung"]) == pytest.approx(int(area["pixels_lung"]) * 5 / 1000)
+
+
+def test_network_that_answers_with_nan_is_refused(classifier: Trained, images: Path, tmp_path: Path) -> None:
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, classifier.variables)
+    trained = Trained(
+        classifier.config, LABELS, classifier.model, classifier.preprocessing, broken, classifier.step, "best"
+    )
+    with pytest.raises(UserError, match="step 7 answers with what is no number"):
+        predict.predict(trained, predict.list_images(images), tmp_path / "p.csv")
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_what_a_classifier_does_not_have_is_refused(classifier: Trained, images: Path, tmp_path: Path) -> None:
+    sources = predict.list_images(images)
+    for extra in ({"overlays_folder": tmp_path / "over"}, {"tiling": Tiling(64, 16)}, {"spacing": (1.0, 1.0, 1.0)}):
+        with pytest.raises(UserError, match="cnn labels whole images"):
+            predict.predict(classifier, sources, tmp_path / "p.csv", **extra)
+
+
+def test_output_that_is_no_table_is_refused(classifier: Trained, images: Path, tmp_path: Path) -> None:
+    for output in (tmp_path, tmp_path / "folder"):
+        with pytest.raises(UserError, match="such as predictions.csv"):
+            predict.predict(classifier, predict.list_images(images), output)
+
+
+def test_former_table_is_replaced(classifier: Trained, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "p.csv"
+    for source in (images, images / "a.png"):
+        predict.predict(classifier, predict.list_images(source), output)
+    assert [row["file"] for row in read_table(output)] == ["a.png"]

@@ -1,0 +1,207 @@
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from ml_collections import ConfigDict
+from safetensors.numpy import save_file
+
+from covidjax import losses
+from covidjax.errors import UserError
+from covidjax.models.preprocessing import Preprocessing
+from covidjax.runs.sweep import Outcome, Setting, sweep
+from covidjax.train import features
+from covidjax.train.inputs import make_inputs
+from covidjax.train.loop import next_epoch
+from covidjax.train.parallel import jit_step
+from covidjax.train.phases import evaluation_variables
+from covidjax.train.setup import prepare
+from covidjax.weights import inputs
+from tests.support import make_model, small_config
+from tests.train.cached import draw, passes
+
+EPOCHS = 4
+TINY: dict[str, Any] = {
+    "model__width": 2,
+    "model__num_blocks": 2,
+    "dataset__image_size": 16,
+    "dataset__num_images": 24,
+    "batch_size": 4,
+    "epochs": EPOCHS,
+    "freeze": "backbone",
+    "precision": "float64",
+}
+WEIGHTS = (1.0, 2.5, 0.5)
+RATES, DECAYS, CLASS_WEIGHTS, SEEDS = (1e-3, 2e-2), (0.0, 0.3), ("none", WEIGHTS), (3, 4)
+# Two opposite corners each, which tell apart any two knobs that were mixed up.
+ALONE = {
+    "plateau": (Setting(2e-2, 0.0, WEIGHTS, 3), Setting(1e-3, 0.3, "none", 4)),
+    "one_cycle": (Setting(2e-2, 0.0, "none", 4), Setting(1e-3, 0.3, WEIGHTS, 3)),
+}
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights without a head."""
+    path = tmp_path_factory.mktemp("weights") / "prefix.safetensors"
+    with jax.enable_x64(True):
+        variables = draw(make_model(small_config("cnn", **TINY)), 16)
+    leaves = traverse_util.flatten_dict(variables, sep="/")
+    prefix = {name: np.asarray(leaf) for name, leaf in leaves.items() if "head" not in name}
+    save_file(prefix, path, {"preprocessing": inputs.encode(Preprocessing())})
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path, pretrained: Path) -> ConfigDict:
+    return small_config("cnn", **TINY, pretrained=str(pretrained), dataset__cache_dir=str(tmp_path / "cache"))
+
+
+def changed(config: ConfigDict, **changes: Any) -> ConfigDict:
+    """A copy with dotted changes, as `small_config` has them."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        for key, value in changes.items():
+            owner, _, leaf = key.replace("__", ".").rpartition(".")
+            (config[owner] if owner else config)[leaf] = value
+    return config
+
+
+def run_alone(config: ConfigDict, setting: Setting) -> Outcome:
+    """What a run of its own comes to, with the steps and the epochs of the training loop."""
+    config = changed(
+        config,
+        optimizer__learning_rate=setting.learning_rate,
+        optimizer__weight_decay=setting.weight_decay,
+        loss__class_weights=setting.class_weights,
+        seed=setting.seed,
+    )
+    job = prepare(config)
+    phase, recipe, state = job.phases[0], job.recipes[0], job.fresh_state()
+    feed = make_inputs(job, phase, job.variables, passes(features.feature_store(config.dataset.cache_dir).folder))
+    step, figures = jit_step(recipe, job.mesh, resident=True), []
+    for epoch in range(EPOCHS):
+        span = (epoch * job.steps_per_epoch, (epoch + 1) * job.steps_per_epoch)
+        for _, arguments in feed.calls(job.mesh, "jit", setting.seed, config.batch_size, span, 1):
+            state = step(state, *arguments)
+        variables = evaluation_variables(state.params, state.batch_stats, state.average, recipe.plan)
+        logits = forward(recipe.model, variables, feed.val, feed.start)
+        labels = job.val_split.labels
+        loss = float(jnp.mean(losses.softmax_cross_entropy(logits, jnp.asarray(labels))))
+        figures.append((loss, float(np.mean(np.argmax(logits, -1) == labels))))
+        state = next_epoch(job, phase, state, float(state.metrics.loss) / int(state.metrics.steps))
+    best = max(range(EPOCHS), key=lambda epoch: (-figures[epoch][0], epoch))
+    return Outcome(setting, best + 1, *figures[best], *figures[-1])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def forward(model: Any, variables: Any, inputs: Any, start: str) -> jax.Array:
+    return model.apply(variables, inputs, start=start)
+
+
+def assert_same(found: Sequence[Outcome], expected: Outcome, tolerance: float = 1e-8) -> None:
+    (own,) = [outcome for outcome in found if outcome.setting == expected.setting]
+    assert own.best_epoch == expected.best_epoch
+    for field in ("loss", "accuracy", "last_loss", "last_accuracy"):
+        assert getattr(own, field) == pytest.approx(getattr(expected, field), rel=tolerance), field
+
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    # Nothing counts as an improvement, and the lower rate is below the floor from the start.
+    "plateau": {
+        "optimizer__plateau_patience": 1,
+        "optimizer__plateau_factor": 0.5,
+        "optimizer__plateau_min_delta": 10.0,
+        "optimizer__plateau_min_learning_rate": 7e-3,
+    },
+    "one_cycle": {"optimizer__clip_norm": 0.5, "model__dropout": 0.3, "accumulation_steps": 2},
+}
+
+
+@pytest.mark.parametrize("schedule", [pytest.param("plateau", marks=pytest.mark.slow), "one_cycle"])
+def test_heads_of_a_sweep_come_to_what_runs_of_their_own_come_to(config: ConfigDict, schedule: str) -> None:
+    with jax.enable_x64(True):
+        config = changed(config, optimizer__schedule=schedule, **SCHEDULES[schedule])
+        said: list[str] = []
+        result = sweep(config, RATES, DECAYS, CLASS_WEIGHTS, SEEDS, said.append)
+        assert len(result.outcomes) == len({outcome.setting for outcome in result.outcomes}) == 16
+        assert len({outcome.last_loss for outcome in result.outcomes}) == 16
+        for setting in ALONE[schedule]:
+            assert_same(result.outcomes, run_alone(config, setting))
+    best = min(outcome.last_loss for outcome in result.outcomes)
+    assert len(said) == EPOCHS
+    assert said[-1] == f"epoch {EPOCHS}/{EPOCHS}  best val loss {best:.4f}"
+
+
+@pytest.mark.slow
+def test_trained_stages_behind_the_prefix_come_to_the_same_with_everything_on(config: ConfigDict) -> None:
+    with jax.enable_x64(True):
+        config = changed(
+            config,
+            freeze="until:block1",
+            ema_decay=0.9,
+            lr_scale=(("block2", 0.1),),
+            augment__brightness=0.2,
+            feature_views=2,
+            optimizer__schedule="cosine",
+            optimizer__warmup_epochs=1.0,
+            model__dropout=0.3,
+        )
+        result = sweep(config, RATES, DECAYS, CLASS_WEIGHTS, SEEDS, lambda line: None)
+        for setting in (*ALONE["plateau"], *ALONE["one_cycle"]):
+            assert_same(result.outcomes, run_alone(config, setting))
+
+
+def test_single_seed_without_pretrained_weights_has_the_prefix_of_that_seed(config: ConfigDict) -> None:
+    with jax.enable_x64(True):
+        config = changed(config, pretrained="", seed=0)
+        result = sweep(config, (1e-2,), (0.0,), ("none",), (5,), lambda line: None)
+        assert_same(result.outcomes, run_alone(config, Setting(1e-2, 0.0, "none", 5)))
+
+
+def test_head_that_diverges_hinders_no_other(config: ConfigDict) -> None:
+    config = changed(config, precision="float32", optimizer__name="sgd", optimizer__momentum=0.0)
+    said: list[str] = []
+    result = sweep(config, (1e-2, 1e6), (0.0, 1e6), ("none",), (3,), said.append)
+    (wild,) = (o for o in result.outcomes if not np.isfinite(o.loss))
+    assert (wild.setting, wild.best_epoch) == (Setting(1e6, 1e6, "none", 3), EPOCHS)
+    assert not np.isfinite(wild.last_loss)
+    assert_same(result.outcomes, run_alone(config, Setting(1e-2, 0.0, "none", 3)), tolerance=1e-5)
+    assert all(np.isfinite(float(line.split()[-1])) for line in said)
+
+
+def test_best_epoch_is_by_the_figure_of_the_config_and_the_later_of_equal_ones(config: ConfigDict) -> None:
+    with jax.enable_x64(True):
+        config = changed(config, checkpoint__best="accuracy", optimizer__learning_rate=1e-9)
+        result = sweep(config, (1e-9,), (0.0,), ("none",), (3,), lambda line: None)  # which changes no answer
+    (outcome,) = result.outcomes
+    assert outcome.best_epoch == EPOCHS
+    assert result.num_val == 6
+
+
+REFUSED: list[tuple[dict[str, Any], Sequence[int], str]] = [
+    ({"features": "off"}, (0,), "from cached features on the device: features: not cached (config.features is off)"),
+    ({"freeze": "none"}, (0,), "features: not cached (the first stage trains)"),
+    ({"augment__flip": True}, (0,), "config.feature_views=K"),
+    ({"phases": ({"steps": 5},)}, (0,), "empty config.phases"),
+    ({"phases": ({"epochs": 2}, {"epochs": 1})}, (0,), "empty config.phases"),
+    ({"freeze": "gradual:1"}, (0,), "'gradual:1', one strategy for all epochs"),
+    ({"weight_decays": (("head", 0.1),)}, (0,), "empty config.weight_decays"),
+    ({"pretrained": ""}, (0, 1), "with random initialisation every seed has a frozen prefix"),
+]
+
+
+@pytest.mark.parametrize(("changes", "seeds", "said"), REFUSED)
+def test_what_a_sweep_cannot_do_is_refused_in_one_line(
+    config: ConfigDict, changes: dict[str, Any], seeds: Sequence[int], said: str
+) -> None:
+    config = changed(config, precision="float32", **changes)
+    with pytest.raises(UserError) as caught:
+        sweep(config, (1e-3,), (0.0,), ("none",), seeds, lambda line: None)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

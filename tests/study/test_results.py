@@ -1,0 +1,210 @@
+"""The verdict of a study and its page, from runs that were made up."""
+
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from covidjax.study import page
+from covidjax.study import results as study_results
+from covidjax.study.results import Arm, Result, Verdict
+from tests.report.made_workdir import Page
+from tests.study.made import ARMS, make_result, make_study
+from tests.support import small_config
+
+SEEDS = (0, 1, 2)
+
+
+def judged(accuracies: dict[str, list[float]], seconds: dict[str, float]) -> Verdict:
+    study = make_study(Path("study"), tuple(accuracies), seeds=range(len(next(iter(accuracies.values())))))
+    results = [
+        make_result(t, val_accuracy=accuracies[t.strategy][t.seed], cost_seconds=seconds[t.strategy])
+        for t in study.trials()
+    ]
+    return study_results.judge(study_results.make_arms(study, results))
+
+
+def label(arm: Arm | None) -> str:
+    assert arm is not None
+    return arm.label
+
+
+def test_chosen_is_the_cheapest_that_is_not_significantly_worse_paired_by_seed() -> None:
+    accuracies = {
+        "none": [0.80, 0.85, 0.90],
+        "until:layer3": [0.81, 0.83, 0.89],  # a little worse, within what seeds do
+        "backbone": [0.78, 0.831, 0.879],  # worse with every seed by about as much
+    }
+    verdict = judged(accuracies, {"none": 100.0, "until:layer3": 40.0, "backbone": 1.0})
+    assert (label(verdict.best), label(verdict.chosen)) == ("none", "until:layer3")
+    found = {arm.label: difference for arm, difference in verdict.differences.items()}
+    assert found.keys() == {"until:layer3", "backbone"}
+    for name, difference in found.items():
+        assert difference.p == pytest.approx(stats.ttest_rel(accuracies[name], accuracies["none"]).pvalue)
+    assert found["backbone"].below_zero
+    assert not found["until:layer3"].below_zero
+    assert "“until:layer3”" in verdict.sentence
+    assert "paired over 3 seeds" in verdict.sentence
+
+
+def test_best_is_chosen_where_all_that_is_cheaper_is_worse() -> None:
+    accuracies = {"none": [0.80, 0.85, 0.90], "backbone": [0.70, 0.751, 0.801]}
+    assert "every cheaper strategy is significantly worse" in judged(accuracies, {"none": 9, "backbone": 1}).sentence
+    verdict = judged(accuracies, {"none": 1, "backbone": 9})
+    assert verdict.chosen is verdict.best
+    assert "it is the cheapest as well" in verdict.sentence
+
+
+def test_one_seed_says_nothing_about_significance() -> None:
+    verdict = judged({"none": [0.80], "backbone": [0.79]}, {"none": 9.0, "backbone": 1.0})
+    assert (label(verdict.best), label(verdict.chosen)) == ("none", "none")
+    assert "With one seed nothing can be said about significance" in verdict.sentence
+
+
+def failed(result: Result) -> Result:
+    return dataclasses.replace(result, status="failed", message="<not> finite", figures={}, curves={})
+
+
+def test_strategy_with_a_failed_run_is_left_out_of_the_verdict(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    results = [make_result(trial) for trial in study.trials()]
+    before = study_results.judge(study_results.make_arms(study, results))
+    broken = [failed(r) if (r.trial.strategy, r.trial.seed) == (label(before.best), 1) else r for r in results]
+    after = study_results.judge(study_results.make_arms(study, broken))
+    assert label(after.best) != label(before.best)
+    assert f"Left out, as not every run finished: “{label(before.best)}”" in after.sentence
+    nothing = study_results.judge(study_results.make_arms(study, list(map(failed, results))))
+    assert (nothing.best, nothing.chosen) == (None, None)
+
+
+def test_front_holds_what_no_other_surpasses_at_no_more_cost(tmp_path: Path) -> None:
+    values = {
+        "none": (0.9, 100),
+        "until:layer2": (0.9, 50),
+        "until:layer3": (0.7, 20),
+        "norm": (0.6, 30),
+        "backbone": (0.5, 1),
+    }
+    study = make_study(tmp_path, seeds=(0,))
+    results = [
+        make_result(t, val_accuracy=values[t.strategy][0], cost_seconds=values[t.strategy][1]) for t in study.trials()
+    ]
+    front = study_results.pareto_front(study_results.make_arms(study, results), "cost_seconds")
+    assert [arm.label for arm in front] == ["backbone", "until:layer3", "until:layer2"]
+
+
+def write_page(tmp_path: Path, results: list[Result], study: Any) -> tuple[Page, Verdict, str]:
+    arms = study_results.make_arms(study, results)
+    verdict = study_results.judge(arms)
+    content = page.write(study, results, arms, verdict).read_text(encoding="utf-8")
+    return Page(content), verdict, content
+
+
+def test_page_needs_nothing_outside_itself_and_escapes_what_it_shows(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    results = [make_result(trial) for trial in study.trials()]
+    results[0] = failed(results[0])
+    read, _, content = write_page(tmp_path, results, study)
+    assert not re.search(r"https?://|@import|url\(", content)
+    assert not {tag for tag, _ in read.tags} & {"script", "link", "iframe", "object", "not"}
+    sources = [attributes["src"] or "" for _, attributes in read.tags if "src" in attributes]
+    assert len(sources) == 1 + 2 * len(ARMS)
+    assert all(source.startswith("data:image/svg+xml") for source in sources)
+    assert "<not> finite" in read.text
+
+
+def test_page_shows_the_figures_of_the_study(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    results = [make_result(trial) for trial in study.trials()]
+    read, verdict, _ = write_page(tmp_path, results, study)
+    assert verdict.sentence in read.text
+    shown = {row[0]: row for row in read.table("Strategy", "SD")[1:]}
+    costs = {row[0]: row for row in read.table("Strategy", "Memory of a step")[1:]}
+    assert shown.keys() == costs.keys() == ARMS.keys()
+    for arm in study_results.make_arms(study, results):
+        accuracy = arm.over_seeds("val_accuracy")
+        assert shown[arm.label][1] == "3 of 3"
+        assert shown[arm.label][2] == f"{accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"
+        assert shown[arm.label][3] == f"{accuracy.deviation:.3f}"
+        if arm is not verdict.best and label(verdict.best) != arm.label:
+            difference = next(d for other, d in verdict.differences.items() if other.label == arm.label)
+            assert shown[arm.label][4].startswith(study_results.signed(difference.mean))
+        assert costs[arm.label][-1] == f"{ARMS[arm.label][3]:,}"
+    runs = read.table("Run", "Status")
+    assert [row[0] for row in runs[1:]] == [trial.name for trial in study.trials()]
+
+
+def test_study_of_masks_compares_dice_and_has_no_word_of_accuracy(tmp_path: Path) -> None:
+    study = dataclasses.replace(make_study(tmp_path, ("none", "backbone")), config=small_config("unet"))
+    results = [of_masks(make_result(trial)) for trial in study.trials()]
+    read, verdict, _ = write_page(tmp_path, results, study)
+    assert verdict.best is not None and "the highest mean validation Dice" in verdict.sentence
+    results_text = read.text.partition("ensemble")[0]  # behind it are the settings, which have the word
+    assert "Dice" in results_text and "ccuracy" not in results_text and "AUROC" not in results_text
+    for head in (("Strategy", "SD"), ("Run", "Status")):
+        assert {"Dice", "IoU"} <= set(read.table(*head)[0])
+    shown = {row[0]: row[2] for row in read.table("Strategy", "SD")[1:]}
+    for arm in study_results.make_arms(study, results):
+        assert shown[arm.label].startswith(f"{arm.over_seeds('val_dice').mean:.3f} ")
+    study_results.write_csv(tmp_path / "study.csv", results, study.measure)
+    first_line = (tmp_path / "study.csv").read_text().splitlines()[0]
+    assert "val_dice,val_dice_low,val_dice_high,val_loss" in first_line and "accuracy" not in first_line
+
+
+def of_masks(result: Result) -> Result:
+    """The same with its accuracy as Dice."""
+    named = {key.replace("accuracy", "dice").replace("macro_auroc", "iou"): key for key in result.figures}
+    curves = {"dice": result.curves["accuracy"], "loss": result.curves["loss"]}
+    return dataclasses.replace(result, figures={new: result.figures[old] for new, old in named.items()}, curves=curves)
+
+
+def test_page_of_a_study_without_memory_or_finished_runs_is_still_written(tmp_path: Path) -> None:
+    study = make_study(tmp_path, ("none", "backbone"), seeds=(0,))
+    results = [make_result(trial) for trial in study.trials()]
+    bare = [
+        dataclasses.replace(r, figures={k: v for k, v in r.figures.items() if not k.endswith("_bytes")})
+        for r in results
+    ]
+    assert "Not recorded by these runs: memory of a step." in write_page(tmp_path, bare, study)[0].text
+    read = write_page(tmp_path, list(map(failed, results)), study)[0]
+    assert "No run has finished yet." in read.text
+    assert "No epoch has finished yet." in read.text
+
+
+def test_test_split_of_other_runs_than_the_chosen_is_pointed_out(tmp_path: Path) -> None:
+    study = make_study(tmp_path, ("until:layer3", "backbone"), seeds=SEEDS)
+    results = [make_result(trial) for trial in study.trials()]
+    read, verdict, _ = write_page(tmp_path, results, study)
+    assert "Not read for the chosen strategy" in read.text
+    test = {"accuracy": 0.8125, "accuracy_ci95": [0.75, 0.875], "loss": 0.5}
+
+    def evaluated(strategy: str) -> list[Result]:
+        return [
+            dataclasses.replace(r, test=test, test_reads=("2026-11-20T12:00:00+00:00",))
+            if r.trial.strategy == strategy
+            else r
+            for r in results
+        ]
+
+    read = write_page(tmp_path, evaluated(label(verdict.chosen)), study)[0]
+    assert [row[1] for row in read.table("Run", "Read at")[1:-1]] == ["0.812 [0.750, 0.875]"] * 3
+    assert "also read for other runs" not in read.text
+    other = next(name for name in study.strategies if name != label(verdict.chosen))
+    assert f"also read for other runs: {other}_lr0.001_seed0" in write_page(tmp_path, evaluated(other), study)[0].text
+
+
+def test_table_has_an_empty_cell_where_a_figure_is_unknown(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    trial = study.trials()[0]
+    study_results.write_csv(tmp_path / "study.csv", [failed(make_result(trial))], study.measure)
+    head, line = (tmp_path / "study.csv").read_text().splitlines()
+    row = dict(zip(head.split(","), line.split(","), strict=True))
+    assert (row["status"], row["message"], row["val_accuracy"]) == ("failed", "<not> finite", "")
+    assert tuple(row) == study_results.columns(study.measure)
+    assert math.isclose(float(row["learning_rate"]), 1e-3)
+    assert json.loads(row["seed"]) == trial.seed

@@ -1,0 +1,256 @@
+"""A study gives what its runs give one by one, repeats none that is finished, and goes on wherever it was stopped."""
+
+import contextlib
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from covidjax import files
+from covidjax.train import loop
+from covidjax.train.writer import read_records
+from launch import study, train
+from tests.commands import ROOT, call, compiled_once, contents, refusal, tiny_config
+
+STRATEGIES, SEEDS = ("none", "backbone"), (0, 1)
+PLAN = ["--strategies=none,backbone", "--seeds=0,1", "--config.epochs=2"]
+STEPS_PER_RUN = 12  # 24 images in batches of 4, for 2 epochs
+# What depends on the clock, and what a run that was killed no longer tells of its beginning.
+CLOCKED = {"cost_seconds", "train_seconds", "feature_seconds", "compile_seconds", "passes_made", "passes_reused"}
+# Runs the command, and kills itself when so many steps have been taken, of all runs together.
+KILLED = """
+import os, signal, sys
+from covidjax import command
+from covidjax.train import inputs
+from launch import study
+
+left, calls = int(sys.argv.pop(1)), inputs.PhaseInputs.calls
+
+def changed(self, *arguments):
+    global left
+    for count, given in calls(self, *arguments):
+        left -= count
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield count, given
+
+inputs.PhaseInputs.calls = changed
+command.run(study.main)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    # A cache of its own: what it finds there is counted.
+    with pytest.MonkeyPatch.context() as patch, compiled_once(tmp_path_factory) as variables:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield {**variables, "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_config(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
+    """The workdir of a study of two strategies and two seeds, which no test may change; beside it what it said."""
+    workdir = tmp_path_factory.mktemp("finished") / "study"
+    with (workdir.parent / "output.txt").open("w") as output, contextlib.redirect_stdout(output):
+        assert call(study.main, config, *PLAN, f"--workdir={workdir}") == 0
+    return workdir
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "study")
+
+
+def rows(workdir: Path) -> dict[str, dict[str, str]]:
+    """The rows of study.csv by the workdir of the run."""
+    with (workdir / "study.csv").open(newline="") as file:
+        return {row["workdir"]: row for row in csv.DictReader(file)}
+
+
+def figures(workdir: Path) -> dict[str, dict[str, str]]:
+    """The same without what depends on the clock."""
+    return {
+        name: {key: value for key, value in row.items() if key not in CLOCKED} for name, row in rows(workdir).items()
+    }
+
+
+def changed_at(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def records(workdir: Path) -> list[dict[str, Any]]:
+    lines = read_records(workdir / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+@pytest.mark.parametrize(("strategy", "seed"), [("none", 1), ("backbone", 0)])
+def test_run_of_a_study_is_what_the_train_command_gives(
+    finished: Path, config: str, tmp_path: Path, strategy: str, seed: int
+) -> None:
+    flags = [f"--config.freeze={strategy}", f"--config.seed={seed}", f"--config.dataset.cache_dir={tmp_path / 'cache'}"]
+    assert call(train.main, config, *flags, PLAN[-1], f"--workdir={tmp_path / 'alone'}") == 0
+    own = finished / "runs" / f"{strategy}_lr0.001_seed{seed}"
+    assert records(own) == records(tmp_path / "alone")
+    for name in ("predictions_val.csv", "evaluation_val.json"):
+        assert (own / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_table_holds_what_the_runs_recorded(finished: Path) -> None:
+    table = rows(finished)
+    assert {(row["strategy"], int(row["seed"])) for row in table.values()} == {
+        (s, k) for s in STRATEGIES for k in SEEDS
+    }
+    for name, row in table.items():
+        evaluation = files.read_json(finished / name / "evaluation_val.json")
+        run = files.read_json(finished / name / "run.json")
+        assert row["status"] == "finished"
+        assert float(row["val_accuracy"]) == evaluation["accuracy"]
+        assert [float(row["val_accuracy_low"]), float(row["val_accuracy_high"])] == evaluation["accuracy_ci95"]
+        assert float(row["val_loss"]) == evaluation["loss"]
+        assert float(row["train_seconds"]) == run["timings"]["train_seconds"]
+        assert float(row["cost_seconds"]) >= float(row["train_seconds"])
+        stages = run["freeze"][0]["rows"]
+        assert int(row["trained_parameters"]) == sum(stage["trainable"] for stage in stages)
+        assert (row["strategy"] == "none") == (row["trained_parameters"] == row["total_parameters"])
+        assert int(row["peak_bytes"]) > int(row["temporary_bytes"]) > 0
+
+
+def test_each_program_is_compiled_once_and_counted(finished: Path) -> None:
+    output = (finished.parent / "output.txt").read_text()
+    counted = re.findall(r"programs, of this command: (\d+) compiled, (\d+) times one of them reused", output)
+    assert counted == [("3", "5")]
+    made, reused = (sum(int(row[key]) for row in rows(finished).values()) for key in ("passes_made", "passes_reused"))
+    assert f"feature passes, of all runs: {made} made, {reused} times one of them reused" in output
+    assert made == 2 * len(SEEDS)  # over both splits; random weights differ with the seed
+    assert reused == 0
+
+
+@pytest.mark.slow
+def test_finished_run_is_not_repeated_when_seeds_are_added(copied: Path, config: str) -> None:
+    before, table = changed_at(copied / "runs"), figures(copied)
+    assert call(study.main, config, PLAN[0], "--seeds=0,1,2", PLAN[2], f"--workdir={copied}") == 0
+    after = changed_at(copied / "runs")
+    assert {name: after[name] for name in before if "/" in name} == {k: v for k, v in before.items() if "/" in k}
+    assert {name for name in figures(copied)} - table.keys() == {f"runs/{s}_lr0.001_seed2" for s in STRATEGIES}
+    assert {name: figures(copied)[name] for name in table} == table
+    assert files.read_json(copied / "study.json")["seeds"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([*PLAN, "--config.model.width=4"], "holds a study of another config: model.width (was 2, now 4)"),
+        ([PLAN[0], "--seeds=1,2", PLAN[2]], "holds a study that also has the seeds 0: name them as well"),
+        (["--strategies=none", *PLAN[1:]], "holds a study that also has the strategies backbone: name them as well"),
+        ([*PLAN, "--learning_rates=1e-4"], "holds a study that also has the learning_rates 0.001: name them as well"),
+    ],
+)
+def test_another_plan_in_the_same_workdir_is_refused(
+    capfd: pytest.CaptureFixture[str], finished: Path, config: str, flags: list[str], expected: str
+) -> None:
+    before = contents(finished)
+    assert expected in refusal(capfd, study.main, config, *flags, f"--workdir={finished}")
+    assert contents(finished) == before
+
+
+@pytest.mark.slow
+def test_study_killed_in_the_middle_goes_on_to_the_same_figures(
+    finished: Path, config: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    workdir = tmp_path / "study"
+    arguments = [config, *PLAN, f"--workdir={workdir}"]
+    after = str(2 * STEPS_PER_RUN + STEPS_PER_RUN // 2)  # between the epochs of the third run
+    command = [sys.executable, "-c", KILLED, after, *arguments]
+    killed = subprocess.run(command, env=environment, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    status = [row["status"] for row in rows(workdir).values()]
+    assert sorted(status) == ["finished", "finished", "unfinished", "unfinished"]
+    assert not (workdir / "study.html").exists()
+    assert call(study.main, *arguments) == 0
+    assert (workdir / "study.html").exists()
+    assert figures(workdir) == figures(finished)
+
+
+def test_sigterm_between_runs_stops_cleanly(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, config: str, tmp_path: Path
+) -> None:
+    started = []
+
+    def terminate(config: Any, workdir: Path, *others: Any) -> None:
+        started.append(workdir)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal has to stop the study")
+
+    former = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(loop, "train", terminate)
+    assert call(study.main, config, *PLAN, f"--workdir={tmp_path / 'study'}") == 143
+    assert capfd.readouterr().err == "stopped: the same command goes on from there\n"
+    assert len(started) == 1
+    assert signal.getsignal(signal.SIGTERM) is former
+
+
+@pytest.mark.slow
+def test_run_that_diverges_is_recorded_and_the_study_goes_on(
+    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path
+) -> None:
+    wild = ["--config.optimizer.name=sgd", "--config.optimizer.weight_decay=1e6", "--strategies=none", "--seeds=0"]
+    workdir = tmp_path / "study"
+    assert call(study.main, config, *wild, "--learning_rates=1e6,1e-7", f"--workdir={workdir}") == 0
+    failed, other = rows(workdir)["runs/none_lr1000000.0_seed0"], rows(workdir)["runs/none_lr1e-07_seed0"]
+    assert failed["status"] == "failed"
+    assert "is not finite in step" in failed["message"]
+    assert failed["val_accuracy"] == ""
+    assert (other["status"], other["message"]) == ("finished", "")
+    assert failed["message"] in (workdir / "study.html").read_text()
+
+    message = refusal(capfd, study.main, config, *wild, "--learning_rates=1e6", f"--workdir={tmp_path / 'other'}")
+    assert message.startswith("no run of none finished: the loss or its gradient is not finite in step")
+    assert (tmp_path / "other" / "study.html").exists()
+
+
+def test_mistake_of_the_whole_study_is_one_line_and_no_failed_run(
+    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path
+) -> None:
+    message = refusal(capfd, study.main, config, *PLAN, "--config.batch_size=64", f"--workdir={tmp_path / 'study'}")
+    assert message == "config.batch_size 64 exceeds the 24 training images: lower it"
+    assert not (tmp_path / "study" / "study.csv").exists()
+
+
+def test_test_split_is_read_once_and_for_the_chosen_strategy_alone(
+    capfd: pytest.CaptureFixture[str], copied: Path, config: str
+) -> None:
+    assert not list(copied.rglob("evaluation_test.json"))
+    capfd.readouterr()
+    for _ in range(2):
+        assert call(study.main, config, *PLAN, "--test", f"--workdir={copied}") == 0
+    reads = {folder.name: files.read_json(folder / "run.json")["test_reads"] for folder in (copied / "runs").iterdir()}
+    read = {name for name, times in reads.items() if times}
+    assert read in [{f"{strategy}_lr0.001_seed{seed}" for seed in SEEDS} for strategy in STRATEGIES]
+    assert all(len(reads[name]) == 1 for name in read)
+    assert capfd.readouterr().out.count("test split evaluated") == len(SEEDS)
+    evaluation = files.read_json(copied / "runs" / min(read) / "evaluation_test.json")
+    assert (
+        f"{evaluation['accuracy']:.3f}" in (copied / "study.html").read_text().partition("chosen by the validation")[2]
+    )
+
+
+def test_runs_on_other_images_are_not_compared(capfd: pytest.CaptureFixture[str], copied: Path, config: str) -> None:
+    path = copied / "runs" / "backbone_lr0.001_seed1" / "run.json"
+    record = files.read_json(path)
+    record["data"]["val"]["fingerprint"] = "0" * 64
+    files.write_json(path, record)
+    message = refusal(capfd, study.main, config, *PLAN, f"--workdir={copied}")
+    assert message.startswith("the val images of the runs none_lr0.001_seed0 and backbone_lr0.001_seed1 differ: ")

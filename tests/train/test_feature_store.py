@@ -1,0 +1,268 @@
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covidjax.train import feature_store
+from covidjax.train.feature_store import ABANDONED_SECONDS, RECORD, FeatureStore
+from tests.commands import ROOT, contents
+from tests.disk import small_disk
+
+KEY = "0123456789abcdef" * 4
+OTHER_KEY = "f" * 64
+# A map that skips ahead, one that flows on, and a type that NumPy's format does not know.
+SHAPES = (
+    jax.ShapeDtypeStruct((7, 4, 4, 2), jnp.float32),
+    (jax.ShapeDtypeStruct((7, 5), jnp.float64), jax.ShapeDtypeStruct((7, 3), jnp.bfloat16)),
+)
+WRITER = """
+import sys, time
+from pathlib import Path
+import jax, jax.numpy as jnp
+from covidjax.data.feature_store import FeatureStore
+
+with FeatureStore(Path(sys.argv[1])).writing(sys.argv[2], jax.ShapeDtypeStruct((1000, 8), jnp.float32)) as rows:
+    rows[:500] = 1.0
+    print("half of them", flush=True)
+    time.sleep(600)
+"""
+
+
+def values(seed: int = 0) -> Any:
+    generator = np.random.default_rng(seed)
+    return jax.tree.map(lambda shape: generator.normal(size=shape.shape).astype(shape.dtype), SHAPES)
+
+
+def write(store: FeatureStore, key: str = KEY, seed: int = 0) -> None:
+    with store.writing(key, SHAPES) as arrays:
+        jax.tree.map(np.copyto, arrays, values(seed))
+
+
+def assert_holds(store: FeatureStore, key: str = KEY, seed: int = 0) -> None:
+    found, expected = store.open(key, SHAPES), values(seed)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)  # type: ignore[operator]
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert one.tobytes() == other.tobytes()
+
+
+def test_arrays_come_back_bit_for_bit_as_read_only_maps(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "features")
+    assert store.open(KEY, SHAPES) is None
+    write(store)
+    assert_holds(store)
+    found = jax.tree.leaves(store.open(KEY, SHAPES))
+    assert all(isinstance(leaf, np.memmap) for leaf in found)
+    with pytest.raises(ValueError, match="read-only"):
+        found[0][0] = 0
+
+
+def test_bfloat16_keeps_every_bit_pattern(tmp_path: Path) -> None:
+    store, shape = FeatureStore(tmp_path), jax.ShapeDtypeStruct((2**16,), jnp.bfloat16)
+    patterns = np.arange(2**16, dtype=np.uint16)  # with both zeros, infinities and all NaN
+    with store.writing(KEY, shape) as rows:
+        assert rows.dtype == jnp.bfloat16
+        rows[:] = patterns.view(jnp.bfloat16)
+    found = store.open(KEY, shape)
+    assert found is not None
+    np.testing.assert_array_equal(found.view(np.uint16), patterns)
+
+
+def test_keys_are_kept_apart(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    write(store, KEY, seed=0)
+    write(store, OTHER_KEY, seed=1)
+    assert_holds(store, KEY, seed=0)
+    assert_holds(store, OTHER_KEY, seed=1)
+
+
+def flip_a_byte(folder: Path) -> None:
+    path = folder / "leaf1.npy"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def flip_a_byte_of_the_header(folder: Path) -> None:
+    path = folder / "leaf0.npy"
+    path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'<i4'"))
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "leaf0.npy"
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def empty(folder: Path) -> None:
+    os.truncate(folder / "leaf2.npy", 0)
+
+
+def lose_a_file(folder: Path) -> None:
+    (folder / "leaf1.npy").unlink()
+
+
+def lose_the_record(folder: Path) -> None:
+    (folder / RECORD).unlink()
+
+
+def cut_the_record(folder: Path) -> None:
+    os.truncate(folder / RECORD, 40)
+
+
+def replace_the_record(folder: Path) -> None:
+    (folder / RECORD).write_text("[1, 2]")
+
+
+def spoil_the_record(folder: Path) -> None:
+    (folder / RECORD).write_bytes(b"\xff\xfe")
+
+
+def forget_a_checksum(folder: Path) -> None:
+    record = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(record | {"sha256": record["sha256"][:1]}))
+
+
+def swap_two_files(folder: Path) -> None:
+    os.replace(folder / "leaf0.npy", folder / "spare")
+    os.replace(folder / "leaf1.npy", folder / "leaf0.npy")
+    os.replace(folder / "spare", folder / "leaf1.npy")
+
+
+def come_from_another_key(folder: Path) -> None:
+    store = FeatureStore(folder.parent)
+    write(store, OTHER_KEY, seed=1)
+    shutil.rmtree(folder)
+    shutil.copytree(folder.parent / OTHER_KEY, folder)
+
+
+DAMAGES = [
+    (flip_a_byte, "the checksum of leaf1.npy differs"),
+    (flip_a_byte_of_the_header, "the checksum of leaf0.npy differs"),
+    (truncate, "the checksum of leaf0.npy differs"),
+    (empty, "the checksum of leaf2.npy differs"),
+    (lose_a_file, "No such file or directory"),
+    (lose_the_record, "No such file or directory"),
+    (cut_the_record, "Unterminated string"),
+    (replace_the_record, "list indices must be integers"),
+    (spoil_the_record, "codec can't decode"),
+    (forget_a_checksum, "list index out of range"),
+    (swap_two_files, "the checksum of leaf0.npy differs"),
+    (come_from_another_key, "they belong to other weights or images"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES, ids=lambda value: getattr(value, "__name__", ""))
+def test_damage_is_told_in_one_line_and_never_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], reason: str
+) -> None:
+    store = FeatureStore(tmp_path)
+    write(store)
+    damage(tmp_path / KEY)
+    assert store.open(KEY, SHAPES) is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"the cached features in {tmp_path / KEY} are damaged (")
+    assert reason in line
+    assert line.endswith("): they are computed again")
+    write(store)
+    assert_holds(store)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        jax.ShapeDtypeStruct((8, 5), jnp.float32),
+        jax.ShapeDtypeStruct((5, 7), jnp.float32),
+        jax.ShapeDtypeStruct((7, 5), jnp.int32),
+        jax.ShapeDtypeStruct((7, 10), jnp.bfloat16),
+    ],
+)
+def test_arrays_of_another_shape_or_type_are_not_used(tmp_path: Path, other: jax.ShapeDtypeStruct) -> None:
+    store, shape = FeatureStore(tmp_path), jax.ShapeDtypeStruct((7, 5), jnp.float32)
+    with store.writing(KEY, shape) as rows:
+        rows[:] = 1.0
+    assert store.open(KEY, other) is None
+
+
+def test_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    write(store, OTHER_KEY)
+    before = contents(tmp_path)
+    with pytest.raises(RuntimeError), store.writing(KEY, SHAPES) as arrays:
+        jax.tree.leaves(arrays)[0][:3] = 1.0
+        raise RuntimeError
+    assert contents(tmp_path) == before
+
+
+def test_killed_writer_leaves_nothing_that_is_used(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path), KEY]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half of them\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (left,) = tmp_path.iterdir()
+    assert left.suffix == ".tmp"
+
+    store = FeatureStore(tmp_path)
+    assert store.open(KEY, SHAPES) is None
+    write(store)
+    assert_holds(store)
+    assert left.exists(), "it could belong to a process that is at work"
+    os.utime(left, (time.time() - ABANDONED_SECONDS - 60,) * 2)
+    write(store, OTHER_KEY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((KEY, OTHER_KEY))
+
+
+def test_of_two_writers_of_a_key_the_first_counts(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    with store.writing(KEY, SHAPES) as arrays:
+        write(store)
+        jax.tree.map(np.copyto, arrays, values())
+    assert [path.name for path in tmp_path.iterdir()] == [KEY]
+    assert_holds(store)
+
+
+def test_room_is_told_in_bytes_that_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FeatureStore(tmp_path / "features")
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 2**20))
+    assert store.room(3 * 2**20) == ""
+    assert store.room(3 * 2**20 + 1) == f"{tmp_path / 'features'} has 3 MiB free"
+
+
+def test_folder_that_cannot_be_made_has_no_room(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert FeatureStore(tmp_path / "file" / "features").room(1) == f"{tmp_path / 'file' / 'features'}: Not a directory"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 2**20) as folder:
+        yield folder
+
+
+def test_full_disk_is_an_error_before_the_first_row_and_leaves_nothing(disk: Path) -> None:
+    store = FeatureStore(disk / "features")
+    small, large = (jax.ShapeDtypeStruct((count, 2**10), jnp.float32) for count in (100, 200))
+    with store.writing(OTHER_KEY, small) as rows:
+        rows[:] = 1.0
+    assert store.room(200 * 2**12)
+    with pytest.raises(OSError) as caught, store.writing(KEY, large):
+        raise AssertionError("the block is not reached")
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.name for path in (disk / "features").iterdir()] == [OTHER_KEY]
+    assert store.open(OTHER_KEY, small) is not None

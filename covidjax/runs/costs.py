@@ -25,7 +25,7 @@ from covidjax.train import parallel, setup
 from covidjax.train.phases import Phase, initial_state, make_phases
 from covidjax.train.step import Recipe, run_prefix
 from covidjax.weights import inputs
-from covidjax.weights.start import Start, initialiser
+from covidjax.weights.start import InitialVariables, initialiser
 
 STEPS_PER_EPOCH = 100  # of the learning-rate schedule, which costs the same whatever it is
 
@@ -51,7 +51,7 @@ class Setting:
 
     def recipe(self, phase: Phase) -> Recipe:
         """What a step of the phase does."""
-        begin = Start(self.variables, inputs.of_run(self.config), ())
+        begin = InitialVariables(self.variables, inputs.of_run(self.config), ())
         return setup.make_recipe(self.config, phase, self.model, begin, self.blank, STEPS_PER_EPOCH)
 
     def phases(self) -> tuple[Phase, ...]:

@@ -24,7 +24,7 @@ from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import train_step
-from covidjax.weights.start import start
+from covidjax.weights.start import initial_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,9 @@ def _initial_states(job: Job, seeds: Sequence[int], num_settings: int) -> TrainS
     """States [seeds, settings, ...] of the stages after the frozen prefix, which alone take part."""
     states = []
     for seed in seeds:
-        variables = start(_seeded(job.config, seed), job.recipes[0].model, job.train_split.images.shape[1:]).variables
+        variables = initial_variables(
+            _seeded(job.config, seed), job.recipes[0].model, job.train_split.images.shape[1:]
+        ).variables
         states.append(initial_state(_suffix(job), _without_prefix(job, variables), jax.random.key(seed)))
     by_seed = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     return jax.tree.map(

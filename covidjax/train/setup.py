@@ -26,7 +26,7 @@ from covidjax.train.features import Caching
 from covidjax.train.phases import Phase, enter_phase, initial_state, make_phases, phase_at
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
-from covidjax.weights.start import Start, start
+from covidjax.weights.start import InitialVariables, initial_variables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ def prepare(config: ConfigDict) -> Job:
     placement = choose_placement(train_split, config.dataset.placement, with_masks=task == "segmentation")
     operations = choose(config.ops)
     model = models.build(config.model, len(train_split.classes), config.precision, native=operations.native)
-    begin = start(config, model, train_split.images.shape[1:])
+    begin = initial_variables(config, model, train_split.images.shape[1:])
     phases = make_phases(config, epoch_steps)
     recipes = tuple(make_recipe(config, phase, model, begin, train_split, epoch_steps) for phase in phases)
     caching = tuple(
@@ -165,7 +165,7 @@ def _load(config: ConfigDict, task: Task) -> list[Examples]:
 
 
 def make_recipe(
-    config: ConfigDict, phase: Phase, model: Staged, begin: Start, train_split: Examples, epoch_steps: int
+    config: ConfigDict, phase: Phase, model: Staged, begin: InitialVariables, train_split: Examples, epoch_steps: int
 ) -> Recipe:
     """What a step of the phase does."""
     plan = phase.plan(begin.variables, model.stages)

@@ -17,13 +17,13 @@ from covidjax.errors import UserError
 from covidjax.files import read_json
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.weights import catalog, files, inputs
-from covidjax.weights.load import HEADS, Filled, arrange, match
+from covidjax.weights.load import HEADS, LoadReport, arrange, match
 from covidjax.weights.start import entries, fetch_source, initialiser, read_run, replaceable, source_format
 
 FORMAT = "covidjax"
 
 
-def convert(pretrained: str, output: Path) -> tuple[dict[str, str], Filled]:
+def convert(pretrained: str, output: Path) -> tuple[dict[str, str], LoadReport]:
     """Writes what `pretrained` names (an id, a file, a workdir) to `output`; returns the header and an account.
 
     A head that the source has not is left out. Raises UserError for all that is wrong with the source or the output.
@@ -66,10 +66,10 @@ def convert(pretrained: str, output: Path) -> tuple[dict[str, str], Filled]:
 
 def in_our_names(
     model: ConfigDict, tensors: Mapping[str, np.ndarray], preprocessing: Preprocessing
-) -> tuple[dict[str, np.ndarray], Filled]:
+) -> tuple[dict[str, np.ndarray], LoadReport]:
     """The arrays of a network by path, its head as the file has it. model: `config.model`."""
     if all(name.startswith(("params/", "batch_stats/")) for name in tensors):
-        return {name: np.asarray(tensor) for name, tensor in tensors.items()}, Filled((), ())
+        return {name: np.asarray(tensor) for name, tensor in tensors.items()}, LoadReport((), ())
     built = models.build(model, 1000, "float32")
     abstract = jax.eval_shape(initialiser(built, preprocessing, (224, 224, 3)), jax.random.key(0))
     known = entries(built, abstract, tensors)
@@ -79,7 +79,7 @@ def in_our_names(
     sources = {entry.source for entry in taken.values()}
     arrays = {path: np.array(arrange(tensors[e.source], e.layout), order="C") for path, e in taken.items()}
     unused = tuple(name for name in account.unused if name not in sources)
-    return arrays, Filled(unused, tuple(path for path in account.new if path not in taken))
+    return arrays, LoadReport(unused, tuple(path for path in account.new if path not in taken))
 
 
 def identify(tensors: Mapping[str, np.ndarray], path: Path) -> ConfigDict:

@@ -19,7 +19,7 @@ HEADS = ("fc.", "classifier.", "aux_classifier.", "head.", "pre_logits.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Filled:
+class LoadReport:
     """The account of a file. unused: names of its tensors; new: paths of parameters that it had nothing for."""
 
     unused: tuple[str, ...]
@@ -43,7 +43,7 @@ def fill(
     tensors: Mapping[str, np.ndarray],
     *,
     new_stages: tuple[str, ...] = ("head",),
-) -> tuple[dict[str, Any], Filled]:
+) -> tuple[dict[str, Any], LoadReport]:
     """`variables` with the arrays that `entries` find in `tensors`, and an account of both sides.
 
     variables: {'params', 'batch_stats'} of arrays or shapes; what the file has nothing for stays as it is.
@@ -62,7 +62,7 @@ def match(
     tensors: Mapping[str, np.ndarray],
     *,
     new_stages: tuple[str, ...] = ("head",),
-) -> tuple[dict[str, Entry], Filled]:
+) -> tuple[dict[str, Entry], LoadReport]:
     """What becomes of each array, by path, and an account of both sides; no number is touched.
 
     new_stages: the stages that a file need not fit. In these, from the first layer that does not fit on (in the order
@@ -84,7 +84,7 @@ def match(
     if missing := [path for path in leaves if path not in used and _stage(path) not in new_stages]:
         raise UserError(f"nothing in the file is for {_some(missing)}: it is of another network")
     unused = _unused(used.values(), tensors, leaves, new_stages)
-    return used, Filled(unused, tuple(sorted(path for path in leaves if path not in used)))
+    return used, LoadReport(unused, tuple(sorted(path for path in leaves if path not in used)))
 
 
 def place(tensor: np.ndarray, layout: str, dtype: Any) -> jax.Array:

@@ -27,7 +27,7 @@ LAST_OF_ENCODER = "layer4"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Start:
+class InitialVariables:
     """variables: {'params', 'batch_stats'}; preprocessing: theirs; notes: where they come from, for the record."""
 
     variables: dict[str, Any]
@@ -35,7 +35,7 @@ class Start:
     notes: tuple[str, ...]
 
 
-def start(config: ConfigDict, model: Staged, image_shape: tuple[int, int, int]) -> Start:
+def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int, int, int]) -> InitialVariables:
     """The variables before the first step and the preprocessing that belongs to them.
 
     image_shape: height, width, channels of the images of the data set.
@@ -46,7 +46,9 @@ def start(config: ConfigDict, model: Staged, image_shape: tuple[int, int, int]) 
     preprocessing = inputs.of_run(config)
     init = initialiser(model, preprocessing, image_shape)
     if not config.pretrained:
-        return Start(jax.jit(init)(key), preprocessing, ("weights: random initialisation", *_on_pixels(config)))
+        return InitialVariables(
+            jax.jit(init)(key), preprocessing, ("weights: random initialisation", *_on_pixels(config))
+        )
     unfolded = inputs.unfolded(config)
     abstract = jax.eval_shape(initialiser(model, unfolded, image_shape), key)
     tensors, origin = _obtain(config)
@@ -69,7 +71,7 @@ def start(config: ConfigDict, model: Staged, image_shape: tuple[int, int, int]) 
         leaves |= jax.jit(lambda key: _select(init(key), account.new))(key)
     nested = traverse_util.unflatten_dict(leaves, sep="/")
     variables = {kind: nested.get(kind, {}) for kind in abstract}
-    return Start(variables, preprocessing, (f"weights: {origin}; {account}", *_on_pixels(config)))
+    return InitialVariables(variables, preprocessing, (f"weights: {origin}; {account}", *_on_pixels(config)))
 
 
 def initialiser(

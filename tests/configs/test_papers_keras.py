@@ -29,7 +29,7 @@ from covidjax.weights import inputs
 from covidjax.weights.entry import Entry
 from covidjax.weights.keras import entries
 from covidjax.weights.load import fill
-from covidjax.weights.start import Start, initialiser
+from covidjax.weights.start import InitialVariables, initialiser
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under NumPy 2
 
@@ -163,7 +163,7 @@ def our_losses(config: ConfigDict, model: Staged, variables: Any, examples: Exam
     """The loss of each step of a run of the config; where the schedule is 'plateau' a step is an epoch."""
     epoch_steps = 1 if config.optimizer.schedule == "plateau" else STEPS
     phase, *_ = make_phases(config, epoch_steps)
-    begin = Start(variables, inputs.of_run(config), ())
+    begin = InitialVariables(variables, inputs.of_run(config), ())
     recipe = setup.make_recipe(config, phase, model, begin, examples, epoch_steps)
     recipe = dataclasses.replace(recipe, prefix=model)
     job: Any = types.SimpleNamespace(steps_per_epoch=epoch_steps, mesh=make_mesh(config.batch_size, 1))

@@ -10,7 +10,7 @@ from covidjax.models.preprocessing import CAFFE, IMAGENET
 from covidjax.runs.train import train
 from covidjax.weights import files, inputs
 from covidjax.weights.catalog import CATALOG
-from covidjax.weights.start import start
+from covidjax.weights.start import initial_variables
 from launch import convert
 from tests.commands import call, refusal
 from tests.support import make_model, small_config
@@ -35,7 +35,7 @@ def test_converted_file_starts_the_same_network_with_the_same_preprocessing(
     begins = []
     for pretrained in (source, output):
         config.pretrained = str(pretrained)
-        begins.append(start(config, model, (64, 64, 3)))
+        begins.append(initial_variables(config, model, (64, 64, 3)))
     assert begins[0].preprocessing == begins[1].preprocessing == (CAFFE if family == "keras" else IMAGENET)
     assert jax.tree.all(jax.tree.map(np.array_equal, begins[0].variables, begins[1].variables))
 
@@ -62,7 +62,8 @@ def test_run_is_converted_with_its_preprocessing(tmp_path: Path) -> None:
     assert inputs.decode(files.metadata(output)["preprocessing"]) == inputs.of_run(config)
     model = make_model(config, 3)
     begins = [
-        start(small_config("cnn", **tiny, pretrained=str(p)), model, (16, 16, 1)) for p in (tmp_path / "run", output)
+        initial_variables(small_config("cnn", **tiny, pretrained=str(p)), model, (16, 16, 1))
+        for p in (tmp_path / "run", output)
     ]
     assert jax.tree.all(jax.tree.map(np.array_equal, begins[0].variables, begins[1].variables))
 

@@ -235,7 +235,7 @@ PROGRAM = """
 import resource, sys, time
 import jax, jax.numpy as jnp
 from covidjax import config as configs, models
-from covidjax.weights.start import start
+from covidjax.weights.start import initial_variables
 
 config = configs.default_config()
 config.model.name, config.model.arrangement, config.pretrained = "resnet50", sys.argv[1], sys.argv[2]
@@ -243,7 +243,7 @@ model = models.build(config.model, 1000, "float32")
 jnp.zeros(3).block_until_ready()
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before, began = peak(), time.process_time()
-jax.block_until_ready(start(config, model, (224, 224, 3)).variables)
+jax.block_until_ready(initial_variables(config, model, (224, 224, 3)).variables)
 print(time.process_time() - began, peak() - before)
 """
 

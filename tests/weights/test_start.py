@@ -23,7 +23,7 @@ from covidjax.train.setup import prepare
 from covidjax.weights import inputs
 from covidjax.weights.catalog import CATALOG
 from covidjax.weights.fetch import Fetched
-from covidjax.weights.start import start
+from covidjax.weights.start import initial_variables
 from covidjax.weights.workdir import load_trained
 from tests.support import make_model, small_config
 from tests.weights.made_files import invented, write
@@ -65,7 +65,7 @@ def resnet18_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cnn_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A converted file: our names, and the preprocessing of three channels in its header."""
     config = cnn_config(dataset__channels=3, seed=7)
-    variables = start(config, make_model(config), (16, 16, 3)).variables
+    variables = initial_variables(config, make_model(config), (16, 16, 3)).variables
     path = tmp_path_factory.mktemp("own") / "w.safetensors"
     return write_own(path, variables, {"preprocessing": inputs.encode(IMAGENET)})
 
@@ -127,7 +127,7 @@ def test_replicated_folded_and_three_equal_channels_give_the_same_logits(resnet1
     for stem, images in (("replicate", gray), ("fold", gray), ("replicate", np.repeat(gray, 3, -1))):
         config = resnet_config(resnet18_file, model__stem=stem, dataset__channels=images.shape[-1])
         model = make_model(config)
-        begin = start(config, model, images.shape[1:])
+        begin = initial_variables(config, model, images.shape[1:])
         assert begin.preprocessing == (folded(IMAGENET) if stem == "fold" else IMAGENET)
         found.append(logits(model, begin.variables, begin.preprocessing, images))
     for other in found[1:]:
@@ -137,13 +137,13 @@ def test_replicated_folded_and_three_equal_channels_give_the_same_logits(resnet1
 def test_new_head_is_named_and_the_same_as_a_fresh_one(cnn_file: Path) -> None:
     config = cnn_config(pretrained=str(cnn_file))
     model = make_model(config, 5)
-    begin = start(config, model, (16, 16, 1))
+    begin = initial_variables(config, model, (16, 16, 1))
     weights, preprocessing = begin.notes
     assert "newly initialised: params/head/dense/bias, params/head/dense/kernel" in weights
     assert "unused tensors: params/head/dense/bias, params/head/dense/kernel" in weights
     assert "0.485" in preprocessing
     config.pretrained = ""
-    fresh = start(config, model, (16, 16, 1)).variables["params"]
+    fresh = initial_variables(config, model, (16, 16, 1)).variables["params"]
     found = begin.variables["params"]
     assert np.array_equal(found["head"]["dense"]["kernel"], fresh["head"]["dense"]["kernel"])
     assert not np.array_equal(found["block1"]["conv"]["kernel"], fresh["block1"]["conv"]["kernel"])
@@ -151,7 +151,7 @@ def test_new_head_is_named_and_the_same_as_a_fresh_one(cnn_file: Path) -> None:
 
 def test_scale_of_normalised_features_is_new_over_weights_without_one(cnn_file: Path) -> None:
     config = cnn_config(pretrained=str(cnn_file), model__normalised_features=True)
-    begin = start(config, make_model(config), (16, 16, 1))
+    begin = initial_variables(config, make_model(config), (16, 16, 1))
     assert "newly initialised: params/head/scale" in begin.notes[0]
     assert "unused" not in begin.notes[0]
     assert begin.variables["params"]["head"]["scale"] == 2.0  # of four features
@@ -161,7 +161,7 @@ def test_file_of_another_network_is_refused_with_its_name(resnet18_file: Path) -
     for name in ("resnet34", "resnet50", "vgg16", "cnn"):
         config = small_config(name, pretrained=str(resnet18_file))
         with pytest.raises(UserError) as caught:
-            start(config, make_model(config), (32, 32, 3))
+            initial_variables(config, make_model(config), (32, 32, 3))
         assert str(resnet18_file) in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -169,10 +169,12 @@ def test_file_of_another_network_is_refused_with_its_name(resnet18_file: Path) -
 def test_three_channel_images_under_one_channel_weights_are_refused_with_both_shapes(tmp_path: Path) -> None:
     config = cnn_config()
     model = make_model(config)
-    config.pretrained = str(write_own(tmp_path / "w.safetensors", start(config, model, (16, 16, 1)).variables))
+    config.pretrained = str(
+        write_own(tmp_path / "w.safetensors", initial_variables(config, model, (16, 16, 1)).variables)
+    )
     config.dataset.channels = 3
     with pytest.raises(UserError, match=r"\[3, 3, 1, 2\].*\[3, 3, 3, 2\]"):
-        start(config, model, (16, 16, 3))
+        initial_variables(config, model, (16, 16, 3))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,7 @@ def test_three_channel_images_under_one_channel_weights_are_refused_with_both_sh
 def test_wrong_name_in_pretrained_says_what_to_set(identifier: str, model: str, words: str) -> None:
     config = small_config(model, pretrained=identifier)
     with pytest.raises(UserError, match=words):
-        start(config, make_model(config), (32, 32, 3))
+        initial_variables(config, make_model(config), (32, 32, 3))
 
 
 def test_published_weights_bring_their_preprocessing_and_are_named_with_licence_and_sha256(
@@ -196,7 +198,7 @@ def test_published_weights_bring_their_preprocessing_and_are_named_with_licence_
 ) -> None:
     monkeypatch.setattr("covidjax.weights.start.fetch", lambda source, folder: Fetched(resnet18_file, "f00d", "r3v"))
     config = resnet_config("timm/resnet18.a1_in1k")
-    begin = start(config, make_model(config), (32, 32, 3))
+    begin = initial_variables(config, make_model(config), (32, 32, 3))
     assert begin.preprocessing == CATALOG["timm/resnet18.a1_in1k"].preprocessing
     assert any("timm/resnet18.a1_in1k (Apache-2.0, revision r3v, SHA-256 f00d)" in note for note in begin.notes)
 
@@ -218,8 +220,8 @@ def test_preprocessing_follows_from_the_config_alone(pretrained: str, model: str
 
 def test_another_preprocessing_than_that_of_the_weights_is_told(cnn_file: Path) -> None:
     config = cnn_config(pretrained=str(cnn_file), preprocessing="unit")
-    begin = start(config, make_model(config), (16, 16, 1))
-    own = start(cnn_config(pretrained=str(cnn_file)), make_model(config), (16, 16, 1))
+    begin = initial_variables(config, make_model(config), (16, 16, 1))
+    own = initial_variables(cnn_config(pretrained=str(cnn_file)), make_model(config), (16, 16, 1))
     assert begin.preprocessing == unit(IMAGENET)
     np.testing.assert_allclose(begin.preprocessing(jnp.full((1, 1, 1, 1), 51.0)), np.full((1, 1, 1, 3), 0.2), rtol=1e-6)
     assert f"differs from that of the weights, which is {IMAGENET}" in begin.notes[1]
@@ -232,7 +234,7 @@ def test_folded_kernels_hold_whichever_preprocessing_is_chosen(cnn_file: Path) -
     for stem in ("replicate", "fold"):
         config = cnn_config(pretrained=str(cnn_file), preprocessing="unit", model__stem=stem)
         model = make_model(config)
-        begin = start(config, model, (16, 16, 1))
+        begin = initial_variables(config, model, (16, 16, 1))
         found.append(logits(model, begin.variables, begin.preprocessing, gray_images(size=16)))
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
@@ -248,7 +250,7 @@ def test_preprocessing_follows_chains_of_runs_and_is_the_one_of_the_restored_net
     trained = load_trained(tmp_path / "first", "latest")
     assert trained.preprocessing == folded(IMAGENET)
     second = cnn_config(pretrained=str(tmp_path / "first" / "checkpoints" / str(trained.step)))
-    begin = start(second, make_model(second, len(trained.classes)), (16, 16, 1))
+    begin = initial_variables(second, make_model(second, len(trained.classes)), (16, 16, 1))
     assert begin.preprocessing == folded(IMAGENET)
     assert jax.tree.all(jax.tree.map(np.array_equal, begin.variables, trained.variables))
 
@@ -299,5 +301,5 @@ def test_first_evaluation_equals_the_predictions_of_keras(tmp_path: Path, name: 
     assert np.max(np.abs(probabilities - wanted)) < 1e-3
 
     config.pretrained = str(tmp_path / "w.weights.h5")
-    numbered = start(config, job.recipes[0].model, images.shape[1:]).variables
+    numbered = initial_variables(config, job.recipes[0].model, images.shape[1:]).variables
     assert jax.tree.all(jax.tree.map(np.array_equal, numbered, job.variables))

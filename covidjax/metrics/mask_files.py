@@ -39,6 +39,12 @@ def write_masks(folder: Path, names: Sequence[str], masks: np.ndarray) -> None:
         files.write_bytes(folder / name, content.getvalue())
 
 
+def read_mask(path: Path) -> np.ndarray:
+    """A mask that `write_masks` wrote: [height, width] uint8 class ids."""
+    with Image.open(path) as mask:
+        return np.asarray(mask)
+
+
 def write_predictions(path: Path, per_image: Sequence[Mapping[str, Any]]) -> None:
     """Writes predictions_<split>.csv: a row for each image of `segmentation_metrics.report_from_counts`.
 

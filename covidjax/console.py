@@ -1,7 +1,8 @@
-"""Progress of work on files, on standard error."""
+"""Text for the person at the terminal: progress on standard error, and tables."""
 
 import sys
 import time
+from collections.abc import Sequence
 
 
 def say(text: str) -> None:
@@ -34,3 +35,12 @@ class Progress:
     def finish(self, text: str) -> None:
         """Replace the bar by a last line."""
         say(f"{text} in {time.monotonic() - self.start:.1f} s")
+
+
+def format_table(lines: Sequence[Sequence[str]], align: str) -> str:
+    """Columns as wide as their widest cell. align: '<' or '>' for each column; lines: the header is the first."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, align, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -1,11 +1,14 @@
 """Files that are either the old ones or the new ones, never half of one."""
 
 import contextlib
+import csv
+import hashlib
+import io
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,19 @@ def read_json(path: Path) -> Any:
         raise UserError(f"there is no {path}: is this the workdir of a run?") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table with a line of column names; a Python float gets the digits that give it back exactly."""
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([header, *rows])
+    write_text(path, table.getvalue())
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """The digest of a file's bytes in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from covidjax import files
 from covidjax.errors import UserError
 
 
@@ -82,12 +83,7 @@ def _paths(directory: Path, step: int) -> tuple[Path, Path]:
 
 
 def _digest_files(folder: Path) -> dict[str, str]:
-    digests = {}
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    return {path.relative_to(folder).as_posix(): files.digest(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def _digest_json(content: Any) -> str:

@@ -1,9 +1,7 @@
 """Volumes in stacks of slices, from the areas of their masks."""
 
 import collections
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -65,6 +63,4 @@ def write_table(path: Path, slices: Sequence[Slice], classes: Sequence[str], spa
             healthy = int(pixels[classes[1:].index(LUNG)])
             row.append((within - healthy) / within if within else "")
         rows.append([*row, pictures.RESEARCH_USE])
-    table = io.StringIO(newline="")
-    csv.writer(table).writerows([[*header, "use"], *rows])
-    files.write_text(path, table.getvalue())
+    files.write_csv(path, [*header, "use"], rows)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from covidjax import console
 from covidjax.freeze import flops
 from covidjax.freeze.plan import FreezePlan
 
@@ -66,15 +67,7 @@ def format_table(rows: list[dict[str, Any]], summary: str) -> str:
         )
         for row in rows
     ]
-    widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
-    lines = [
-        "  ".join(
-            f"{cell:<{w}}" if i in (0, 6) else f"{cell:>{w}}"
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in (head, *body)
-    ]
-    return "\n".join([*lines, summary])
+    return f"{console.format_table((head, *body), '<>>>>><')}\n{summary}"
 
 
 def _bytes(tree: Any) -> int:

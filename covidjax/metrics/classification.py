@@ -5,7 +5,6 @@ In numpy on the host: a split is evaluated once, and its predictions fit in memo
 
 import csv
 import dataclasses
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -203,15 +202,17 @@ def write_predictions(
     Raises UserError where probabilities are not finite or the file cannot be written; an old file stays then.
     """
     _require_finite(probabilities, str(path))
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow([*COLUMNS, *(PROBABILITY + name for name in classes)])
-    predicted = probabilities.argmax(axis=1)
-    # A Python float is written with the digits that give it back exactly.
-    rows = probabilities.astype(np.float64).tolist()
-    for name, patient, label, guess, row in zip(names, patients, labels, predicted, rows, strict=True):
-        writer.writerow([name, patient, classes[label], classes[guess], int(label == guess), *row])
-    files.write_text(path, table.getvalue())
+    examples = zip(
+        names, patients, labels, probabilities.argmax(axis=1), probabilities.astype(np.float64).tolist(), strict=True
+    )
+    files.write_csv(
+        path,
+        [*COLUMNS, *(PROBABILITY + name for name in classes)],
+        (
+            [name, patient, classes[label], classes[guess], int(label == guess), *row]
+            for name, patient, label, guess, row in examples
+        ),
+    )
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -3,7 +3,6 @@
 `masks_<split>/<stem>.png` holds the class ids at the size that the network sees; <stem> is that of the image's name.
 """
 
-import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -51,12 +50,11 @@ def write_predictions(path: Path, per_image: Sequence[Mapping[str, Any]]) -> Non
     Its columns are file, patient, dice and iou, the means over all classes but the background, and for each of these
     dice_, iou_, true_pixels_ and predicted_pixels_<class>. Raises UserError where the file cannot be written.
     """
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
     means, figures = ("file", "patient", "dice", "iou"), ("dice", "iou", "true_pixels", "predicted_pixels")
     classes = list(per_image[0]["per_class"])
-    writer.writerow([*means, *(f"{figure}_{name}" for name in classes for figure in figures)])
-    for image in per_image:
-        of_classes = (image["per_class"][name][figure] for name in classes for figure in figures)
-        writer.writerow([*(image[key] for key in means), *of_classes])
-    files.write_text(path, table.getvalue())
+    header = [*means, *(f"{figure}_{name}" for name in classes for figure in figures)]
+    rows = (
+        [*(image[key] for key in means), *(image["per_class"][name][figure] for name in classes for figure in figures)]
+        for image in per_image
+    )
+    files.write_csv(path, header, rows)

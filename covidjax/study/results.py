@@ -1,8 +1,6 @@
 """What the runs of a study gave: one row a run, one arm a strategy and learning rate, and the verdict."""
 
-import csv
 import dataclasses
-import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -140,13 +138,9 @@ def columns(measure: Measure) -> tuple[str, ...]:
 
 def write_csv(path: Path, results: Iterable[Result], measure: Measure) -> None:
     """Writes study.csv: one row a run, an empty cell where a figure is unknown."""
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, columns(measure))
-    writer.writeheader()
-    for result in results:
-        named = {name: getattr(result, name) for name in ("status", "features", "device", "workdir", "message")}
-        writer.writerow({**dataclasses.asdict(result.trial), **named, **result.figures})
-    files.write_text(path, table.getvalue())
+    header = columns(measure)
+    named = [{**vars(result.trial), **vars(result), **result.figures} for result in results]
+    files.write_csv(path, header, ([row.get(name, "") for name in header] for row in named))
 
 
 def make_arms(study: Study, results: Sequence[Result]) -> list[Arm]:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from covidjax import files
 from covidjax.console import say
 
 RECORD = "features.json"
@@ -46,7 +46,7 @@ class FeatureStore:
             leaves = []
             for index, shape in enumerate(jax.tree.leaves(shapes)):
                 path = folder / _name(index)
-                if record["sha256"][index] != _checksum(path):
+                if record["sha256"][index] != files.digest(path):
                     raise ValueError(f"the checksum of {path.name} differs")
                 leaf = np.load(path, mmap_mode="r")
                 if leaf.shape != shape.shape or leaf.dtype != _kept_as(shape.dtype):
@@ -84,7 +84,7 @@ class FeatureStore:
             yield jax.tree.unflatten(jax.tree.structure(shapes), leaves)
             for leaf in leaves:
                 leaf.flush()
-            checksums = [_checksum(temporary / _name(index)) for index in range(len(leaves))]
+            checksums = [files.digest(temporary / _name(index)) for index in range(len(leaves))]
             (temporary / RECORD).write_text(json.dumps({"key": key, "sha256": checksums}), encoding="utf-8")
             try:
                 os.rename(temporary, self.folder / key)
@@ -110,8 +110,3 @@ def _reserved(path: Path, shape: jax.ShapeDtypeStruct) -> np.memmap:
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return leaf.view(shape.dtype)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

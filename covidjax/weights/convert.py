@@ -1,6 +1,5 @@
 """Weights of any source as one safetensors file in our own names."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.numpy import save_file
 from covidjax import config as configs
 from covidjax import models
 from covidjax.errors import UserError
-from covidjax.files import read_json
+from covidjax.files import digest, read_json
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.weights import catalog, files, inputs
 from covidjax.weights.load import HEADS, LoadReport, arrange, match
@@ -49,8 +48,7 @@ def convert(pretrained: str, output: Path) -> tuple[dict[str, str], LoadReport]:
             raise UserError(f"--pretrained {path} is in our names already: copy it")
         model = identify(tensors, path)
         preprocessing = inputs.of_file(path, model.name)
-        with path.open("rb") as opened:
-            origin = {"source_sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+        origin = {"source_sha256": digest(path)}
     arrays, account = in_our_names(model, tensors, preprocessing)
     header = {
         "format": FORMAT,

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import re
 import tempfile
@@ -15,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from covidjax.console import Progress
 from covidjax.errors import UserError
+from covidjax.files import digest
 from covidjax.weights.catalog import HUB_FILE, Source
 
 TIMEOUT_SECONDS = 20
@@ -56,7 +56,7 @@ def _from_hub(source: Source, local: Path, endpoint: str) -> Fetched:
         except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
             raise _unreachable(source, local, error) from error
     path = Path(name)
-    sha256 = _digest(path, "sha256")
+    sha256 = digest(path, "sha256")
     # The hub's cache names a large file by the SHA-256 that the hub has of it, and its folder by the commit.
     named = path.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", named) and named != sha256:
@@ -97,18 +97,13 @@ def _from_url(source: Source, local: Path) -> Fetched:
 def _proven(path: Path, source: Source) -> str:
     """The SHA-256 of a file. Raises UserError where its checksum is not the published one."""
     kind, _, wanted = source.checksum.partition(":")
-    found = _digest(path, kind or "sha256")
+    found = digest(path, kind or "sha256")
     if not found.startswith(wanted):
         raise UserError(
             f"{path.name} is not the published file of {source.id}: its {kind} is {found[: len(wanted)]}, not "
             f"{wanted}: remove it, download {source.url} again, or give a file of your own as config.pretrained"
         )
-    return found if kind in ("", "sha256") else _digest(path, "sha256")
-
-
-def _digest(path: Path, kind: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
+    return found if kind in ("", "sha256") else digest(path, "sha256")
 
 
 def _unreachable(source: Source, local: Path, error: Exception) -> UserError:

@@ -1,7 +1,7 @@
 """Measures implementations side by side.
 
 Each runs in a process of its own, all under the same allocator setting; they are driven one at a time, in rounds of
-random order; a sample during which others used the cores is dropped and counted. `benchmarks/README.md` says why.
+random order; a sample during which others used the cores is dropped and counted. `docs/benchmarks.md` says why.
 
     measurements = measure([Case("covidjax", "cnn"), Case("flax", "cnn")], Protocol(samples=9), print)
     rows = records.make(measurements, ...)

@@ -1,4 +1,4 @@
-"""Times the train step, or inference, of covidjax beside its peers; `benchmarks/README.md` says how.
+"""Times the train step, or inference, of covidjax beside its peers; `docs/benchmarks.md` says how.
 
 python benchmarks/train_step.py --model=resnet50 --batch_size=8 --image_size=224 --peers=torch,keras,flax --json=F.json
 """

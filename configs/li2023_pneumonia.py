@@ -13,7 +13,7 @@ which is 'same' here.
 The paper reports a training accuracy of 0.9859 and a training loss of 0.0423 after 10 epochs of about 140 s each on a
 laptop's CPU, and no test figure. It trains on all 5232 images of train; here an eighth of them is held out, by patient.
 No run of this config on its own data was made: the images are not at hand. On normal against pneumonia of cxr3 its test
-accuracy is 0.730 (seed 0), at 64 pixels 0.747 (0.647 to 0.846, seeds 0, 1, 2): configs/README.md.
+accuracy is 0.730 (seed 0), at 64 pixels 0.747 (0.647 to 0.846, seeds 0, 1, 2): docs/papers.md.
 """
 
 import os

@@ -22,7 +22,7 @@ the code too. What it shifts in from outside the image is black; here the edge i
 `best` is our answer to the experiments 2 and 4, in which training everything learnt nothing: the head first, on the
 frozen backbone; then all, after a warm-up, at rates that grow from the first stage to the last, with the weights' own
 preprocessing, and without flips. It is on the data of experiment 4 and takes as many epochs. What it showed on other
-data is in configs/README.md: training everything at the stated rate does not collapse there, as coded it does; with the
+data is in docs/papers.md: training everything at the stated rate does not collapse there, as coded it does; with the
 rate of 1e-3 alone changed, two of three runs answer one class. The head alone, as coded, answers two classes.
 No run of this config with the real weights or on its own data was made: neither is at hand. The figure of 1 epoch of
 experiment 1 on cxr3 there was made with --config.dataset.name=folder --config.dataset.image_size=64

@@ -13,7 +13,7 @@ The paper reports accuracies of 1.0, 0.988 and 0.956 (its figure 5) and of 0.996
 train, val and test. These are 248 and 249 of 2481 slices, drawn by slice; here train, val and test are 70, 10 and 20 %.
 No patients are known: slices of one are on all sides, and the figures say little of new patients.
 No run of this config with the real weights or on its own data was made: neither is at hand. The figures of 2 epochs of
-frozen on two classes of cxr3 in configs/README.md were made with --config.dataset.name=folder
+frozen on two classes of cxr3 in docs/papers.md were made with --config.dataset.name=folder
 --config.dataset.image_size=64 --config.pretrained= --config.epochs=2, and say nothing about the paper.
 """
 

@@ -13,7 +13,7 @@ torchvision's weights, CLAHE for the contrast, the ranges of the augmentation, w
 An eighth of train is held out for validation; the paper looks at the test set while it trains.
 The paper reports test accuracies of 0.924, 0.956 and 0.942 for ResNet-50, 101 and 152.
 No run of this config with the real weights or on its own data was made: neither is at hand. The figure of resnet50 on
-cxr3 in configs/README.md was made with --config.dataset.name=folder --config.dataset.image_size=64
+cxr3 in docs/papers.md was made with --config.dataset.name=folder --config.dataset.image_size=64
 --config.pretrained= --config.phases="({'epochs': 1, 'optimizer': {'learning_rate': 1e-4}}, {'epochs': 1, 'optimizer':
 {'learning_rate': 1e-5}})", and says nothing about the paper.
 """

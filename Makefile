@@ -1,33 +1,45 @@
-# make train | test | test-slow | lint | setup        PYTHON=python3.12 chooses another interpreter, with an environment of its own
+# make train | test | test-slow | test-docs | lint | setup      PYTHON=python3.12 chooses another interpreter, with an environment of its own
 PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+CONSTRAINTS := constraints/python$(shell $(PYTHON) -c 'import sys; print("3.11" if sys.version_info < (3, 12) else "3.12")').txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable
+# What trains, and what tests and develops.
+CORE := $(VENV)/.core
+ALL := $(VENV)/.all
 # Two processes; the tests of a file stay together, as they share what was set up for them.
 PARALLEL := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
+# PART=2/4: the second of four parts of the slow tests.
+PART ?= 1/1
+SPLIT := --splits $(lastword $(subst /, ,$(PART))) --group $(firstword $(subst /, ,$(PART)))
 
-.PHONY: setup train test test-slow lint
+.PHONY: setup train test test-slow test-docs lint
 
-setup: $(INSTALLED)
+setup: $(ALL)
 
-$(INSTALLED): pyproject.toml constraints.txt covidjax/ops/native/*.[ch]pp
+$(CORE): pyproject.toml $(CONSTRAINTS) covidjax/ops/native/*.[ch]pp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu]' \
-		|| echo "oneDNN could not be installed: native operations are left out"
+	$(INSTALL) '.[cpu]' || { $(INSTALL) . && echo "oneDNN could not be installed: native operations are left out"; }
 	$(BIN)/python -m covidjax.ops --optional
 	@touch $@
 
-train: setup
+$(ALL): $(CORE)
+	$(INSTALL) '.[data,test]'
+	@touch $@
+
+train: $(CORE)
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 # Nearly all of their time is compilation, a third of it LLVM's optimisations; the slow tests run with these.
 test: setup
-	XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)" $(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+	XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)" $(BIN)/python -m pytest -m "not slow and not docs" $(PARALLEL)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow $(PARALLEL)
+	$(BIN)/python -m pytest -m slow $(PARALLEL) $(SPLIT)
+
+test-docs: setup
+	$(BIN)/python -m pytest -m docs
 
 lint: setup
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ PARALLEL := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 PART ?= 1/1
 SPLIT := --splits $(lastword $(subst /, ,$(PART))) --group $(firstword $(subst /, ,$(PART)))
 
-.PHONY: setup train test test-slow test-docs lint
+.PHONY: setup peers train test test-slow test-docs lint
 
 setup: $(ALL)
 
@@ -27,6 +27,10 @@ $(CORE): pyproject.toml $(CONSTRAINTS) covidjax/ops/native/*.[ch]pp
 $(ALL): $(CORE)
 	$(INSTALL) '.[data,test]'
 	@touch $@
+
+# What the parity tests and benchmarks compare with.
+peers: setup
+	$(INSTALL) '.[peers]' 'torch==2.13.0'
 
 train: $(CORE)
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart

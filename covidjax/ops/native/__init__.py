@@ -1,1 +1,1 @@
-"""Operations of the networks in a compiled library on a CPU, see docs/native.md; `covidjax.ops` decides where they stand."""
+"""Operations of the networks in a compiled library on a CPU, see docs/native.md; `covidjax.ops` decides where."""

@@ -101,7 +101,7 @@ def open_picture(content: bytes) -> Image.Image:
     """The loaded picture, turned as its EXIF orientation says. Raises BadImageError with the reason."""
     if not content:
         raise BadImageError("the file is empty")
-    with _one_line_reasons():
+    with one_line_reasons():
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise BadImageError(f"{image.width} x {image.height} pixels: taken for a decompression bomb")
@@ -115,7 +115,7 @@ def open_picture(content: bytes) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _one_line_reasons() -> Iterator[None]:
+def one_line_reasons() -> Iterator[None]:
     """Within it what Pillow raises becomes a BadImageError."""
     try:
         yield
@@ -132,7 +132,7 @@ def network_pixels(
 ) -> np.ndarray:
     """What `decode_image` makes of a picture: [image_size, image_size, channels] uint8."""
     mode = MODES[channels]
-    with _one_line_reasons():
+    with one_line_reasons():
         small = _resize(_levels(image, mode, enhancement), image_size, crop, Image.Resampling.BILINEAR)
         picture = _letterboxed(_enhanced(small, mode, enhancement))
         return np.asarray(picture).reshape(image_size, image_size, channels)
@@ -141,7 +141,7 @@ def network_pixels(
 def own_pixels(image: Image.Image, channels: int, enhancement: str = "none") -> np.ndarray:
     """A picture at its own size: [height, width, channels] uint8, as `decode_image` without crop and resizing."""
     mode = MODES[channels]
-    with _one_line_reasons():
+    with one_line_reasons():
         picture = _enhanced(_levels(image, mode, enhancement), mode, enhancement)
         return np.asarray(picture).reshape(image.height, image.width, channels)
 
@@ -207,7 +207,7 @@ def class_ids(mask: Image.Image, num_classes: int) -> np.ndarray:
     """The class ids of a mask, as `decode_pair` reads them: [height, width] uint8. Raises BadImageError."""
     if mask.format in ("JPEG", "MPO") or mask.info.get("compression") in ("jpeg", "tiff_jpeg"):
         raise BadImageError("lossy JPEG, which blurs class ids: draw it anew, or export it as PNG")
-    with _one_line_reasons():
+    with one_line_reasons():
         values = _values(mask)
     found = np.unique(values)
     if num_classes == 2 and set(found.tolist()) <= set(BLACK_AND_WHITE):

@@ -1,7 +1,6 @@
 """A split of the data set that a config names."""
 
 import dataclasses
-import importlib
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from covidjax.data import folder, pairs, phantom
 from covidjax.data.decode import ImageFiles
 from covidjax.data.examples import Examples
+from covidjax.data.extra import import_with_extra
 from covidjax.data.oversampling import oversampled
 from covidjax.errors import UserError
 
@@ -59,4 +59,4 @@ def listed(dataset: Any, split: str, task: Task = "classification") -> ImageFile
 
 def _prepared() -> Any:
     """The module that reads TFDS, whose import takes a second: other sources do not wait for it."""
-    return importlib.import_module("covidjax.data.prepared")
+    return import_with_extra("covidjax.data.prepared")

@@ -15,15 +15,17 @@ import pytest
 from PIL import Image
 
 from covidjax.data.datasets import BUILDERS
-from covidjax.data.datasets.spreadsheet import read_sheet
-from covidjax.data.datasets.stored import jpeg_in_dicom, stored
+from covidjax.data.datasets.stored import stored
 from covidjax.data.picture import BadImageError
 from covidjax.errors import UserError
 from tests.data.images import encoded
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed: make setup installs it")
 pytest.importorskip("nibabel", reason="nibabel is not installed: make setup installs it")
-from covidjax.data.datasets import cohen, covidx, rsna_cohen  # noqa: E402
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1  # noqa: E402
+
+from covidjax.data.datasets import cohen, covid_ct, covidx, rsna_cohen  # noqa: E402
+from covidjax.data.datasets.dicom import image_in_dicom  # noqa: E402
 from covidjax.data.datasets.prepare import load_builder, prepare  # noqa: E402
 from covidjax.data.datasets.records import Record  # noqa: E402
 from tests.data import trees  # noqa: E402
@@ -100,24 +102,44 @@ def test_other_formats_are_stored_as_png_without_loss() -> None:
         np.testing.assert_array_equal(np.asarray(png), np.asarray(picture))
 
 
+GRAY = np.random.default_rng(0).integers(0, 256, (32, 24), np.uint8)
+
+
 def test_a_dicom_file_gives_the_jpeg_that_is_in_it() -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 24), np.uint8))
-    assert jpeg_in_dicom(trees.dicom(picture)).rstrip(b"\0") == encoded(picture, "jpg").rstrip(b"\0")
-    with pytest.raises(BadImageError, match="not a DICOM file"):
-        jpeg_in_dicom(encoded(picture, "jpg"))
-    with pytest.raises(BadImageError, match="without a JPEG"):
-        jpeg_in_dicom(b"\0" * 128 + b"DICM" + b"\xe0\x7f\x10\x00OW\x00\x00\x04\x00\x00\x00abcd")
+    assert image_in_dicom(trees.dicom(GRAY)).rstrip(b"\0") == encoded(Image.fromarray(GRAY), "jpg").rstrip(b"\0")
+
+
+def test_other_dicom_files_give_a_png_in_which_bright_is_white_and_all_levels_span_the_range() -> None:
+    twelve = np.random.default_rng(1).integers(0, 4096, (32, 24), np.uint16)
+    inverted = 255 - trees.pixels(encoded(Image.fromarray(GRAY), "jpg"))
+    np.testing.assert_array_equal(trees.pixels(image_in_dicom(trees.dicom(GRAY, "MONOCHROME1"))), inverted)
+    for kind, values in (("MONOCHROME2", twelve), ("MONOCHROME1", 4095 - twelve)):
+        found = trees.pixels(image_in_dicom(trees.dicom(twelve, kind, 12, ExplicitVRLittleEndian)))
+        assert found.dtype == np.uint16
+        np.testing.assert_array_equal(found, values.astype(int) * 65535 // 4095)
+
+
+def test_a_dicom_file_that_cannot_be_read_is_refused_in_one_line() -> None:
+    cases = {
+        "not a DICOM file": encoded(Image.fromarray(GRAY), "jpg"),
+        "without an image": trees.dicom(GRAY)[:400],
+        "PALETTE COLOR": trees.dicom(GRAY, "PALETTE COLOR", syntax=ExplicitVRLittleEndian),
+        "Unable to decompress 'JPEG Lossless.* missing dependencies": trees.dicom(GRAY, syntax=JPEGLosslessSV1),
+    }
+    for reason, content in cases.items():
+        with pytest.raises(BadImageError, match=reason) as caught:
+            image_in_dicom(content)
+        assert "\n" not in str(caught.value)
 
 
 def test_an_excel_file_is_read_by_the_places_of_its_cells(tmp_path: Path) -> None:
-    rows = [["File name", "Patient ID", "", "Note"], ["a.png", "", "", "x & y"], ["b.png", "Patient 1"]]
-    trees.excel(tmp_path / "book.xlsx", rows)
-    assert [
-        row + [""] * (len(old) - len(row)) for row, old in zip(read_sheet(tmp_path / "book.xlsx"), rows, strict=True)
-    ] == rows
-    (tmp_path / "other.xlsx").write_bytes(b"not a zip file")
+    trees.excel(
+        tmp_path / "book.xlsx", [["File name", "Patient ID", "", "Note"], ["a.png", None, "", " x & y"], ["b", 1]]
+    )
+    rows = [["File name", "Patient ID", "", "Note"], ["a.png", "", "", "x & y"], ["b", "1", "", ""]]
+    assert covid_ct._sheet((tmp_path / "book.xlsx").read_bytes()) == rows
     with pytest.raises(ValueError, match="no Excel file"):
-        read_sheet(tmp_path / "other.xlsx")
+        covid_ct._sheet(b"not a zip file")
 
 
 def test_chest_xray_pneumonia_puts_val_back_into_train_and_reads_patients(tmp_path: Path) -> None:

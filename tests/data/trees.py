@@ -3,19 +3,18 @@
 import csv
 import gzip
 import io
-import struct
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import nibabel
 import numpy as np
+import openpyxl
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from tests.data.images import encoded
-
-SHEET = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 
 
 class Tree:
@@ -76,21 +75,12 @@ def covid_ct(root: Path) -> None:
     tree.table("NonCOVID-CT-MetaInfo.csv", [["", "image", "patient"], *pairs])
 
 
-def excel(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    """An Excel file with shared strings, as Excel writes it: empty cells are left out."""
-    texts = sorted({text for row in rows for text in row if text})
-    sheet = ""
-    for number, row in enumerate(rows, start=1):
-        cells = [(f"{chr(65 + column)}{number}", text) for column, text in enumerate(row) if text]
-        sheet += "".join(
-            ["<row>", *(f'<c r="{place}" t="s"><v>{texts.index(text)}</v></c>' for place, text in cells), "</row>"]
-        )
-    strings = "".join(f"<si><t>{escape(text)}</t></si>" for text in texts)
-    with zipfile.ZipFile(path, "w") as book:
-        book.writestr("xl/sharedStrings.xml", f'<sst xmlns="{SHEET}">{strings}</sst>')
-        book.writestr(
-            "xl/worksheets/sheet1.xml", f'<worksheet xmlns="{SHEET}"><sheetData>{sheet}</sheetData></worksheet>'
-        )
+def excel(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    book.create_sheet("another").append(["not read"])
+    book.save(path)
 
 
 def sars_cov2_ct(root: Path) -> None:
@@ -99,22 +89,23 @@ def sars_cov2_ct(root: Path) -> None:
         tree.image(f"COVID/Covid ({number}).png", f"non-COVID/Non-Covid ({number}).png", mode="RGB")
 
 
-def dicom(picture: Image.Image) -> bytes:
-    """A DICOM file as those of the RSNA challenge: explicit little endian, a JPEG in two fragments."""
-
-    def element(group: int, number: int, kind: bytes, value: bytes) -> bytes:
-        value += b" " * (len(value) % 2)
-        return struct.pack("<HH2sH", group, number, kind, len(value)) + value
-
-    jpeg = encoded(picture, "jpg")
-    jpeg += b"\0" * (len(jpeg) % 2)
-    items = (b"", jpeg[:100], jpeg[100:])
-    pixels = b"".join(b"\xfe\xff\x00\xe0" + struct.pack("<I", len(item)) + item for item in items)
-    syntax = element(2, 0x10, b"UI", b"1.2.840.10008.1.2.4.50\0")
-    meta = element(2, 0, b"UL", struct.pack("<I", len(syntax))) + syntax
-    patient = element(0x10, 0x20, b"LO", b"0004cfab")
-    image = b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff" + pixels + b"\xfe\xff\xdd\xe0\0\0\0\0"
-    return b"\0" * 128 + b"DICM" + meta + patient + image
+def dicom(pixels: np.ndarray, kind: str = "MONOCHROME2", bits: int = 8, syntax: str = JPEGBaseline8Bit) -> bytes:
+    """A DICOM file; the defaults are those of the RSNA challenge: a JPEG, here in two fragments."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.PatientID = SecondaryCaptureImageStorage, "1.2.3", "0004cfab"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, kind, 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8 * pixels.dtype.itemsize, bits, bits - 1
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        dataset.PixelData = encapsulate([encoded(Image.fromarray(pixels), "jpg")], fragments_per_frame=2)
+    else:
+        dataset.PixelData = pixels.tobytes()
+    dataset["PixelData"].VR = "OB"
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def _cohen(tree: Tree, covid: int, pneumonia: int) -> list[tuple[str, str, str]]:
@@ -141,7 +132,7 @@ def covidx(root: Path) -> None:
     uuids = [f"{number:08x}-e1f4-4f0f" for number in range(24)]
     for uuid in uuids:
         path = f"rsna-pneumonia-detection-challenge/stage_2_train_images/{uuid}.dcm"
-        tree.file(path).write_bytes(dicom(tree.picture()))
+        tree.file(path).write_bytes(dicom(np.asarray(tree.picture())))
     tree.image("Figure1-COVID-chestxray-dataset/images/COVID-00001.jpg")
     tree.image("Actualmed-COVID-chestxray-dataset/images/CR.1.2.840.113564.png")
     rsna = [f"{uuid} {uuid}.png {('normal', 'pneumonia')[number % 2]}" for number, uuid in enumerate(uuids)]
@@ -161,7 +152,7 @@ def rsna_cohen(root: Path) -> None:
     classes, boxes = [["patientId", "class"]], [["patientId", "x", "y", "width", "height", "Target"]]
     for number in range(30):
         uuid, ill = f"{number:08x}-cc4f", number % 2
-        tree.file(f"{folder}/stage_2_train_images/{uuid}.dcm").write_bytes(dicom(tree.picture()))
+        tree.file(f"{folder}/stage_2_train_images/{uuid}.dcm").write_bytes(dicom(np.asarray(tree.picture())))
         for box in range(1 + (ill and number % 3)):
             classes.append([uuid, "Lung Opacity" if ill else "Normal"])
             boxes.append([uuid, str(box), "2", "3", "4", str(ill)])

@@ -4,8 +4,8 @@ import dataclasses
 import functools
 from pathlib import Path
 
+from covidjax.data.datasets.dicom import image_in_dicom
 from covidjax.data.datasets.records import Content, Listing
-from covidjax.data.datasets.stored import jpeg_in_dicom
 from covidjax.data.picture import SUFFIXES
 
 COHEN = "covid-chestxray-dataset"
@@ -54,7 +54,7 @@ def findings(listing: Listing, root: Path) -> list[Finding]:
 
 
 def image_of(path: Path) -> Content:
-    """How the image of a file is read: a DICOM file gives the JPEG that is in it."""
+    """The image of a file; that of a DICOM file is what `image_in_dicom` makes of it."""
     return functools.partial(_from_dicom, path) if path.suffix.lower() == ".dcm" else path
 
 
@@ -67,4 +67,4 @@ def files_of(root: Path, source: str) -> dict[str, Path]:
 
 
 def _from_dicom(path: Path) -> bytes:
-    return jpeg_in_dicom(path.read_bytes())
+    return image_in_dicom(path.read_bytes())

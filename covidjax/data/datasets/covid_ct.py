@@ -1,11 +1,13 @@
 """Zhao et al., arXiv 2003.13865: CT images out of papers on COVID-19, and CT images without it."""
 
 import csv
+import io
 from pathlib import Path
+
+import openpyxl
 
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.records import Listing, Record
-from covidjax.data.datasets.spreadsheet import read_sheet
 from covidjax.data.picture import SUFFIXES
 
 FOLDERS = {"noncovid": "NonCOVID", "covid": "COVID"}
@@ -59,7 +61,7 @@ class CovidCt(ManualBuilder):
 def _patients(listing: Listing, path: Path) -> dict[str, str]:
     """The patient of each image of one of the two tables, by the name of its file without the ending."""
     try:
-        rows = read_sheet(path) if path.suffix == ".xlsx" else list(csv.reader(listing.lines(path)))
+        rows = _sheet(path.read_bytes()) if path.suffix == ".xlsx" else list(csv.reader(listing.lines(path)))
     except FileNotFoundError:
         listing.faults.append(f"{path} does not exist")
         return {}
@@ -82,3 +84,14 @@ def _patients(listing: Listing, path: Path) -> dict[str, str]:
 def _stem(name: str) -> str:
     """A file name without its ending, if that is one of images."""
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
+
+
+def _sheet(content: bytes) -> list[list[str]]:
+    """The rows of the first sheet of an Excel file, '' for empty cells. Raises ValueError for another file."""
+    try:
+        sheet = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True).worksheets[0]
+        return [
+            ["" if cell is None else str(cell).strip() for cell in row] for row in sheet.iter_rows(values_only=True)
+        ]
+    except Exception as error:  # the reader raises many kinds
+        raise ValueError(f"no Excel file ({error})") from error

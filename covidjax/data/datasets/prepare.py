@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import importlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 from covidjax.console import say
 from covidjax.data.datasets import BUILDERS
+from covidjax.data.extra import import_with_extra
 from covidjax.errors import UserError
 
 
@@ -45,11 +45,12 @@ def prepare(name: str, manual_dir: Path, data_dir: Path) -> Path:
 
 
 def load_builder(name: str) -> Any:
-    """The class of a builder. Raises UserError for a name or a variant that is not there."""
+    """The class of a builder. Raises UserError for a name or a variant that is not there, or a library that is not."""
     builder, _, variant = name.partition("/")
     if builder not in BUILDERS:
         raise UserError(f"there is no data set {builder!r}: allowed are {', '.join(BUILDERS)}")
-    builder_class = getattr(importlib.import_module(f"covidjax.data.datasets.{builder}"), BUILDERS[builder])
+    module, class_name = BUILDERS[builder].split(".")
+    builder_class = getattr(import_with_extra(f"covidjax.data.datasets.{module}"), class_name)
     variants = [config.name for config in builder_class.BUILDER_CONFIGS]
     if variant and variant not in variants:
         allowed = ", ".join(f"{builder}/{each}" for each in variants) or builder

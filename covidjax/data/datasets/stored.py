@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from covidjax.data.picture import BadImageError, open_pair, open_picture, own_pixels
+from covidjax.data.picture import open_pair, open_picture, own_pixels
 
 
 def stored(content: bytes) -> bytes:
@@ -38,24 +38,3 @@ def png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def jpeg_in_dicom(content: bytes) -> bytes:
-    """The JPEG file in a DICOM file of one image, such as those of the RSNA challenge: nothing is decoded.
-
-    PS3.5 A.4: encapsulated pixel data are items, the first an offset table, the others fragments of the file.
-    Raises BadImageError for pixels that are no JPEG.
-    """
-    if content[128:132] != b"DICM":
-        raise BadImageError("not a DICOM file")
-    position = content.rfind(b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff")  # (7FE0,0010), of undefined length
-    position += 12 if position >= 0 else 0
-    fragments = []
-    while position > 0 and content[position : position + 4] == b"\xfe\xff\x00\xe0":
-        length = int.from_bytes(content[position + 4 : position + 8], "little")
-        fragments.append(content[position + 8 : position + 8 + length])
-        position += 8 + length
-    jpeg = b"".join(fragments[1:])
-    if not jpeg.startswith(b"\xff\xd8"):
-        raise BadImageError("a DICOM file without a JPEG in it: export it as PNG")
-    return jpeg

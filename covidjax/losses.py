@@ -258,4 +258,4 @@ def mask_loss_function(loss_config: Any, class_weights: Weights) -> LossFunction
     if name == "tversky":
         options["beta"] = float(loss_config.tversky_beta)
     functions = (pixel_softmax_cross_entropy, pixel_sigmoid_cross_entropy, cross_entropy_dice, dice, focal, tversky)
-    return functools.partial({function.__name__: function for function in functions}[name], **options)
+    return functools.partial(dict(zip(MASK_LOSSES, functions, strict=True))[name], **options)

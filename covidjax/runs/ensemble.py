@@ -1,7 +1,7 @@
 """The training of an ensemble: frozen members answer once, rounds learn the weights of their answers.
 
 Wang et al. 2020 verify the weights on the test set; here they are learnt on the validation split, unless
-`config.ensemble.weights_from` asks for that leak by name. How the paper is read: `covidjax.models.ensemble`.
+`config.ensemble.weights_from` asks for that leak by name. How the paper is read: `covidjax.models.mixture`.
 """
 
 import dataclasses

@@ -232,7 +232,7 @@ def test_target_without_sharding_is_refused(tmp_path: Path) -> None:
 FOUR_DEVICES = """
 import sys, pathlib, numpy, jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from covidjax.train.checkpoint import Checkpoints
+from covidjax.checkpoint.checkpoint import Checkpoints
 mesh = Mesh(numpy.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
 assert mesh.size == 4
 replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))

@@ -62,7 +62,7 @@ def test_finished_checkpoint_exists_while_the_next_has_no_manifest(
 
 CHILD = """
 import sys, pathlib, numpy, jax.numpy
-from covidjax.train.checkpoint import Checkpoints
+from covidjax.checkpoint.checkpoint import Checkpoints
 values = numpy.random.default_rng(0).random(50_000_000, dtype=numpy.float32)
 with Checkpoints(pathlib.Path(sys.argv[1]), keep=2, higher_is_better=True) as checkpoints:
     for step in range(1, 6):

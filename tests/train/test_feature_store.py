@@ -32,7 +32,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 import jax, jax.numpy as jnp
-from covidjax.data.feature_store import FeatureStore
+from covidjax.train.feature_store import FeatureStore
 
 with FeatureStore(Path(sys.argv[1])).writing(sys.argv[2], jax.ShapeDtypeStruct((1000, 8), jnp.float32)) as rows:
     rows[:500] = 1.0

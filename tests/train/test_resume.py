@@ -54,7 +54,8 @@ BOUNDARY, LAST_STEP = STEPS_PER_EPOCH * FIRST_PHASE_EPOCHS, STEPS_PER_EPOCH * EP
 CHANGED = """
 import os, signal, sys, time
 from covidjax import command
-from covidjax.train import inputs, saver
+from covidjax.checkpoint import saver
+from covidjax.train import inputs
 from launch import train
 
 stop_after, slow, calls = int(sys.argv.pop(1)), sys.argv.pop(1) == "slow", inputs.PhaseInputs.calls

@@ -54,7 +54,7 @@ def make_model(case: Case) -> Staged:
 def make_variables(case: Case, seed: int = 0) -> dict[str, Any]:
     """Fresh weights of a case's network: {'params', 'batch_stats'}."""
     model, net = make_model(case), work.network(case.model)
-    images = jnp.zeros((1, case.image_size, case.image_size, net.channels), model.param_dtype)
+    images = jnp.zeros((1, case.image_size, case.image_size, net.channels), model.numerics.param_dtype)
     return {"batch_stats": {}, **jax.jit(model.init)(jax.random.key(seed), images)}
 
 
@@ -105,7 +105,7 @@ def build(case: Case, variables: Any = None) -> JaxSubject:
     state = jax.device_put(make_state(recipe, variables), replicated(mesh))
     batch = jax.device_put({"image": images, "label": labels}, by_example(mesh))
     trainable, _ = recipe.plan.split(state.params)
-    operations = "native" if recipe.model.native else "xla"
+    operations = "native" if recipe.model.numerics.native else "xla"
     if case.mode == "inference":
         counts = {**parameter_counts(state.params, (), ()), "ops": operations}
         forward = jax.jit(lambda variables, images: forward_pass(recipe, variables, images))
@@ -119,7 +119,7 @@ def build(case: Case, variables: Any = None) -> JaxSubject:
 
 def forward_pass(recipe: Recipe, variables: Any, images: jax.Array) -> jax.Array:
     """images: [batch, height, width, channels] uint8 -> logits, as `covidjax.evaluate` computes them."""
-    inputs = recipe.preprocessing(images.astype(recipe.model.param_dtype))
+    inputs = recipe.preprocessing(images.astype(recipe.model.numerics.param_dtype))
     logits: jax.Array = recipe.model.apply(variables, inputs)  # type: ignore[assignment]
     return logits
 

@@ -70,7 +70,7 @@ def _data(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 def _predicted_flops(case: Case, recipe: Recipe, variables: Any) -> float:
     shape = (case.batch_size, case.image_size, case.image_size, work.network(case.model).channels)
-    images = jax.eval_shape(recipe.preprocessing, jax.ShapeDtypeStruct(shape, recipe.model.param_dtype))
+    images = jax.eval_shape(recipe.preprocessing, jax.ShapeDtypeStruct(shape, recipe.model.numerics.param_dtype))
     shapes = jax.eval_shape(lambda: variables)
     rows, _ = freeze_table(recipe.plan, recipe.model, shapes, images, recipe.tx)
     left_out = recipe.plan.frozen_prefix if recipe.cached else ()
@@ -81,7 +81,7 @@ def _features(case: Case, recipe: Recipe, variables: Any, images: np.ndarray) ->
     """The frozen prefix's outputs for all images, in batches, on the device; and the seconds that took."""
 
     def prefix(variables: Any, images: jax.Array) -> Any:
-        return run_prefix(recipe, variables, images.astype(recipe.model.param_dtype))
+        return run_prefix(recipe, variables, images.astype(recipe.model.numerics.param_dtype))
 
     batches = [jnp.asarray(images[i : i + case.batch_size]) for i in range(0, len(images), case.batch_size)]
     compiled = jax.jit(prefix).lower(variables, batches[0]).compile()

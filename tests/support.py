@@ -39,7 +39,7 @@ def make_model(config: ConfigDict, num_classes: int = 3) -> Staged:
 
 def make_variables(model: Staged, size: int = 32, seed: int = 0) -> dict[str, Any]:
     """Fresh weights, with the scale of every residual branch moved off zero so that gradients flow everywhere."""
-    images = jnp.zeros((2, size, size, 1), model.param_dtype)
+    images = jnp.zeros((2, size, size, 1), model.numerics.param_dtype)
     variables = model.init(jax.random.key(seed), images)
     params = jax.tree.map(lambda leaf: leaf + 0.3 if leaf.ndim == 1 else leaf, variables["params"])
     return {"params": params, "batch_stats": variables.get("batch_stats", {})}

@@ -36,7 +36,7 @@ def make_forward(model: Staged, preprocessing: Preprocessing, mesh: Mesh, start:
 
     def forward(variables: Any, inputs: Any) -> jax.Array:
         if start is None:
-            inputs = preprocessing(inputs.astype(model.param_dtype))
+            inputs = preprocessing(inputs.astype(model.numerics.param_dtype))
         logits: jax.Array = model.apply(variables, inputs, start=start)  # type: ignore[assignment]
         return logits
 

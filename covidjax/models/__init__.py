@@ -5,14 +5,15 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from covidjax.errors import UserError
-from covidjax.models.cnn import CNN, NORMALISATIONS
-from covidjax.models.layers import POOLINGS, Staged
-from covidjax.models.resnet import ARRANGEMENTS, BOTTLENECK, KERAS, KERAS_V2, LAYERS, PREACTIVATED, ResNet
-from covidjax.models.segmentation import NAMES as SEGMENTATION
-from covidjax.models.segmentation import build_segmentation
-from covidjax.models.vgg import HIDDEN, VGG16
+from covidjax.models.cnn import CNN
+from covidjax.models.deeplab import BACKBONES, DeepLabV3
+from covidjax.models.layers import Numerics, Staged
+from covidjax.models.resnet import ARRANGEMENTS, BOTTLENECK, KERAS, KERAS_V2, LAYERS, PREACTIVATED, TORCHVISION, ResNet
+from covidjax.models.unet import ENCODERS, UNet, UNetResNet
+from covidjax.models.vgg import VGG16
 
 CLASSIFIERS = ("cnn", "vgg16", *LAYERS, *PREACTIVATED)
+SEGMENTATION = ("unet", *ENCODERS, *BACKBONES)
 NAMES = (*CLASSIFIERS, *SEGMENTATION)
 ENSEMBLE = "ensemble"  # the name of a mixture of trained networks, which is none itself
 # precision: (dtype of activations, dtype of parameters and statistics)
@@ -25,48 +26,37 @@ PRECISIONS = {
 
 
 def task(name: str) -> Literal["classification", "segmentation"]:
-    """What a network or an ensemble answers: one label for an image, or one for each of its pixels."""
+    """The kind of answer of a network or an ensemble: one label for an image, or one for each of its pixels."""
     return "segmentation" if name in SEGMENTATION else "classification"
 
 
 def build(model: Any, num_classes: int, precision: str, *, native: bool = False) -> Staged:
     """The network that `config.model` names, without parameters.
 
-    native: whether its operations may be native ones, which `ops.native.choose` says.
-    Raises UserError for an unknown name, precision or option, and for an arrangement that the network does not have.
+    native: whether its operations may be native ones, which `ops.choose` says.
+    Raises UserError for an unknown name, and for an option that the network does not have.
     """
     if model.name == ENSEMBLE:
         raise UserError("model.name is 'ensemble', a mixture of trained networks that only launch/train.py makes")
     if model.name not in NAMES:
         raise UserError(f"model.name is {model.name!r}: allowed are {', '.join(NAMES)}")
-    if precision not in PRECISIONS:
-        raise UserError(f"precision is {precision!r}: allowed are {', '.join(PRECISIONS)}")
-    dtype, param_dtype = PRECISIONS[precision]
+    common: dict[str, Any] = {
+        "num_classes": num_classes,
+        "dropout": model.dropout,
+        "numerics": Numerics(*PRECISIONS[precision], native=native),
+    }
     if model.name in SEGMENTATION:
         if model.normalised_features:
             raise UserError(f"model.normalised_features is for networks that label whole images, not for {model.name}")
-        return build_segmentation(model, num_classes, dtype, param_dtype, native)
-    common: dict[str, Any] = {
-        "num_classes": num_classes,
-        "normalised_features": model.normalised_features,
-        "dropout": model.dropout,
-        "dtype": dtype,
-        "param_dtype": param_dtype,
-        "native": native,
-    }
+        return _segmentation(model, common)
+    common["normalised_features"] = model.normalised_features
     if model.name == "vgg16":
-        _check("head", model.head, tuple(HIDDEN))
         return VGG16(head_name=model.head, **common)
-    _check("pooling", model.pooling, POOLINGS)
     common["pooling"] = model.pooling
     if model.name == "cnn":
-        _check("normalisation", model.normalisation, NORMALISATIONS)
         return CNN(width=model.width, num_blocks=model.num_blocks, normalisation=model.normalisation, **common)
-    _check("arrangement", model.arrangement, tuple(ARRANGEMENTS))
-    if model.name in PREACTIVATED:
-        name, arrangement = PREACTIVATED[model.name], KERAS_V2
-    else:
-        name, arrangement = model.name, ARRANGEMENTS[model.arrangement]
+    name = PREACTIVATED.get(model.name, model.name)
+    arrangement = KERAS_V2 if model.name in PREACTIVATED else ARRANGEMENTS[model.arrangement]
     bottleneck = name in BOTTLENECK
     if arrangement is KERAS and not bottleneck:
         raise UserError(
@@ -76,6 +66,13 @@ def build(model: Any, num_classes: int, precision: str, *, native: bool = False)
     return ResNet(num_blocks=LAYERS[name], bottleneck=bottleneck, arrangement=arrangement, **common)
 
 
-def _check(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"model.{key} is {value!r}: allowed are {', '.join(allowed)}")
+def _segmentation(model: Any, common: dict[str, Any]) -> Staged:
+    if model.name == "unet":
+        return UNet(width=model.width, upsampling=model.upsampling, **common)
+    if ARRANGEMENTS[model.arrangement] is not TORCHVISION:
+        raise UserError(
+            f"model.arrangement is {model.arrangement!r}, which {model.name} does not have: allowed is 'torchvision'"
+        )
+    if model.name in BACKBONES:
+        return DeepLabV3(encoder=BACKBONES[model.name], **common)
+    return UNetResNet(encoder=ENCODERS[model.name], upsampling=model.upsampling, attention=model.attention, **common)

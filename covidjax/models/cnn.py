@@ -1,13 +1,10 @@
 """A small convolutional network for any input size and number of channels."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from covidjax import ops
-from covidjax.models.layers import BatchNorm, Conv, Head, Staged, he_normal
+from covidjax.models.layers import FLOAT32, BatchNorm, Conv, Head, Numerics, Staged, he_normal
 
 NORMALISATIONS = ("batch", "none")
 
@@ -20,19 +17,24 @@ class Block(nn.Module):
 
     features: int
     normalisation: str = "batch"
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, height // 2, width // 2, features]."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         normalised = self.normalisation == "batch"
         kernel_init = he_normal if normalised else nn.initializers.glorot_uniform()
-        conv = Conv(self.features, 3, padding=1, use_bias=not normalised, kernel_init=kernel_init, name="conv", **kinds)
+        conv = Conv(
+            self.features,
+            3,
+            padding=1,
+            use_bias=not normalised,
+            kernel_init=kernel_init,
+            numerics=self.numerics,
+            name="conv",
+        )
         if normalised:
-            norm = BatchNorm(name="norm", **kinds)
+            norm = BatchNorm(numerics=self.numerics, name="norm")
             x = norm(x, conv=conv, use_batch_statistics=use_batch_statistics, relu=True)
         else:
             x = conv(x, relu=True)
@@ -49,9 +51,7 @@ class CNN(Staged):
     dropout: float = 0.0
     pooling: str = "average"
     normalised_features: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -60,7 +60,6 @@ class CNN(Staged):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         for index in range(self.num_blocks):
-            setattr(self, f"block{index + 1}", Block(self.width * 2**index, self.normalisation, **kinds))
-        self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, **kinds)
+            setattr(self, f"block{index + 1}", Block(self.width * 2**index, self.normalisation, self.numerics))
+        self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, self.numerics)

@@ -6,33 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from covidjax.models.layers import BatchNorm, Conv, Staged
-from covidjax.models.resnet import LAYERS, Layer, Stem
-from covidjax.models.upsampling import resize_bilinear
+from covidjax.models.layers import FLOAT32, BatchNorm, Conv, Numerics, PixelHead, resize_bilinear
+from covidjax.models.resnet import EncoderDecoder, encoder
 
 BACKBONES = {f"deeplabv3_{name}": name for name in ("resnet50", "resnet101")}
-# layer: (strides, dilations of its first block and of the others); strides of layer3 and layer4 become dilation.
-ATROUS = {"layer1": (1, (1, 1)), "layer2": (2, (1, 1)), "layer3": (1, (1, 2)), "layer4": (1, (2, 4))}
+# Of layer1 .. layer4; dilations: of the first block and of the others.
+STRIDES, DILATIONS = (1, 2, 1, 1), ((1, 1), (1, 1), (1, 2), (2, 4))
 RATES = (12, 24, 36)
 FEATURES = 256
-
-
-class SizedStem(Stem):
-    """The stem of a ResNet; beside its map flows an array without features that carries the size of the images."""
-
-    def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> Any:
-        """x: [batch, height, width, channels] -> ([batch, height, width, 0], [batch, ceil(height / 4), ..., 64])."""
-        images = x[0] if isinstance(x, tuple) else x  # beside an image of ones, see `preprocessing.folded`
-        return images[..., :0], super().__call__(x, train=train, use_batch_statistics=use_batch_statistics)
-
-
-class SizedLayer(Layer):
-    """A layer of a ResNet on the second array of a pair."""
-
-    def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> Any:
-        """x: (size, map) -> (size, new map)."""
-        size, map_ = x
-        return size, super().__call__(map_, train=train, use_batch_statistics=use_batch_statistics)
 
 
 class ConvNorm(nn.Module):
@@ -40,17 +21,15 @@ class ConvNorm(nn.Module):
 
     kernel_size: int
     dilation: int = 1
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, height, width, 256]."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
-        padding = self.dilation * (self.kernel_size // 2)
-        conv = Conv(FEATURES, self.kernel_size, padding=padding, dilation=self.dilation, name="conv", **kinds)
-        norm = BatchNorm(name="norm", **kinds)
+        size, dilation = self.kernel_size, self.dilation
+        padding = dilation * (size // 2)
+        conv = Conv(FEATURES, size, padding=padding, dilation=dilation, numerics=self.numerics, name="conv")
+        norm = BatchNorm(numerics=self.numerics, name="norm")
         return norm(x, conv=conv, use_batch_statistics=use_batch_statistics, relu=True)
 
 
@@ -61,18 +40,15 @@ class Decoder(nn.Module):
     """
 
     dropout: float
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> Any:
         """x: (size, [batch, height, width, 2048]) -> (size, [batch, height, width, 256])."""
         size, map_ = x
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
 
         def branch(name: str, inputs: jax.Array, kernel_size: int, dilation: int = 1) -> jax.Array:
-            module = ConvNorm(kernel_size, dilation, name=name, **kinds)
+            module = ConvNorm(kernel_size, dilation, self.numerics, name=name)
             return module(inputs, use_batch_statistics=use_batch_statistics)
 
         branches = [branch("point", map_, 1)]
@@ -84,49 +60,23 @@ class Decoder(nn.Module):
         return size, branch("last", map_, 3)
 
 
-class Head(nn.Module):
+class Head(PixelHead):
     """A 1x1 convolution to the logits, and their interpolation to the size of the images."""
 
-    num_classes: int
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
-
-    @nn.compact
     def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: (size, [batch, height, width, 256]) -> logits [batch, *size, num_classes]."""
         size, map_ = x
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
-        kernel_init = nn.initializers.lecun_normal()
-        conv = Conv(self.num_classes, 1, use_bias=True, kernel_init=kernel_init, name="conv", **kinds)
-        return resize_bilinear(conv(map_), size.shape[1:3])
+        logits = super().__call__(map_, train=train, use_batch_statistics=use_batch_statistics)
+        return resize_bilinear(logits, size.shape[1:3])
 
 
-class DeepLabV3(Staged):
-    """Stages `stem, layer1 .. layer4, decoder, head`; logits [batch, height, width, classes] for any size.
-
-    The backbone's parameters have the paths of the ResNet it names. Its last map is an eighth of the images' size.
-    """
-
-    num_classes: int
-    backbone: str
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Stage names, input first."""
-        return ("stem", "layer1", "layer2", "layer3", "layer4", "decoder", "head")
+class DeepLabV3(EncoderDecoder):
+    """The last map of its encoder is an eighth of the images' size; the strides of layer3 and layer4 are dilation."""
 
     def setup(self) -> None:
         """One submodule a stage."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
-        self.stem = SizedStem(**kinds)
-        for index, (name, num_blocks) in enumerate(zip(ATROUS, LAYERS[self.backbone], strict=True)):
-            strides, dilations = ATROUS[name]
-            layer = SizedLayer(64 * 2**index, num_blocks, strides, True, dilations=dilations, **kinds)
-            setattr(self, name, layer)
-        self.decoder = Decoder(self.dropout, **kinds)
-        self.head = Head(self.num_classes, **kinds)
+        stages = encoder(self.encoder, self.numerics, skips=False, strides=STRIDES, dilations=DILATIONS)
+        for name, stage in stages.items():
+            setattr(self, name, stage)
+        self.decoder = Decoder(self.dropout, self.numerics)
+        self.head = Head(self.num_classes, self.numerics)

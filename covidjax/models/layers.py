@@ -1,5 +1,6 @@
 """Parameterised layers over `covidjax.ops`, and the staged network that every model is."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,14 +15,30 @@ from covidjax import ops
 from covidjax.errors import UserError
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al. 2015, as torchvision initialises
+lecun_normal = nn.initializers.lecun_normal()  # keeps the scale where no ReLU follows
 POOLINGS = ("average", "max", "flatten")
+
+
+@dataclasses.dataclass(frozen=True)
+class Numerics:
+    """How a network computes.
+
+    dtype: of activations; param_dtype: of parameters and statistics; native: whether operations may be native ones, see
+    `ops`.
+    """
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    native: bool = False
+
+
+FLOAT32 = Numerics()
 
 
 class Conv(nn.Module):
     """Convolution with explicit symmetric padding; parameters `kernel` [kh, kw, in, out] and `bias` [out].
 
     dilation: the distance of neighbouring taps of the kernel in the input.
-    native: here and everywhere, whether operations may be native ones, see `ops`.
     """
 
     features: int
@@ -31,9 +48,7 @@ class Conv(nn.Module):
     use_bias: bool = False
     dilation: int = 1
     kernel_init: Callable[..., Any] = he_normal
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(
@@ -53,24 +68,25 @@ class Conv(nn.Module):
         parts = inputs if isinstance(inputs, tuple) else (inputs,)
         widths = [part.shape[-1] for part in parts]
         shape = (self.kernel_size, self.kernel_size, sum(widths), self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype).astype(self.dtype)
+        dtype, param_dtype = self.numerics.dtype, self.numerics.param_dtype
+        kernel = self.param("kernel", self.kernel_init, shape, param_dtype).astype(dtype)
         bias = None
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype).astype(dtype)
         if affine is not None:
-            factor, offset = (values.astype(self.dtype) for values in affine)
+            factor, offset = (values.astype(dtype) for values in affine)
             kernel, bias = kernel * factor, offset if bias is None else bias * factor + offset
         convolve = partial(
             ops.convolution,
             strides=(self.strides,) * 2,
             padding=((self.padding, self.padding),) * 2,
             dilation=(self.dilation,) * 2,
-            native=self.native,
+            native=self.numerics.native,
         )
         if len(parts) == 1:
-            return convolve(parts[0].astype(self.dtype), kernel, bias=bias, residual=residual, relu=relu)
+            return convolve(parts[0].astype(dtype), kernel, bias=bias, residual=residual, relu=relu)
         kernels = jnp.split(kernel, np.cumsum(widths)[:-1], axis=2)
-        outputs, *others = (convolve(part.astype(self.dtype), k) for part, k in zip(parts, kernels, strict=True))
+        outputs, *others = (convolve(part.astype(dtype), k) for part, k in zip(parts, kernels, strict=True))
         return ops.followed(outputs, *others, bias, residual, relu=relu)
 
 
@@ -84,9 +100,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     momentum: float = 0.9
     scale_init: Callable[..., Any] = nn.initializers.ones
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(
@@ -104,25 +118,26 @@ class BatchNorm(nn.Module):
         convolution has the running statistics in its kernel, and everything is one operation.
         use_batch_statistics: a string is the mapped axis over whose devices the batch lies.
         """
-        inside = conv is not None and self.native and not use_batch_statistics and not self.is_initializing()
+        inside = conv is not None and self.numerics.native and not use_batch_statistics and not self.is_initializing()
         if conv is not None and not inside:
             inputs = conv(inputs)
         features = (inputs.shape[-1] if conv is None else conv.features,)
-        scale = self.param("scale", self.scale_init, features, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, self.param_dtype)
-        running_var = self.variable("batch_stats", "var", jnp.ones, features, self.param_dtype)
+        param_dtype = self.numerics.param_dtype
+        scale = self.param("scale", self.scale_init, features, param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, features, param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, param_dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features, param_dtype)
         if inside:
             affine = ops.affine(scale, bias, running_mean.value, running_var.value, epsilon=self.epsilon)
             return conv(inputs, affine=affine, residual=residual, relu=relu)  # type: ignore[misc]
-        inputs = inputs.astype(self.dtype)
+        inputs = inputs.astype(self.numerics.dtype)
         if not use_batch_statistics:
             mean, var = running_mean.value, running_var.value
             outputs = ops.normalise(inputs, scale, bias, mean, var, epsilon=self.epsilon)
             return ops.followed(outputs, residual, relu=relu)
         axis = use_batch_statistics if isinstance(use_batch_statistics, str) else None
         outputs, mean, var = ops.batch_norm(
-            inputs, scale, bias, self.epsilon, axis, residual=residual, relu=relu, native=self.native
+            inputs, scale, bias, self.epsilon, axis, residual=residual, relu=relu, native=self.numerics.native
         )
         if not self.is_initializing():
             keep = self.momentum
@@ -135,47 +150,56 @@ class Dense(nn.Module):
     """Matrix product with `kernel` [in, out] and `bias` [out]."""
 
     features: int
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """inputs: [batch, in_features] -> [batch, features]."""
-        shape = (inputs.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-        return inputs.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        shape, dtype, param_dtype = (inputs.shape[-1], self.features), self.numerics.dtype, self.numerics.param_dtype
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape, param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype)
+        return inputs.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
 
 
 class Head(nn.Module):
     """One number a feature or all of them (`pooling`), dropout, one dense layer to the logits.
 
-    normalised_features: what the dense layer takes is `of_learned_length`.
+    normalised_features: what the dense layer takes is `scaled_unit_features`.
     """
 
     num_classes: int
     dropout: float = 0.0
     pooling: str = "average"
     normalised_features: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, features], or what `reduce` makes of it -> logits [batch, num_classes]."""
         x = self.reduce(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = of_learned_length(self, x) if self.normalised_features else x
-        return Dense(self.num_classes, self.dtype, self.param_dtype, name="dense")(x)
+        x = scaled_unit_features(self, x) if self.normalised_features else x
+        return Dense(self.num_classes, self.numerics, name="dense")(x)
 
     def reduce(self, x: jax.Array) -> jax.Array:
         """The pooling, of a map that is not pooled yet: [batch, height, width, features] -> [batch, features]."""
         return pool(x, self.pooling) if x.ndim == 4 else x
 
 
-def of_learned_length(module: Any, x: jax.Array) -> jax.Array:
+class PixelHead(nn.Module):
+    """A 1x1 convolution to the logits of every pixel."""
+
+    num_classes: int
+    numerics: Numerics = FLOAT32
+
+    @nn.compact
+    def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> jax.Array:
+        """x: [batch, height, width, features] -> logits [batch, height, width, num_classes]."""
+        conv = Conv(self.num_classes, 1, use_bias=True, kernel_init=lecun_normal, numerics=self.numerics, name="conv")
+        return conv(x)
+
+
+def scaled_unit_features(module: Any, x: jax.Array) -> jax.Array:
     """Features of length one times `scale` [], a parameter of the module that calls.
 
     x: [batch, features] -> the same shape, float32 for half-precision features.
@@ -184,7 +208,7 @@ def of_learned_length(module: Any, x: jax.Array) -> jax.Array:
     normalization layer and a scale amplification layer to the network"). Training cannot lengthen the features of good
     images in place of learning the poor ones. The scale begins where features have a mean square of one.
     """
-    scale = module.param("scale", nn.initializers.constant(np.sqrt(x.shape[-1])), (), module.param_dtype)
+    scale = module.param("scale", nn.initializers.constant(np.sqrt(x.shape[-1])), (), module.numerics.param_dtype)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return scale * x * lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 
@@ -197,6 +221,22 @@ def pool(x: jax.Array, pooling: str) -> jax.Array:
     if pooling == "flatten":
         return x.reshape(x.shape[0], -1)
     return ops.global_max_pool(x) if pooling == "max" else ops.global_average_pool(x)
+
+
+def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """x: [batch, height, width, features] -> [batch, *size, features], interpolated between centres of pixels.
+
+    For enlarging: PyTorch's `interpolate(mode='bilinear', align_corners=False)`, whatever the ratio. The weights are
+    worked out in float64: those of `jax.image.resize` are float32 for every input.
+    """
+    rows, columns = (_weights(*pair).astype(x.dtype) for pair in zip(x.shape[1:3], size, strict=True))
+    return jnp.einsum("bhwc,ih,jw->bijc", x, rows, columns, precision=lax.Precision.HIGHEST)
+
+
+def _weights(before: int, after: int) -> np.ndarray:
+    """The part of each of `before` positions in each of `after`: [after, before], at most two a row."""
+    positions = np.clip((np.arange(after) + 0.5) * before / after - 0.5, 0, before - 1)
+    return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(before)))
 
 
 class Staged(nn.Module):

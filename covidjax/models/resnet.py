@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from covidjax import ops
-from covidjax.models.layers import BatchNorm, Conv, Head, Staged
+from covidjax.models.layers import FLOAT32, BatchNorm, Conv, Head, Numerics, Staged
 
 LAYERS = {
     "resnet18": (2, 2, 2, 2),
@@ -23,6 +23,7 @@ LAYERS = {
 }
 PREACTIVATED = {"resnet50v2": "resnet50", "resnet101v2": "resnet101", "resnet152v2": "resnet152"}
 BOTTLENECK = ("resnet50", "resnet101", "resnet152")
+ENCODER_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,25 +57,22 @@ class Stem(nn.Module):
 
     arrangement: Arrangement = TORCHVISION
     pooled: bool = True
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, ceil(height / 4), ceil(width / 4), 64]."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         rules = self.arrangement
-        conv = Conv(64, 7, strides=2, padding=3, use_bias="stem" in rules.biased, name="conv1", **kinds)
+        conv = Conv(64, 7, strides=2, padding=3, use_bias="stem" in rules.biased, numerics=self.numerics, name="conv1")
         if rules.preactivation:
             # Keras pads this signed map with zeros, and a zero may win: they are part of the network.
             x = jnp.pad(conv(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
-            return ops.max_pool(x, window=(3, 3), strides=(2, 2), native=self.native)
-        norm = BatchNorm(rules.epsilon, rules.momentum, name="norm1", **kinds)
+            return ops.max_pool(x, window=(3, 3), strides=(2, 2), native=self.numerics.native)
+        norm = BatchNorm(rules.epsilon, rules.momentum, numerics=self.numerics, name="norm1")
         x = norm(x, conv=conv, use_batch_statistics=use_batch_statistics, relu=True)
         if not self.pooled:
             return x
-        return ops.max_pool(x, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), native=self.native)
+        return ops.max_pool(x, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), native=self.numerics.native)
 
 
 class Block(nn.Module):
@@ -90,9 +88,7 @@ class Block(nn.Module):
     bottleneck: bool
     arrangement: Arrangement = TORCHVISION
     dilation: int = 1
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, use_batch_statistics: bool) -> jax.Array:
@@ -135,9 +131,7 @@ class Block(nn.Module):
             padding=dilation * (size // 2),
             use_bias=name in self.arrangement.biased,
             dilation=dilation,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            native=self.native,
+            numerics=self.numerics,
             name=name,
         )
 
@@ -146,9 +140,7 @@ class Block(nn.Module):
             self.arrangement.epsilon,
             self.arrangement.momentum,
             nn.initializers.constant(fresh_scale),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            native=self.native,
+            numerics=self.numerics,
             name=name,
         )
 
@@ -167,14 +159,11 @@ class Layer(nn.Module):
     arrangement: Arrangement = TORCHVISION
     dilations: tuple[int, int] = (1, 1)
     final_norm: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, ceil(height / strides), ceil(width / strides), out]."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         rules = self.arrangement
         strided = self.num_blocks if rules.preactivation else 1
         for number in range(1, self.num_blocks + 1):
@@ -185,11 +174,11 @@ class Layer(nn.Module):
                 rules,
                 self.dilations[number > 1],
                 name=f"block{number}",
-                **kinds,
+                numerics=self.numerics,
             )
             x = block(x, use_batch_statistics=use_batch_statistics)
         if self.final_norm:
-            norm = BatchNorm(rules.epsilon, rules.momentum, name="norm", **kinds)
+            norm = BatchNorm(rules.epsilon, rules.momentum, numerics=self.numerics, name="norm")
             x = norm(x, use_batch_statistics=use_batch_statistics, relu=True)
         return x
 
@@ -208,20 +197,17 @@ class ResNet(Staged):
     pooling: str = "average"
     normalised_features: bool = False
     dropout: float = 0.0
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:
         """Stage names, input first."""
-        return ("stem", "layer1", "layer2", "layer3", "layer4", "head")
+        return (*ENCODER_STAGES, "head")
 
     def setup(self) -> None:
         """One submodule a stage."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         late = self.arrangement.preactivation
-        self.stem = Stem(self.arrangement, **kinds)
+        self.stem = Stem(self.arrangement, numerics=self.numerics)
         for index, strides in enumerate((2, 2, 2, 1) if late else (1, 2, 2, 2)):
             layer = Layer(
                 64 * 2**index,
@@ -230,7 +216,83 @@ class ResNet(Staged):
                 self.bottleneck,
                 self.arrangement,
                 final_norm=late and index == len(self.num_blocks) - 1,
-                **kinds,
+                numerics=self.numerics,
             )
             setattr(self, f"layer{index + 1}", layer)
-        self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, **kinds)
+        self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, self.numerics)
+
+
+class EncoderStem(Stem):
+    """The stem behind what flows beside its map: with `skips` the images and the map before the maximum.
+
+    Without, an array without features that carries the size of the images.
+    """
+
+    pooled: bool = False
+    skips: bool = True
+
+    def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> Any:
+        """x: [batch, height, width, channels] -> (images, [batch, ceil(height / 2), ..., 64], its pooled map).
+
+        Or ([batch, height, width, 0], the pooled map).
+        """
+        images = x[0] if isinstance(x, tuple) else x  # beside an image of ones, see `preprocessing.folded`
+        images = images if self.skips else images[..., :0]
+        map_ = super().__call__(x, train=train, use_batch_statistics=use_batch_statistics)
+        native = self.numerics.native
+        pooled = ops.max_pool(map_, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), native=native)
+        return (images, map_, pooled) if self.skips else (images, pooled)
+
+
+class EncoderLayer(Layer):
+    """A layer on the last of several maps; with `skips`, its input skips ahead too."""
+
+    skips: bool = True
+
+    def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> Any:
+        """x: (*skips, map) -> (*skips, map, new map), or (*skips, new map)."""
+        beside = x if self.skips else x[:-1]
+        return (*beside, super().__call__(x[-1], train=train, use_batch_statistics=use_batch_statistics))
+
+
+class EncoderDecoder(Staged):
+    """Stages `stem, layer1 .. layer4, decoder, head`; logits [batch, height, width, classes] for any size.
+
+    The encoder's parameters have the paths of the ResNet it names, so that a classifier's weights start it.
+    """
+
+    num_classes: int
+    encoder: str
+    dropout: float = 0.0
+    numerics: Numerics = FLOAT32
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stage names, input first."""
+        return (*ENCODER_STAGES, "decoder", "head")
+
+
+def encoder(
+    name: str,
+    numerics: Numerics,
+    *,
+    skips: bool,
+    strides: tuple[int, ...] = (1, 2, 2, 2),
+    dilations: tuple[tuple[int, int], ...] = ((1, 1),) * 4,
+) -> dict[str, nn.Module]:
+    """`stem, layer1 .. layer4` of a ResNet; strides and dilations: of its layers, see `Layer`.
+
+    skips: hand on, beside the last map, the images and the larger maps; else only the size of the images.
+    """
+    stages: dict[str, nn.Module] = {"stem": EncoderStem(skips=skips, numerics=numerics)}
+    for index, num_blocks in enumerate(LAYERS[name]):
+        stages[f"layer{index + 1}"] = EncoderLayer(
+            64 * 2**index,
+            num_blocks,
+            strides[index],
+            name in BOTTLENECK,
+            dilations=dilations[index],
+            skips=skips and index > 0,  # the stem's map skips before its maximum
+            numerics=numerics,
+        )
+    return stages

@@ -1,19 +1,25 @@
 """U-Net (Ronneberger et al. 2015, arXiv 1505.04597), and U-Nets whose contracting path is a ResNet."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from covidjax import ops
-from covidjax.models.layers import BatchNorm, Conv, Staged
-from covidjax.models.resnet import BOTTLENECK, LAYERS, Layer, Stem
-from covidjax.models.upsampling import UpConv, resize_bilinear
+from covidjax.models.layers import (
+    FLOAT32,
+    BatchNorm,
+    Conv,
+    Numerics,
+    PixelHead,
+    Staged,
+    lecun_normal,
+    resize_bilinear,
+)
+from covidjax.models.resnet import EncoderDecoder, encoder
 
 ENCODERS = {f"unet_{name}": name for name in ("resnet18", "resnet34", "resnet50")}
+UPSAMPLINGS = ("transposed", "bilinear")
 LEVELS = 4
-lecun_normal = nn.initializers.lecun_normal()  # keeps the scale where no ReLU follows
 DECODER_FEATURES = (256, 128, 64, 64, 32)
 ATTENTION_AFTER = "up2"
 
@@ -26,9 +32,7 @@ class Down(nn.Module):
 
     features: int
     batch_norm: bool
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
@@ -45,9 +49,7 @@ class Middle(nn.Module):
     features: int
     batch_norm: bool
     dropout: float
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
@@ -67,24 +69,45 @@ class Up(nn.Module):
     features: int
     upsampling: str
     batch_norm: bool
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
         """x: (*skips, skip, map) -> (*skips, [batch, height, width, features]) of the skip's height and width."""
         *skips, skip, map_ = x
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         height, width = skip.shape[1:3]
         if self.upsampling == "transposed":
-            map_ = UpConv(self.features, name="up_conv", **kinds)(map_)[:, :height, :width]
+            map_ = UpConv(self.features, self.numerics, name="up_conv")(map_)[:, :height, :width]
         else:
-            conv = Conv(self.features, 1, use_bias=True, kernel_init=lecun_normal, name="up_conv", **kinds)
+            conv = Conv(
+                self.features, 1, use_bias=True, kernel_init=lecun_normal, numerics=self.numerics, name="up_conv"
+            )
             map_ = resize_bilinear(conv(map_), (height, width))
-        map_ = jnp.concatenate([skip.astype(self.dtype), map_], axis=-1)
+        map_ = jnp.concatenate([skip.astype(self.numerics.dtype), map_], axis=-1)
         map_ = _two_convolutions(self, map_, use_batch_statistics)
         return (*skips, map_) if skips else map_
+
+
+class UpConv(nn.Module):
+    """Transposed 2x2 convolution with stride 2; parameters `kernel` [2, 2, in, out] and `bias` [out].
+
+    The kernel is that of PyTorch's ConvTranspose2d with its axes [in, out, 2, 2] moved, not flipped. Each output has
+    one tap: the four positions of the kernel are no fan.
+    """
+
+    features: int
+    numerics: Numerics = FLOAT32
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """inputs: [batch, height, width, in_features] -> [batch, 2 * height, 2 * width, features]."""
+        shape, dtype = (2, 2, inputs.shape[-1], self.features), self.numerics.dtype
+        kernel_init = nn.initializers.lecun_normal(batch_axis=(0, 1))
+        kernel = self.param("kernel", kernel_init, shape, self.numerics.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.numerics.param_dtype)
+        native = self.numerics.native
+        outputs = ops.transposed_convolution(inputs.astype(dtype), kernel.astype(dtype), native=native)
+        return outputs + bias.astype(dtype)
 
 
 class SelfAttention(nn.Module):
@@ -95,41 +118,23 @@ class SelfAttention(nn.Module):
     discriminator of an adversarial pair. Memory grows with (height * width) squared.
     """
 
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [batch, height, width, features] -> the same shape."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         batch, height, width, features = x.shape
         query, key, value = (
-            Conv(wide, 1, kernel_init=lecun_normal, name=f"{role}_conv", **kinds)(x).reshape(
+            Conv(wide, 1, kernel_init=lecun_normal, numerics=self.numerics, name=f"{role}_conv")(x).reshape(
                 batch, height * width, wide
             )
             for role, wide in (("query", features // 8), ("key", features // 8), ("value", features))
         )
         scores = jnp.einsum("bqf,bkf->bqk", query, key)
         weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)))
-        seen = jnp.einsum("bqk,bkf->bqf", weights.astype(self.dtype), value).reshape(x.shape)
-        scale = self.param("scale", nn.initializers.zeros, (1,), self.param_dtype)
-        return x + scale.astype(self.dtype) * seen
-
-
-class Head(nn.Module):
-    """A 1x1 convolution to the logits of every pixel."""
-
-    num_classes: int
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
-        """x: [batch, height, width, features] -> logits [batch, height, width, num_classes]."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
-        return Conv(self.num_classes, 1, use_bias=True, kernel_init=lecun_normal, name="conv", **kinds)(x)
+        seen = jnp.einsum("bqk,bkf->bqf", weights.astype(self.numerics.dtype), value).reshape(x.shape)
+        scale = self.param("scale", nn.initializers.zeros, (1,), self.numerics.param_dtype)
+        return x + scale.astype(self.numerics.dtype) * seen
 
 
 class UNet(Staged):
@@ -152,9 +157,7 @@ class UNet(Staged):
     upsampling: str = "transposed"
     batch_norm: bool = True
     dropout: float = 0.0
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -164,37 +167,13 @@ class UNet(Staged):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         widths = [self.width * 2**level for level in range(LEVELS)]
         for level in range(LEVELS):
-            setattr(self, f"down{level + 1}", Down(widths[level], self.batch_norm, **kinds))
-            setattr(self, f"up{level + 1}", Up(widths[-1 - level], self.upsampling, self.batch_norm, **kinds))
-        self.middle = Middle(2 * widths[-1], self.batch_norm, self.dropout, **kinds)
-        self.head = Head(self.num_classes, **kinds)
-
-
-class SkippingStem(Stem):
-    """The stem of a ResNet; the images and its map before the maximum skip ahead."""
-
-    pooled: bool = False
-
-    def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> Any:
-        """x: [batch, height, width, channels] -> (images, [batch, ceil(height / 2), ..., 64], its pooled map)."""
-        map_ = super().__call__(x, train=train, use_batch_statistics=use_batch_statistics)
-        images = x[0] if isinstance(x, tuple) else x  # beside an image of ones, see `preprocessing.folded`
-        pooled = ops.max_pool(map_, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), native=self.native)
-        return (images, map_, pooled)
-
-
-class SkippingLayer(Layer):
-    """A layer of a ResNet on the last map; with `keep`, its input skips ahead too."""
-
-    keep: bool = True
-
-    def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> Any:
-        """x: (*skips, map) -> (*skips, map, new map), or (*skips, new map)."""
-        skips = x if self.keep else x[:-1]
-        return (*skips, super().__call__(x[-1], train=train, use_batch_statistics=use_batch_statistics))
+            setattr(self, f"down{level + 1}", Down(widths[level], self.batch_norm, self.numerics))
+            up = Up(widths[-1 - level], self.upsampling, self.batch_norm, self.numerics)
+            setattr(self, f"up{level + 1}", up)
+        self.middle = Middle(2 * widths[-1], self.batch_norm, self.dropout, self.numerics)
+        self.head = PixelHead(self.num_classes, self.numerics)
 
 
 class Decoder(nn.Module):
@@ -207,64 +186,42 @@ class Decoder(nn.Module):
     upsampling: str
     attention: bool
     dropout: float
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
         """x: (images, stem, layer1, layer2, layer3, layer4) -> [batch, height, width, 32] at the images' size."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         modes = {"train": train, "use_batch_statistics": use_batch_statistics}
         x = (*x[:-1], nn.Dropout(self.dropout, deterministic=not train)(x[-1]))
         for number, features in enumerate(DECODER_FEATURES, start=1):
             name = f"up{number}"
-            x = Up(features, self.upsampling, batch_norm=True, name=name, **kinds)(x, **modes)
+            x = Up(features, self.upsampling, True, self.numerics, name=name)(x, **modes)
             if self.attention and name == ATTENTION_AFTER:
-                x = (*x[:-1], SelfAttention(name="attention", **kinds)(x[-1]))
+                x = (*x[:-1], SelfAttention(self.numerics, name="attention")(x[-1]))
         return x
 
 
-class UNetResNet(Staged):
-    """Stages `stem, layer1 .. layer4, decoder, head`; logits [batch, height, width, classes] for any size.
+class UNetResNet(EncoderDecoder):
+    """The images, the stem's map and those of layer1 to layer3 skip ahead to the decoder."""
 
-    The encoder's parameters have the paths of the ResNet it names, so that a classifier's weights start it.
-    """
-
-    num_classes: int
-    encoder: str
     upsampling: str = "transposed"
     attention: bool = False
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Stage names, input first."""
-        return ("stem", "layer1", "layer2", "layer3", "layer4", "decoder", "head")
 
     def setup(self) -> None:
         """One submodule a stage."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
-        self.stem = SkippingStem(**kinds)
-        bottleneck = self.encoder in BOTTLENECK
-        for index, num_blocks in enumerate(LAYERS[self.encoder]):
-            strides, keep = (1, False) if index == 0 else (2, True)
-            layer = SkippingLayer(64 * 2**index, num_blocks, strides, bottleneck, keep=keep, **kinds)
-            setattr(self, f"layer{index + 1}", layer)
-        self.decoder = Decoder(self.upsampling, self.attention, self.dropout, **kinds)
-        self.head = Head(self.num_classes, **kinds)
+        for name, stage in encoder(self.encoder, self.numerics, skips=True).items():
+            setattr(self, name, stage)
+        self.decoder = Decoder(self.upsampling, self.attention, self.dropout, self.numerics)
+        self.head = PixelHead(self.num_classes, self.numerics)
 
 
 def _two_convolutions(module: Down | Middle | Up, x: jax.Array, use_batch_statistics: bool) -> jax.Array:
     """Twice a 3x3 convolution, BatchNorm if the module has it, ReLU; submodules of the module that calls."""
-    kinds = {"dtype": module.dtype, "param_dtype": module.param_dtype, "native": module.native}
     for number in (1, 2):
-        conv = Conv(module.features, 3, padding=1, use_bias=not module.batch_norm, name=f"conv{number}", **kinds)
+        bias, name = not module.batch_norm, f"conv{number}"
+        conv = Conv(module.features, 3, padding=1, use_bias=bias, numerics=module.numerics, name=name)
         if module.batch_norm:
-            norm = BatchNorm(name=f"norm{number}", **kinds)
+            norm = BatchNorm(numerics=module.numerics, name=f"norm{number}")
             x = norm(x, conv=conv, use_batch_statistics=use_batch_statistics, relu=True)
         else:
             x = conv(x, relu=True)

@@ -1,14 +1,11 @@
 """VGG-16, configuration D of Simonyan and Zisserman 2014 (arXiv 1409.1556)."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from covidjax import ops
 from covidjax.errors import UserError
-from covidjax.models.layers import Conv, Dense, Staged, of_learned_length, pool
+from covidjax.models.layers import FLOAT32, Conv, Dense, Numerics, Staged, pool, scaled_unit_features
 
 # block: (features, number of convolutions)
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -21,24 +18,13 @@ class Block(nn.Module):
 
     features: int
     num_convs: int
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, height // 2, width // 2, features]."""
         for number in range(1, self.num_convs + 1):
-            conv = Conv(
-                self.features,
-                3,
-                padding=1,
-                use_bias=True,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                native=self.native,
-                name=f"conv{number}",
-            )
+            conv = Conv(self.features, 3, padding=1, use_bias=True, numerics=self.numerics, name=f"conv{number}")
             x = conv(x, relu=True)
         return ops.max_pool(x, window=(2, 2), strides=(2, 2))
 
@@ -46,16 +32,14 @@ class Block(nn.Module):
 class Head(nn.Module):
     """Flatten, hidden dense layers with ReLU and dropout, a dense layer to the logits; all are `dense1 .. denseN`.
 
-    normalised_features: what the last takes is `of_learned_length`.
+    normalised_features: what the last takes is `scaled_unit_features`.
     """
 
     num_classes: int
     hidden: tuple[int, ...]
     dropout: float
     normalised_features: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
@@ -69,10 +53,10 @@ class Head(nn.Module):
                 "config.dataset.image_size is too small for vgg16, which halves it five times: allowed are 32 and more"
             )
         for number, features in enumerate(self.hidden, start=1):
-            x = nn.relu(Dense(features, self.dtype, self.param_dtype, name=f"dense{number}")(x))
+            x = nn.relu(Dense(features, self.numerics, name=f"dense{number}")(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = of_learned_length(self, x) if self.normalised_features else x
-        return Dense(self.num_classes, self.dtype, self.param_dtype, name=f"dense{len(self.hidden) + 1}")(x)
+        x = scaled_unit_features(self, x) if self.normalised_features else x
+        return Dense(self.num_classes, self.numerics, name=f"dense{len(self.hidden) + 1}")(x)
 
 
 class VGG16(Staged):
@@ -86,9 +70,7 @@ class VGG16(Staged):
     head_name: str = "original"
     dropout: float = 0.0
     normalised_features: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    native: bool = False
+    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -97,8 +79,7 @@ class VGG16(Staged):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype, "native": self.native}
         for number, (features, num_convs) in enumerate(BLOCKS, start=1):
-            setattr(self, f"block{number}", Block(features, num_convs, **kinds))
+            setattr(self, f"block{number}", Block(features, num_convs, self.numerics))
         dropout = ORIGINAL_DROPOUT if self.head_name == "original" else self.dropout
-        self.head = Head(self.num_classes, HIDDEN[self.head_name], dropout, self.normalised_features, **kinds)
+        self.head = Head(self.num_classes, HIDDEN[self.head_name], dropout, self.normalised_features, self.numerics)

@@ -9,7 +9,7 @@ from typing import Any
 from covidjax import config as configuration
 from covidjax import files
 from covidjax.data.examples import Examples
-from covidjax.models.segmentation import NAMES as SEGMENTATION
+from covidjax.models import SEGMENTATION
 from covidjax.report import batch, ensemble, figures, page, segmentation, workdir
 from covidjax.report.classification import split_section
 from covidjax.report.page import Html, element

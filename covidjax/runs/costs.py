@@ -95,7 +95,7 @@ class Setting:
         return freeze_table(recipe.plan, recipe.model, self.variables, images, recipe.tx)
 
     def _pixels(self, recipe: Recipe) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((self.config.batch_size, *self.image_shape), recipe.model.param_dtype)
+        return jax.ShapeDtypeStruct((self.config.batch_size, *self.image_shape), recipe.model.numerics.param_dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,7 +100,7 @@ def sweep(job: Job, learning_rates: np.ndarray, show: Callable[[int], None]) -> 
     )
     recipe = dataclasses.replace(job.recipes[0], learning_rate=lambda step: jnp.asarray(learning_rates)[step])
     take_step = parallel.mapped_step(recipe, job.mesh, config.parallel, resident=feed.resident)
-    state = _observed(job, recipe.model.param_dtype)
+    state = _observed(job, recipe.model.numerics.param_dtype)
     tried: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []

@@ -147,7 +147,7 @@ def _check(config: ConfigDict, seeds: Sequence[int]) -> None:
 def _knobs(job: Job, settings: Sequence[tuple[float, float, Any]]) -> Knobs:
     labels, classes = tasks.epoch_targets(job.train_split, job.task), job.train_split.classes
     weights = [losses.class_weights(spec, labels, classes) or (1.0,) * len(classes) for _, _, spec in settings]
-    kind = job.recipes[0].model.param_dtype
+    kind = job.recipes[0].model.numerics.param_dtype
     return Knobs(*(jnp.asarray(values, kind) for values in (*list(zip(*settings, strict=True))[:2], weights)))
 
 

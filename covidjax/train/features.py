@@ -99,7 +99,7 @@ def _mebibytes(size: int) -> str:
 
 def shapes(recipe: Recipe, images: tuple[int, ...]) -> Any:
     """Shapes and dtypes of the features of images [n, height, width, channels]."""
-    abstract = jax.ShapeDtypeStruct(images, recipe.model.param_dtype)
+    abstract = jax.ShapeDtypeStruct(images, recipe.model.numerics.param_dtype)
     variables = jax.eval_shape(
         lambda image: recipe.model.init(jax.random.key(0), recipe.preprocessing(image)), abstract
     )
@@ -148,7 +148,7 @@ class PrefixFeatures:
 
         @jax.jit
         def moved(masks: jax.Array, key: jax.Array) -> jax.Array:
-            blank = jnp.zeros((*masks.shape, 1), recipe.model.param_dtype)
+            blank = jnp.zeros((*masks.shape, 1), recipe.model.numerics.param_dtype)
             return augmented(key, {"image": blank, "label": masks}, recipe)[1]
 
         size, found = self._batch_size(), np.empty(targets.shape, targets.dtype)
@@ -241,7 +241,7 @@ def _key_of_view(view: int, start: int) -> jax.Array:
 def _program(recipe: Recipe, mesh: Mesh, *, augments: bool) -> Any:
     def features(variables: Any, images: jax.Array, key: jax.Array) -> Any:
         if not augments:
-            return run_prefix(recipe, variables, images.astype(recipe.model.param_dtype))
+            return run_prefix(recipe, variables, images.astype(recipe.model.numerics.param_dtype))
         images, _ = augmented(key, {"image": images, "label": jnp.zeros(len(images), jnp.int32)}, recipe)
         return run_prefix(recipe, variables, images)
 

@@ -126,7 +126,7 @@ def initial_state(recipe: Recipe, variables: Any, key: jax.Array) -> TrainState:
         opt_state=recipe.tx.init(trainable),
         average=_fresh_average(recipe.plan, params, batch_stats),
         plateau=optim.plateau_init(),
-        loss_scale=loss_scale.fresh(recipe.model.dtype),
+        loss_scale=loss_scale.fresh(recipe.model.numerics.dtype),
         metrics=StepMetrics.empty(),
     )
 

@@ -174,7 +174,7 @@ def make_recipe(
     return Recipe(
         model=model,
         prefix=models.build(
-            config.model, len(classes), config.prefix_precision or config.precision, native=model.native
+            config.model, len(classes), config.prefix_precision or config.precision, native=model.numerics.native
         ),
         plan=plan,
         tx=optim.optimizer(phase.optimizer, plan.weight_decays()),
@@ -202,7 +202,9 @@ def describe_freeze(job: Job, phase: Phase) -> dict[str, Any]:
     step_flops: of one step, without the frozen prefix where its outputs are cached.
     """
     recipe, config = job.recipes[phase.index], job.config
-    pixels = jax.ShapeDtypeStruct((config.batch_size, *job.train_split.images.shape[1:]), recipe.model.param_dtype)
+    pixels = jax.ShapeDtypeStruct(
+        (config.batch_size, *job.train_split.images.shape[1:]), recipe.model.numerics.param_dtype
+    )
     images = jax.eval_shape(recipe.preprocessing, pixels)
     rows, summary = freeze_table(recipe.plan, recipe.model, job.variables, images, recipe.tx)
     caching = job.caching[phase.index]

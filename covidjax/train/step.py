@@ -124,7 +124,7 @@ def learning_rate(state: TrainState, recipe: Recipe) -> jax.Array:
 
 def augmented(key: jax.Array, batch: Batch, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
     """The images of a batch in floating point and the labels; both changed at random, where labels are masks."""
-    images, labels = batch["image"].astype(recipe.model.param_dtype), batch["label"]
+    images, labels = batch["image"].astype(recipe.model.numerics.param_dtype), batch["label"]
     masks = labels if labels.ndim > 1 else None
     images, masks = augment(key, images, recipe.augmentation, masks, recipe.axis)
     return images, labels if masks is None else masks

@@ -22,7 +22,7 @@ def entries(model: DeepLabV3, names: Collection[str] | None = None) -> tuple[Ent
 
     names: the tensors of the file; a classifier's, whose names lack `backbone.`, fills stem and layer1 .. layer4 only.
     """
-    num_blocks = LAYERS[model.backbone]
+    num_blocks = LAYERS[model.encoder]
     if names is not None and "backbone.conv1.weight" not in names:
         return tuple(resnet(num_blocks, bottleneck=True))
     found = list(resnet(num_blocks, bottleneck=True, prefix="backbone."))

@@ -80,7 +80,7 @@ def initialiser(
     """The function from a key to fresh {'params', 'batch_stats'}."""
 
     def init(key: jax.Array) -> dict[str, Any]:
-        variables = model.init(key, preprocessing(jnp.zeros((1, *image_shape), model.param_dtype)))
+        variables = model.init(key, preprocessing(jnp.zeros((1, *image_shape), model.numerics.param_dtype)))
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
     return init

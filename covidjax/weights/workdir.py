@@ -63,7 +63,7 @@ def load_trained(workdir: Path, which: Which) -> Trained:
     model = models.build(config.model, len(classes), config.precision, native=choose(config.ops).native)
     shape = (1, config.dataset.image_size, config.dataset.image_size, config.dataset.channels)
     abstract = jax.eval_shape(
-        lambda key: model.init(key, preprocessing(jnp.zeros(shape, model.param_dtype))), jax.random.key(0)
+        lambda key: model.init(key, preprocessing(jnp.zeros(shape, model.numerics.param_dtype))), jax.random.key(0)
     )
     wanted: dict[str, Any] = {"params": abstract["params"], "batch_stats": abstract.get("batch_stats", {})}
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -10,27 +10,26 @@ import pytest
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from covidjax import models
 from covidjax.errors import UserError
 from covidjax.freeze.plan import make_plan
 from covidjax.freeze.table import freeze_table
 from covidjax.models.deeplab import BACKBONES
-from covidjax.models.layers import Staged
+from covidjax.models.layers import Staged, resize_bilinear
 from covidjax.models.resnet import BOTTLENECK, LAYERS, ResNet
-from covidjax.models.segmentation import NAMES, build_segmentation
-from covidjax.models.unet import ENCODERS, SelfAttention, UNet, UNetResNet
-from covidjax.models.upsampling import UpConv, resize_bilinear
+from covidjax.models.unet import ENCODERS, SelfAttention, UNet, UNetResNet, UpConv
 from tests.models.test_models import draw_images, random_variables
 
 SIZE = (61, 67)
 
 
 def model_config(name: str, **changes: Any) -> ConfigDict:
-    config = {"name": name, "width": 4, "dropout": 0.0, "arrangement": "torchvision"}
+    config = {"name": name, "width": 4, "dropout": 0.0, "arrangement": "torchvision", "normalised_features": False}
     return ConfigDict({**config, "upsampling": "transposed", "attention": False, **changes})
 
 
 def build(name: str, num_classes: int = 2, **changes: Any) -> Staged:
-    return build_segmentation(model_config(name, **changes), num_classes, jnp.float32, jnp.float32)
+    return models.build(model_config(name, **changes), num_classes, "float32")
 
 
 def shapes(model: Staged, channels: int = 1) -> dict[str, Any]:
@@ -112,11 +111,11 @@ def test_logits_lie_on_the_pixels_of_any_image(name: str, size: tuple[int, int])
         assert logits.shape == (2, *size, 5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", models.SEGMENTATION)
 def test_every_name_builds_the_network_it_names(name: str) -> None:
     model = build(name, num_classes=7, width=5, dropout=0.25, attention=True, upsampling="bilinear")
     own = {"unet": model, **ENCODERS, **BACKBONES}[name]
-    assert own in (model, getattr(model, "encoder", None), getattr(model, "backbone", None))
+    assert own in (model, getattr(model, "encoder", None))
     expected = {"num_classes": 7, "width": 5, "dropout": 0.25, "attention": True, "upsampling": "bilinear"}
     for field, value in expected.items():
         assert getattr(model, field, value) == value
@@ -133,7 +132,7 @@ def flow(model: Staged, variables: Any, flowing: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["unet", "unet_resnet18", "deeplabv3_resnet50"])
 def test_half_precision_keeps_parameters_and_computes_in_bfloat16(name: str) -> None:
-    model = build_segmentation(model_config(name, attention=True), 2, jnp.bfloat16, jnp.float32)
+    model = models.build(model_config(name, attention=True), 2, "bfloat16")
     variables = shapes(model)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     for stage, flowing in flow(model, variables, jax.ShapeDtypeStruct((1, *SIZE, 1), jnp.float32)).items():
@@ -143,7 +142,7 @@ def test_half_precision_keeps_parameters_and_computes_in_bfloat16(name: str) -> 
 
 def test_half_precision_is_close_to_single() -> None:
     config = model_config("unet", upsampling="bilinear")
-    exact, half = (build_segmentation(config, 2, dtype, jnp.float32) for dtype in (jnp.float32, jnp.bfloat16))
+    exact, half = (models.build(config, 2, precision) for precision in ("float32", "bfloat16"))
     variables, images = random_variables(exact, (20, 20)), draw_images((20, 20))
     expected, found = (np.asarray(jax.jit(model.apply)(variables, images), np.float32) for model in (exact, half))
     assert 0 < np.max(np.abs(found - expected)) < 0.05 * np.max(np.abs(expected))
@@ -282,12 +281,11 @@ def test_a_frozen_prefix_has_its_costs_although_skips_cross_its_edge(name: str) 
     ("changes", "word"),
     [
         ({"name": "unets"}, "unet_resnet18"),
-        ({"upsampling": "nearest"}, "bilinear"),
         ({"arrangement": "keras"}, "keras"),
     ],
 )
 def test_a_network_that_does_not_exist_is_refused(changes: dict[str, Any], word: str) -> None:
     config = model_config(**{"name": "unet_resnet18", **changes})
     with pytest.raises(UserError, match=word) as caught:
-        build_segmentation(config, 2, jnp.float32, jnp.float32)
+        models.build(config, 2, "float32")
     assert "\n" not in str(caught.value)

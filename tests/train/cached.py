@@ -54,7 +54,7 @@ def make_case(config: ConfigDict, size: int, *, of_pixels: bool = False, **chang
 
 def draw(model: Staged, size: int) -> dict[str, Any]:
     """Weights and statistics drawn in NumPy: JAX would compile for seconds."""
-    images = jax.ShapeDtypeStruct((2, size, size, 1), model.param_dtype)
+    images = jax.ShapeDtypeStruct((2, size, size, 1), model.numerics.param_dtype)
     abstract = jax.eval_shape(model.init, jax.random.key(0), images)
     generator = np.random.default_rng(0)
 

@@ -112,7 +112,7 @@ def tiny_case(**changes: Any) -> Case:
 
 def expected_features(case: Case) -> np.ndarray:
     """Of the network as it is, in one batch."""
-    recipe, images = case.recipe, jnp.asarray(case.images, case.recipe.model.param_dtype)
+    recipe, images = case.recipe, jnp.asarray(case.images, case.recipe.model.numerics.param_dtype)
     return np.asarray(jax.jit(lambda variables, images: run_prefix(recipe, variables, images))(case.variables, images))
 
 

@@ -7,6 +7,7 @@ Keras 3.15 `applications/` (urls, md5). What timm names test size and crop is wh
 import dataclasses
 import difflib
 
+from covidjax.console import format_table
 from covidjax.errors import UserError
 from covidjax.models.preprocessing import CAFFE, HALF, IMAGENET, SYMMETRIC, Preprocessing
 
@@ -23,7 +24,6 @@ class Source:
     hub: repository on huggingface.co that holds HUB_FILE, or ''. url: of the file that the checksum is of.
     checksum: 'md5:' and all of it, 'sha256:' and its first digits, or '' where none is published.
     resize: the shorter side in pixels before the centre crop of `input_size` pixels.
-    num_classes: 0 for a file without a head.
     """
 
     id: str
@@ -37,7 +37,6 @@ class Source:
     input_size: int = 224
     resize: int = 256
     interpolation: str = "bilinear"
-    num_classes: int = 1000
 
     @property
     def crop_fraction(self) -> float:
@@ -46,7 +45,7 @@ class Source:
 
     @property
     def file_name(self) -> str:
-        """What the file is called in the cache folder."""
+        """The name of the file in the cache folder."""
         return self.url.rpartition("/")[2] if self.checksum else f"{self.id.replace('/', '--')}.safetensors"
 
 
@@ -81,9 +80,7 @@ def table() -> str:
         )
         for source in CATALOG.values()
     ]
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in (head, *rows))
-    return "\n".join(line.rstrip() for line in lines)
+    return format_table((head, *rows), "<" * len(head))
 
 
 # name: (IMAGENET1K_V1, IMAGENET1K_V2) with the first digits of the SHA-256, as torchvision puts them in the file name
@@ -138,7 +135,6 @@ def _deeplab(name: str, digits: str) -> Source:
         preprocessing=IMAGENET,
         input_size=520,
         resize=520,
-        num_classes=21,
     )
 
 
@@ -153,7 +149,6 @@ def _keras(name: str, checksum: str, *, top: bool) -> Source:
         license="CC-BY-4.0" if name == "vgg16" else _BSD if name.endswith("v2") else "MIT",
         preprocessing=SYMMETRIC if name.endswith("v2") else CAFFE,
         resize=224,
-        num_classes=1000 if top else 0,
     )
 
 

@@ -13,7 +13,7 @@ from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.models.resnet import TORCHVISION, Arrangement, ResNet
 from covidjax.models.vgg import BLOCKS, HIDDEN, VGG16
-from covidjax.weights.entry import Entry
+from covidjax.weights.load import Entry
 
 # kind of layer: its class in a .weights.h5, and our arrays in the order of its weights
 KINDS = {

@@ -1,7 +1,6 @@
 """Tensors of a file into the arrays of a network: each is accounted for, or the file is refused."""
 
 import dataclasses
-import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -10,12 +9,27 @@ import numpy as np
 from flax import traverse_util
 
 from covidjax.errors import UserError
-from covidjax.weights.entry import Entry
 
 # Counts of training steps, which torchvision's momentum 0.1 never reads.
 COUNTERS = "num_batches_tracked"
 # How names of heads begin in PyTorch files. A head may be left unused; another convolution means another network.
 HEADS = ("fc.", "classifier.", "aux_classifier.", "head.", "pre_logits.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Where one array of a network comes from.
+
+    path: ours, from 'params' or 'batch_stats' down. source: the name of the tensor in the file.
+    layout: how the tensor becomes the array:
+    'same'; 'conv_oihw' [out, in, height, width] to [height, width, in, out]; 'dense_oi' [out, in] to [in, out];
+    'dense_from_chw:C,H,W' [out, C * H * W] to [H * W * C, out]; 'conv_as_dense' [out, in, height, width], a convolution
+    that covers the whole map, to [height * width * in, out].
+    """
+
+    path: str
+    source: str
+    layout: str = "same"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,25 +51,6 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def fill(
-    variables: Mapping[str, Any],
-    entries: Collection[Entry],
-    tensors: Mapping[str, np.ndarray],
-    *,
-    new_stages: tuple[str, ...] = ("head",),
-) -> tuple[dict[str, Any], LoadReport]:
-    """`variables` with the arrays that `entries` find in `tensors`, and an account of both sides.
-
-    variables: {'params', 'batch_stats'} of arrays or shapes; what the file has nothing for stays as it is.
-    new_stages, and when UserError is raised: see `match`.
-    """
-    used, account = match(variables, entries, tensors, new_stages=new_stages)
-    leaves = traverse_util.flatten_dict(dict(variables), sep="/")
-    leaves |= {path: place(tensors[entry.source], entry.layout, leaves[path].dtype) for path, entry in used.items()}
-    nested = traverse_util.unflatten_dict(leaves, sep="/")
-    return {collection: nested.get(collection, {}) for collection in variables}, account
-
-
 def match(
     variables: Mapping[str, Any],
     entries: Collection[Entry],
@@ -63,7 +58,7 @@ def match(
     *,
     new_stages: tuple[str, ...] = ("head",),
 ) -> tuple[dict[str, Entry], LoadReport]:
-    """What becomes of each array, by path, and an account of both sides; no number is touched.
+    """The entry of each array that the file fills, by path, and an account of both sides; no number is touched.
 
     new_stages: the stages that a file need not fit. In these, from the first layer that does not fit on (in the order
     of `entries`) all is left new: what follows a new layer was trained for another input.
@@ -87,6 +82,11 @@ def match(
     return used, LoadReport(unused, tuple(sorted(path for path in leaves if path not in used)))
 
 
+def own_entries(variables: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """The name map for tensors that bear our own names."""
+    return tuple(Entry(path, path) for path in traverse_util.flatten_dict(dict(variables), sep="/"))
+
+
 def place(tensor: np.ndarray, layout: str, dtype: Any) -> jax.Array:
     """The tensor in our layout and type, on the device."""
     return jax.device_put(np.array(arrange(tensor, layout), dtype, order="C"))
@@ -107,17 +107,10 @@ def arrange(tensor: np.ndarray, layout: str) -> np.ndarray:
 
 def arranged_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...] | None:
     """The shape after `arrange`, or None where a tensor of this shape has not the layout."""
-    kind, _, sizes = layout.partition(":")
-    if kind == "same":
-        return shape
-    if kind in ("conv_oihw", "conv_as_dense"):
-        if len(shape) != 4:
-            return None
-        out, features, height, width = shape
-        return (height, width, features, out) if kind == "conv_oihw" else (height * width * features, out)
-    if len(shape) != 2 or (sizes and shape[1] != math.prod(map(int, sizes.split(",")))):
+    try:
+        return arrange(np.broadcast_to(np.uint8(0), shape), layout).shape
+    except (ValueError, TypeError):
         return None
-    return shape[::-1]
 
 
 def _complaint(entry: Entry, leaves: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
@@ -173,8 +166,3 @@ def _layer(name: str) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def own_entries(variables: Mapping[str, Any]) -> tuple[Entry, ...]:
-    """The name map for tensors that bear our own names."""
-    return tuple(Entry(path, path) for path in traverse_util.flatten_dict(dict(variables), sep="/"))

@@ -15,12 +15,10 @@ from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing, fold_kernel
 from covidjax.process import cache_dir
-from covidjax.weights import catalog, files, inputs
+from covidjax.weights import catalog, files, inputs, keras, torchvision
 from covidjax.weights.catalog import Source
-from covidjax.weights.entry import Entry
 from covidjax.weights.fetch import Fetched, fetch
-from covidjax.weights.load import match, own_entries, place
-from covidjax.weights.names import entries_for
+from covidjax.weights.load import Entry, match, own_entries, place
 from covidjax.weights.workdir import load_trained
 
 LAST_OF_ENCODER = "layer4"
@@ -95,7 +93,7 @@ def entries(model: Staged, variables: Mapping[str, Any], tensors: Mapping[str, n
     """The name map for the tensors of a file, whose names tell the format."""
     if all(name.startswith(("params/", "batch_stats/")) for name in tensors):
         return own_entries(variables)
-    return entries_for(source_format(tensors), model, tensors)
+    return (keras if source_format(tensors) == "keras" else torchvision).entries(model, tensors)
 
 
 def source_format(tensors: Mapping[str, np.ndarray]) -> str:

@@ -1,16 +1,17 @@
 """Tensor names of torchvision, and of timm where it differs.
 
-torchvision 0.20 `models/resnet.py`, `models/vgg.py`; timm 1.0 `models/vgg.py` keeps fc1 and fc2 as convolutions.
+torchvision 0.20 `models/resnet.py`, `models/vgg.py`, `models/segmentation/deeplabv3.py`; timm 1.0 `models/vgg.py`
+keeps fc1 and fc2 as convolutions.
 """
 
 from collections.abc import Collection, Iterator, Sequence
 
 from covidjax.errors import UserError
+from covidjax.models.deeplab import RATES, DeepLabV3
 from covidjax.models.layers import Staged
-from covidjax.models.resnet import BOTTLENECK, LAYERS, TORCHVISION, ResNet
-from covidjax.models.unet import UNetResNet
+from covidjax.models.resnet import BOTTLENECK, LAYERS, TORCHVISION, EncoderDecoder, ResNet
 from covidjax.models.vgg import BLOCKS, VGG16
-from covidjax.weights.entry import Entry
+from covidjax.weights.load import Entry
 
 NORM = (
     ("params", "scale", "weight"),
@@ -18,13 +19,22 @@ NORM = (
     ("batch_stats", "mean", "running_mean"),
     ("batch_stats", "var", "running_var"),
 )
+# module of the decoder: its convolution and its BatchNorm; the pooling of `pooled` counts as the first of its branch.
+DEEPLAB_DECODER = {
+    "point": ("0.convs.0.0", "0.convs.0.1"),
+    **{f"atrous{rate}": (f"0.convs.{number}.0", f"0.convs.{number}.1") for number, rate in enumerate(RATES, start=1)},
+    "pooled": ("0.convs.4.1", "0.convs.4.2"),
+    "project": ("0.project.0", "0.project.1"),
+    "last": ("1", "2"),
+}
 
 
 def entries(model: Staged, names: Collection[str] | None = None) -> tuple[Entry, ...]:
     """The name map of a network.
 
     names: the tensors of the file; None: those of torchvision. A head that is not among them has no entries, nor has
-    the paper's head of vgg16; of a U-Net the encoder has.
+    the paper's head of vgg16; of a U-Net the encoder has, and of a DeepLabV3 all, or where the file is a classifier's
+    the encoder. The published files of DeepLabV3 also hold `aux_classifier.*`, which only their training used.
     Raises UserError for a network or an arrangement that torchvision does not have.
     """
     if isinstance(model, ResNet):
@@ -35,7 +45,9 @@ def entries(model: Staged, names: Collection[str] | None = None) -> tuple[Entry,
             )
         backbone = tuple(resnet(model.num_blocks, bottleneck=model.bottleneck))
         head = tuple(dense("head/dense", "fc"))
-    elif isinstance(model, UNetResNet):
+    elif isinstance(model, EncoderDecoder):
+        if isinstance(model, DeepLabV3) and (names is None or "backbone.conv1.weight" in names):
+            return tuple(_deeplab(model))
         backbone, head = tuple(resnet(LAYERS[model.encoder], bottleneck=model.encoder in BOTTLENECK)), ()
     elif isinstance(model, VGG16):
         backbone = tuple(_vgg_features())
@@ -77,6 +89,14 @@ def dense(path: str, source: str, layout: str = "dense_oi") -> Iterator[Entry]:
     """A dense layer."""
     yield Entry(f"params/{path}/kernel", f"{source}.weight", layout)
     yield Entry(f"params/{path}/bias", f"{source}.bias")
+
+
+def _deeplab(model: DeepLabV3) -> Iterator[Entry]:
+    yield from resnet(LAYERS[model.encoder], bottleneck=True, prefix="backbone.")
+    for module, (convolution, normalisation) in DEEPLAB_DECODER.items():
+        yield from conv(f"decoder/{module}/conv", f"classifier.{convolution}")
+        yield from norm(f"decoder/{module}/norm", f"classifier.{normalisation}")
+    yield from conv("head/conv", "classifier.4", bias=True)
 
 
 def _vgg_features() -> Iterator[Entry]:

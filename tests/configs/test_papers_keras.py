@@ -26,10 +26,10 @@ from covidjax.train import loop, setup
 from covidjax.train.phases import initial_state, make_phases
 from covidjax.train.step import train_step
 from covidjax.weights import inputs
-from covidjax.weights.entry import Entry
 from covidjax.weights.keras import entries
-from covidjax.weights.load import fill
+from covidjax.weights.load import Entry
 from covidjax.weights.start import InitialVariables, initialiser
+from tests.weights.parity import fill
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under NumPy 2
 

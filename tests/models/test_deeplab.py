@@ -7,7 +7,7 @@ import pytest
 from flax import traverse_util
 
 from covidjax.models.deeplab import DeepLabV3
-from covidjax.weights.deeplab import entries
+from covidjax.weights.torchvision import entries
 
 # Parameters that torchvision prints for its files, less those of aux_classifier (1024 x 256 x 9, BatchNorm, 256 x 21).
 AUXILIARY = 1024 * 256 * 9 + 2 * 256 + 256 * 21 + 21

@@ -18,7 +18,7 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from covidjax.models.layers import Staged
-from covidjax.weights.names import entries_for
+from tests.weights.parity import entries_for
 
 STORAGE_NAMES = {
     "float32": "FloatStorage",

@@ -1,18 +1,18 @@
 """What both parity tests need: weights that hide nothing, a network filled from a file, and the comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from covidjax import models
 from covidjax.models.layers import Staged
-from covidjax.weights import files
-from covidjax.weights.load import COUNTERS, fill
-from covidjax.weights.names import entries_for
+from covidjax.weights import files, keras, torchvision
+from covidjax.weights.load import COUNTERS, Entry, LoadReport, match, place
 from tests.support import small_config
 
 TOLERANCE = 1e-4  # largest absolute error over largest absolute value
@@ -55,6 +55,30 @@ def network(name: str, num_classes: int, **options: Any) -> Staged:
     """Our network; options are keys of `config.model`."""
     config = small_config(name, **{f"model__{key}": value for key, value in options.items()})
     return models.build(config.model, num_classes, "float32")
+
+
+def entries_for(source_format: str, model: Staged, names: Collection[str] | None = None) -> tuple[Entry, ...]:
+    """The name map of a network for files of a format; names: see `weights.torchvision.entries`."""
+    return (keras if source_format == "keras" else torchvision).entries(model, names)
+
+
+def fill(
+    variables: Mapping[str, Any],
+    entries: Collection[Entry],
+    tensors: Mapping[str, np.ndarray],
+    *,
+    new_stages: tuple[str, ...] = ("head",),
+) -> tuple[dict[str, Any], LoadReport]:
+    """`variables` with the arrays that `entries` find in `tensors`, and an account of both sides.
+
+    variables: {'params', 'batch_stats'} of arrays or shapes; what the file has nothing for stays as it is.
+    new_stages, and when UserError is raised: see `match`.
+    """
+    used, account = match(variables, entries, tensors, new_stages=new_stages)
+    leaves = traverse_util.flatten_dict(dict(variables), sep="/")
+    leaves |= {path: place(tensors[entry.source], entry.layout, leaves[path].dtype) for path, entry in used.items()}
+    nested = traverse_util.unflatten_dict(leaves, sep="/")
+    return {collection: nested.get(collection, {}) for collection in variables}, account
 
 
 def load(model: Staged, path: Path, source_format: str, images: np.ndarray) -> dict[str, Any]:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from covidjax.errors import UserError
-from covidjax.weights.entry import Entry
-from covidjax.weights.load import arrange, arranged_shape, fill, own_entries
+from covidjax.weights.load import Entry, arrange, arranged_shape, own_entries
+from tests.weights.parity import fill
 
 ENTRIES = (
     Entry("params/stem/conv1/kernel", "conv1.weight", "conv_oihw"),

@@ -19,10 +19,8 @@ import pytest
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.models.resnet import BOTTLENECK, LAYERS
-from covidjax.weights.entry import Entry
-from covidjax.weights.load import COUNTERS, arrange
-from covidjax.weights.names import entries_for
-from tests.weights.parity import network
+from covidjax.weights.load import COUNTERS, Entry, arrange
+from tests.weights.parity import entries_for, network
 
 # (format, network): (number of tensors without counters, SHA-256 over the sorted lines "name shape")
 MANIFEST = {
@@ -155,7 +153,6 @@ def test_file_without_a_head_has_no_entries_for_it(source_format: str, name: str
         ("torchvision", "cnn", "torchvision"),
         ("keras", "resnet50", "torchvision"),
         ("keras", "cnn", "torchvision"),
-        ("caffe", "resnet50", "torchvision"),
     ],
 )
 def test_network_that_a_format_has_no_names_for_is_refused(source_format: str, name: str, arrangement: str) -> None:

@@ -1,1 +1,18 @@
-"""What trains and what is frozen, and what that costs."""
+"""The parameters that train and those that are frozen, by a strategy, and what that costs."""
+
+from covidjax.freeze.plan import BATCH_NORM_MODES, FreezePlan, make_plan
+from covidjax.freeze.strategies import ALLOWED, STRATEGIES, default_strategies, gradual_epochs, split_cached
+from covidjax.freeze.table import format_table, freeze_table
+
+__all__ = [
+    "ALLOWED",
+    "BATCH_NORM_MODES",
+    "STRATEGIES",
+    "FreezePlan",
+    "default_strategies",
+    "format_table",
+    "freeze_table",
+    "gradual_epochs",
+    "make_plan",
+    "split_cached",
+]

@@ -97,7 +97,7 @@ class FreezePlan:
         return {"params": params, "batch_stats": batch_stats}
 
     def averaged(self, params: Any, batch_stats: Any) -> dict[str, Any] | None:
-        """What moving averages follow, in the structure of `ema_decays`. params: whole, or the trainable tree."""
+        """The values to average, in the structure of `ema_decays`. params: whole, or the trainable tree."""
         values = {"params": params, "batch_stats": {stage: batch_stats[stage] for stage in self.batch_norm_stages}}
         decays = self.ema_decays()
         if decays is None:

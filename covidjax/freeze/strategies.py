@@ -1,4 +1,4 @@
-"""What `config.freeze` can say: the names of ways to freeze, and which parameters each lets train."""
+"""The values of `config.freeze`: the names of ways to freeze, and which parameters each lets train."""
 
 import re
 from collections.abc import Callable, Iterable

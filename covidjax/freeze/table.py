@@ -1,4 +1,4 @@
-"""What a plan holds and costs, stage by stage, as a table."""
+"""Parameters and costs of a plan, stage by stage, as a table."""
 
 import math
 from collections.abc import Mapping

@@ -87,7 +87,7 @@ class Conv(nn.Module):
             return convolve(parts[0].astype(dtype), kernel, bias=bias, residual=residual, relu=relu)
         kernels = jnp.split(kernel, np.cumsum(widths)[:-1], axis=2)
         outputs, *others = (convolve(part.astype(dtype), k) for part, k in zip(parts, kernels, strict=True))
-        return ops.followed(outputs, *others, bias, residual, relu=relu)
+        return ops.add_and_relu(outputs, *others, bias, residual, relu=relu)
 
 
 class BatchNorm(nn.Module):
@@ -134,7 +134,7 @@ class BatchNorm(nn.Module):
         if not use_batch_statistics:
             mean, var = running_mean.value, running_var.value
             outputs = ops.normalise(inputs, scale, bias, mean, var, epsilon=self.epsilon)
-            return ops.followed(outputs, residual, relu=relu)
+            return ops.add_and_relu(outputs, residual, relu=relu)
         axis = use_batch_statistics if isinstance(use_batch_statistics, str) else None
         outputs, mean, var = ops.batch_norm(
             inputs, scale, bias, self.epsilon, axis, residual=residual, relu=relu, native=self.numerics.native
@@ -274,7 +274,7 @@ class Staged(nn.Module):
         return x
 
     def reduced(self, x: Any, stage: str) -> Any:
-        """What flows into `stage` after that stage's `reduce`, its beginning without parameters and chance.
+        """The input of `stage` after that stage's `reduce`, its beginning without parameters and chance.
 
         The stage takes either; this one is smaller, and is what is cached. Stages without `reduce` get x as it is.
         """

@@ -1,4 +1,4 @@
-"""What a network does to pixel values before its first layer. It belongs to the weights, not to the data set."""
+"""The normalisation of pixel values before the first layer. It belongs to the weights, not to the data set."""
 
 import dataclasses
 from typing import Any
@@ -52,7 +52,7 @@ CHOICES = ("auto", "unit")  # of `config.preprocessing`: what belongs to the wei
 
 
 def folded(weights: Preprocessing) -> Preprocessing:
-    """What gray images get instead of three channels, under kernels from `fold_kernel`.
+    """The preprocessing of gray images in place of three channels, under kernels from `fold_kernel`.
 
     The network pads with zeros after the normalisation. No value of a single gray channel is zero in all the channels
     it stands for, unless their means are equal; so the part of the normalisation in which the channels differ goes

@@ -28,7 +28,7 @@ ENCODER_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 
 @dataclasses.dataclass(frozen=True)
 class Arrangement:
-    """What sets apart networks that are all called ResNet. Convolutions and blocks count from 1.
+    """The details in which networks that are all called ResNet differ. Convolutions and blocks count from 1.
 
     strided_conv: the convolution of a bottleneck that carries the stride. biased: the convolutions with a bias.
     preactivation: BatchNorm and ReLU come before each convolution, and the stride of a layer sits in its last block.
@@ -114,7 +114,7 @@ class Block(nn.Module):
         return y
 
     def _shortcut(self, x: jax.Array, entry: jax.Array, features: int, use_batch_statistics: bool) -> jax.Array:
-        """What is added at the end; entry: x, or where the block is pre-activated what its first convolution takes."""
+        """The term added at the end; entry: x, or in a pre-activated block the input of its first convolution."""
         if x.shape[-1] == features:
             return x[:, :: self.strides, :: self.strides]  # Keras says MaxPooling2D(1, strides)
         conv = self._conv("shortcut_conv", features, 1, self.strides)

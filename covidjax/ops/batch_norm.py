@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from covidjax.ops.epilogue import followed
+from covidjax.ops.epilogue import add_and_relu
 from covidjax.ops.native import batch_norm as in_shim
 
 Statistics = tuple[jax.Array, jax.Array]
@@ -48,11 +48,11 @@ def _in_xla(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     if axis is None:
         outputs, mean, variance = _own_batch_norm(inputs, scale, bias, epsilon)
-        return followed(outputs, residual, relu=relu), mean, variance
+        return add_and_relu(outputs, residual, relu=relu), mean, variance
     # A custom derivative cannot hold a collective: JAX traces it where the axis has no name.
     mean, variance = batch_statistics(inputs, axis)
     outputs = normalise(inputs, scale, bias, mean, variance, epsilon=epsilon)
-    return followed(outputs, residual, relu=relu), lax.stop_gradient(mean), lax.stop_gradient(variance)
+    return add_and_relu(outputs, residual, relu=relu), lax.stop_gradient(mean), lax.stop_gradient(variance)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))

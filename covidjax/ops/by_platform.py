@@ -13,7 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """What a two-dimensional convolution is besides its arrays.
+    """Shapes, strides, padding and dilation of a two-dimensional convolution.
 
     inputs: shape [batch, height, width, in_features]; kernel: shape [height, width, in_features, features];
     padding: before and after, of height and width; dilation: the distance of neighbouring taps in the input.

@@ -20,7 +20,7 @@ class Choice:
 
 
 def choose(wanted: str) -> Choice:
-    """What `config.ops` comes to in this process. Raises UserError for 'native' where that cannot be."""
+    """The choice that `config.ops` comes to in this process. Raises UserError for 'native' where that cannot be."""
     if wanted == "xla":
         return Choice(False, "operations: XLA's, as config.ops says")
     reason = _why_not()

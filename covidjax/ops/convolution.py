@@ -11,7 +11,7 @@ from jax import lax
 
 from covidjax.ops import winograd
 from covidjax.ops.by_platform import Formulation, Geometry, after, product, transposed
-from covidjax.ops.epilogue import followed
+from covidjax.ops.epilogue import add_and_relu
 from covidjax.ops.native.convolution import (
     NATIVE,
     NATIVE_WINOGRAD,
@@ -50,7 +50,7 @@ def convolution(
     formulation = choose(geometry, inputs.dtype)
     if fuses(formulation) and (relu or bias is not None or residual is not None):
         return fused(inputs, kernel, bias, residual, geometry, relu, formulation, PLAIN)
-    return followed(product(inputs, kernel, geometry, formulation, PLAIN), bias, residual, relu=relu)
+    return add_and_relu(product(inputs, kernel, geometry, formulation, PLAIN), bias, residual, relu=relu)
 
 
 def transposed_convolution(inputs: jax.Array, kernel: jax.Array, *, native: bool = False) -> jax.Array:
@@ -84,7 +84,7 @@ def plain(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array
 
 
 def _columns(inputs: jax.Array, geometry: Geometry, taps: Iterable[tuple[int, int]]) -> jax.Array:
-    """What each output sees through the taps, side by side (im2col): [outputs of the batch, taps * in_features]."""
+    """The inputs of each output through the taps, side by side (im2col): [outputs of the batch, taps * in_features]."""
     padded = jnp.pad(inputs, ((0, 0), *geometry.padding, (0, 0)))
     (height, width), (batch, *_, in_features) = geometry.size, geometry.inputs
 
@@ -108,7 +108,7 @@ def product_of_columns(inputs: jax.Array, kernel: jax.Array, geometry: Geometry)
 
 
 def _input_gradient_of_columns(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """What the taps give is added up in float32 also where arrays are half-precision."""
+    """The terms of the taps are added up in float32 also where arrays are half-precision."""
     wide = jnp.promote_types(cotangent.dtype, jnp.float32)
     transposition = transposed(product_of_columns).input_gradient
     return transposition(cotangent.astype(wide), kernel.astype(wide), geometry).astype(cotangent.dtype)
@@ -179,7 +179,7 @@ SIDE_BY_SIDE = Formulation(_outputs_side_by_side, PLAIN.input_gradient, _kernel_
 
 
 def formulation_on_cpu(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formulation:
-    """What is fastest with XLA's operations on a CPU, as far as `benchmarks/ops.py` has measured it."""
+    """The fastest of XLA's operations on a CPU, as far as `benchmarks/ops.py` has measured it."""
     in_features, features = geometry.kernel[2:]
     (height, width), maps = geometry.size, (*geometry.inputs[1:3], *geometry.size)
     extent = max(d * (k - 1) + 1 for d, k in zip(geometry.dilation, geometry.kernel[:2], strict=True))

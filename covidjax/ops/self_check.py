@@ -10,7 +10,7 @@ import numpy as np
 from covidjax.ops.batch_norm import batch_norm
 from covidjax.ops.by_platform import Formulation, Geometry
 from covidjax.ops.convolution import PLAIN
-from covidjax.ops.epilogue import followed
+from covidjax.ops.epilogue import add_and_relu
 from covidjax.ops.native.convolution import NATIVE, NATIVE_WINOGRAD, fused
 from covidjax.ops.pooling import max_pool
 
@@ -25,7 +25,7 @@ KINDS = ("outputs", "input gradients", "gradients of the kernel or scale", "bias
 
 
 def wrong() -> str:
-    """What the shim gets wrong, or nothing."""
+    """The first operation that the shim gets wrong, in words; empty if none."""
     # Now, also where somebody asks in the middle of a trace, and in single precision.
     with jax.ensure_compile_time_eval(), jax.enable_x64(False):
         try:
@@ -68,7 +68,7 @@ def _values(arrays: Any, *, native: bool) -> dict[str, Any]:
 def _convolution(*arrays: Any, geometry: Geometry, formulation: Formulation | None) -> Any:
     if formulation:
         return fused(*arrays, geometry, True, formulation, PLAIN)
-    return followed(PLAIN.outputs(arrays[0], arrays[1], geometry), *arrays[2:], relu=True)
+    return add_and_relu(PLAIN.outputs(arrays[0], arrays[1], geometry), *arrays[2:], relu=True)
 
 
 def _normalisation(inputs: Any, scale: Any, bias: Any, residual: Any, *, native: bool) -> Any:

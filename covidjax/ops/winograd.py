@@ -63,7 +63,7 @@ def tile_counts(geometry: Geometry) -> tuple[int, int]:
 
 
 def gain(geometry: Geometry) -> float:
-    """What a tile costs is the sum of the features to transform, what it saves their product: [features]."""
+    """The saving of a tile, the product of the features, by its cost, their sum to transform: [features]."""
     in_features, features = geometry.kernel[2:]
     return in_features * features / (in_features + features)
 
@@ -145,7 +145,7 @@ def input_gradient(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) 
 
 
 def _overlapping(parts: Sequence[jax.Array], axis: int) -> jax.Array:
-    """What each of the six inputs of a tile gets, added up where tiles overlap: 4 * (tiles + 1) inputs along `axis`."""
+    """The six inputs of each tile, added up where tiles overlap: 4 * (tiles + 1) inputs along `axis`."""
 
     def shifted(array: jax.Array, tiles: int) -> jax.Array:
         padding = [(0, 0)] * array.ndim

@@ -143,7 +143,7 @@ def _check_model(config: ConfigDict, source: Source) -> None:
 
 
 def _on_pixels(config: ConfigDict) -> tuple[str, ...]:
-    """What the record says of the preprocessing, and whether it is the one that the weights were trained with."""
+    """The lines of the record on the preprocessing, and whether it is the one that the weights were trained with."""
     chosen, belonging = inputs.unfolded(config), inputs.of_weights(config)
     if not config.pretrained:
         return () if chosen == belonging else (f"preprocessing: {chosen}",)

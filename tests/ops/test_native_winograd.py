@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from covidjax.ops.by_platform import Geometry
 from covidjax.ops.choose import choose
 from covidjax.ops.convolution import formulation_with_shim, plain
-from covidjax.ops.epilogue import followed
+from covidjax.ops.epilogue import add_and_relu
 from covidjax.ops.native.convolution import NATIVE_WINOGRAD, outputs
 from tests.ops.test_native import assert_close, in_float64, normal, pairs
 
@@ -57,7 +57,7 @@ def test_winograds_with_what_follows(size: int, features: tuple[int, int], strid
     shapes: list[tuple[int, ...]] = [geometry.inputs, geometry.kernel, features[1:], (3, size, size, features[1])]
     inputs, kernel, bias, residual = (jnp.asarray(normal(*shape, seed=i)) for i, shape in enumerate(shapes))
     for terms in itertools.product((None, bias), (None, residual), (False, True)):
-        expected = followed(plain(inputs, kernel, geometry), *terms[:2], relu=terms[2])
+        expected = add_and_relu(plain(inputs, kernel, geometry), *terms[:2], relu=terms[2])
         assert_close(outputs(inputs, kernel, geometry, *terms, winograd=True), expected)
 
 

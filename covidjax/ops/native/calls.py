@@ -59,7 +59,7 @@ def _attribute(value: bool | float | tuple[int, ...]) -> Any:
 def _partition(
     name: str, attributes: dict[str, Any], by_example: tuple[str, str], mesh: Mesh, arguments: Any, results: Any
 ) -> Any:
-    """What each device does with its part of the batch, for `custom_partitioning`."""
+    """The work of each device on its part of the batch, for `custom_partitioning`."""
     inwards, outwards = by_example
     devices = _devices(inwards, arguments)
     count = math.prod(mesh.shape[axis] for axis in devices)

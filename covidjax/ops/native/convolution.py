@@ -11,7 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from covidjax.ops import winograd
 from covidjax.ops.by_platform import Formulation, Geometry, on_platform
-from covidjax.ops.epilogue import followed
+from covidjax.ops.epilogue import add_and_relu
 from covidjax.ops.native.calls import LANES, NONE, call
 
 Optional = jax.Array | None
@@ -126,7 +126,7 @@ def fused(
         return on_cpu.outputs(inputs, kernel, geometry, bias, residual, relu)  # type: ignore[call-arg]
 
     def library(inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional) -> jax.Array:
-        return followed(elsewhere.outputs(inputs, kernel, geometry), bias, residual, relu=relu)
+        return add_and_relu(elsewhere.outputs(inputs, kernel, geometry), bias, residual, relu=relu)
 
     return lax.platform_dependent(inputs, kernel, bias, residual, cpu=here, default=library)
 

@@ -40,7 +40,7 @@ def path() -> Path:
 
 
 def target(name: str) -> str:
-    """What XLA calls an operation of the shim."""
+    """The name under which XLA knows an operation of the shim."""
     return f"covidjax_{name}_{DIGEST}"
 
 

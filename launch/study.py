@@ -57,7 +57,7 @@ def _run(planned: Study, test: bool, allocator: str) -> None:
 
     def write_table(failures: dict[Trial, str]) -> list[Result]:
         results = study_results.collect(planned, failures)
-        study_results.write_csv(table, results, planned.measure)
+        study_results.write_csv(table, results, planned.comparison)
         return results
 
     programs = Programs()
@@ -71,16 +71,16 @@ def _run(planned: Study, test: bool, allocator: str) -> None:
         f"\nfeature passes, of all runs: {computed:.0f} made, {reused:.0f} times one of them reused",
         flush=True,
     )
-    arms = study_results.make_arms(planned, results)
-    verdict = study_results.judge(arms)
+    conditions = study_results.make_conditions(planned, results)
+    verdict = study_results.judge(conditions)
     if test and verdict.chosen:
         _read_test_split(planned, verdict)
         results = write_table(failures)
-        arms = study_results.make_arms(planned, results)
-        verdict = study_results.judge(arms)
-    path = page.write(planned, results, arms, verdict)
+        conditions = study_results.make_conditions(planned, results)
+        verdict = study_results.judge(conditions)
+    path = page.write(planned, results, conditions, verdict)
     print(f"\n{verdict.sentence}\ntable: {table}\npage: {path}")
-    empty = [strategy for strategy in planned.strategies if not _has_finished(strategy, arms)]
+    empty = [strategy for strategy in planned.strategies if not _has_finished(strategy, conditions)]
     if empty:
         raise UserError(f"no run of {', '.join(empty)} finished: {next(iter(failures.values()))}")
 
@@ -95,8 +95,8 @@ def _read_test_split(planned: Study, verdict: Verdict) -> None:
             print(f"{result.trial.name}: test split evaluated", flush=True)
 
 
-def _has_finished(strategy: str, arms: Sequence[study_results.Arm]) -> bool:
-    return any(arm.finished for arm in arms if arm.strategy == strategy)
+def _has_finished(strategy: str, conditions: Sequence[study_results.Condition]) -> bool:
+    return any(condition.finished for condition in conditions if condition.strategy == strategy)
 
 
 def _check_overrides(arguments: Sequence[str], flags: argparse.Namespace) -> None:

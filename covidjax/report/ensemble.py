@@ -3,21 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.ticker import MaxNLocator
-
 from covidjax.models import ENSEMBLE
-from covidjax.report import figures, page, workdir
-from covidjax.report.figures import PALETTE
-from covidjax.report.page import Html, element
+from covidjax.report import figures, workdir
+from covidjax.report.formats import decimal, integer, interval, p_value, signed
 from covidjax.report.workdir import Run
+from covidjax.tasks.base import Task
 
-FIGURES = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "macro_f1": "Macro F1",
-    "macro_auroc": "Macro AUROC",
-    "loss": "Loss",
-}
+SECTION = {"ensemble": "Ensemble"}
 RULES = {
     "accuracy": "Each round multiplies a member's weight by the exponential of its accuracy on a batch of the {split} "
     "split, times a constant, and divides by the sum.",
@@ -32,150 +24,90 @@ def is_ensemble(run: Run) -> bool:
     return run.config.get("model", {}).get("name") == ENSEMBLE
 
 
-def subtitle(run: Run) -> str:
-    """What is mixed, in a sentence."""
-    members = ", ".join(member["name"] for member in _recorded(run).get("members", ()))
-    return f"Mixture of {members or 'nothing yet'}, all frozen. Workdir {run.name}."
+def context(run: Run, task: Task) -> dict[str, Any]:
+    """What ensemble.html and comparison.html need."""
+    record: Mapping[str, Any] = run.run.get("ensemble", {})
+    found: Sequence[Mapping[str, Any]] = record.get("members", ())
+    members = [
+        {
+            **member,
+            "weight": weight,
+            "input": f"{member['image_size']} x {member['image_size']} x {member['channels']}",
+            "checkpoint": f"{member['which']}, step {integer(member['step'])}",
+        }
+        for member, weight in zip(found, record.get("weights") or [None] * len(found), strict=True)
+    ]
+    names = ", ".join(member["name"] for member in members)
+    passes = ", ".join(f"{split} {count}" for split, count in record.get("forward_passes", {}).items())
+    return {
+        "title_end": "mixture",
+        "subtitle": f"Mixture of {names or 'nothing yet'}, all frozen. Workdir {run.name}.",
+        "leak": record.get("leak"),
+        "own_headline": _headline(run, members, record.get("better_member")),
+        "better_member": record.get("better_member"),
+        "evaluations": run.evaluations,
+        "pairs": {
+            split: [
+                {**row, "pair": f"mixture \N{MINUS SIGN} {row['member']}"} for row in evaluation.get("comparison", ())
+            ]
+            for split, evaluation in run.evaluations.items()
+        },
+        "member_figures": [(task.comparison.titles[key], key, "estimate") for key in task.comparison.tested],
+        "members": members,
+        "how": " ".join(_how(record)) if members else "",
+        "passes": passes or "none",
+        "course": _course(run, record) if members else [],
+    }
 
 
-def banner(run: Run) -> Html | None:
-    """The warning that the weights were chosen on the test split, where they were."""
-    leak = _recorded(run).get("leak")
-    return element("p", f"Leak: {leak}.", class_="warning") if leak else None
-
-
-def headline(run: Run, evaluation: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
-    """Name, value and note of the headline's figures that only an ensemble has."""
-    recorded = _recorded(run)
-    better = recorded.get("better_member")
+def _headline(run: Run, members: Sequence[Mapping[str, Any]], better: str | None) -> list[tuple[str, str, str]]:
+    """Title, value and note of the figures of the headline that only an ensemble has."""
+    shares = ", ".join(f"{member['name']} {decimal(member['weight'])}" for member in members)
+    cells = [("Members", str(len(members)), shares)]
+    evaluation = run.evaluations.get("test") or run.evaluations.get("val") or {}
     paired = next((row for row in evaluation.get("comparison", ()) if row["member"] == better), None)
-    names = [member["name"] for member in recorded.get("members", ())]
-    weights = recorded.get("weights") or [None] * len(names)
-    shares = ", ".join(f"{name} {page.decimal(weight)}" for name, weight in zip(names, weights, strict=True))
-    cells: list[tuple[str, str, str | None]] = [("Members", str(len(names)), shares)]
     if paired is not None:
-        bounds = page.interval(paired["difference_ci95"]) or ""
-        cells.append((f"Mixture \N{MINUS SIGN} {better}", _signed(paired["difference"]), f"accuracy {bounds}"))
-        cells.append(("McNemar's exact p", _p(paired["mcnemar_p"]), f"against {better}"))
+        title = f"Mixture \N{MINUS SIGN} {better}"
+        cells.append((title, signed(paired["difference"]), f"accuracy {interval(paired['difference_ci95'])}"))
+        cells.append(("McNemar's exact p", p_value(paired["mcnemar_p"]), f"against {better}"))
     return cells
 
 
-def comparison(run: Run, evaluation: Mapping[str, Any]) -> list[Html]:
-    """Mixture and members on one split: their figures, and the paired test of each difference."""
-    better = _recorded(run).get("better_member")
-    mixture = ("mixture", "", *(page.estimate(evaluation, key) for key in FIGURES))
-    rows = [
-        (member["name"], page.decimal(member["weight"]), *(page.estimate(member, key) for key in FIGURES))
-        for member in evaluation["members"]
-    ]
-    pairs = [
-        (
-            f"mixture \N{MINUS SIGN} {row['member']}",
-            _signed(row["difference"]),
-            page.interval(row["difference_ci95"]) or page.MISSING,
-            page.integer(row["only_mixture_right"]),
-            page.integer(row["only_member_right"]),
-            _p(row["mcnemar_p"]),
-        )
-        for row in evaluation["comparison"]
-    ]
-    columns = ("", "Weight", *FIGURES.values())
-    head = ("Image by image", "Difference of accuracy", "95 % interval", "Only mixture right", "Only member right", "p")
-    notes = f"On the validation split {better} is the better member. " if better else ""
-    notes += "p: McNemar's exact test, two-sided, which takes images as independent; the interval draws whole patients."
-    warning = evaluation.get("leak") or evaluation.get("optimistic")
-    return [
-        element("h3", "Members and mixture"),
-        element("p", f"{warning[0].upper()}{warning[1:]}.", class_="warning") if warning else Html(),
-        element("div", page.table(columns, rows, "lr" + "r" * len(FIGURES), mixture), class_="wide"),
-        element("div", page.table(head, pairs, "lrrrrr"), class_="wide"),
-        element("p", notes, class_="muted"),
-    ]
+def _how(record: Mapping[str, Any]) -> list[str]:
+    sentences = [f"The mixture is the {MIXES[record['mix']]}."]
+    if record["rule"] == "equal":
+        return [*sentences, "The weights are equal; no split decided them."]
+    sentences += [RULES[record["rule"]].format(split=record["weights_from"]), CHOICE]
+    if "weights" in record:
+        number = record["chosen_round"]
+        chosen = f"round {number} of {record['rounds']}" if number is not None else "a member alone"
+        sentences.append(f"That is {chosen}.")
+    if record["weights_from"] == "val":
+        sentences.append("The test split had no part in it.")
+    return sentences
 
 
-def section(run: Run) -> list[Html]:
-    """The members, how the weights came about, and their course."""
-    recorded = _recorded(run)
-    members: Sequence[Mapping[str, Any]] = recorded.get("members", ())
-    if not members:
-        return [element("p", "Nothing was mixed yet.")]
-    weights = recorded.get("weights") or [None] * len(members)
-    head = ("Member", "Weight", "Network", "Input", "Parameters, all frozen", "Checkpoint", "Workdir")
-    rows = [
-        (
-            member["name"],
-            page.decimal(weight),
-            member["model"],
-            f"{member['image_size']} x {member['image_size']} x {member['channels']}",
-            page.short_count(member["parameters"]),
-            f"{member['which']}, step {page.integer(member['step'])}",
-            element("code", member["workdir"]),
-        )
-        for member, weight in zip(members, weights, strict=True)
-    ]
-    passes = ", ".join(f"{split} {count}" for split, count in recorded.get("forward_passes", {}).items())
-    counted = f"Forward passes so far, each of one member over one split: {passes or 'none'}."
-    return [
-        element("div", page.table(head, rows, "lrllrll"), class_="wide"),
-        element("p", " ".join(_how(recorded))),
-        element("p", counted, class_="muted"),
-        *_course(run, [member["name"] for member in members]),
-    ]
-
-
-def _recorded(run: Run) -> Mapping[str, Any]:
-    return run.run.get("ensemble", {})
-
-
-def _how(recorded: Mapping[str, Any]) -> list[str]:
-    said = [f"The mixture is the {MIXES[recorded['mix']]}."]
-    if recorded["rule"] == "equal":
-        return [*said, "The weights are equal; no split decided them."]
-    said += [RULES[recorded["rule"]].format(split=recorded["weights_from"]), CHOICE]
-    if "weights" in recorded:
-        number = recorded["chosen_round"]
-        chosen = f"round {number} of {recorded['rounds']}" if number is not None else "a member alone"
-        said.append(f"That is {chosen}.")
-    if recorded["weights_from"] == "val":
-        said.append("The test split had no part in it.")
-    return said
-
-
-def _course(run: Run, names: Sequence[str]) -> list[Html]:
-    """Weights, accuracy and loss against the round."""
-    split = _recorded(run)["weights_from"]
+def _course(run: Run, record: Mapping[str, Any]) -> list[tuple[str, str, bytes]]:
+    """Title, description and plot of weights, accuracy and loss against the round."""
+    split = record["weights_from"]
     if len(workdir.values(run, split, "loss")[0]) < 2:
         return []
-    chosen = _recorded(run).get("chosen_round")
-    weights = [(name, *workdir.values(run, split, f"weight_{index}")) for index, name in enumerate(names)]
-    plots = [("Weights", _plot(weights, chosen))]
-    for key, title in (("accuracy", "Accuracy of the mixture"), ("loss", "Loss of the mixture")):
-        plots.append((f"{title}, {split} split", _plot([("", *workdir.values(run, split, key))], chosen)))
-    shown = [
-        element("figure", element("figcaption", title), page.image(svg, "image/svg+xml", f"{title} by round", "plot"))
-        for title, svg in plots
-    ]
-    return [element("div", *shown, class_="curves")]
+    names = [member["name"] for member in record["members"]]
+    lines = {"Weights": [(name, *workdir.values(run, split, f"weight_{index}")) for index, name in enumerate(names)]}
+    for key in ("accuracy", "loss"):
+        lines[f"{key.capitalize()} of the mixture, {split} split"] = [("", *workdir.values(run, split, key))]
+    chosen = record.get("chosen_round")
+    return [(title, f"{title} by round", _plot(drawn, chosen)) for title, drawn in lines.items()]
 
 
 def _plot(lines: Sequence[tuple[str, Sequence[float], Sequence[float]]], chosen: int | None) -> bytes:
     """Lines (name, rounds, values) against the round, with a dashed one at the round that was chosen. An SVG file."""
-    figure, axes = figures.new_figure(3.4, 2.55)
+    figure, axes = figures.new_figure(3.4, 2.55, "round")
     for number, (name, rounds, values) in enumerate(lines):
         label = name.replace("$", r"\$") or None
-        axes.plot(rounds, values, color=PALETTE[number % len(PALETTE)], linewidth=1.5, label=label)
+        axes.plot(rounds, values, color=figures.PALETTE[number % len(figures.PALETTE)], linewidth=1.5, label=label)
     if chosen is not None:
         axes.axvline(chosen, color=figures.MUTED, linestyle=(0, (4, 3)), linewidth=1)
-    axes.set_xlabel("round", color=figures.MUTED)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
     if len(lines) > 1:
         axes.legend(fontsize=figures.FONT_SIZE, labelcolor=figures.INK, frameon=False)
     return figures.to_svg(figure)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

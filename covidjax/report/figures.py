@@ -15,7 +15,7 @@ from covidjax.metrics.classification import wilson_interval
 
 # Okabe and Ito's colours, which all kinds of sight tell apart, without the yellow that paper swallows.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1d1d1f")
-COLORS = {"train": "#0072b2", "val": "#d55e00"}  # Okabe and Ito's blue and vermilion: distinct for every kind of sight
+COLORS = {"train": PALETTE[0], "val": PALETTE[1]}
 INK, MUTED, RULE = "#1d1d1f", "#66686d", "#d9d7d0"
 FONT_SIZE = 9.0
 AXES_POINTS = 190.0  # width of the axes of a learning curve
@@ -50,7 +50,7 @@ def learning_curve(
 
     Values that are not finite are gaps, and so is what a log scale cannot show. Returns an SVG file.
     """
-    figure, axes = new_figure(3.4, 2.55)
+    figure, axes = new_figure(3.4, 2.55, "epoch")
     for curve in curves:
         values = np.asarray(curve.values, np.float64)
         shown = np.isfinite(values) & ((values > 0) if log_scale else True)
@@ -66,8 +66,6 @@ def learning_curve(
     if log_scale and any(np.any(np.asarray(curve.values, np.float64) > 0) for curve in curves):
         axes.set_yscale("log")
     _draw_phases(axes, phases)
-    axes.set_xlabel("epoch", color=MUTED)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
     if any(curve.name == "val" for curve in curves):
         legend = axes.legend(fontsize=FONT_SIZE, handlelength=1.3, labelspacing=0.3, labelcolor=INK, framealpha=0.8)
         legend.get_frame().set(facecolor="white", edgecolor="none")
@@ -135,8 +133,8 @@ def histogram(values: np.ndarray, name: str, unit: str) -> bytes:
     return to_svg(figure)
 
 
-def picture(image: np.ndarray, max_side: int = JPEG_MAX_SIDE) -> tuple[bytes, str]:
-    """An image as file bytes and media type: PNG while it is small, else JPEG.
+def picture(image: np.ndarray, max_side: int = JPEG_MAX_SIDE) -> bytes:
+    """An image as the bytes of a file: PNG while it is small, else JPEG.
 
     image: [height, width, channels] uint8 with 1 or 3 channels. max_side: a longer JPEG is reduced.
     """
@@ -144,17 +142,23 @@ def picture(image: np.ndarray, max_side: int = JPEG_MAX_SIDE) -> tuple[bytes, st
     buffer = io.BytesIO()
     if max(decoded.size) <= PNG_MAX_SIDE:
         decoded.save(buffer, "PNG", optimize=True)
-        return buffer.getvalue(), "image/png"
+        return buffer.getvalue()
     decoded.thumbnail((max_side, max_side))
     decoded.save(buffer, "JPEG", quality=88, optimize=True)
-    return buffer.getvalue(), "image/jpeg"
+    return buffer.getvalue()
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure of a width and height in inches, and its axes."""
+def new_figure(width: float, height: float, counted: str = "") -> tuple[Figure, Axes]:
+    """An empty figure of a width and height in inches, and its axes, the horizontal one of whole numbers if `counted`.
+
+    counted: what these numbers are, such as 'epoch'.
+    """
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
     axes = figure.subplots()
     style_axes(axes)
+    if counted:
+        axes.set_xlabel(counted, color=MUTED)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
     return figure, axes
 
 

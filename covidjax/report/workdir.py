@@ -9,7 +9,7 @@ from typing import Any
 
 from covidjax import files
 from covidjax.errors import UserError
-from covidjax.metrics.classification import Predictions, read_predictions
+from covidjax.report.formats import is_number
 
 FIRST_SPLITS = ("test", "val")
 
@@ -21,7 +21,7 @@ class Run:
     metrics: lines of metrics.jsonl in epoch order, the last one written of each split and epoch (a resumed run
         writes an epoch twice), where an epoch that is no int is a place within one; unreadable_lines: how many lines
         were left out because they were cut or had no epoch
-    evaluations and predictions: by split, test and val first; predictions only of labels, not of masks
+    evaluations: by split, test and val first
     """
 
     folder: Path
@@ -31,17 +31,12 @@ class Run:
     unreadable_lines: int
     run: Mapping[str, Any]
     evaluations: Mapping[str, Mapping[str, Any]]
-    predictions: Mapping[str, Predictions]
 
 
 def read(workdir: Path) -> Run:
     """Reads the records of a run. Raises UserError where there is no config.json, or a record is no JSON object."""
     found = {path.stem.removeprefix("evaluation_") for path in workdir.glob("evaluation_*.json")}
     splits = [split for split in FIRST_SPLITS if split in found] + sorted(found.difference(FIRST_SPLITS))
-    evaluations = {split: _read_object(workdir / f"evaluation_{split}.json") for split in splits}
-    # What is predicted of masks is in files of its own, see `segmentation_files`.
-    labelled = [split for split in splits if "per_image" not in evaluations[split]]
-    tables = {split: workdir / f"predictions_{split}.csv" for split in labelled}
     metrics, unreadable_lines = _read_metrics(workdir / "metrics.jsonl")
     return Run(
         folder=workdir,
@@ -50,8 +45,7 @@ def read(workdir: Path) -> Run:
         metrics=metrics,
         unreadable_lines=unreadable_lines,
         run=_read_object(workdir / "run.json") if (workdir / "run.json").is_file() else {},
-        evaluations=evaluations,
-        predictions={split: read_predictions(path) for split, path in tables.items() if path.is_file()},
+        evaluations={split: _read_object(workdir / f"evaluation_{split}.json") for split in splits},
     )
 
 
@@ -98,23 +92,15 @@ def _read_metrics(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
     last: dict[tuple[str, float], dict[str, Any]] = {}
     unreadable = 0
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-        line = _parse(text)
-        if isinstance(line, dict) and isinstance(line.get("split"), str) and _is_epoch(line.get("epoch")):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if isinstance(line, dict) and isinstance(line.get("split"), str) and is_number(line.get("epoch")):
             last[line["split"], line["epoch"]] = line
         elif text.strip():
             unreadable += 1
     return tuple(sorted(last.values(), key=lambda line: line["epoch"])), unreadable
-
-
-def _is_epoch(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
 
 
 def _number(value: Any) -> float:

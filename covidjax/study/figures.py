@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from covidjax.report.figures import FONT_SIZE, INK, MUTED, PALETTE, new_figure, style_axes, to_svg
 
@@ -20,8 +20,9 @@ LOG_FROM = 8.0  # a scale is logarithmic where the greatest value is so many tim
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """An arm in a plot against cost. low, high: of the interval, NaN where there is none; share: of parameters trained.
+    """A condition in a plot against cost.
 
+    low, high: its interval, NaN where there is none; share: of the parameters, those that train
     color, marker: indices of strategy and learning rate; costs: in the order of the panels, NaN where unknown
     """
 
@@ -46,7 +47,7 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True)
 class SeedCurves:
-    """The curves of an arm: label, index of its learning rate, and (epochs, values) of each seed."""
+    """The curves of a condition: label, index of its learning rate, and (epochs, values) of each seed."""
 
     label: str
     dash: int
@@ -96,33 +97,31 @@ def cost_plot(points: Sequence[Point], panels: Sequence[Panel], ylabel: str) -> 
 
 
 def seed_curves(
-    arms: Sequence[SeedCurves], others: Sequence[SeedCurves], color: int, limits: tuple[float, float]
+    own: Sequence[SeedCurves], others: Sequence[SeedCurves], color: int, limits: tuple[float, float]
 ) -> bytes:
     """The mean over seeds drawn bold, each seed thin, and the means of the other strategies in gray.
 
     limits: of the vertical axis, the same for every strategy.
     """
-    figure, axes = new_figure(3.4, 2.3)
+    figure, axes = new_figure(3.4, 2.3, "epoch")
     shade = PALETTE[color % len(PALETTE)]
     for other in others:
         _line(axes, *other.mean(), color=GHOST, linewidth=1.2, zorder=1)
-    for arm in arms:
-        dash = DASHES[arm.dash % len(DASHES)]
-        for epochs, values in arm.seeds:
+    for curves in own:
+        dash = DASHES[curves.dash % len(DASHES)]
+        for epochs, values in curves.seeds:
             _line(axes, epochs, values, color=shade, linewidth=0.7, alpha=0.55, linestyle=dash, zorder=2)
-        label = _plain(arm.label) if len(arms) > 1 else None
-        _line(axes, *arm.mean(), color=shade, linewidth=2.2, linestyle=dash, label=label, zorder=3)
+        label = _plain(curves.label) if len(own) > 1 else None
+        _line(axes, *curves.mean(), color=shade, linewidth=2.2, linestyle=dash, label=label, zorder=3)
     axes.set_ylim(*limits)
-    axes.set_xlabel("epoch", color=MUTED)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
-    if len(arms) > 1:
+    if len(own) > 1:
         axes.legend(fontsize=FONT_SIZE - 1, handlelength=2.0, labelspacing=0.3, labelcolor=INK, frameon=False)
     return to_svg(figure)
 
 
-def common_limits(arms: Sequence[SeedCurves]) -> tuple[float, float]:
+def common_limits(every: Sequence[SeedCurves]) -> tuple[float, float]:
     """The range of all finite values, with a margin; of losses that run away, no more than most of it."""
-    values = np.array([value for arm in arms for _, seed in arm.seeds for value in seed], np.float64)
+    values = np.array([value for curves in every for _, seed in curves.seeds for value in seed], np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
         return 0.0, 1.0

@@ -1,58 +1,56 @@
-"""One self-contained page about a study: the verdict, the value against cost, curves, tables of strategies and runs."""
+"""One self-contained page about a study: the verdict, the value against cost, curves, tables of conditions and runs."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from covidjax import config as configs
 from covidjax import files
+from covidjax.metrics.comparison import Estimate, mean_interval
 from covidjax.report import page
-from covidjax.report.page import Html, element
-from covidjax.study import figures as study_figures
-from covidjax.study import tables
+from covidjax.report.formats import MISSING, decimal, duration, interval, is_number, short_count
+from covidjax.study import figures
 from covidjax.study.figures import Panel, Point, SeedCurves
-from covidjax.study.measures import Measure
 from covidjax.study.plan import VARIED, Rate, Study, rate_text
-from covidjax.study.results import Arm, Result, Verdict, pareto_front, quoted
+from covidjax.study.results import Condition, Result, Verdict, pareto_front, quoted
 
 LONGEST_LABEL = 24
 COSTS = (("cost_seconds", "training time", "s", 1.0), ("peak_bytes", "memory of a step", "MiB", float(2**20)))
 
 
-def write(study: Study, results: Sequence[Result], arms: Sequence[Arm], verdict: Verdict) -> Path:
+def write(study: Study, results: Sequence[Result], conditions: Sequence[Condition], verdict: Verdict) -> Path:
     """Writes `study.html`. Raises UserError where that is not possible; an older page then stays as it is."""
-    content = page.document(f"{_title(study)}: freeze study", _body(study, results, arms, verdict))
+    comparison, config = study.comparison, configs.to_json(study.config)
+    content = page.render(
+        "study.html",
+        title=page.title(config),
+        subtitle=f"Freeze study. {_origin(study)}",
+        sections={
+            "cost": f"{comparison.title} against cost",
+            "strategies": "Strategies",
+            "curves": "Validation curves",
+            "test": "Test split",
+            "runs": "Runs",
+            "configuration": "Configuration",
+        },
+        comparison=comparison,
+        headline=_headline(study, results, verdict),
+        verdict=verdict.sentence,
+        cost=_against_cost(study, [condition for condition in conditions if condition.finished]),
+        strategies=_strategies(study, conditions, verdict),
+        num_seeds=len(study.seeds),
+        devices=sorted({each.device for condition in conditions for each in condition.finished if each.device}),
+        features=_features(conditions),
+        curves=_curves(study, results),
+        test=_test_split(study, results, verdict),
+        runs=_runs(study, results),
+        failed=[result for result in results if result.status == "failed"],
+        configuration=page.config_rows(config, VARIED),
+    )
     target = study.workdir / "study.html"
     files.write_text(target, content)
     return target
-
-
-def _body(study: Study, results: Sequence[Result], arms: Sequence[Arm], verdict: Verdict) -> list[Html]:
-    measure = study.measure
-    sections = [
-        ("cost", f"{measure.title} against cost", _against_cost(study, arms)),
-        ("strategies", "Strategies", tables.strategies(measure, arms, verdict)),
-        ("curves", "Validation curves", _curves(study, results)),
-        ("test", "Test split", tables.test_split(measure, results, verdict)),
-        ("runs", "Runs", tables.runs(measure, results)),
-        ("configuration", "Configuration", _configuration(study)),
-    ]
-    return [
-        element("h1", _title(study)),
-        element("p", f"Freeze study. {_origin(study)}", class_="subtitle"),
-        element("p", "Research use only \N{EN DASH} not for clinical decisions.", class_="warning"),
-        _headline(measure, results, verdict),
-        element("p", verdict.sentence, class_="verdict"),
-        element("nav", *(element("a", title, href=f"#{anchor}") for anchor, title, _ in sections)),
-        *(element("section", element("h2", title), *parts, id=anchor) for anchor, title, parts in sections),
-    ]
-
-
-def _title(study: Study) -> str:
-    dataset = study.config.dataset
-    root = Path(dataset.root).name if dataset.name == "folder" else ""
-    return f"{study.config.model.name} on {root or dataset.name}"
 
 
 def _origin(study: Study) -> str:
@@ -68,116 +66,175 @@ def _origin(study: Study) -> str:
     return f"{' x '.join(counts)}, started from {start}, workdir {study.workdir.resolve().name}."
 
 
-def _headline(measure: Measure, results: Sequence[Result], verdict: Verdict) -> Html:
-    def cell(name: str, shown: str, below: str) -> Html:
-        return element("div", element("dt", name), element("dd", shown, element("small", below)))
-
+def _headline(study: Study, results: Sequence[Result], verdict: Verdict) -> list[tuple[str, str, str]]:
+    """Title, value and note."""
     finished = [result for result in results if result.status == "finished"]
     failed = sum(result.status == "failed" for result in results)
-    seconds = sum(result.figures.get("cost_seconds", 0.0) for result in finished)
     cells = []
-    for title, arm in (("Chosen", verdict.chosen), ("Best", verdict.best)):
-        below = f"validation {measure.name} {tables.plain(tables.within(arm.reached))}" if arm else ""
-        cells.append(cell(title, _short(arm.label) if arm else page.MISSING, below))
+    for title, condition in (("Chosen", verdict.chosen), ("Best", verdict.best)):
+        if condition is None:
+            cells.append((title, MISSING, ""))
+            continue
+        label, reached = condition.label, condition.reached
+        if len(label) > LONGEST_LABEL:
+            label = f"{label[: LONGEST_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
+        shown = f"{decimal(reached.mean)} {interval(_bounds(reached))}".rstrip()
+        cells.append((title, label, f"validation {study.comparison.name} {shown}"))
     if verdict.chosen and verdict.best:
-        spent, full = verdict.chosen.cost("cost_seconds"), verdict.best.cost("cost_seconds")
-        below = f"mean of a run; of the best {page.duration(full)}"
-        cells.append(cell("Training time, chosen", page.duration(spent), below))
-    cells.append(cell("Runs finished", f"{len(finished)} of {len(results)}", f"{failed} failed" if failed else ""))
-    cells.append(cell("Training time, all runs", page.duration(seconds), "without compilation"))
-    return element("dl", *cells, class_="headline")
+        spent, full = (duration(condition.cost("cost_seconds")) for condition in (verdict.chosen, verdict.best))
+        cells.append(("Training time, chosen", spent, f"mean of a run; of the best {full}"))
+    seconds = sum(result.figures.get("cost_seconds", 0.0) for result in finished)
+    cells.append(("Runs finished", f"{len(finished)} of {len(results)}", f"{failed} failed" if failed else ""))
+    cells.append(("Training time, all runs", duration(seconds), "without compilation"))
+    return cells
 
 
-def _short(label: str) -> str:
-    """As much of a long pattern as the headline has room for."""
-    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
-
-
-def _against_cost(study: Study, arms: Sequence[Arm]) -> list[Html]:
-    shown, measure = [arm for arm in arms if arm.finished], study.measure
+def _against_cost(study: Study, shown: Sequence[Condition]) -> dict[str, Any]:
+    """The plot of the conditions that have results, the Pareto fronts in words, and the costs that no run recorded."""
     if not shown:
-        return [element("p", "No run has finished yet.")]
-    costs = [cost for cost in COSTS if any(arm.values(cost[0]) for arm in shown)]
-    points = [_point(study, arm, [name for name, *_ in costs]) for arm in shown]
+        return {}
+    costs = [cost for cost in COSTS if any(condition.values(cost[0]) for condition in shown)]
+    fronts = {name: pareto_front(shown, name) for name, *_ in costs}
     panels = [
-        Panel(f"{title}, {unit}", size, tuple(shown.index(arm) for arm in pareto_front(shown, name)))
+        Panel(f"{title}, {unit}", size, tuple(shown.index(condition) for condition in fronts[name]))
         for name, title, unit, size in costs
     ]
-    svg = study_figures.cost_plot(points, panels, f"validation {measure.name}")
-    fronts = [
-        f"by {title}: {', '.join(quoted(arm) for arm in pareto_front(shown, name))}" for name, title, _, _ in costs
-    ]
-    explained = (
-        f"Mean over the seeds of the best checkpoint's validation {measure.name}, with its 95 % t-interval over the "
-        f"seeds (with one seed: the interval of the run, {measure.interval}). A marker is the larger, the more of the "
-        "parameters train. "
-        f"On the Pareto front, cheapest first, {'; '.join(fronts)}."
-    )
-    plot = page.image(svg, "image/svg+xml", f"Validation {measure.name} against cost", "plot")
-    missing = [title for name, title, _, _ in COSTS if name not in [cost[0] for cost in costs]]
-    notes = [element("p", f"Not recorded by these runs: {', '.join(missing)}.", class_="muted")] if missing else []
-    return [element("figure", plot, element("figcaption", explained)), *notes]
+    points = [_point(study, condition, list(fronts)) for condition in shown]
+    return {
+        "plot": figures.cost_plot(points, panels, f"validation {study.comparison.name}"),
+        "fronts": [f"by {title}: {', '.join(map(quoted, fronts[name]))}" for name, title, *_ in costs],
+        "missing": [title for name, title, *_ in COSTS if name not in fronts],
+    }
 
 
-def _point(study: Study, arm: Arm, costs: Sequence[str]) -> Point:
-    value, column = tables.within(arm.reached), study.measure.column
-    low, high = value.low, value.high
+def _point(study: Study, condition: Condition, costs: Sequence[str]) -> Point:
+    column, value = study.comparison.column, condition.reached
+    low, high = _bounds(value)
     if value.n == 1:
-        figures = arm.finished[0].figures
-        low, high = figures.get(f"{column}_low", math.nan), figures.get(f"{column}_high", math.nan)
-    trained, total = arm.cost("trained_parameters"), arm.cost("total_parameters")
-    seeds = "" if arm.is_complete else f", {len(arm.finished)} of {arm.planned} seeds"
+        low, high = (condition.finished[0].figures.get(f"{column}_{bound}", math.nan) for bound in ("low", "high"))
+    trained, total = condition.cost("trained_parameters"), condition.cost("total_parameters")
+    seeds = "" if condition.is_complete else f", {len(condition.finished)} of {condition.planned} seeds"
     return Point(
-        label=f"{arm.label}: {page.short_count(trained)} trained{seeds}",
-        color=study.strategies.index(arm.strategy),
-        marker=study.learning_rates.index(arm.learning_rate),
+        label=f"{condition.label}: {short_count(trained)} trained{seeds}",
+        color=study.strategies.index(condition.strategy),
+        marker=study.learning_rates.index(condition.learning_rate),
         value=value.mean,
         low=low,
         high=high,
         share=trained / total if total else 0.0,
-        costs=tuple(arm.cost(name) for name in costs),
+        costs=tuple(condition.cost(name) for name in costs),
     )
 
 
-def _curves(study: Study, results: Sequence[Result]) -> list[Html]:
-    blocks: list[Html] = []
-    for name, words in ((study.measure.value, study.measure.name), ("loss", "loss")):
+def _strategies(study: Study, conditions: Sequence[Condition], verdict: Verdict) -> list[dict[str, Any]]:
+    """Of each condition what it reached, how far it is from the best, and what it cost."""
+    slowest = max((each.cost("cost_seconds") for each in conditions if each.values("cost_seconds")), default=math.nan)
+    rows = []
+    for condition in conditions:
+        seconds = condition.values("cost_seconds")
+        difference = verdict.differences.get(condition)
+        rows.append(
+            {
+                "strategy": condition.label,
+                "bold": "strategy" if condition is verdict.chosen else None,
+                "seeds": f"{len(condition.finished)} of {condition.planned}",
+                "value": condition.reached.mean,
+                "value_ci95": _bounds(condition.reached),
+                "deviation": condition.reached.deviation,
+                "difference": "best" if condition is verdict.best else difference.mean if difference else None,
+                "difference_ci95": (difference.low, difference.high) if difference else None,
+                "p": difference.p if difference else None,
+                "spread": f"{duration(min(seconds))} to {duration(max(seconds))}" if seconds else MISSING,
+                "share": condition.cost("cost_seconds") / slowest if slowest else math.nan,
+                **{
+                    key: condition.cost(key)
+                    for key in (
+                        "val_loss", f"val_{study.comparison.beside}", "cost_seconds", "compile_seconds", "peak_bytes",
+                        "optimizer_bytes", "trained_parameters",
+                    )
+                },
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _features(conditions: Sequence[Condition]) -> dict[str, str]:
+    """The conditions by what became of their cached features."""
+    found: dict[str, dict[str, None]] = {}
+    for condition in conditions:
+        for result in condition.finished:
+            if result.features:
+                found.setdefault(result.features.rstrip("."), {})[quoted(condition)] = None
+    return {note: ", ".join(labels) for note, labels in found.items()}
+
+
+def _curves(study: Study, results: Sequence[Result]) -> list[tuple[str, list[tuple[str, str, bytes]]]]:
+    """What is drawn, and title, description and plot of each strategy."""
+    blocks = []
+    for name, words in ((study.comparison.value, study.comparison.name), ("loss", "loss")):
         of_strategy = {
             strategy: [
-                curves for rate in study.learning_rates if (curves := _of_arm(study, results, strategy, rate, name))
+                curves
+                for rate in study.learning_rates
+                if (curves := _seed_curves(study, results, strategy, rate, name))
             ]
             for strategy in study.strategies
         }
-        every = [curves for arms in of_strategy.values() for curves in arms]
+        every = [curves for own in of_strategy.values() for curves in own]
         if not every:
             continue
-        limits = study_figures.common_limits(every)
+        limits = figures.common_limits(every)
         plots = []
-        for index, (strategy, arms) in enumerate(of_strategy.items()):
+        for index, (strategy, own) in enumerate(of_strategy.items()):
             others = [curves for other, found in of_strategy.items() if other != strategy for curves in found]
-            svg = study_figures.seed_curves(arms, others, index, limits)
-            image = page.image(svg, "image/svg+xml", f"Validation {words} of {strategy} against epoch", "plot")
-            plots.append(element("figure", element("figcaption", strategy), image))
-        blocks += [element("h3", f"Validation {words}"), element("div", *plots, class_="curves")]
-    note = (
-        "Bold: the mean over the seeds; thin: each seed; gray: the means of the other strategies. All panels of a "
-        "figure have the same axes. After every epoch, of the weights as they were then."
-    )
-    return [element("p", note, class_="muted"), *blocks] if blocks else [element("p", "No epoch has finished yet.")]
+            svg = figures.seed_curves(own, others, index, limits)
+            plots.append((strategy, f"Validation {words} of {strategy} against epoch", svg))
+        blocks.append((f"Validation {words}", plots))
+    return blocks
 
 
-def _of_arm(study: Study, results: Sequence[Result], strategy: str, rate: Rate, name: str) -> SeedCurves | None:
+def _seed_curves(study: Study, results: Sequence[Result], strategy: str, rate: Rate, name: str) -> SeedCurves | None:
     own = [result for result in results if (result.trial.strategy, result.trial.learning_rate) == (strategy, rate)]
     seeds = tuple(result.curves[name] for result in own if result.curves and result.curves[name][0])
     return SeedCurves(f"rate {rate_text(rate)}", study.learning_rates.index(rate), seeds) if seeds else None
 
 
-def _configuration(study: Study) -> list[Html]:
-    shared = configs.flatten(configs.to_json(study.config))
-    rows = [
-        (element("code", key), element("code", json.dumps(value, ensure_ascii=False)))
-        for key, value in shared
-        if key not in VARIED
-    ]
-    listing = page.table(("Key", "Value"), rows, "ll")
-    return [element("details", element("summary", f"All {len(rows)} keys that the runs share"), listing)]
+def _test_split(study: Study, results: Sequence[Result], verdict: Verdict) -> dict[str, Any]:
+    """The rows of the chosen condition on the test split with their mean, and the other runs for which it was read."""
+    evaluated = [result for result in verdict.chosen.finished if result.test] if verdict.chosen else []
+    total: dict[str, Any] = {"run": "mean, over seeds", "read": ""}
+    for key in study.comparison.tested:
+        mean = mean_interval([result.test[key] for result in evaluated if is_number(result.test.get(key))])
+        total |= {key: mean.mean, f"{key}_ci95": (mean.low, mean.high) if key == "loss" else _bounds(mean)}
+    return {
+        "chosen": quoted(verdict.chosen) if verdict.chosen else "",
+        "rows": [
+            {**each.test, "run": f"seed {each.trial.seed}", "read": ", ".join(each.test_reads)} for each in evaluated
+        ],
+        "columns": [
+            ("Run", "run", "text"),
+            *((study.comparison.titles[key], key, "estimate") for key in study.comparison.tested),
+            ("Read at", "read", "text"),
+        ],
+        "total": total,
+        "others": [result.trial.name for result in results if result.test_reads and result not in evaluated],
+    }
+
+
+def _runs(study: Study, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One row a run, in the order in which they ran."""
+    column = study.comparison.column
+    rows = []
+    for result in results:
+        link = {"text": result.trial.name, "href": f"{result.workdir}/report.html"}
+        bounds = tuple(result.figures.get(f"{column}_{bound}") for bound in ("low", "high"))
+        run = link if result.status == "finished" else result.trial.name
+        rows.append({**result.figures, "run": run, "status": result.status, f"{column}_ci95": bounds})
+    return rows
+
+
+def _bounds(estimate: Estimate) -> tuple[float, float]:
+    """The interval of a share, cut at 0 and 1: that by Student's t knows no bounds."""
+    return (
+        (estimate.low, estimate.high) if math.isnan(estimate.low) else (max(estimate.low, 0.0), min(estimate.high, 1.0))
+    )

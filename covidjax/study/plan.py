@@ -14,12 +14,12 @@ import jax
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, models
+from covidjax import files, models, tasks
 from covidjax.errors import UserError
 from covidjax.models.preprocessing import Preprocessing
-from covidjax.report import page
+from covidjax.report.formats import duration
 from covidjax.runs import record
-from covidjax.study.measures import MEASURES, Measure
+from covidjax.tasks.base import Comparison
 from covidjax.train import loop
 from covidjax.train.phases import make_phases
 from covidjax.weights.start import initialiser
@@ -58,9 +58,9 @@ class Study:
     seeds: tuple[int, ...]
 
     @property
-    def measure(self) -> Measure:
+    def comparison(self) -> Comparison:
         """What its runs are compared by."""
-        return MEASURES[models.task(self.config.model.name)]
+        return tasks.of(self.config.model.name).comparison
 
     def folder(self, trial: Trial) -> Path:
         """The workdir of a trial."""
@@ -228,7 +228,7 @@ def _remaining(waiting: Sequence[Trial], seconds: dict[str, list[float]]) -> str
     if not every:
         return "unknown"
     taken = (seconds.get(trial.strategy, every) for trial in waiting)
-    return page.duration(sum(sum(values) / len(values) for values in taken))
+    return duration(sum(sum(values) / len(values) for values in taken))
 
 
 def _check_same_config(workdir: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the runs of a study gave: one row a run, one arm a strategy and learning rate, and the verdict."""
+"""What the runs of a study gave: the results of runs, of conditions, and the verdict."""
 
 import dataclasses
 import math
@@ -10,9 +10,10 @@ from typing import Any
 from covidjax import files
 from covidjax.errors import UserError
 from covidjax.metrics.comparison import Estimate, mean_interval, paired_difference
-from covidjax.report import page, workdir
-from covidjax.study.measures import Measure
+from covidjax.report import workdir
+from covidjax.report.formats import duration, is_number, signed
 from covidjax.study.plan import Rate, Study, Trial, is_finished, rate_text
+from covidjax.tasks.base import Comparison
 
 # Columns of study.csv, as far as a run has recorded them. cost_seconds: of training, and of the pass that makes cached
 # features where this run made them; peak_bytes: what the compiled step takes in and its temporaries.
@@ -53,17 +54,17 @@ class Result:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Arm:
+class Condition:
     """A strategy at a learning rate, over its seeds.
 
-    label: the strategy, with the rate where there are several; measure: of the study; finished: results with figures;
-    planned: trials in all
+    label: the strategy, with the rate where there are several; comparison: of the study; finished: results that have
+    figures; planned: trials in all
     """
 
     strategy: str
     learning_rate: Rate
     label: str
-    measure: Measure
+    comparison: Comparison
     finished: tuple[Result, ...]
     planned: int
 
@@ -78,12 +79,12 @@ class Arm:
 
     @property
     def reached(self) -> Estimate:
-        """The mean over the seeds of what arms are compared by."""
-        return self.over_seeds(self.measure.column)
+        """The mean over the seeds of what conditions are compared by."""
+        return self.over_seeds(self.comparison.column)
 
-    def minus(self, other: "Arm") -> Estimate:
-        """How much more it reached than another arm, paired by seed."""
-        return paired_difference(self.values(self.measure.column), other.values(self.measure.column))
+    def minus(self, other: "Condition") -> Estimate:
+        """How much more it reached than another condition, paired by seed."""
+        return paired_difference(self.values(self.comparison.column), other.values(self.comparison.column))
 
     def over_seeds(self, name: str) -> Estimate:
         """The mean of a figure over the seeds."""
@@ -97,14 +98,14 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Verdict:
-    """best: the arm with the highest mean; chosen: the cheapest that is not significantly worse; both None without any.
+    """best: the condition with the highest mean; chosen: the cheapest that is not significantly worse; or both None.
 
-    differences: of each complete arm but the best to it, paired by seed. sentence: all of it in words.
+    differences: of each complete condition but the best to it, paired by seed. sentence: all of it in words.
     """
 
-    best: Arm | None
-    chosen: Arm | None
-    differences: Mapping[Arm, Estimate]
+    best: Condition | None
+    chosen: Condition | None
+    differences: Mapping[Condition, Estimate]
     sentence: str
 
 
@@ -126,91 +127,83 @@ def collect(study: Study, failures: Mapping[Trial, str]) -> list[Result]:
     return results
 
 
-def columns(measure: Measure) -> tuple[str, ...]:
+def columns(comparison: Comparison) -> tuple[str, ...]:
     """The columns of study.csv."""
     figures = [
         f"val_{key}{bound}"
-        for key in measure.recorded
-        for bound in (("", "_low", "_high") if key in measure.with_interval else ("",))
+        for key in comparison.recorded
+        for bound in (("", "_low", "_high") if key in comparison.with_interval else ("",))
     ]
     return ("strategy", "learning_rate", "seed", "status", *COSTS, *figures, "features", "device", "workdir", "message")
 
 
-def write_csv(path: Path, results: Iterable[Result], measure: Measure) -> None:
+def write_csv(path: Path, results: Iterable[Result], comparison: Comparison) -> None:
     """Writes study.csv: one row a run, an empty cell where a figure is unknown."""
-    header = columns(measure)
+    header = columns(comparison)
     named = [{**vars(result.trial), **vars(result), **result.figures} for result in results]
     files.write_csv(path, header, ([row.get(name, "") for name in header] for row in named))
 
 
-def make_arms(study: Study, results: Sequence[Result]) -> list[Arm]:
-    """The arms of a study, in the order in which its command names them."""
-    arms = []
+def make_conditions(study: Study, results: Sequence[Result]) -> list[Condition]:
+    """The conditions of a study, in the order in which its command names them."""
+    conditions = []
     for strategy in study.strategies:
         for rate in study.learning_rates:
             own = [r for r in results if (r.trial.strategy, r.trial.learning_rate) == (strategy, rate)]
             own.sort(key=lambda result: study.seeds.index(result.trial.seed))
-            finished = tuple(result for result in own if study.measure.column in result.figures)
+            finished = tuple(result for result in own if study.comparison.column in result.figures)
             label = f"{strategy}, rate {rate_text(rate)}" if len(study.learning_rates) > 1 else strategy
-            arms.append(Arm(strategy, rate, label, study.measure, finished, len(own)))
-    return arms
+            conditions.append(Condition(strategy, rate, label, study.comparison, finished, len(own)))
+    return conditions
 
 
-def judge(arms: Sequence[Arm]) -> Verdict:
-    """Compares the complete arms by what their best checkpoints reach on the validation split."""
+def judge(conditions: Sequence[Condition]) -> Verdict:
+    """Compares the complete conditions by what their best checkpoints reach on the validation split."""
     seconds = "cost_seconds"
-    complete = [arm for arm in arms if arm.is_complete]
+    complete = [condition for condition in conditions if condition.is_complete]
     if not complete:
         return Verdict(None, None, {}, "No strategy has finished all its runs, so there is nothing to compare yet.")
-    best = max(complete, key=lambda arm: (arm.reached.mean, -arm.cost(seconds)))
-    differences = {arm: arm.minus(best) for arm in complete if arm is not best}
-    reached = f"{quoted(best)} has the highest mean validation {best.measure.name}, {best.reached.mean:.3f}"
-    left_out = [quoted(arm) for arm in arms if not arm.is_complete]
+    best = max(complete, key=lambda condition: (condition.reached.mean, -condition.cost(seconds)))
+    differences = {condition: condition.minus(best) for condition in complete if condition is not best}
+    reached = f"{quoted(best)} has the highest mean validation {best.comparison.name}, {best.reached.mean:.3f}"
+    left_out = [quoted(condition) for condition in conditions if not condition.is_complete]
     ending = f" Left out, as not every run finished: {', '.join(left_out)}." if left_out else ""
     if best.planned < 2:
         only = "With one seed nothing can be said about significance: give at least three."
         return Verdict(best, best, differences, f"{reached}. {only}{ending}")
     chosen = min(
-        (arm for arm in complete if arm is best or not differences[arm].below_zero),
-        key=lambda arm: (arm.cost(seconds), arm is not best),
+        (condition for condition in complete if condition is best or not differences[condition].below_zero),
+        key=lambda condition: (condition.cost(seconds), condition is not best),
     )
     if chosen is best:
-        cheaper = [arm for arm in complete if arm.cost(seconds) < best.cost(seconds)]
+        cheaper = [condition for condition in complete if condition.cost(seconds) < best.cost(seconds)]
         why = "every cheaper strategy is significantly worse" if cheaper else "and it is the cheapest as well"
         return Verdict(best, best, differences, f"{reached} over {best.planned} seeds; {why}.{ending}")
     difference = differences[chosen]
     spent, full = chosen.cost(seconds), best.cost(seconds)
     sentence = (
         f"The cheapest strategy that is not significantly worse than the best is {quoted(chosen)}: validation "
-        f"{best.measure.name} {chosen.reached.mean:.3f} in {page.duration(spent)} of training, against "
-        f"{best.reached.mean:.3f} in {page.duration(full)} of {quoted(best)}, the best. "
+        f"{best.comparison.name} {chosen.reached.mean:.3f} in {duration(spent)} of training, against "
+        f"{best.reached.mean:.3f} in {duration(full)} of {quoted(best)}, the best. "
         f"Difference {signed(difference.mean)}, 95 % interval [{signed(difference.low)}, {signed(difference.high)}], "
         f"paired over {difference.n} seeds.{ending}"
     )
     return Verdict(best, chosen, differences, sentence)
 
 
-def pareto_front(arms: Sequence[Arm], cost: str) -> list[Arm]:
-    """The complete arms that no other surpasses in the mean of what it reached at no more cost, the cheapest first."""
-    front: list[Arm] = []
-    known = [arm for arm in arms if arm.is_complete and not math.isnan(arm.cost(cost))]
-    for arm in sorted(known, key=lambda arm: (arm.cost(cost), -arm.reached.mean)):
-        if not front or arm.reached.mean > front[-1].reached.mean:
-            front.append(arm)
+def pareto_front(conditions: Sequence[Condition], cost: str) -> list[Condition]:
+    """The complete conditions, cheapest first, that no other surpasses in its mean at no more cost."""
+    front: list[Condition] = []
+    known = [condition for condition in conditions if condition.is_complete and not math.isnan(condition.cost(cost))]
+    for condition in sorted(known, key=lambda condition: (condition.cost(cost), -condition.reached.mean)):
+        if not front or condition.reached.mean > front[-1].reached.mean:
+            front.append(condition)
     return front
 
 
-def quoted(arm: Arm) -> str:
+def quoted(condition: Condition) -> str:
     """The label as a sentence can hold it: 'none' is a strategy."""
-    return f"\N{LEFT DOUBLE QUOTATION MARK}{arm.label}\N{RIGHT DOUBLE QUOTATION MARK}"
-
-
-def signed(value: float) -> str:
-    """-0.0125 -> '\N{MINUS SIGN}0.013'; what is no finite number -> a dash."""
-    if math.isnan(value):
-        return page.MISSING
-    shown = f"{value:+.3f}"
-    return "0.000" if shown[1:] == "0.000" else shown.replace("-", "\N{MINUS SIGN}")
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{condition.label}\N{RIGHT DOUBLE QUOTATION MARK}"
 
 
 def _collect(study: Study, trial: Trial, failure: str) -> Result:
@@ -226,8 +219,8 @@ def _collect(study: Study, trial: Trial, failure: str) -> Result:
         workdir=str(folder.relative_to(study.workdir)),
         device=record.get("device", ""),
         features=_feature_notes(record),
-        figures=_figures(read, study.measure) if read and done else {},
-        curves={name: workdir.values(read, "val", name) for name in (study.measure.value, "loss")} if read else {},
+        figures=_figures(read, study.comparison) if read and done else {},
+        curves={name: workdir.values(read, "val", name) for name in (study.comparison.value, "loss")} if read else {},
         test=read.evaluations.get("test", {}) if read else {},
         test_reads=tuple(record.get("test_reads", ())),
     )
@@ -238,7 +231,7 @@ def _feature_notes(record: Mapping[str, Any]) -> str:
     return "; then ".join(note.removeprefix("features: ") for note in notes if note)
 
 
-def _figures(read: workdir.Run, measure: Measure) -> dict[str, float]:
+def _figures(read: workdir.Run, comparison: Comparison) -> dict[str, float]:
     timings, phases = read.run.get("timings", {}), read.run.get("freeze", [])
     features, train_seconds = read.run.get("features", {}), timings["train_seconds"]
     memory = [each for each in read.run.get("memory", {}).values() if each]
@@ -262,7 +255,7 @@ def _figures(read: workdir.Run, measure: Measure) -> dict[str, float]:
         "best_epoch": workdir.best_epoch(read),
     }
     evaluation = read.evaluations.get("val", {})
-    for key in measure.recorded:
+    for key in comparison.recorded:
         found[f"val_{key}"] = evaluation.get(key)
         found[f"val_{key}_low"], found[f"val_{key}_high"] = evaluation.get(f"{key}_ci95") or (None, None)
-    return {key: found[key] for key in columns(measure) if page.is_number(found.get(key))}
+    return {key: found[key] for key in columns(comparison) if is_number(found.get(key))}

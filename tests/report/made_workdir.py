@@ -10,7 +10,7 @@ import numpy as np
 
 from covidjax.data.examples import Examples
 from covidjax.metrics import classification
-from covidjax.report import page, run
+from covidjax.report import run
 
 CLASSES = ("normal", "pneumonia", "covid19")
 SIDE = 24
@@ -166,7 +166,7 @@ class Page(HTMLParser):
         elif tag == "img" and "figure" in self._open:
             source = dict(attrs)["src"] or ""
             self.figures.append((base64.b64decode(source.partition(",")[2]), ""))
-        if tag not in page.VOID_ELEMENTS:
+        if tag not in ("img", "meta"):
             self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError
-from covidjax.report import page, run, workdir
+from covidjax.report import formats, run, workdir
 from tests.report.made_workdir import (
     CLASSES,
     EPOCHS,
@@ -104,7 +104,7 @@ def test_figures_shown_equal_the_evaluation(written: Written) -> None:
     rows = {row[0]: row[1:] for row in read.table("Class", "Support")[1:]}
     columns = ("precision", "recall", "specificity", "f1", "auroc")
     for name, scores in test["per_class"].items():
-        shown = [f"{scores[key]:.3f} {page.interval(scores[key + '_ci95'])}" for key in columns]
+        shown = [f"{scores[key]:.3f} {formats.interval(scores[key + '_ci95'])}" for key in columns]
         assert rows[name] == [str(scores["support"]), *shown]
     summary = {row[0]: row[1:] for row in read.table("95 % interval")[1:]}
     assert summary["Loss"] == ["0.457", ""]
@@ -281,5 +281,5 @@ def test_figures_that_are_undefined_show_a_dash(run_folder: Path) -> None:
     evaluation["per_class"]["covid19"] |= {"recall": None, "recall_ci95": None}
     (run_folder / "evaluation_test.json").write_text(json.dumps({**evaluation, "macro_auroc": None}))
     read = write_report(run_folder)
-    assert read.table("Class", "Support")[3][3] == page.MISSING
-    assert ["Macro AUROC", page.MISSING] in [row[:2] for row in read.table("95 % interval")]
+    assert read.table("Class", "Support")[3][3] == formats.MISSING
+    assert ["Macro AUROC", formats.MISSING] in [row[:2] for row in read.table("95 % interval")]

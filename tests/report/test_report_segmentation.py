@@ -11,8 +11,8 @@ from covidjax.data import phantom
 from covidjax.data.examples import Examples
 from covidjax.metrics import segmentation
 from covidjax.metrics.mask_files import write_masks
-from covidjax.report import page
-from covidjax.report.segmentation import choose
+from covidjax.report import formats
+from covidjax.tasks.segmentation_page import choose
 from tests.report.made_workdir import Page, write_report, write_run
 from tests.support import small_config
 
@@ -74,8 +74,8 @@ def test_figures_shown_equal_the_evaluation(run_folder: Path) -> None:
     rows = {row[0]: row[1:] for row in read.table("Class", "Dice")[1:]}
     assert list(rows) == list(CLASSES)
     for name, scores in evaluation["per_class"].items():
-        assert rows[name][0] == f"{scores['dice']:.3f} {page.interval(scores['dice_ci95'])}"
-        assert rows[name][-2:] == [page.integer(scores["true_pixels"]), page.integer(scores["predicted_pixels"])]
+        assert rows[name][0] == f"{scores['dice']:.3f} {formats.interval(scores['dice_ci95'])}"
+        assert rows[name][-2:] == [formats.integer(scores["true_pixels"]), formats.integer(scores["predicted_pixels"])]
     assert f"Test Dice{evaluation['dice']:.3f}[" in read.text
     assert all(text in read.text for text in evaluation["conventions"].values())
 

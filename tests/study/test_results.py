@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from covidjax.report import formats
 from covidjax.study import page
 from covidjax.study import results as study_results
-from covidjax.study.results import Arm, Result, Verdict
+from covidjax.study.results import Condition, Result, Verdict
 from tests.report.made_workdir import Page
 from tests.study.made import ARMS, make_result, make_study
 from tests.support import small_config
@@ -26,12 +27,12 @@ def judged(accuracies: dict[str, list[float]], seconds: dict[str, float]) -> Ver
         make_result(t, val_accuracy=accuracies[t.strategy][t.seed], cost_seconds=seconds[t.strategy])
         for t in study.trials()
     ]
-    return study_results.judge(study_results.make_arms(study, results))
+    return study_results.judge(study_results.make_conditions(study, results))
 
 
-def label(arm: Arm | None) -> str:
-    assert arm is not None
-    return arm.label
+def label(condition: Condition | None) -> str:
+    assert condition is not None
+    return condition.label
 
 
 def test_chosen_is_the_cheapest_that_is_not_significantly_worse_paired_by_seed() -> None:
@@ -42,7 +43,7 @@ def test_chosen_is_the_cheapest_that_is_not_significantly_worse_paired_by_seed()
     }
     verdict = judged(accuracies, {"none": 100.0, "until:layer3": 40.0, "backbone": 1.0})
     assert (label(verdict.best), label(verdict.chosen)) == ("none", "until:layer3")
-    found = {arm.label: difference for arm, difference in verdict.differences.items()}
+    found = {condition.label: difference for condition, difference in verdict.differences.items()}
     assert found.keys() == {"until:layer3", "backbone"}
     for name, difference in found.items():
         assert difference.p == pytest.approx(stats.ttest_rel(accuracies[name], accuracies["none"]).pvalue)
@@ -73,12 +74,12 @@ def failed(result: Result) -> Result:
 def test_strategy_with_a_failed_run_is_left_out_of_the_verdict(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     results = [make_result(trial) for trial in study.trials()]
-    before = study_results.judge(study_results.make_arms(study, results))
+    before = study_results.judge(study_results.make_conditions(study, results))
     broken = [failed(r) if (r.trial.strategy, r.trial.seed) == (label(before.best), 1) else r for r in results]
-    after = study_results.judge(study_results.make_arms(study, broken))
+    after = study_results.judge(study_results.make_conditions(study, broken))
     assert label(after.best) != label(before.best)
     assert f"Left out, as not every run finished: “{label(before.best)}”" in after.sentence
-    nothing = study_results.judge(study_results.make_arms(study, list(map(failed, results))))
+    nothing = study_results.judge(study_results.make_conditions(study, list(map(failed, results))))
     assert (nothing.best, nothing.chosen) == (None, None)
 
 
@@ -94,14 +95,14 @@ def test_front_holds_what_no_other_surpasses_at_no_more_cost(tmp_path: Path) -> 
     results = [
         make_result(t, val_accuracy=values[t.strategy][0], cost_seconds=values[t.strategy][1]) for t in study.trials()
     ]
-    front = study_results.pareto_front(study_results.make_arms(study, results), "cost_seconds")
-    assert [arm.label for arm in front] == ["backbone", "until:layer3", "until:layer2"]
+    front = study_results.pareto_front(study_results.make_conditions(study, results), "cost_seconds")
+    assert [condition.label for condition in front] == ["backbone", "until:layer3", "until:layer2"]
 
 
 def write_page(tmp_path: Path, results: list[Result], study: Any) -> tuple[Page, Verdict, str]:
-    arms = study_results.make_arms(study, results)
-    verdict = study_results.judge(arms)
-    content = page.write(study, results, arms, verdict).read_text(encoding="utf-8")
+    conditions = study_results.make_conditions(study, results)
+    verdict = study_results.judge(conditions)
+    content = page.write(study, results, conditions, verdict).read_text(encoding="utf-8")
     return Page(content), verdict, content
 
 
@@ -126,15 +127,15 @@ def test_page_shows_the_figures_of_the_study(tmp_path: Path) -> None:
     shown = {row[0]: row for row in read.table("Strategy", "SD")[1:]}
     costs = {row[0]: row for row in read.table("Strategy", "Memory of a step")[1:]}
     assert shown.keys() == costs.keys() == ARMS.keys()
-    for arm in study_results.make_arms(study, results):
-        accuracy = arm.over_seeds("val_accuracy")
-        assert shown[arm.label][1] == "3 of 3"
-        assert shown[arm.label][2] == f"{accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"
-        assert shown[arm.label][3] == f"{accuracy.deviation:.3f}"
-        if arm is not verdict.best and label(verdict.best) != arm.label:
-            difference = next(d for other, d in verdict.differences.items() if other.label == arm.label)
-            assert shown[arm.label][4].startswith(study_results.signed(difference.mean))
-        assert costs[arm.label][-1] == f"{ARMS[arm.label][3]:,}"
+    for condition in study_results.make_conditions(study, results):
+        accuracy = condition.over_seeds("val_accuracy")
+        assert shown[condition.label][1] == "3 of 3"
+        assert shown[condition.label][2] == f"{accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"
+        assert shown[condition.label][3] == f"{accuracy.deviation:.3f}"
+        if condition is not verdict.best and label(verdict.best) != condition.label:
+            difference = next(d for other, d in verdict.differences.items() if other.label == condition.label)
+            assert shown[condition.label][4].startswith(formats.signed(difference.mean))
+        assert costs[condition.label][-1] == f"{ARMS[condition.label][3]:,}"
     runs = read.table("Run", "Status")
     assert [row[0] for row in runs[1:]] == [trial.name for trial in study.trials()]
 
@@ -149,9 +150,9 @@ def test_study_of_masks_compares_dice_and_has_no_word_of_accuracy(tmp_path: Path
     for head in (("Strategy", "SD"), ("Run", "Status")):
         assert {"Dice", "IoU"} <= set(read.table(*head)[0])
     shown = {row[0]: row[2] for row in read.table("Strategy", "SD")[1:]}
-    for arm in study_results.make_arms(study, results):
-        assert shown[arm.label].startswith(f"{arm.over_seeds('val_dice').mean:.3f} ")
-    study_results.write_csv(tmp_path / "study.csv", results, study.measure)
+    for condition in study_results.make_conditions(study, results):
+        assert shown[condition.label].startswith(f"{condition.over_seeds('val_dice').mean:.3f} ")
+    study_results.write_csv(tmp_path / "study.csv", results, study.comparison)
     first_line = (tmp_path / "study.csv").read_text().splitlines()[0]
     assert "val_dice,val_dice_low,val_dice_high,val_loss" in first_line and "accuracy" not in first_line
 
@@ -201,10 +202,10 @@ def test_test_split_of_other_runs_than_the_chosen_is_pointed_out(tmp_path: Path)
 def test_table_has_an_empty_cell_where_a_figure_is_unknown(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     trial = study.trials()[0]
-    study_results.write_csv(tmp_path / "study.csv", [failed(make_result(trial))], study.measure)
+    study_results.write_csv(tmp_path / "study.csv", [failed(make_result(trial))], study.comparison)
     head, line = (tmp_path / "study.csv").read_text().splitlines()
     row = dict(zip(head.split(","), line.split(","), strict=True))
     assert (row["status"], row["message"], row["val_accuracy"]) == ("failed", "<not> finite", "")
-    assert tuple(row) == study_results.columns(study.measure)
+    assert tuple(row) == study_results.columns(study.comparison)
     assert math.isclose(float(row["learning_rate"]), 1e-3)
     assert json.loads(row["seed"]) == trial.seed

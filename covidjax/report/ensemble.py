@@ -1,4 +1,4 @@
-"""What the report of an ensemble says in place of a network's training: members, weights, paired comparison."""
+"""The parts of a report on an ensemble, in place of a network's training: members, weights, paired comparison."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ def is_ensemble(run: Run) -> bool:
 
 
 def context(run: Run, task: Task) -> dict[str, Any]:
-    """What ensemble.html and comparison.html need."""
+    """The variables of ensemble.html and comparison.html."""
     record: Mapping[str, Any] = run.run.get("ensemble", {})
     found: Sequence[Mapping[str, Any]] = record.get("members", ())
     members = [

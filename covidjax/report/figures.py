@@ -5,6 +5,7 @@ import io
 import itertools
 from collections.abc import Callable, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -215,5 +216,6 @@ def _phase_labels(phases: Sequence[PhaseSpan]) -> list[str]:
 def to_svg(figure: Figure) -> bytes:
     """The figure as an SVG file, the same bytes whenever it is drawn."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with matplotlib.rc_context({"svg.hashsalt": "covidjax"}):  # else names within the file are random
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

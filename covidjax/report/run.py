@@ -50,7 +50,7 @@ def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
 
 
 def _training(run: Run, task: Task) -> dict[str, Any]:
-    """What the page says of a network that was trained."""
+    """The variables of the sections on training."""
     strategy = ", then ".join(workdir.strategies(run))
     pretrained = run.config.get("pretrained") or "random weights"
     origin = f"Started from {pretrained}, seed {run.config.get('seed', MISSING)}, workdir {run.name}."
@@ -78,7 +78,7 @@ def _headline(run: Run, task: Task) -> list[tuple[str, str, str]]:
 
 
 def _costs(run: Run) -> list[tuple[str, str, str]]:
-    """Title, value and note of what the training took."""
+    """Title, value and note of the costs of training."""
     timings = run.run.get("timings", {})
     apart = {"compilation": timings.get("compile_seconds"), "features": timings.get("feature_seconds") or None}
     beside = ", ".join(f"{name} {duration(value)}" for name, value in apart.items() if is_number(value))

@@ -1,4 +1,4 @@
-"""What a run left in its workdir, read back."""
+"""The records that a run left in its workdir, read back."""
 
 import dataclasses
 import json

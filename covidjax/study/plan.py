@@ -168,7 +168,7 @@ def run(
     train: (config, workdir) -> anything, such as `covidjax.train.loop.train`. What it raises before it has written
     config.json, on the data or the weights, is a mistake of the whole study and passes; a later UserError, or memory
     that does not suffice, fails this trial. A failed trial is tried again by the same command.
-    after: told the messages so far when a trial has ended.
+    after: called with the messages so far when a trial has ended.
     """
     failures: dict[Trial, str] = {}
     trials = study.trials()

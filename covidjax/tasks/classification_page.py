@@ -1,4 +1,4 @@
-"""What a report says of a split whose images were labelled."""
+"""The page on a split whose images were labelled."""
 
 from collections import Counter
 from collections.abc import Mapping

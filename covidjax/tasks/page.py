@@ -1,4 +1,4 @@
-"""What a report says of an evaluated split, as blocks of data: `report` draws them and writes them as HTML."""
+"""The blocks of a page on an evaluated split. They hold data: `report` draws them and writes them as HTML."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

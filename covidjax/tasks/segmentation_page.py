@@ -1,4 +1,4 @@
-"""What a report says of a split whose pixels were labelled."""
+"""The page on a split whose pixels were labelled."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -49,15 +49,17 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
     path = workdir / "config.json"
     if path.exists():
         former = configs.from_json(files.read_json(path))  # with the defaults of keys that are younger than the run
-        before, now = (dict(configs.flatten(configs.to_json(each))) for each in (former, config))
-        differing = sorted(
-            key for key in before.keys() | now.keys() if key not in FREE_TO_CHANGE and before.get(key) != now.get(key)
-        )
-        if differing:
-            changes = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in differing)
+        if changes := config_changes(former, config, FREE_TO_CHANGE):
             raise UserError(
                 f"{workdir} holds a run of another config: {changes}: use another --workdir, or the former values"
             )
+
+
+def config_changes(former: ConfigDict, config: ConfigDict, free: Sequence[str]) -> str:
+    """The keys whose values differ, with both values, but for the `free` ones; empty where none does."""
+    before, now = (dict(configs.flatten(configs.to_json(each))) for each in (former, config))
+    keys = sorted(key for key in before.keys() | now.keys() if key not in free and before.get(key) != now.get(key))
+    return ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in keys)
 
 
 @contextlib.contextmanager

@@ -146,8 +146,12 @@ def open_workdir(study: Study) -> None:
         before = files.read_json(path)
         if not isinstance(before, dict) or before.keys() != plan.keys():
             raise UserError(f"{path} is not the plan of a study: use another --workdir")
-        former = configs.to_json(configs.from_json(before["config"]))
-        _check_same_config(study.workdir, former, plan["config"])
+        free = (*VARIED, *record.FREE_TO_CHANGE)
+        if changes := record.config_changes(configs.from_json(before["config"]), study.config, free):
+            raise UserError(
+                f"{study.workdir} holds a study of another config: {changes}: use another --workdir, or the former "
+                "values"
+            )
         for key in ("strategies", "learning_rates", "seeds"):
             if missing := [value for value in before[key] if value not in plan[key]]:
                 raise UserError(
@@ -229,19 +233,3 @@ def _remaining(waiting: Sequence[Trial], seconds: dict[str, list[float]]) -> str
         return "unknown"
     taken = (seconds.get(trial.strategy, every) for trial in waiting)
     return duration(sum(sum(values) / len(values) for values in taken))
-
-
-def _check_same_config(workdir: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    former, current = dict(configs.flatten(before)), dict(configs.flatten(now))
-    free = (*VARIED, *record.FREE_TO_CHANGE)
-    keys = sorted(key for key in former.keys() | current.keys() if key not in free)
-    changes = [
-        f"{key} (was {former.get(key)!r}, now {current.get(key)!r})"
-        for key in keys
-        if former.get(key) != current.get(key)
-    ]
-    if changes:
-        raise UserError(
-            f"{workdir} holds a study of another config: {', '.join(changes)}: use another --workdir, or the former "
-            "values"
-        )

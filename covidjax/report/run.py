@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from covidjax import files, tasks
+from covidjax import files
 from covidjax.data.examples import Examples
 from covidjax.report import batch, ensemble, figures, page, workdir
 from covidjax.report.formats import MISSING, byte_size, decimal, duration, interval, is_number, rate, short_count
 from covidjax.report.workdir import Run
-from covidjax.tasks.base import Task
+from covidjax.tasks import interim as tasks
+from covidjax.tasks.interim import Task
 
 SPLITS = {"test": "Test split", "val": "Validation split"}
 TRAINING = {"curves": "Learning curves", "freezing": "Freezing and cost", "batch": "First batch"}

@@ -14,12 +14,13 @@ import jax
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, models, tasks
+from covidjax import files, models
 from covidjax.errors import UserError
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.report.formats import duration
 from covidjax.runs import record
-from covidjax.tasks.base import Comparison
+from covidjax.tasks import interim as tasks
+from covidjax.tasks.interim import Comparison
 from covidjax.train import loop
 from covidjax.train.phases import make_phases
 from covidjax.weights.start import initialiser

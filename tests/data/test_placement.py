@@ -79,7 +79,7 @@ def test_placement_does_not_change_a_bit_of_training() -> None:
     changes: dict[str, Any] = {"augment__rotate": 10.0, "augment__brightness": 0.2, "ema_decay": 0.9}
     config = small_config("cnn", model__width=2, model__num_blocks=2, model__dropout=0.2, **changes)
     model = make_model(config)
-    variables = jax.jit(make_variables, static_argnums=0)(model)
+    variables = make_variables(model)
     recipe, mesh, examples = make_recipe(config, model, variables), make_mesh(8), make_examples()
     split = jax.device_put(arrays(examples), replicated(mesh))
     resident_step, streamed_step = (jit_step(recipe, mesh, resident=resident) for resident in (True, False))

@@ -22,8 +22,8 @@ from covidjax.train.parallel import jit_step
 from covidjax.train.phases import evaluation_variables
 from covidjax.train.setup import prepare
 from covidjax.weights import inputs
-from tests.support import make_model, small_config
-from tests.train.cached import draw, passes
+from tests.support import make_model, make_variables, small_config
+from tests.train.cached import passes
 
 EPOCHS = 4
 TINY: dict[str, Any] = {
@@ -50,7 +50,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of weights without a head."""
     path = tmp_path_factory.mktemp("weights") / "prefix.safetensors"
     with jax.enable_x64(True):
-        variables = draw(make_model(small_config("cnn", **TINY)), 16)
+        variables = make_variables(make_model(small_config("cnn", **TINY)), 16)
     leaves = traverse_util.flatten_dict(variables, sep="/")
     prefix = {name: np.asarray(leaf) for name, leaf in leaves.items() if "head" not in name}
     save_file(prefix, path, {"preprocessing": inputs.encode(Preprocessing())})
@@ -157,6 +157,7 @@ def test_trained_stages_behind_the_prefix_come_to_the_same_with_everything_on(co
             assert_same(result.outcomes, run_alone(config, setting))
 
 
+@pytest.mark.slow
 def test_single_seed_without_pretrained_weights_has_the_prefix_of_that_seed(config: ConfigDict) -> None:
     with jax.enable_x64(True):
         config = changed(config, pretrained="", seed=0)
@@ -164,6 +165,7 @@ def test_single_seed_without_pretrained_weights_has_the_prefix_of_that_seed(conf
         assert_same(result.outcomes, run_alone(config, Setting(1e-2, 0.0, "none", 5)))
 
 
+@pytest.mark.slow
 def test_head_that_diverges_hinders_no_other(config: ConfigDict) -> None:
     config = changed(config, precision="float32", optimizer__name="sgd", optimizer__momentum=0.0)
     said: list[str] = []

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from covidjax import losses, models
 from covidjax.mesh import make_mesh, replicated
-from covidjax.models.layers import Staged
 from covidjax.train.feature_store import FeatureStore
 from covidjax.train.features import PrefixFeatures
 from covidjax.train.inputs import PhaseInputs
@@ -20,7 +19,7 @@ from covidjax.train.parallel import jit_step
 from covidjax.train.programs import Programs
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
-from tests.support import make_model, make_recipe, make_state
+from tests.support import make_model, make_recipe, make_state, make_variables
 
 EPOCH_STEPS = 5
 STEPS_PER_CALL = 5
@@ -40,7 +39,7 @@ class Case:
 def make_case(config: ConfigDict, size: int, *, of_pixels: bool = False, **changes: Any) -> Case:
     """A network of a config with drawn weights, and images of noise; labels are of pixels or of images."""
     model = make_model(config)
-    variables = draw(model, size)
+    variables = make_variables(model, size)
     if of_pixels:
         changes["loss"] = pixel_loss
     if config.prefix_precision:
@@ -50,19 +49,6 @@ def make_case(config: ConfigDict, size: int, *, of_pixels: bool = False, **chang
     images = generator.integers(0, 256, (count, size, size, 1), np.uint8)
     shape = (count, size, size) if of_pixels else (count,)
     return Case(recipe, variables, images, generator.integers(0, 3, shape, np.int32), config.batch_size)
-
-
-def draw(model: Staged, size: int) -> dict[str, Any]:
-    """Weights and statistics drawn in NumPy: JAX would compile for seconds."""
-    images = jax.ShapeDtypeStruct((2, size, size, 1), model.numerics.param_dtype)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), images)
-    generator = np.random.default_rng(0)
-
-    def values(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        spread = np.sqrt(2 / np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.2
-        return jnp.asarray((leaf.ndim == 1) + spread * generator.uniform(-1, 1, leaf.shape), leaf.dtype)
-
-    return {"batch_stats": {}, **jax.tree.map(values, dict(abstract))}
 
 
 def pixel_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:

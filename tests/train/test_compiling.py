@@ -16,8 +16,7 @@ from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
-from tests.support import make_model, make_recipe, make_state, small_config
-from tests.train.cached import draw
+from tests.support import make_model, make_recipe, make_state, make_variables, small_config
 
 TINY: dict[str, Any] = {
     "model__width": 2,
@@ -150,7 +149,7 @@ def test_calls_that_are_cut_give_the_same_bits() -> None:
     changes: dict[str, Any] = {"model__width": 8, "model__num_blocks": 3, "augment__contrast": 0.2}
     config = small_config("cnn", **changes, freeze="until:block1")
     model = make_model(config)
-    variables, generator = draw(model, 32), np.random.default_rng(0)
+    variables, generator = make_variables(model, 32), np.random.default_rng(0)
     recipe, mesh = make_recipe(config, model, variables), make_mesh(8)
     split = {
         "image": generator.integers(0, 256, (24, 32, 32, 1), np.uint8),
@@ -182,7 +181,7 @@ def test_several_steps_of_a_call_are_the_single_steps() -> None:
             ema_decay=0.9,
         )
         model = make_model(config)
-        variables = draw(model, 8)
+        variables = make_variables(model, 8)
         recipe, generator = make_recipe(config, model, variables), np.random.default_rng(0)
         images = generator.integers(0, 256, (16, 8, 8, 1), np.uint8)
         split = {"image": images, "label": generator.integers(0, 3, 16, np.int32)}

@@ -40,14 +40,7 @@ def prepare(name: str, changes: dict[str, Any]) -> tuple[Recipe, TrainState]:
     movement = {"augment__rotate": 10.0, "augment__shift": 0.1, "augment__brightness": 0.2, "augment__flip": True}
     config = small_config(name, model__width=4, model__dropout=0.3, **movement, **changes)
     model = make_model(config)
-    abstract = jax.eval_shape(lambda: make_variables(model))
-    generator = np.random.default_rng(0)
-
-    def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        spread = np.sqrt(2 / np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.2
-        return jnp.asarray((leaf.ndim == 1) + spread * generator.normal(size=leaf.shape), leaf.dtype)
-
-    variables = jax.tree.map(draw, abstract)  # in numpy: JAX would compile for seconds
+    variables = make_variables(model)
     recipe = make_recipe(config, model, variables)
     assert recipe.plan.batch_norm_stages == model.stages[:-1]
     return recipe, make_state(recipe, variables)

@@ -44,17 +44,18 @@ def cases(*models: str) -> list[tuple[str, str]]:
 
 @cache
 def setting(model: str) -> costs.Setting:
-    changes = {"dataset__image_size": MODELS[model][0], "batch_size": 4, "model__width": 4}
+    changes = {"dataset__image_size": MODELS[model][0], "batch_size": 4, "model__width": 2}
     return costs.make_setting(small_config(model, model__num_blocks=NUM_BLOCKS, **changes, **EVERYTHING_ON), 3)
 
 
-def check_products(model: str, strategy: str) -> None:
-    """Counts the layers' products in the program as it is written and as it is optimised."""
+def check_products(model: str, strategy: str, *, compiled: bool = True) -> None:
+    """Counts the layers' products in the program as it is written and, unless told otherwise, as it is optimised."""
     recipe = setting(model).recipe_of(strategy)
     expected = products(model, trained(recipe), NUM_BLOCKS)
     lowered = costs.lower_step(setting(model), recipe)
     assert lowered_products(lowered) == expected
-    assert compiled_products(lowered.compile(QUICKLY)) == expected
+    if compiled:
+        assert compiled_products(lowered.compile(QUICKLY)) == expected
 
 
 def trained(recipe: Any) -> set[str]:
@@ -71,10 +72,10 @@ def test_layers_written_down_are_those_of_the_network(model: str) -> None:
 
 @pytest.mark.parametrize(("model", "strategy"), cases("cnn"))
 def test_a_step_holds_the_products_that_its_layers_need(model: str, strategy: str) -> None:
-    check_products(model, strategy)
+    check_products(model, strategy, compiled=strategy in ("none", "until:block2", "bitfit"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "strategy"), cases(*(model for model in MODELS if model != "cnn")))
-def test_a_step_of_a_larger_network_holds_the_products_that_its_layers_need(model: str, strategy: str) -> None:
+@pytest.mark.parametrize(("model", "strategy"), cases(*MODELS))
+def test_a_compiled_step_of_every_network_holds_the_products_that_its_layers_need(model: str, strategy: str) -> None:
     check_products(model, strategy)

@@ -46,10 +46,9 @@ LOW, HIGH = 2.0**-10, 2.0**-6  # and so all rates are exact in float32, in which
 RATES = {"block1": 2.0**-10, "block2": 2.0**-8, "head": 2.0**-6}
 DECAYS = {"block1": 0.0, "block2": 0.125, "head": 0.25}
 AVERAGES = {"block1": 0.75, "block2": 0.75, "head": 0.5}
-# Each phase by what trains in it: block2 stops and comes back, the head stops once.
+# Each phase by what trains in it: block2 and the head stop and come back.
 PHASES: list[tuple[Any, int, set[str]]] = [
     ("backbone", 4, {"head"}),
-    ("none", 3, {"block1", "block2", "head"}),
     (("block2",), 3, {"block1", "head"}),
     (("head",), 2, {"block1", "block2"}),
     ("none", 4, {"block1", "block2", "head"}),
@@ -73,7 +72,7 @@ def test_moments_decays_rates_and_averages_of_groups_over_phases_are_those_worke
             phases=tuple({"freeze": freeze, "steps": steps} for freeze, steps, _ in PHASES),
         )
         model = make_model(config)
-        variables = jax.jit(make_variables, static_argnums=0)(model)
+        variables = make_variables(model)
         recipes = [make_recipe(config, model, variables, phase) for phase in make_phases(config, steps_per_epoch=10)]
         gradients = gradients_of(recipes[0], variables["batch_stats"])
         state = make_state(recipes[0], variables)
@@ -106,7 +105,7 @@ def test_moments_decays_rates_and_averages_of_groups_over_phases_are_those_worke
             assert_close(evaluated["params"], values | averages)
 
         counts = {path[0].key: int(leaf) for path, leaf in jax.tree.leaves_with_path(state.opt_state[1].count)}
-        assert counts == {"block1": 12, "block2": 6, "head": 4}
+        assert counts == {"block1": 9, "block2": 6, "head": 4}
 
 
 def assert_close(tree: Any, reference: dict[Any, np.ndarray]) -> None:

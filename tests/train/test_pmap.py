@@ -32,7 +32,7 @@ def train(name: str, engine: str, *, resident: bool, sync_batch_norm: bool = Tru
     """Parameters, statistics, averages and sums after twenty steps on all devices."""
     config = small_config(name, model__width=4, **CHANGES)
     model = make_model(config)
-    variables = jax.jit(make_variables, static_argnums=0)(model)
+    variables = make_variables(model)
     recipe = make_recipe(config, model, variables, sync_batch_norm=sync_batch_norm)
     mesh = jax.make_mesh((jax.local_device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     step = mapped_step(recipe, mesh, engine, resident=resident)

@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -42,9 +43,8 @@ def slice_of_rates(low: float, high: float, count: int) -> list[float]:
     return [low * multiple**index for index in range(count)]
 
 
-@pytest.mark.parametrize(("low", "high"), [(1e-5, 1e-3), (1e-3, 1e-3)])
-def test_every_parameter_moves_by_the_rate_of_its_stage_at_its_step(low: float, high: float) -> None:
-    total, pct_start = 60, 0.3
+def test_every_parameter_moves_by_the_rate_of_its_stage_at_its_step() -> None:
+    total, pct_start, low, high = 60, 0.3, 1e-5, 1e-3
     with jax.enable_x64(True):
         config = small_config(
             "cnn",
@@ -58,7 +58,7 @@ def test_every_parameter_moves_by_the_rate_of_its_stage_at_its_step(low: float, 
             lr_scale=(("head/.*bias", 0.5),),
         )
         model = make_model(config)
-        variables = jax.jit(make_variables, static_argnums=0)(model)
+        variables = make_variables(model)
         # A direction of ones, so that what a parameter moves by is its rate.
         ones = optax.stateless(lambda updates, params: jax.tree.map(jnp.ones_like, updates))
         (phase,) = make_phases(config, steps_per_epoch=10)
@@ -79,13 +79,13 @@ def test_every_parameter_moves_by_the_rate_of_its_stage_at_its_step(low: float, 
                 assert float(jnp.max(jnp.abs(leaf - expected))) < 3e-7 * peak, (number, path)
 
 
-@pytest.mark.parametrize(("total", "pct_start"), [(60, 0.3), (400, 0.25), (1000, 0.9)])
+@pytest.mark.parametrize(("total", "pct_start"), [(60, 0.3), (200, 0.9)])
 def test_one_cycle_is_that_of_fastai_to_within_a_step(total: int, pct_start: float) -> None:
     peak = 0.1
     schedule = optim.learning_rate_schedule(
         make_config(schedule="one_cycle", pct_start=pct_start, learning_rate=peak), total, 10
     )
-    ours = [float(rate) for rate in jax.vmap(schedule)(jnp.arange(total))]
+    ours = np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(total))).tolist()
     for final_divisor in (25e4, 1e5):  # of fastai 1 and of fastai 2
         theirs = [fastai_one_cycle(number / total, peak, pct_start, final_divisor) for number in range(total + 1)]
         for number, rate in enumerate(ours):

@@ -1,5 +1,7 @@
 """A run that is stopped at any moment and started again ends with the same bits as one that was left alone."""
 
+import contextlib
+import io
 import random
 import shutil
 import signal
@@ -20,7 +22,9 @@ from covidjax.checkpoint.checkpoint import Restored
 from covidjax.train.setup import Job, prepare
 from covidjax.train.writer import read_records
 from covidjax.weights.workdir import open_checkpoints
-from tests.commands import ROOT, compiled_once, contents
+from launch import train
+from tests.commands import call, compiled_once, contents
+from tests.support import send_sigterm_before
 
 # Everything that a resumed run could get wrong: two phases, running statistics, moments, moving average, dropout,
 # augmentation and a learning rate that follows the loss.
@@ -49,30 +53,27 @@ def get_config():
 """
 STEPS_PER_EPOCH, FIRST_PHASE_EPOCHS, EPOCHS = 8, 6, 20
 BOUNDARY, LAST_STEP = STEPS_PER_EPOCH * FIRST_PHASE_EPOCHS, STEPS_PER_EPOCH * EPOCHS
-# Goes on as launch/train.py, but sends itself a SIGTERM while a given step is about to be taken (0: never), or takes
-# its time for every step and saves after every epoch, so that there is something to kill.
-CHANGED = """
-import os, signal, sys, time
+# Goes on as launch/train.py, but takes its time for every step and saves after every epoch, so that there is something
+# to kill.
+SLOWLY = """
+import time
 from covidjax import command
 from covidjax.checkpoint import saver
 from covidjax.train import inputs
 from launch import train
 
-stop_after, slow, calls = int(sys.argv.pop(1)), sys.argv.pop(1) == "slow", inputs.PhaseInputs.calls
+calls = inputs.PhaseInputs.calls
 
-def changed(self, mesh, engine, seed, batch_size, steps, *calling):
-    for count, arguments in calls(self, mesh, engine, seed, batch_size, steps, *calling):
-        first, steps = steps[0], (steps[0] + count, steps[1])
-        if first < stop_after <= first + count:
-            os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.1 * slow)
-        yield count, arguments
+def changed(*arguments):
+    for call in calls(*arguments):
+        time.sleep(0.1)
+        yield call
 
 inputs.PhaseInputs.calls = changed
-saver.TIMES_LONGER *= not slow
+saver.TIMES_LONGER = 0
 command.run(train.main)
 """
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[[Path], "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="module")
@@ -82,26 +83,28 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Start:
-    """Starts the command on a workdir, always the same one but for what stops it."""
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("config") / "config.py"
     path.write_text(CONFIG)
+    return f"--config={path}"
 
-    def started(workdir: Path, terminated_after: int = 0, *, slow: bool = False) -> "subprocess.Popen[str]":
-        program = [str(ROOT / "launch" / "train.py")]
-        if terminated_after or slow:
-            program = ["-c", CHANGED, str(terminated_after), "slow" if slow else "as it is"]
-        command = [sys.executable, *program, f"--config={path}", f"--workdir={workdir}"]
+
+@pytest.fixture(scope="module")
+def start(config: str, environment: dict[str, str]) -> Start:
+    """Starts the slow command on a workdir."""
+
+    def started(workdir: Path) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", SLOWLY, config, f"--workdir={workdir}"]
         return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     return started
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
     """The workdir of a run that was left alone."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(workdir))
+    finish(config, workdir)
     return workdir
 
 
@@ -111,23 +114,23 @@ def job(whole: Path) -> Job:
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Path:
+def stopped(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
     """The workdir of a run that got three SIGTERMs: within an epoch, between two phases, within another epoch."""
     workdir = tmp_path_factory.mktemp("stopped") / "run"
     for step in (14, BOUNDARY, 78):
-        process = start(workdir, terminated_after=step)
-        errors = process.communicate()[1]
-        assert process.returncode == 143
-        assert errors == f"stopped after step {step}, which is saved: the same command goes on from there\n"
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as errors:
+            send_sigterm_before(step, patch)
+            assert call(train.main, config, f"--workdir={workdir}") == 143
+        assert errors.getvalue() == f"stopped after step {step}, which is saved: the same command goes on from there\n"
         assert finished_steps(workdir)[-1] == step
     return workdir
 
 
-def finish(process: "subprocess.Popen[str]") -> str:
-    """Waits for a run that has to succeed; returns what it said."""
-    output, errors = process.communicate()
-    assert (process.returncode, errors) == (0, "")
-    return output
+def finish(config: str, workdir: Path) -> str:
+    """Runs the command, which has to succeed; returns what it said."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert call(train.main, config, f"--workdir={workdir}") == 0
+    return output.getvalue()
 
 
 def finished_steps(workdir: Path) -> list[int]:
@@ -202,7 +205,7 @@ def test_uninterrupted_run_records_each_epoch_and_split_once(whole: Path, job: J
 
 @pytest.mark.slow
 def test_run_killed_during_a_save_and_at_random_in_both_phases_ends_with_the_same_bits(
-    tmp_path: Path, start: Start, whole: Path, job: Job
+    tmp_path: Path, config: str, start: Start, whole: Path, job: Job
 ) -> None:
     workdir = tmp_path / "run"
     for _ in range(4):
@@ -211,7 +214,7 @@ def test_run_killed_during_a_save_and_at_random_in_both_phases_ends_with_the_sam
         def saving(known: list[int] = known) -> bool:
             return finished_steps(workdir) > known and bool(unfinished(workdir))
 
-        kill_when(start(workdir, slow=True), saving)
+        kill_when(start(workdir), saving)
         if unfinished(workdir):
             break
     assert unfinished(workdir), "no kill fell into a save"
@@ -224,25 +227,25 @@ def test_run_killed_during_a_save_and_at_random_in_both_phases_ends_with_the_sam
         def reached(target: int = target) -> bool:
             return finished_steps(workdir)[-1] >= target
 
-        kill_when(start(workdir, slow=True), reached, draw.uniform(0, 0.1))
+        kill_when(start(workdir), reached, draw.uniform(0, 0.1))
     latest = finished_steps(workdir)[-1]
     assert latest > BOUNDARY
-    assert f"resuming from step {latest} of {LAST_STEP}" in finish(start(workdir))
+    assert f"resuming from step {latest} of {LAST_STEP}" in finish(config, workdir)
     assert_same_run(workdir, whole, job)
 
 
 def test_run_stopped_by_sigterm_goes_on_within_the_epoch_to_the_same_bits(
-    tmp_path: Path, start: Start, stopped: Path, whole: Path, job: Job
+    tmp_path: Path, config: str, stopped: Path, whole: Path, job: Job
 ) -> None:
     assert finished_steps(stopped)[-1] % STEPS_PER_EPOCH != 0
     workdir = shutil.copytree(stopped, tmp_path / "run")
-    assert f"resuming from step 78 of {LAST_STEP}" in finish(start(workdir))
+    assert f"resuming from step 78 of {LAST_STEP}" in finish(config, workdir)
     assert_same_run(workdir, whole, job)
 
 
 @pytest.mark.slow
 def test_damaged_newest_checkpoint_is_told_and_the_one_before_leads_to_the_same_bits(
-    tmp_path: Path, start: Start, stopped: Path, whole: Path, job: Job
+    tmp_path: Path, config: str, stopped: Path, whole: Path, job: Job
 ) -> None:
     workdir = shutil.copytree(stopped, tmp_path / "run")
     *_, before, newest = finished_steps(workdir)
@@ -251,7 +254,7 @@ def test_damaged_newest_checkpoint_is_told_and_the_one_before_leads_to_the_same_
     content = bytearray(biggest.read_bytes())
     content[len(content) // 2] ^= 1
     biggest.write_bytes(content)
-    output = finish(start(workdir))
+    output = finish(config, workdir)
     reason = f"file {biggest.relative_to(folder).as_posix()} differs from its manifest"
     assert f"checkpoint {newest} is damaged ({reason}): using {before}" in output
     assert f"resuming from step {before} of {LAST_STEP}" in output
@@ -259,10 +262,10 @@ def test_damaged_newest_checkpoint_is_told_and_the_one_before_leads_to_the_same_
 
 
 @pytest.mark.slow
-def test_finished_run_started_again_changes_no_checkpoint(tmp_path: Path, start: Start, whole: Path, job: Job) -> None:
+def test_finished_run_started_again_changes_no_checkpoint(tmp_path: Path, config: str, whole: Path, job: Job) -> None:
     workdir = shutil.copytree(whole, tmp_path / "run")
     before = contents(workdir / "checkpoints")
-    output = finish(start(workdir))
+    output = finish(config, workdir)
     assert f"resuming from step {LAST_STEP} of {LAST_STEP}" in output
     assert "compiling the step" not in output
     assert contents(workdir / "checkpoints") == before

@@ -49,7 +49,8 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from covidjax import command
-from covidjax.train import inputs, saver
+from covidjax.checkpoint import saver
+from covidjax.train import inputs
 from launch import train
 
 step, saved = int(sys.argv.pop(1)), Path(sys.argv.pop(1))

@@ -8,6 +8,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from covidjax.errors import UserError
 
+ENGINES = ("jit", "pmap")  # of config.parallel
+
 
 def make_mesh(batch_size: int, accumulation_steps: int = 1) -> Mesh:
     """A mesh with one axis, 'data', over all local devices.

@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 
 from covidjax import command, files
 from covidjax import config as configs
+from covidjax.config.checks import check_value
 from covidjax.config.flags import parse_with_config
-from covidjax.config.schema import check_value
 from covidjax.errors import UserError
 from covidjax.metrics import classification
 from covidjax.process import prepare_process
@@ -74,7 +74,7 @@ def _numbers(name: str, text: str, key: str, default: Any) -> list[Any]:
     except ValueError as error:
         raise UserError(f"--{name} is {text!r}: allowed are numbers with commas between them") from error
     for value in values:
-        check_value(f"--{name}", key, value, default)
+        check_value(f"--{name}", key, value)
     return _each_once(name, text, values)
 
 

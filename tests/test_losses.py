@@ -170,13 +170,3 @@ def test_loss_function_is_a_static_argument_of_jit(name: str) -> None:
     compiled = jax.jit(lambda loss, logits, labels: loss(logits, labels), static_argnums=0)
     expected = getattr(losses, name)(logits, labels, class_weights=WEIGHTS, label_smoothing=0.1)
     np.testing.assert_allclose(compiled(loss, logits, labels), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("changes", [{"name": "hinge"}, {"label_smoothing": 1.0}, {"label_smoothing": -0.1}])
-def test_bad_loss_values_are_named(changes: dict[str, Any]) -> None:
-    config = ConfigDict({"name": "softmax_cross_entropy", "label_smoothing": 0.0})
-    config.update(changes)
-    with pytest.raises(UserError, match=rf"^loss\.{next(iter(changes))} is "):
-        losses.loss_function(config, None)
-    with pytest.raises(UserError, match=r"^loss\.name is "):
-        losses.probabilities(jnp.zeros((1, 2)), "hinge")

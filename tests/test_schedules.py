@@ -170,18 +170,10 @@ def test_scale_stays_one_without_the_plateau_schedule() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"learning_rate": 0.0},
-        {"learning_rate": math.nan},
-        {"schedule": "linear"},
         {"schedule": "cosine", "warmup_epochs": 10.0},
         {"schedule": "cosine", "warmup_epochs": -1.0},
         {"schedule": "step", "step_epochs": (6, 3)},
         {"schedule": "step", "step_epochs": (0, 3)},
-        {"schedule": "step", "step_factor": 0.0},
-        {"schedule": "one_cycle", "pct_start": 1.0},
-        {"schedule": "plateau", "plateau_factor": 1.0},
-        {"schedule": "plateau", "plateau_patience": -1},
-        {"schedule": "plateau", "plateau_min_delta": math.nan},
     ],
 )
 def test_bad_schedule_values_are_named(changes: dict[str, Any]) -> None:
@@ -189,8 +181,3 @@ def test_bad_schedule_values_are_named(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"^optimizer\.{key[0]} is ") as caught:
         optim.learning_rate_schedule(make_config(**changes), total_steps=100, steps_per_epoch=10)
     assert "\n" not in str(caught.value)
-
-
-def test_an_empty_schedule_is_refused() -> None:
-    with pytest.raises(UserError, match="0 steps"):
-        optim.learning_rate_schedule(make_config(), total_steps=0, steps_per_epoch=0)

@@ -199,21 +199,6 @@ def test_loss_is_a_static_argument_of_jit() -> None:
         np.testing.assert_allclose(compiled(loss, logits, labels), make(name, WEIGHTS)(logits, labels), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "message"),
-    [
-        ("hinge", {}, "loss.name is 'hinge'; allowed: softmax_cross_entropy,"),
-        ("dice", {"label_smoothing": 0.1}, "loss.label_smoothing is 0.1, which dice does not have"),
-        ("focal", {"label_smoothing": 0.1}, "loss.label_smoothing is 0.1, which focal does not have"),
-    ],
-)
-def test_bad_values_are_named(name: str, changes: dict[str, float], message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        make(name, None, **changes)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_balanced_weights_average_to_one_over_the_pixels() -> None:
     masks = np.array([[[0, 0, 0], [0, 0, 1]], [[0, 2, 0], [0, 1, 0]]], np.uint8)
     np.testing.assert_array_equal(losses.class_counts(masks, 4), [9, 2, 1, 0])
@@ -222,9 +207,3 @@ def test_balanced_weights_average_to_one_over_the_pixels() -> None:
     assert np.asarray(weights)[masks].mean() == pytest.approx(1.0)
     with pytest.raises(UserError, match="class d has no training pixel"):
         losses.class_weights("balanced", masks, "abcd")
-
-
-def test_a_loss_of_masks_is_none_of_images() -> None:
-    section = ConfigDict({"name": "dice", "label_smoothing": 0.0})
-    with pytest.raises(UserError, match=r"^loss\.name is 'dice'; allowed: softmax_cross_entropy, sigmoid_cross_ent"):
-        losses.loss_function(section, None)

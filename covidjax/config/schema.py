@@ -1,300 +1,236 @@
-"""What the values of a config may be. Every check raises UserError: the key, its value, and what is allowed."""
+"""Every key of the config: its default, what it may be, and what it is for (`docs/config.md` is made from it)."""
 
-import difflib
+import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
-from covidjax import losses, models, optim
-from covidjax.errors import UserError
+from covidjax import losses, mesh, models, optim
+from covidjax.data import enhance, picture, resident, sources
 from covidjax.freeze.plan import BATCH_NORM_MODES
-from covidjax.freeze.strategies import gradual_epochs
-from covidjax.losses import MASK_LOSSES, mask_loss_function
-from covidjax.models import mixture, preprocessing
+from covidjax.models import cnn, layers, mixture, preprocessing, resnet, upsampling, vgg
 from covidjax.ops import choose as operations
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "dataset.name": ("phantom", "folder", "tfds"),
-    "dataset.crop": ("center", "pad", "squash"),
-    "dataset.enhancement": ("none", "clahe"),
-    "dataset.placement": ("auto", "device", "stream"),
-    "model.name": (*models.NAMES, models.ENSEMBLE),
-    "model.arrangement": ("torchvision", "keras"),
-    "model.pooling": ("average", "max", "flatten"),
-    "model.normalisation": ("batch", "none"),
-    "model.head": ("original", "paper"),
-    "model.stem": ("replicate", "fold"),
-    "model.upsampling": ("transposed", "bilinear"),
-    "preprocessing": preprocessing.CHOICES,
-    "batch_norm": BATCH_NORM_MODES,
-    "ensemble.mix": mixture.MIXES,
-    "ensemble.weights": mixture.RULES,
-    "ensemble.weights_from": ("val", "test"),
-    "optimizer.name": optim.OPTIMIZERS,
-    "optimizer.schedule": optim.SCHEDULES,
-    "optimizer.schedule_from": ("start", "previous"),
-    "loss.name": MASK_LOSSES,
-    "precision": tuple(models.PRECISIONS),
-    "prefix_precision": ("", "float32", "bfloat16"),
-    "features": ("off", "auto", "on"),
-    "parallel": ("jit", "pmap"),
-    "ops": operations.CHOICES,
-    "checkpoint.best": ("loss", "accuracy", "dice"),
-}
-# key: (lowest, highest, lowest itself allowed)
-RANGES: dict[str, tuple[float, float, bool]] = {
-    "seed": (0, 2**31 - 1, True),
-    "batch_size": (1, 1e9, True),
-    "epochs": (1, 1e9, True),
-    "evaluate_every_steps": (0, 1e9, True),
-    "steps": (1, 1e9, True),
-    "accumulation_steps": (1, 1e9, True),
-    "ema_decay": (0, 0.99999, True),
-    "feature_views": (0, 1000, True),
-    "steps_per_call": (0, 1e6, True),
-    "dataset.fold": (-1, 1e9, True),
-    "dataset.image_size": (16, 1e5, True),
-    "dataset.num_images": (12, 1e9, True),
-    "model.dropout": (0, 0.99, True),
-    "model.width": (1, 1e5, True),
-    "model.num_blocks": (1, 16, True),
-    "optimizer.learning_rate": (0, 1e6, False),
-    "optimizer.clip_norm": (0, 1e9, True),
-    "optimizer.weight_decay": (0, 1e6, True),
-    "optimizer.pct_start": (0, 1, False),
-    "loss.label_smoothing": (0, 0.99, True),
-    "loss.focal_gamma": (0, 10, True),
-    "loss.tversky_beta": (0, 1, True),
-    "checkpoint.every_epochs": (1, 1e9, True),
-    "checkpoint.keep": (2, 1e9, True),
-    "augment.rotate": (0, 180, True),
-    "augment.shift": (0, 1, True),
-    "augment.scale": (0, 0.9, True),
-    "augment.brightness": (0, 1, True),
-    "augment.contrast": (0, 1, True),
-    "augment.sharpen": (0, 1, True),
-}
+NO_LIMIT = 1e9  # the end of ranges that have none in practice
 
 
-def _is_number(value: Any) -> bool:
+class Kind(NamedTuple):
+    """A check of a value, and words for what passes it."""
+
+    accepts: Callable[[Any], bool]
+    words: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A key of the config.
+
+    text: what it is for, in one line. choices: of a text. low, high: the range of a number, with its ends; above,
+    below: without them. kind: of the values, where it is not that of the default. elements: what a tuple holds.
+    """
+
+    default: Any
+    text: str
+    choices: tuple[str, ...] = ()
+    low: float = -math.inf
+    high: float = NO_LIMIT
+    above: float = -math.inf
+    below: float = math.inf
+    kind: Kind | None = None
+    elements: Kind | None = None
+
+    @property
+    def kind_of_values(self) -> Kind:
+        """The check of a value as a whole."""
+        return self.kind or KINDS[type(self.default)]
+
+    @property
+    def range_words(self) -> str:
+        """The range in words; nothing where every number is allowed."""
+        low = f"from {self.low:g}" if math.isfinite(self.low) else f"above {self.above:g}"
+        high = f" to below {self.below:g}" if math.isfinite(self.below) else f" to {self.high:g}"
+        return low + high if math.isfinite(max(self.low, self.above)) else ""
+
+    def in_range(self, number: float) -> bool:
+        """Whether a number is within the range."""
+        return self.low <= number <= self.high and self.above < number < self.below
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an integer or a finite float."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
+    """Whether a value is a string."""
     return isinstance(value, str)
 
 
-def _is_several(value: Any) -> bool:
+def is_several(value: Any) -> bool:
+    """Whether a value is a tuple or a list."""
     return isinstance(value, tuple | list)
 
 
-def _is_low_and_high(value: Any) -> bool:
-    return _is_several(value) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]
+def _is_whole(value: Any) -> bool:
+    return type(value) is int
 
 
-def _pair(second: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """The check of a text with a value beside it."""
-    return lambda value: _is_several(value) and len(value) == 2 and _is_text(value[0]) and second(value[1])
+def _is_rate(value: Any) -> bool:
+    pair = is_several(value) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
+    return is_number(value) or pair
 
 
-# By the type of the default: the check of a value, and what is allowed.
-KINDS: dict[type, tuple[Callable[[Any], bool], str]] = {
-    bool: (lambda value: isinstance(value, bool), "true or false"),
-    int: (lambda value: type(value) is int, "a whole number"),
-    float: (_is_number, "a number"),
-    tuple: (_is_several, "a tuple such as (1, 2)"),
-    str: (_is_text, "text"),
+def _pairs(second: Callable[[Any], bool], words: str) -> Kind:
+    """Pairs of a text and another value."""
+    return Kind(lambda one: is_several(one) and len(one) == 2 and is_text(one[0]) and second(one[1]), words)
+
+
+def _decays(high: float, example: float) -> Kind:
+    words = f"pairs of a pattern and a decay from 0 to {high:g}, such as (('head', {example}),)"
+    return _pairs(lambda decay: is_number(decay) and 0 <= decay <= high, words)
+
+
+# By the type of the default.
+KINDS: dict[type, Kind] = {
+    bool: Kind(lambda value: isinstance(value, bool), "true or false"),
+    int: Kind(_is_whole, "a whole number"),
+    float: Kind(is_number, "a number"),
+    tuple: Kind(is_several, "a tuple such as (1, 2)"),
+    str: Kind(is_text, "text"),
 }
-# The keys that may have a value of another kind than their default.
-EITHER: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "optimizer.learning_rate": (
-        lambda value: _is_number(value) or _is_low_and_high(value),
-        "a number or a pair (low, high)",
+NAME_OR_TUPLE = Kind(lambda value: is_text(value) or is_several(value), "a name or a tuple")
+RATE = Kind(_is_rate, "a number or a pair (low, high)")
+PATTERNS = Kind(is_text, "patterns, such as ('stem', 'layer1/')")
+STAGES = Kind(is_text, "names of stages, such as ('layer1', 'layer2')")
+STAGE_MODES = _pairs(
+    lambda mode: mode in BATCH_NORM_MODES,
+    f"pairs of a stage and one of {', '.join(BATCH_NORM_MODES)}, such as (('layer4', 'batch'),)",
+)
+RATE_FACTORS = _pairs(
+    lambda factor: is_number(factor) and factor > 0,
+    "pairs of a pattern and a factor above 0, such as (('layer1', 0.01),)",
+)
+TIMES = _pairs(_is_whole, "pairs of a class and how often its images count, such as (('COVID-19', 17),)")
+CLASS_NAMES = Kind(is_text, "names of classes, such as ('background', 'lung')")
+CLASS_WEIGHTS = Kind(
+    lambda part: is_number(part) or _pairs(is_number, "").accepts(part),
+    "numbers, one per class, or pairs of a class and its weight, such as (('covid19', 12.0),)",
+)
+WORKDIRS = Kind(is_text, "workdirs, such as ('runs/a', 'runs/b')")
+EPOCHS = Kind(_is_whole, "whole numbers, such as (30, 60)")
+
+
+KEYS = {
+    "seed": Key(0, "Decides initialisation, augmentation, dropout and order.", low=0, high=2**31 - 1),
+    "batch_size": Key(32, "Images per optimizer step, over all devices.", low=1),
+    "epochs": Key(10, "Passes over the training images.", low=1),
+    "evaluate_every_steps": Key(0, "Validate within epochs too, for the curves; 0: at their ends only.", low=0),
+    "precision": Key("float32", "Of activations; parameters are never in half precision.", tuple(models.PRECISIONS)),
+    "pretrained": Key("", "An id of the catalog, a file of weights, or the workdir of an earlier run."),
+    "preprocessing": Key("auto", "Of pixels: what belongs to the weights, or 'unit': / 255.", preprocessing.CHOICES),
+    "freeze": Key("none", "Strategies joined with '+', or a tuple of patterns.", kind=NAME_OR_TUPLE, elements=PATTERNS),
+    "batch_norm": Key(
+        "auto",
+        "Statistics in use; 'auto': running ones in frozen stages.",
+        BATCH_NORM_MODES,
+        kind=NAME_OR_TUPLE,
+        elements=STAGE_MODES,
     ),
-} | {
-    key: (lambda value: isinstance(value, str | tuple | list), "a name or a tuple")
-    for key in ("freeze", "batch_norm", "loss.class_weights")
+    "lr_scale": Key((), "On the learning rate; the first pattern that matches holds.", elements=RATE_FACTORS),
+    "weight_decays": Key((), "By parameter; for all else optimizer.weight_decay holds.", elements=_decays(1e6, 0.1)),
+    "phases": Key((), "Dicts of what each phase changes, one after the other; empty: one phase."),
+    "accumulation_steps": Key(1, "Equal parts of a batch that are computed one after the other.", low=1),
+    "ema_decay": Key(0.0, "Of the moving average of the trained parameters; 0: none.", low=0, high=0.99999),
+    "ema_decays": Key((), "By parameter; for all else ema_decay holds.", elements=_decays(0.99999, 0.99)),
+    "features": Key(
+        "auto",
+        "Train from cached outputs of the frozen prefix; 'auto': where they may and fit.",
+        ("off", "auto", "on"),
+    ),
+    "feature_views": Key(0, "Augmented views of each image that features are kept of; 0: none.", low=0, high=1000),
+    "prefix_precision": Key("", "Of the frozen prefix; '' is that of the rest.", ("", "float32", "bfloat16")),
+    "steps_per_call": Key(0, "Optimizer steps of one call of the compiled program; 0: chosen.", low=0, high=1e6),
+    "remat": Key((), "Trained stages whose activations the backward pass computes again.", elements=STAGES),
+    "ops": Key("auto", "Of a CPU: 'native' (oneDNN, Winograd) where built and sound, else 'xla'.", operations.CHOICES),
+    "parallel": Key("jit", "How a step is spread over devices.", mesh.ENGINES),
+    "sync_batch_norm": Key(True, "Statistics over the images of all devices, not of each its own (pmap only)."),
+    # Images.
+    "dataset.name": Key("phantom", "Source of the images; 'phantom' draws synthetic X-rays.", sources.NAMES),
+    "dataset.root": Key("", "The folder of the images, or the one that launch/prepare.py wrote."),
+    "dataset.fold": Key(-1, "The fold that is the test split; -1: the split as it is.", low=-1),
+    "dataset.image_size": Key(128, "Pixels a side.", low=16, high=1e5),
+    "dataset.channels": Key(1, "1 (gray) or 3 (RGB)."),
+    "dataset.crop": Key("center", "To a square: cut, filled up with black, or squashed.", picture.CROPS),
+    "dataset.enhancement": Key("none", "'clahe' evens out the contrast, part by part.", enhance.ENHANCEMENTS),
+    "dataset.oversample": Key((), "How often training images of a class count in an epoch.", elements=TIMES),
+    "dataset.placement": Key("auto", "Of the training images; 'auto': on the device if they fit.", resident.PLACEMENTS),
+    "dataset.skip_bad": Key(False, "Leave out images that cannot be decoded instead of ending."),
+    "dataset.cache_dir": Key("", "Of decoded images, features and weights; '': the user's cache."),
+    "dataset.seed": Key(0, "Of the phantom's images.", low=0),
+    "dataset.num_images": Key(600, "Training images of the phantom.", low=12),
+    "dataset.mask_classes": Key(
+        ("background", "foreground"), "Names of the class ids in the masks of 'folder'.", elements=CLASS_NAMES
+    ),
+    # The network.
+    "model.name": Key("cnn", "The network, or a mixture of trained ones.", (*models.NAMES, models.ENSEMBLE)),
+    "model.width": Key(16, "Of cnn, unet: features of the first block.", low=1, high=1e5),
+    "model.num_blocks": Key(4, "Of cnn.", low=1, high=16),
+    "model.normalisation": Key("batch", "Of cnn; 'none': biases, initialised as by Keras.", cnn.NORMALISATIONS),
+    "model.dropout": Key(0.0, "Before the logits.", low=0, high=0.99),
+    "model.arrangement": Key(
+        "torchvision", "Of resnet50, 101, 152: where stride and biases are.", tuple(resnet.ARRANGEMENTS)
+    ),
+    "model.pooling": Key("average", "Before the head of a ResNet or cnn.", layers.POOLINGS),
+    "model.head": Key("original", "Of vgg16: 4096, 4096 units before the logits, or 1024, 1024.", tuple(vgg.HIDDEN)),
+    "model.normalised_features": Key(False, "Of classifiers: features of one, learned length before the logits."),
+    "model.stem": Key(
+        "replicate", "Gray images under three-channel weights: repeated, or kernels folded.", preprocessing.STEMS
+    ),
+    "model.upsampling": Key("transposed", "Of unet and unet_resnet*.", upsampling.UPSAMPLINGS),
+    "model.attention": Key(False, "Of unet_resnet*."),
+    # The network 'ensemble'.
+    "ensemble.members": Key((), "Two or more trained classifiers.", elements=WORKDIRS),
+    "ensemble.mix": Key("probabilities", "What is mixed.", mixture.MIXES),
+    "ensemble.weights": Key("accuracy", "What raises the weight of a member.", mixture.RULES),
+    "ensemble.weights_from": Key("val", "The split that decides them; 'test' is a leak, and said so.", ("val", "test")),
+    "optimizer.name": Key("adam", "The rule, as Keras has it.", optim.OPTIMIZERS),
+    "optimizer.learning_rate": Key(
+        1e-3, "A pair: low in the first stage, high in the last, geometric between.", above=0, high=1e6, kind=RATE
+    ),
+    "optimizer.momentum": Key(0.9, "Of sgd.", low=0, below=1),
+    "optimizer.nesterov": Key(False, "Of sgd."),
+    "optimizer.weight_decay": Key(0.0, "Decoupled, of kernels.", low=0, high=1e6),
+    "optimizer.clip_norm": Key(0.0, "Largest norm of the trainable gradient; 0: not clipped.", low=0),
+    "optimizer.schedule": Key("constant", "Of the learning rate.", optim.SCHEDULES),
+    "optimizer.schedule_from": Key(
+        "start", "Of the phase, or where that of the phase before is.", ("start", "previous")
+    ),
+    "optimizer.warmup_epochs": Key(0.0, "Of cosine: the rate rises linearly from 0.", low=0),
+    "optimizer.pct_start": Key(0.3, "Of one_cycle: the part in which the rate rises.", above=0, below=1),
+    "optimizer.step_epochs": Key((), "Of step: finished epochs after which the rate falls.", elements=EPOCHS),
+    "optimizer.step_factor": Key(0.1, "Of step: factor on the rate.", above=0),
+    "optimizer.plateau_factor": Key(0.1, "Of plateau: factor on the rate.", above=0, below=1),
+    "optimizer.plateau_patience": Key(10, "Of plateau: epochs without a better loss.", low=0),
+    "optimizer.plateau_min_delta": Key(1e-4, "Of plateau: how much lower a better loss is.", low=0),
+    "optimizer.plateau_min_learning_rate": Key(0.0, "Of plateau: the rate falls no further.", low=0),
+    "loss.name": Key("softmax_cross_entropy", "Of labels of images: one of the first two.", losses.MASK_LOSSES),
+    "loss.class_weights": Key(
+        "none", "A weight for each class, 'balanced' or 'none'.", kind=NAME_OR_TUPLE, elements=CLASS_WEIGHTS
+    ),
+    "loss.label_smoothing": Key(0.0, f"Of {', '.join(losses.SMOOTHED)}.", low=0, high=0.99),
+    "loss.focal_gamma": Key(2.0, "Of focal: how far pixels that are right already count less.", low=0, high=10),
+    "loss.tversky_beta": Key(0.7, "Of tversky: weight of missed pixels, 1 - beta of false ones.", low=0, high=1),
+    "augment.rotate": Key(0.0, "Degrees either way.", low=0, high=180),
+    "augment.shift": Key(0.0, "Part of the side, either way.", low=0, high=1),
+    "augment.scale": Key(0.0, "Size between 1 - scale and 1 + scale.", low=0, high=0.9),
+    "augment.flip": Key(False, "Left and right: the heart has a side."),
+    "augment.brightness": Key(0.0, "Factor between 1 - brightness and 1 + brightness.", low=0, high=1),
+    "augment.contrast": Key(0.0, "Factor on the distance from the image's mean.", low=0, high=1),
+    "augment.sharpen": Key(0.0, "Factor on the distance from the smoothed image.", low=0, high=1),
+    "checkpoint.every_epochs": Key(1, "Epochs from one checkpoint to the next.", low=1),
+    "checkpoint.keep": Key(2, "The latest that stay, beside the best one.", low=2),
+    "checkpoint.best": Key("loss", "The validation figure that names the best one.", ("loss", "accuracy", "dice")),
 }
-# What a tuple holds: the check of one element, and its description.
-ELEMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "freeze": (_is_text, "patterns, such as ('stem', 'layer1/')"),
-    "batch_norm": (
-        _pair(lambda mode: mode in BATCH_NORM_MODES),
-        f"pairs of a stage and one of {', '.join(BATCH_NORM_MODES)}, such as (('layer4', 'batch'),)",
-    ),
-    "lr_scale": (
-        _pair(lambda factor: _is_number(factor) and factor > 0),
-        "pairs of a pattern and a factor above 0, such as (('layer1', 0.01),)",
-    ),
-    "weight_decays": (
-        _pair(lambda decay: _is_number(decay) and 0 <= decay <= 1e6),
-        "pairs of a pattern and a decay from 0 to 1e+06, such as (('head', 0.1),)",
-    ),
-    "ema_decays": (
-        _pair(lambda decay: _is_number(decay) and 0 <= decay <= 0.99999),
-        "pairs of a pattern and a decay from 0 to 0.99999, such as (('head', 0.99),)",
-    ),
-    "ensemble.members": (_is_text, "workdirs, such as ('runs/a', 'runs/b')"),
-    "dataset.mask_classes": (_is_text, "names of classes, such as ('background', 'lung')"),
-    "dataset.oversample": (
-        _pair(lambda times: type(times) is int),
-        "pairs of a class and how often its images count, such as (('COVID-19', 17),)",
-    ),
-    "remat": (_is_text, "names of stages, such as ('layer1', 'layer2')"),
-    "loss.class_weights": (
-        lambda part: _is_number(part) or _pair(_is_number)(part),
-        "numbers, one per class, or pairs of a class and its weight, such as (('covid19', 12.0),)",
-    ),
-    "optimizer.step_epochs": (lambda part: type(part) is int, "whole numbers, such as (30, 60)"),
-}
-# What a phase may change, and the keys that stand in phases only.
+# What a phase may change, keys and sections, and the keys that stand in phases only.
 PHASE_KEYS = ("epochs", "steps", "freeze", "batch_norm", "optimizer", "lr_scale", "weight_decays")
-PHASE_ONLY = {"steps": 100}
-
-
-def check(config: ConfigDict, known: dict[str, Any]) -> None:
-    """Checks every key and value of a config. known: flattened defaults."""
-    given = dict(flatten(config))
-    for key in given:
-        if key not in known:
-            raise UserError(unknown_key(key, known))
-    for key, default in known.items():
-        if key not in given:
-            raise UserError(f"config.{key} is missing: start the config from covidjax.config.default_config()")
-        check_value(f"config.{key}", key, given[key], default)
-    if config.dataset.channels not in (1, 3):
-        raise UserError(f"config.dataset.channels is {config.dataset.channels}: allowed are 1 (gray) and 3 (RGB)")
-    if config.dataset.name == "folder" and not config.dataset.root:
-        raise UserError("config.dataset.root is empty: give the folder that holds train/ val/ test/")
-    if config.dataset.name == "tfds" and not config.dataset.root:
-        raise UserError("config.dataset.root is empty: give the folder that launch/prepare.py wrote")
-    _check_masks(config)
-    if config.batch_size % config.accumulation_steps:
-        raise UserError(
-            f"config.batch_size {config.batch_size} is not a multiple of config.accumulation_steps "
-            f"{config.accumulation_steps}: choose a batch size that is"
-        )
-    for number, phase in enumerate(config.phases):
-        _check_phase(f"config.phases[{number}]", phase, known)
-    _check_gradual(config)
-    _check_ensemble(config)
-
-
-def _check_masks(config: ConfigDict) -> None:
-    """Checks what masks need and what is for masks only."""
-    names = tuple(config.dataset.mask_classes)
-    if not 2 <= len(set(names)) == len(names) <= 256 or not all(names):
-        raise UserError(
-            f"config.dataset.mask_classes is {names!r}: allowed are 2 to 256 different names, the background first"
-        )
-    if models.task(config.model.name) == "segmentation":
-        if config.dataset.oversample:
-            raise UserError(
-                "config.dataset.oversample repeats images of a class, and config.model.name is "
-                f"{config.model.name!r}, whose images have masks and no class: leave it empty"
-            )
-        mask_loss_function(config.loss, None)
-        return
-    if config.checkpoint.best == "dice":
-        raise UserError(
-            f"config.checkpoint.best is 'dice', a figure of masks, and config.model.name is {config.model.name!r}, "
-            "which labels whole images: allowed are loss, accuracy"
-        )
-    if config.loss.name not in losses.LOSSES:
-        raise UserError(
-            f"config.loss.name is {config.loss.name!r}, a loss of masks, and config.model.name is "
-            f"{config.model.name!r}, which labels whole images: allowed are {', '.join(losses.LOSSES)}"
-        )
-
-
-def check_value(name: str, key: str, value: Any, default: Any) -> None:
-    """Checks the value of a key, which the message calls `name`."""
-    is_kind, allowed = EITHER.get(key) or KINDS[type(default)]
-    right = is_kind(value)
-    several = right and _is_several(value)
-    if key in CHOICES and not several and not (right and value in CHOICES[key]):
-        near = difflib.get_close_matches(str(value), CHOICES[key], 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{name} is {value!r}: allowed are {', '.join(CHOICES[key])}{hint}")
-    if not right:
-        raise UserError(f"{name} is {value!r}: allowed is {allowed}, such as its default {default!r}")
-    if key in ELEMENTS and several:
-        is_right, allowed = ELEMENTS[key]
-        if not all(is_right(part) for part in value):
-            raise UserError(f"{name} is {value!r}: allowed are {allowed}")
-    if key in RANGES:
-        low, high, closed = RANGES[key]
-        lowest, highest = (min(value), max(value)) if several else (value, value)
-        if not (low <= lowest and highest <= high) or (lowest == low and not closed):
-            raise UserError(f"{name} is {value!r}: allowed is {'from' if closed else 'above'} {low:g} to {high:g}")
-
-
-def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Pairs of a dotted key and its value."""
-    for key in sorted(config.keys(), key=str):
-        value = config[key]
-        if isinstance(value, ConfigDict | dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def unknown_key(key: str, known: Any, name: str = "config") -> str:
-    """What to say of a key that does not exist: the nearest one that does, and those beside it."""
-    same_leaf = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
-    longer = [other for other in known if other.startswith(key)]
-    near = difflib.get_close_matches(key, known, 1, cutoff=0.3)
-    nearest = (difflib.get_close_matches(key, same_leaf or longer, 1, cutoff=0) or near or list(known))[0]
-    owner = nearest.rpartition(".")[0]
-    siblings = [other for other in known if other.rpartition(".")[0] == owner]
-    group = f"{name}.{owner}" if owner else name
-    return f"{name}.{key} does not exist: did you mean {name}.{nearest}? {group} has {', '.join(sorted(siblings))}"
-
-
-def _check_phase(name: str, phase: Any, known: dict[str, Any]) -> None:
-    if not isinstance(phase, dict | ConfigDict):
-        raise UserError(f"{name} is {phase!r}: allowed is a dict with keys among {', '.join(PHASE_KEYS)}")
-    if dotted := [key for key in phase if "." in str(key)]:
-        raise UserError(f"{name} has the key {dotted[0]!r}: write {{'optimizer': {{'learning_rate': 1e-4}}}} instead")
-    allowed = {key: value for key, value in known.items() if key.split(".")[0] in PHASE_KEYS} | PHASE_ONLY
-    for key, value in flatten(phase):
-        if key not in allowed:
-            raise UserError(unknown_key(key, allowed, name))
-        check_value(f"{name}.{key}", key, value, allowed[key])
-    if "epochs" in phase and "steps" in phase:
-        raise UserError(f"{name} has both epochs and steps: give one of them")
-    if gradual_epochs(phase.get("freeze")) is not None:
-        raise UserError(
-            f"{name}.freeze is {phase['freeze']!r}, which is a run of phases itself: write it in config.freeze and "
-            "leave config.phases empty, or write the phases with last:1, last:2 and so on"
-        )
-
-
-def _check_gradual(config: ConfigDict) -> None:
-    epochs = gradual_epochs(config.freeze)
-    if epochs is None:
-        return
-    if config.phases:
-        raise UserError(f"config.freeze is {config.freeze!r}, which makes the phases itself: leave config.phases empty")
-    if config.epochs < epochs:
-        raise UserError(
-            f"config.freeze is {config.freeze!r}, so the last stage alone trains for {epochs} epochs, but "
-            f"config.epochs is {config.epochs}: at least {epochs} are needed, and {epochs} more for each further stage"
-        )
-
-
-def _check_ensemble(config: ConfigDict) -> None:
-    if config.model.name != models.ENSEMBLE:
-        return
-    rule, split = config.ensemble.weights, config.ensemble.weights_from
-    if rule == "equal" and split != "val":
-        raise UserError(f"config.ensemble.weights_from is {split!r}, but no split decides equal weights: leave it out")
-    if rule == "gradient" and not _is_number(config.optimizer.learning_rate):
-        raise UserError(
-            f"config.optimizer.learning_rate is {config.optimizer.learning_rate!r}, and a mixture has no stages to "
-            "spread it over: give a number"
-        )
-    if rule == "gradient" and config.optimizer.schedule == "plateau":
-        raise UserError("config.optimizer.schedule is 'plateau', which an ensemble does not have: choose another")
+PHASE_ONLY = {"steps": Key(100, "Optimizer steps of the phase, instead of its epochs.", low=1)}

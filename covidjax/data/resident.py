@@ -8,6 +8,7 @@ import numpy as np
 
 from covidjax.data.examples import Examples
 
+PLACEMENTS = ("auto", "device", "stream")  # of config.dataset.placement
 DEVICE_SHARE = 0.4  # of an accelerator's memory; activations and optimizer state need the rest
 HOST_SHARE = 0.25  # of the machine's memory, where the device is the CPU
 

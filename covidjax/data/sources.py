@@ -12,6 +12,7 @@ from covidjax.data.extra import import_with_extra
 from covidjax.data.oversampling import oversampled
 from covidjax.errors import UserError
 
+NAMES = ("phantom", "folder", "tfds")  # of config.dataset.name
 SPLITS = ("train", "val", "test")
 Task = Literal["classification", "segmentation"]
 
@@ -39,9 +40,7 @@ def _load(dataset: Any, split: str, *, masks: bool) -> Examples:
         return examples
     if dataset.name == "folder":
         return pairs.load(dataset, split) if masks else folder.load(dataset, split)
-    if dataset.name == "tfds":
-        return _prepared().load(dataset, split, masks=masks)
-    raise UserError(f"config.dataset.name is {dataset.name!r}: allowed are phantom, folder, tfds")
+    return _prepared().load(dataset, split, masks=masks)
 
 
 def listed(dataset: Any, split: str, task: Task = "classification") -> ImageFiles:

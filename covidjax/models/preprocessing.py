@@ -48,6 +48,7 @@ IMAGENET = Preprocessing(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) 
 CAFFE = Preprocessing(1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "bgr")  # Keras VGG and ResNet v1
 SYMMETRIC = Preprocessing(1 / 127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))  # Keras ResNet v2 ("tf"): -1..1
 HALF = Preprocessing(1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # timm's recipes of 2024
+STEMS = ("replicate", "fold")  # of `config.model.stem`
 CHOICES = ("auto", "unit")  # of `config.preprocessing`: what belongs to the weights, or pixels / 255
 
 

@@ -1,11 +1,13 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from covidjax.config import default_config, flatten, from_json, load, to_json, validate
-from covidjax.config.schema import CHOICES, PHASE_ONLY, RANGES
+from covidjax.config.__main__ import page
+from covidjax.config.schema import KEYS, PHASE_ONLY
 from covidjax.errors import UserError
 from covidjax.losses import MASK_LOSSES
 
@@ -145,7 +147,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(override: str, nearest:
         ("lr_scale=(('block1', 'x'),)", "pairs of a pattern and a factor"),
         ("lr_scale=((1, 0.5),)", "pairs of a pattern and a factor"),
         ("model.name=resnet19", "did you mean 'resnet18'?"),
-        ("precision=float8", ", ".join(CHOICES["precision"])),
+        ("precision=float8", ", ".join(KEYS["precision"].choices)),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_with_what_is_allowed(override: str, allowed: str) -> None:
@@ -154,16 +156,19 @@ def test_a_value_of_the_wrong_kind_is_refused_with_what_is_allowed(override: str
     assert allowed in message
 
 
-@pytest.mark.parametrize("key", RANGES)
-def test_a_value_outside_its_range_is_refused(key: str) -> None:
-    low, high, closed = RANGES[key]
-    whole = isinstance((dict(flatten(default_config())) | PHASE_ONLY)[key], int)
-    beyond = [low - 1, 2 * high] if closed else [low, 2 * high]
-    for value in (int(number) if whole else float(number) for number in beyond):
-        override, name = f"{key}={value}", key
-        if key in PHASE_ONLY:
-            override, name = f"phases=({{{key!r}: {value}}},)", f"phases[0].{key}"
-        assert refusal(override).startswith(f"config.{name} is ")
+@pytest.mark.parametrize("name", [name for name, key in (KEYS | PHASE_ONLY).items() if key.range_words])
+def test_a_value_outside_its_range_is_refused(name: str) -> None:
+    key = (KEYS | PHASE_ONLY)[name]
+    beyond = [key.low - 1 if math.isfinite(key.low) else key.above, min(2 * key.high, key.below)]
+    for value in map(type(key.default), beyond):
+        override, said = f"{name}={value}", name
+        if name in PHASE_ONLY:
+            override, said = f"phases=({{{name!r}: {value}}},)", f"phases[0].{name}"
+        assert refusal(override).startswith(f"config.{said} is {value}: allowed is {key.range_words}")
+
+
+def test_the_page_of_keys_is_current() -> None:
+    assert (CONFIGS.parent / "docs" / "config.md").read_text(encoding="utf-8") == page(), "see the top of the page"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,156 @@
+"""Checks of a config against the schema. Each raises UserError: the key, its value, and what is allowed."""
+
+import difflib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from covidjax import losses, models
+from covidjax.config.schema import KEYS, PHASE_KEYS, PHASE_ONLY, is_number, is_several
+from covidjax.errors import UserError
+from covidjax.freeze.strategies import gradual_epochs
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every key and value, and what goes together. Raises UserError at the first that is wrong."""
+    given = dict(flatten(config))
+    for key in given:
+        if key not in KEYS:
+            raise UserError(unknown_key(key, KEYS))
+    for key in KEYS:
+        if key not in given:
+            raise UserError(f"config.{key} is missing: start the config from covidjax.config.default_config()")
+        check_value(f"config.{key}", key, given[key])
+    if config.dataset.channels not in (1, 3):
+        raise UserError(f"config.dataset.channels is {config.dataset.channels}: allowed are 1 (gray) and 3 (RGB)")
+    if config.dataset.name != "phantom" and not config.dataset.root:
+        needed = "holds train/ val/ test/" if config.dataset.name == "folder" else "launch/prepare.py wrote"
+        raise UserError(f"config.dataset.root is empty: give the folder that {needed}")
+    _check_masks(config)
+    if config.batch_size % config.accumulation_steps:
+        raise UserError(
+            f"config.batch_size {config.batch_size} is not a multiple of config.accumulation_steps "
+            f"{config.accumulation_steps}: choose a batch size that is"
+        )
+    for number, phase in enumerate(config.phases):
+        _check_phase(f"config.phases[{number}]", phase)
+    _check_gradual(config)
+    _check_ensemble(config)
+
+
+def check_value(name: str, key: str, value: Any) -> None:
+    """Checks the value of a key, which the message calls `name`."""
+    known = KEYS.get(key) or PHASE_ONLY[key]
+    is_kind, words = known.kind_of_values
+    right, several = is_kind(value), is_several(value)
+    if known.choices and not several and not (right and value in known.choices):
+        near = difflib.get_close_matches(str(value), known.choices, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{name} is {value!r}: allowed are {', '.join(known.choices)}{hint}")
+    if not right:
+        raise UserError(f"{name} is {value!r}: allowed is {words}, such as its default {known.default!r}")
+    if known.elements and several and not all(map(known.elements.accepts, value)):
+        raise UserError(f"{name} is {value!r}: allowed are {known.elements.words}")
+    if known.range_words and not all(map(known.in_range, value if several else (value,))):
+        raise UserError(f"{name} is {value!r}: allowed is {known.range_words}")
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Pairs of a dotted key and its value."""
+    for key in sorted(config.keys(), key=str):
+        value = config[key]
+        if isinstance(value, ConfigDict | dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def unknown_key(key: str, known: Collection[str], name: str = "config") -> str:
+    """The message for a key that does not exist: the nearest one that does, and those beside it."""
+    same_leaf = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
+    longer = [other for other in known if other.startswith(key)]
+    near = difflib.get_close_matches(key, known, 1, cutoff=0.3)
+    nearest = (difflib.get_close_matches(key, same_leaf or longer, 1, cutoff=0) or near or list(known))[0]
+    owner = nearest.rpartition(".")[0]
+    siblings = [other for other in known if other.rpartition(".")[0] == owner]
+    group = f"{name}.{owner}" if owner else name
+    return f"{name}.{key} does not exist: did you mean {name}.{nearest}? {group} has {', '.join(sorted(siblings))}"
+
+
+def _check_masks(config: ConfigDict) -> None:
+    """Checks what masks need and what is for masks only."""
+    names, loss = tuple(config.dataset.mask_classes), config.loss
+    if not 2 <= len(set(names)) == len(names) <= 256 or not all(names):
+        raise UserError(
+            f"config.dataset.mask_classes is {names!r}: allowed are 2 to 256 different names, the background first"
+        )
+    if models.task(config.model.name) == "segmentation":
+        if config.dataset.oversample:
+            raise UserError(
+                "config.dataset.oversample repeats images of a class, and config.model.name is "
+                f"{config.model.name!r}, whose images have masks and no class: leave it empty"
+            )
+        if loss.label_smoothing and loss.name not in losses.SMOOTHED:
+            raise UserError(
+                f"loss.label_smoothing is {loss.label_smoothing}, which {loss.name} does not have; set it to 0, or "
+                f"choose one of {', '.join(losses.SMOOTHED)}"
+            )
+        return
+    if config.checkpoint.best == "dice":
+        raise UserError(
+            f"config.checkpoint.best is 'dice', a figure of masks, and config.model.name is {config.model.name!r}, "
+            "which labels whole images: allowed are loss, accuracy"
+        )
+    if loss.name not in losses.LOSSES:
+        raise UserError(
+            f"config.loss.name is {loss.name!r}, a loss of masks, and config.model.name is {config.model.name!r}, "
+            f"which labels whole images: allowed are {', '.join(losses.LOSSES)}"
+        )
+
+
+def _check_phase(name: str, phase: Any) -> None:
+    if not isinstance(phase, dict | ConfigDict):
+        raise UserError(f"{name} is {phase!r}: allowed is a dict with keys among {', '.join(PHASE_KEYS)}")
+    if dotted := [key for key in phase if "." in str(key)]:
+        raise UserError(f"{name} has the key {dotted[0]!r}: write {{'optimizer': {{'learning_rate': 1e-4}}}} instead")
+    allowed = [key for key in (*KEYS, *PHASE_ONLY) if key.split(".")[0] in PHASE_KEYS]
+    for key, value in flatten(phase):
+        if key not in allowed:
+            raise UserError(unknown_key(key, allowed, name))
+        check_value(f"{name}.{key}", key, value)
+    if "epochs" in phase and "steps" in phase:
+        raise UserError(f"{name} has both epochs and steps: give one of them")
+    if gradual_epochs(phase.get("freeze")) is not None:
+        raise UserError(
+            f"{name}.freeze is {phase['freeze']!r}, which is a run of phases itself: write it in config.freeze and "
+            "leave config.phases empty, or write the phases with last:1, last:2 and so on"
+        )
+
+
+def _check_gradual(config: ConfigDict) -> None:
+    epochs = gradual_epochs(config.freeze)
+    if epochs is None:
+        return
+    if config.phases:
+        raise UserError(f"config.freeze is {config.freeze!r}, which makes the phases itself: leave config.phases empty")
+    if config.epochs < epochs:
+        raise UserError(
+            f"config.freeze is {config.freeze!r}, so the last stage alone trains for {epochs} epochs, but "
+            f"config.epochs is {config.epochs}: at least {epochs} are needed, and {epochs} more for each further stage"
+        )
+
+
+def _check_ensemble(config: ConfigDict) -> None:
+    if config.model.name != models.ENSEMBLE:
+        return
+    rule, split, optimizer = config.ensemble.weights, config.ensemble.weights_from, config.optimizer
+    if rule == "equal" and split != "val":
+        raise UserError(f"config.ensemble.weights_from is {split!r}, but no split decides equal weights: leave it out")
+    if rule == "gradient" and not is_number(optimizer.learning_rate):
+        raise UserError(
+            f"config.optimizer.learning_rate is {optimizer.learning_rate!r}, and a mixture has no stages to spread it "
+            "over: give a number"
+        )
+    if rule == "gradient" and optimizer.schedule == "plateau":
+        raise UserError("config.optimizer.schedule is 'plateau', which an ensemble does not have: choose another")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from covidjax import losses, mesh, models, optim
 from covidjax.data import enhance, picture, resident, sources
 from covidjax.freeze.plan import BATCH_NORM_MODES
-from covidjax.models import cnn, layers, mixture, preprocessing, resnet, upsampling, vgg
+from covidjax.models import cnn, layers, mixture, preprocessing, resnet, unet, vgg
 from covidjax.ops import choose as operations
 
 NO_LIMIT = 1e9  # the end of ranges that have none in practice
@@ -186,7 +186,7 @@ KEYS = {
     "model.stem": Key(
         "replicate", "Gray images under three-channel weights: repeated, or kernels folded.", preprocessing.STEMS
     ),
-    "model.upsampling": Key("transposed", "Of unet and unet_resnet*.", upsampling.UPSAMPLINGS),
+    "model.upsampling": Key("transposed", "Of unet and unet_resnet*.", unet.UPSAMPLINGS),
     "model.attention": Key(False, "Of unet_resnet*."),
     # The network 'ensemble'.
     "ensemble.members": Key((), "Two or more trained classifiers.", elements=WORKDIRS),

@@ -13,7 +13,7 @@ from covidjax import losses
 from covidjax.errors import UserError
 from covidjax.models import layers, vgg
 from covidjax.train.step import train_step
-from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
+from tests.support import make_batch, make_model, make_recipe, make_state, small_config
 
 CLASSES, FEATURES, SCALE = 3, 5, 4.5
 CLASSIFIER, WIDE = layers.Head(CLASSES, normalised_features=True), vgg.Head(CLASSES, (7,), 0.0, True)
@@ -93,7 +93,7 @@ def test_a_frozen_backbone_leaves_the_scale_to_train() -> None:
         optimizer__weight_decay=0.1,
     )
     model = make_model(config)
-    variables = make_variables(model, size=8)
+    variables = dict(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
     assert variables["params"]["head"]["scale"] == 2.0
     recipe = make_recipe(config, model, variables)
     trained = {leaf.path for leaf in recipe.plan.leaves if leaf.trains}

@@ -161,7 +161,7 @@ def _max_pool(shape: Any, window: Any, strides: Any, padding: Any, count: int) -
     name = f"{_by(*shape)} window {_by(*window)} stride {strides[0]}"
 
     def plain(inputs: jax.Array) -> jax.Array:
-        return pooling.plain(inputs, window, strides, padding)
+        return pooling.plain(inputs, pooling.Windows(window, strides, padding))
 
     def ours(inputs: jax.Array) -> jax.Array:
         return ops.max_pool(inputs, window=window, strides=strides, padding=padding)

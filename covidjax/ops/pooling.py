@@ -10,16 +10,15 @@ from jax import lax
 
 from covidjax.ops.by_platform import after
 from covidjax.ops.native import pooling as native_pooling
-
-Pair = tuple[int, int]
+from covidjax.ops.native.pooling import Pair, Windows
 
 
 def max_pool(
     inputs: jax.Array,
     *,
-    window: tuple[int, int],
-    strides: tuple[int, int],
-    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
+    window: Pair,
+    strides: Pair,
+    padding: tuple[Pair, Pair] = ((0, 0), (0, 0)),
     native: bool = False,
 ) -> jax.Array:
     """Maximum over windows; padded positions never win.
@@ -28,56 +27,42 @@ def max_pool(
     native: in the shim on a CPU, where it covers the work and is faster.
     The gradient goes to the first maximum of a window, row by row; that of a window with a NaN to one of its positions.
     """
+    windows = Windows(window, strides, padding)
     if any(size + sum(pad) < part for size, pad, part in zip(inputs.shape[1:3], padding, window, strict=True)):
-        return plain(inputs, window, strides, padding)  # not one window
-    return _max_pool(inputs, window, strides, padding, native and native_pooling.covers(inputs, window, strides))
+        return plain(inputs, windows)  # not one window
+    return _max_pool(inputs, windows, native and native_pooling.covers(inputs, windows))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _max_pool(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair], native: bool) -> jax.Array:
-    return _outputs(inputs, window, strides, padding, native)
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_pool(inputs: jax.Array, windows: Windows, native: bool) -> jax.Array:
+    return _outputs(inputs, windows, native)
 
 
-def _forward(
-    inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair], native: bool
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    outputs = _outputs(inputs, window, strides, padding, native)
+def _forward(inputs: jax.Array, windows: Windows, native: bool) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    outputs = _outputs(inputs, windows, native)
     return outputs, (inputs, outputs)
 
 
 def _backward(
-    window: Pair,
-    strides: Pair,
-    padding: tuple[Pair, Pair],
-    native: bool,
-    kept: tuple[jax.Array, jax.Array],
-    cotangent: jax.Array,
+    windows: Windows, native: bool, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array]:
-    return (_gradient(*kept, cotangent, window, strides, padding, native),)
+    return (_gradient(*kept, cotangent, windows, native),)
 
 
 _max_pool.defvjp(_forward, _backward)
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _outputs(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair], native: bool) -> jax.Array:
+@partial(jax.jit, static_argnums=(1, 2))
+def _outputs(inputs: jax.Array, windows: Windows, native: bool) -> jax.Array:
     ways = native_pooling.max_pool if native else by_axis, plain
-    on_cpu, elsewhere = (partial(way, window=window, strides=strides, padding=padding) for way in ways)
+    on_cpu, elsewhere = (partial(way, windows=windows) for way in ways)
     return lax.platform_dependent(inputs, cpu=on_cpu, default=elsewhere)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _gradient(
-    inputs: jax.Array,
-    outputs: jax.Array,
-    cotangent: jax.Array,
-    window: Pair,
-    strides: Pair,
-    padding: tuple[Pair, Pair],
-    native: bool,
-) -> jax.Array:
+@partial(jax.jit, static_argnums=(3, 4))
+def _gradient(inputs: jax.Array, outputs: jax.Array, cotangent: jax.Array, windows: Windows, native: bool) -> jax.Array:
     ways = native_pooling.max_pool_gradient if native else gradient_by_axis, plain
-    on_cpu, library = (partial(way, window=window, strides=strides, padding=padding) for way in ways)
+    on_cpu, library = (partial(way, windows=windows) for way in ways)
 
     def elsewhere(inputs: jax.Array, _: jax.Array, cotangent: jax.Array) -> jax.Array:
         (gradient,) = jax.vjp(library, inputs)[1](cotangent)
@@ -86,35 +71,29 @@ def _gradient(
     return lax.platform_dependent(inputs, outputs, cotangent, cpu=on_cpu, default=elsewhere)
 
 
-def plain(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
+def plain(inputs: jax.Array, windows: Windows) -> jax.Array:
     """XLA's windows; their gradient is a scatter, which XLA:CPU does element by element."""
     lowest = np.array(-np.inf, inputs.dtype)  # a constant: JAX differentiates a maximum only if it sees its start value
-    return lax.reduce_window(inputs, lowest, lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0)))
+    window, strides, padding = (1, *windows.window, 1), (1, *windows.strides, 1), ((0, 0), *windows.padding, (0, 0))
+    return lax.reduce_window(inputs, lowest, lax.max, window, strides, padding)
 
 
-def by_axis(inputs: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
+def by_axis(inputs: jax.Array, windows: Windows) -> jax.Array:
     """The maxima of each row's windows, then of these along the columns."""
-    rows = _along(inputs, 2, window[1], strides[1], padding[1])
-    return _along(rows, 1, window[0], strides[0], padding[0])
+    rows, columns = zip(*windows, strict=True)
+    return _along(_along(inputs, 2, *columns), 1, *rows)
 
 
-def gradient_by_axis(
-    inputs: jax.Array,
-    _: jax.Array,
-    cotangent: jax.Array,
-    window: Pair,
-    strides: Pair,
-    padding: tuple[Pair, Pair],
-) -> jax.Array:
+def gradient_by_axis(inputs: jax.Array, _: jax.Array, cotangent: jax.Array, windows: Windows) -> jax.Array:
     """To the first row that holds the maximum, in it to the first column.
 
     The positions of a window are compared with each other, never with the maximum of the forward pass: XLA may work
     out the inputs again beside the gradient, with another rounding, and then no value equals that.
     """
+    rows, columns = zip(*windows, strict=True)
     inputs = after(cotangent, inputs)
-    rows = _along(inputs, 2, window[1], strides[1], padding[1])
-    of_rows = _gradient_along(rows, cotangent, 1, window[0], strides[0], padding[0])
-    return _gradient_along(inputs, of_rows, 2, window[1], strides[1], padding[1])
+    of_rows = _gradient_along(_along(inputs, 2, *columns), cotangent, 1, *rows)
+    return _gradient_along(inputs, of_rows, 2, *columns)
 
 
 def _along(inputs: jax.Array, axis: int, window: int, stride: int, padding: Pair) -> jax.Array:

@@ -219,6 +219,6 @@ def test_shapes_that_do_not_fit_are_an_error_with_the_operations_name_and_shapes
     with pytest.raises(
         jax.errors.JaxRuntimeError, match=r"maxima of \[2, 8, 8, 5\], .*: maxima are for multiples of 16"
     ):
-        pooling.max_pool(jnp.asarray(inputs), (2, 2), (1, 1), ((0, 0), (0, 0))).block_until_ready()
+        pooling.max_pool(jnp.asarray(inputs), pooling.Windows((2, 2), (1, 1), ((0, 0), (0, 0)))).block_until_ready()
     with pytest.raises(jax.errors.JaxRuntimeError, match="the bias does not fit the kernel"):
         run("convolution", (2, 8, 8, 4), inputs, kernel, normal(3), none, **forward)

@@ -36,7 +36,7 @@ def draw(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
 def gradients(name: str, inputs: jax.Array, native: bool) -> tuple[Any, Any, Any, Any]:
     """Value and gradient, ours and XLA's."""
     outputs, pullback = jax.vjp(lambda inputs: ops.max_pool(inputs, native=native, **WINDOWS[name]), inputs)
-    expected, plain_pullback = jax.vjp(lambda inputs: pooling.plain(inputs, **WINDOWS[name]), inputs)
+    expected, plain_pullback = jax.vjp(lambda inputs: pooling.plain(inputs, pooling.Windows(**WINDOWS[name])), inputs)
     cotangent = jnp.asarray(np.random.default_rng(1).integers(-8, 9, outputs.shape), inputs.dtype)  # sums are exact
     return outputs, pullback(cotangent)[0], expected, plain_pullback(cotangent)[0]
 

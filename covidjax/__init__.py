@@ -1,1 +1,14 @@
-"""Transfer learning on medical images with JAX: frozen means free. Research use only."""
+"""Transfer learning on medical images with JAX: frozen means free. Research use only.
+
+Each line imports only from those above it:
+
+- errors, files, console, process, command: what every part needs
+- ops, data, checkpoint, mesh, optim, losses, freeze: operations, images, files of a run, devices, and what trains
+- models, metrics: networks as named stages, figures of predictions
+- config, tasks: every key with its default, kinds of labels
+- weights, report: pretrained weights, pages
+- evaluate, train: networks in inference, the training step and its loop
+- runs, study: one function for each command, comparisons of freeze strategies
+
+`ops, models, freeze, optim, losses, mesh` and `train.step` need jax, flax, optax and numpy alone.
+"""

@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+
+from covidjax.freeze.plan import is_hole
 
 Forward = Callable[[Any, Any], Any]
 
@@ -44,7 +45,7 @@ def with_backward(forward: Forward, params: Any, trainable: Any, x: Any, outputs
 
     def both(trainable: Any, params: Any, x: Any, cotangent: Any) -> Any:
         def of(trainable: Any, x: Any) -> Any:
-            merged = jax.tree.map(lambda a, b: b if _is_hole(a) else a, trainable, params, is_leaf=_is_hole)
+            merged = jax.tree.map(lambda a, b: b if is_hole(a) else a, trainable, params, is_leaf=is_hole)
             return forward(merged, x)
 
         if with_input:
@@ -54,7 +55,3 @@ def with_backward(forward: Forward, params: Any, trainable: Any, x: Any, outputs
         return value, pullback(cotangent)
 
     return count(both, trainable, params, x, outputs)
-
-
-def _is_hole(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)

@@ -17,6 +17,11 @@ BATCH_NORM_MODES = ("auto", "batch", "running")
 Pairs = tuple[tuple[str, float], ...]
 
 
+def is_hole(node: Any) -> bool:
+    """Whether a node stands where another tree has a leaf."""
+    return isinstance(node, optax.MaskedNode)
+
+
 class Leaf(NamedTuple):
     """A parameter: its path as in `layer3/block2/conv1/kernel`, and how it trains; all 0 where it does not.
 
@@ -102,7 +107,7 @@ class FreezePlan:
         decays = self.ema_decays()
         if decays is None:
             return None
-        return jax.tree.map(lambda decay, leaf: HOLE if _is_hole(decay) else leaf, decays, values, is_leaf=_is_hole)
+        return jax.tree.map(lambda decay, leaf: HOLE if is_hole(decay) else leaf, decays, values, is_leaf=is_hole)
 
     def split(self, params: Mapping[str, Any]) -> tuple[Any, Any]:
         """The trainable and the frozen tree; each has `optax.MaskedNode` holes where the other has leaves."""
@@ -113,7 +118,7 @@ class FreezePlan:
 
     def merge(self, trainable: Any, frozen: Any) -> Any:
         """The whole tree again: the inverse of `split`. Where `trainable` has a hole it is that of `frozen`."""
-        return jax.tree.map(lambda a, b: b if _is_hole(a) else a, trainable, frozen, is_leaf=_is_hole)
+        return jax.tree.map(lambda a, b: b if is_hole(a) else a, trainable, frozen, is_leaf=is_hole)
 
 
 def make_plan(
@@ -167,11 +172,11 @@ def make_plan(
     normalised = tuple(stage for stage in stages if stage in variables.get("batch_stats", {}))
     modes = _batch_norm_modes(batch_norm, leaves, normalised)
     live = tuple(stage for stage in normalised if modes[stage] == "batch")
-    followed = tuple(
+    moving = tuple(
         Statistic(path, _first_match(path, ema_decays, ema_decay)) for path in statistics if path.split("/")[0] in live
     )
     strategy = strategy if isinstance(strategy, str) else tuple(strategy)
-    return FreezePlan(strategy, tuple(stages), leaves, followed, live, normalised)
+    return FreezePlan(strategy, tuple(stages), leaves, moving, live, normalised)
 
 
 def _paths(tree: Mapping[str, Any]) -> tuple[str, ...]:
@@ -203,10 +208,6 @@ def _batch_norm_modes(
     trained = {leaf.path.split("/")[0] for leaf in leaves if leaf.trains and is_norm(leaf.path)}
     automatic = {stage: "batch" if stage in trained else "running" for stage in normalised}
     return automatic | {stage: mode for stage, mode in asked.items() if mode != "auto"}
-
-
-def _is_hole(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
 
 
 def _nested(pairs: Any) -> dict[str, Any]:

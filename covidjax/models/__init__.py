@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Networks as ordered, named stages, and the registry that builds them by name."""
 
 from typing import Any, Literal
 

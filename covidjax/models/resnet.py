@@ -123,26 +123,13 @@ class Block(nn.Module):
         return self._norm("shortcut_norm")(entry, conv=conv, use_batch_statistics=use_batch_statistics)
 
     def _conv(self, name: str, features: int, size: int, strides: int) -> Conv:
-        dilation = self.dilation if size > 1 else 1
-        return Conv(
-            features,
-            size,
-            strides,
-            padding=dilation * (size // 2),
-            use_bias=name in self.arrangement.biased,
-            dilation=dilation,
-            numerics=self.numerics,
-            name=name,
-        )
+        dilation, biased = self.dilation if size > 1 else 1, name in self.arrangement.biased
+        padding = dilation * (size // 2)
+        return Conv(features, size, strides, padding, biased, dilation, numerics=self.numerics, name=name)
 
     def _norm(self, name: str, fresh_scale: float = 1.0) -> BatchNorm:
-        return BatchNorm(
-            self.arrangement.epsilon,
-            self.arrangement.momentum,
-            nn.initializers.constant(fresh_scale),
-            numerics=self.numerics,
-            name=name,
-        )
+        rules, scale_init = self.arrangement, nn.initializers.constant(fresh_scale)
+        return BatchNorm(rules.epsilon, rules.momentum, scale_init, self.numerics, name=name)
 
 
 class Layer(nn.Module):

@@ -1,4 +1,4 @@
-"""Operations of the networks: one public function each, free of parameters and state."""
+"""Operations of the networks: one public function each, in the formulation that is fastest on the platform."""
 
 from covidjax.ops.batch_norm import affine, batch_norm, batch_statistics, normalise
 from covidjax.ops.convolution import convolution, transposed_convolution

@@ -1,1 +1,1 @@
-"""Pretrained weights: files, name maps, and the catalog of known sources."""
+"""Weights from elsewhere: the catalog of known sources, readers of files, maps of names, and trained networks."""

@@ -1,19 +1,17 @@
 """Weights of any source as one safetensors file in our own names."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from covidjax import config as configs
 from covidjax import models
 from covidjax.errors import UserError
-from covidjax.files import digest, read_json
+from covidjax.files import digest, read_json, write_bytes
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.weights import catalog, files, inputs
 from covidjax.weights.load import HEADS, LoadReport, arrange, match
@@ -58,7 +56,7 @@ def convert(pretrained: str, output: Path) -> tuple[dict[str, str], LoadReport]:
         "source": pretrained,
         **{key: value for key, value in origin.items() if value},
     }
-    _write(arrays, header, output)
+    write_bytes(output, save(arrays, header))
     return header, account
 
 
@@ -102,13 +100,3 @@ def model_config(name: str, arrangement: str) -> ConfigDict:
     model.name = name
     model.arrangement = arrangement or model.arrangement
     return model
-
-
-def _write(arrays: dict[str, np.ndarray], header: dict[str, str], output: Path) -> None:
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        save_file(arrays, temporary, header)
-        os.replace(temporary, output)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {output}: {error}: free space or choose another folder") from error

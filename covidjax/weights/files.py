@@ -22,8 +22,8 @@ Tensors = dict[str, np.ndarray]
 def read(path: Path) -> Tensors:
     """All tensors of a file by name, on the host.
 
-    `.safetensors` (as views of the memory-mapped file) and `.pth` by tensor name; a Keras `.h5` as 'layer_name/0',
-    'layer_name/1', ... in the file's own order of layers and weights; `.weights.h5` as 'layers/conv2d_10/vars/0'.
+    `.safetensors` and `.pth` by tensor name; a Keras `.h5` as 'layer_name/0', 'layer_name/1', ... in the file's own
+    order of layers and weights; `.weights.h5` as 'layers/conv2d_10/vars/0'.
     Raises UserError where the file is missing, truncated, of another kind, would execute code, or holds a number that
     is not finite.
     """
@@ -70,37 +70,19 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 def _read_safetensors(path: Path) -> Tensors:
+    tensors: Tensors = {}
     try:
-        with safe_open(path, framework="numpy") as file:  # checks header, offsets and length
-            names = list(file.keys())
-            kinds = {name: (file.get_slice(name).get_dtype(), file.get_slice(name).get_shape()) for name in names}
-            order = list(file.offset_keys())
+        with safe_open(path, framework="numpy") as file:
+            for name in file.offset_keys():
+                if (kind := file.get_slice(name).get_dtype()) not in _SAFETENSORS_TYPES:
+                    raise UserError(f"{path}: the tensor {name} has the type {kind}: convert the file to float32")
+                tensors[name] = file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
-    with path.open("rb") as opened:
-        offset = 8 + int.from_bytes(opened.read(8), "little")
-    tensors: Tensors = {}
-    for name in order:
-        if kinds[name][0] not in _SAFETENSORS_DTYPES:
-            raise UserError(f"{path}: the tensor {name} has the type {kinds[name][0]}: convert the file to float32")
-        dtype, shape = np.dtype(_SAFETENSORS_DTYPES[kinds[name][0]]), tuple(kinds[name][1])
-        size = math.prod(shape)
-        view = np.memmap(path, np.uint8, "r", offset, (size * dtype.itemsize,)) if size else np.empty(0, np.uint8)
-        tensors[name] = view.view(np.ndarray).view(dtype).reshape(shape)
-        offset += size * dtype.itemsize
     return tensors
 
 
-_SAFETENSORS_DTYPES: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
+_SAFETENSORS_TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL")
 
 
 # ---- PyTorch ----

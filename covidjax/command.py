@@ -1,12 +1,13 @@
 """What every command in `launch/` shares: its arguments, and errors for the person at the keyboard."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from covidjax.errors import UserError
+from covidjax.errors import Interrupted, UserError
 
 STOPPED_BY_SIGTERM = 143
 STOPPED_BY_SIGPIPE = 141
@@ -30,12 +31,50 @@ def which(text: str) -> str | int:
     raise argparse.ArgumentTypeError(f"{text!r} is none of best, latest and the number of a step")
 
 
+def names(text: str) -> tuple[str, ...]:
+    """The value of a flag that takes several names: the parts between commas."""
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty part: write names with a comma between them")
+    return parts
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """The value of --seeds, such as 0,1,2."""
+    parts = names(text)
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, such as 0,1,2")
+    return tuple(int(part) for part in parts)
+
+
+def rates(text: str) -> tuple[float, ...]:
+    """The value of a flag that takes several numbers above 0, such as 1e-3,1e-4."""
+    try:
+        found = tuple(float(part) for part in names(text))
+    except ValueError:
+        found = (math.nan,)
+    if not all(rate > 0 and math.isfinite(rate) for rate in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers above 0, such as 1e-3,1e-4")
+    return found
+
+
+def spacing(text: str) -> tuple[float, ...]:
+    """The value of --spacing, such as 5,0.7,0.7."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 5,0.7,0.7") from error
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a command: one line and exit status 2 for a mistake, no traceback."""
     try:
         main(sys.argv[1:])
     except UserError as error:
         fail(str(error))
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(STOPPED_BY_SIGTERM)
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(STOPPED_BY_SIGPIPE)

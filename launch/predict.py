@@ -16,7 +16,7 @@ from covidjax.errors import UserError
 from covidjax.evaluate.tiles import Tiling
 from covidjax.process import prepare_process
 from covidjax.runs import predict
-from covidjax.runs.members import load_network
+from covidjax.runs.ensemble import load_network
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from covidjax import command
 from covidjax.data.datasets import BUILDERS
-from covidjax.data.datasets.prepare import load_builder, prepare
+from covidjax.data.datasets.prepare import describe, prepare
 from covidjax.errors import UserError
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--list", action="store_true", help="the data sets, and what to put into --manual_dir for each")
     flags = parser.parse_args(arguments)
     if flags.list:
-        print(*map(_description, BUILDERS), sep="\n\n")
+        print(*map(describe, BUILDERS), sep="\n\n")
         return
     if not (flags.dataset and flags.manual_dir and flags.data_dir):
         raise UserError("give --dataset=NAME --manual_dir=DIR --data_dir=DIR, or --list")
@@ -34,13 +34,6 @@ def main(arguments: Sequence[str]) -> None:
     finally:
         signal.signal(signal.SIGTERM, former)
     print(f"train from it with --config.dataset.name=tfds --config.dataset.root={folder}")
-
-
-def _description(name: str) -> str:
-    builder = load_builder(name)
-    names = [f"{name}/{config.name}" for config in builder.BUILDER_CONFIGS] or [name]
-    text = " ".join(builder.__doc__.split())
-    return f"{', '.join(names)}: {text}\n  {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
 
 
 if __name__ == "__main__":

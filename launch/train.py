@@ -3,16 +3,13 @@
 python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart [--config.key=value ...]
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from covidjax import command, models
+from covidjax import command
 from covidjax.config.flags import parse_with_config
 from covidjax.process import prepare_process
-from covidjax.runs import ensemble, record
-from covidjax.runs.train import train
-from covidjax.train import loop
+from covidjax.runs.train import run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -20,17 +17,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = command.Parser(prog="launch/train.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run, made if missing")
     flags, config = parse_with_config(parser, arguments, ensembles=True)
-    allocator = prepare_process(config.precision)
-    try:
-        with record.locked(flags.workdir):
-            if config.model.name == models.ENSEMBLE:
-                report = ensemble.train(config, flags.workdir)
-            else:
-                report = train(config, flags.workdir, allocator)
-            print(f"report: {report}")
-    except loop.Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(command.STOPPED_BY_SIGTERM)
+    print(f"report: {run(config, flags.workdir, prepare_process(config.precision))}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
+from covidjax import files
 from covidjax.config.checks import check_value, unknown_key, validate
 from covidjax.config.schema import KEYS
 from covidjax.errors import UserError
@@ -67,6 +68,11 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"config.json is not a config of this version: {' '.join(str(error).split())}") from error
     return config
+
+
+def of_workdir(workdir: Path) -> ConfigDict:
+    """The config of a run. Raises UserError where the folder holds none, or as `from_json`."""
+    return from_json(files.read_json(workdir / "config.json"))
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

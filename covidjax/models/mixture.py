@@ -1,4 +1,6 @@
-"""Mixtures of the answers of several networks, and the two rules that learn their weights; pure functions.
+"""Mixtures of the answers of several networks, the two rules that learn their weights, and which weights are chosen.
+
+Pure functions of arrays.
 
 How Wang et al. 2020 are read (II.C, III.B): both networks are frozen, each has a weight on its output, and "the weight
 of the higher accuracy rate is higher, and vice versa"; "the weight of improving accuracy is improved during the
@@ -8,6 +10,8 @@ unsteady "because of the dynamic changes in the weights", so these move from rou
 `by_accuracy` is the multiplicative update, which has these properties and no constant to choose.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +20,19 @@ import numpy as np
 
 MIXES = ("probabilities", "logits")
 RULES = ("accuracy", "gradient", "equal")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidate:
+    """Weights that may be chosen, with the accuracy and the loss of their mixture on a split.
+
+    number: of the round that they are from, 0 before the first; None for a member alone, which has all the weight.
+    """
+
+    weights: np.ndarray
+    number: int | None
+    accuracy: float
+    loss: float
 
 
 @jax.jit(static_argnames="how")
@@ -80,6 +97,29 @@ def by_gradient(
     _, found = jax.jit(lambda: jax.lax.scan(one, (scores, tx.init(scores)), jnp.arange(rounds)))()
     equal = np.full((1, len(probabilities)), 1 / len(probabilities))
     return np.concatenate([equal, np.asarray(found, np.float64)])
+
+
+def candidates(learnt: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, how: str) -> list[Candidate]:
+    """The mixture of every round, measured. learnt: [rounds + 1, members]; for the rest see `by_gradient`."""
+    return [_measured(weights, number, probabilities, labels, how) for number, weights in enumerate(learnt)]
+
+
+def alone(probabilities: np.ndarray, labels: np.ndarray, how: str) -> list[Candidate]:
+    """Each member with all of the weight; the arguments are those of `by_gradient`."""
+    return [_measured(weights, None, probabilities, labels, how) for weights in np.eye(len(probabilities))]
+
+
+def choose(candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate of the highest accuracy; of equal ones the lowest loss, of these the first."""
+    return min(candidates, key=lambda candidate: (-candidate.accuracy, candidate.loss))
+
+
+def _measured(
+    weights: np.ndarray, number: int | None, probabilities: np.ndarray, labels: np.ndarray, how: str
+) -> Candidate:
+    mixed = mix(probabilities, weights, how)
+    accuracy = float(np.mean(np.asarray(mixed).argmax(axis=1) == labels))
+    return Candidate(weights, number, accuracy, float(mean_loss(mixed, labels)))
 
 
 def _logarithms(probabilities: Any) -> jax.Array:

@@ -1,42 +1,182 @@
-"""The training of an ensemble: frozen members answer once, rounds learn the weights of their answers.
+"""Ensembles: frozen networks answer once, rounds learn the weights of their answers, splits measure their mixture.
 
 Wang et al. 2020 verify the weights on the test set; here they are learnt on the validation split, unless
 `config.ensemble.weights_from` asks for that leak by name. How the paper is read: `covidjax.models.mixture`.
 """
 
 import dataclasses
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, optim
+from covidjax import files, losses, models, optim
+from covidjax.data import sources
+from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices
 from covidjax.errors import UserError
-from covidjax.models import mixture as mixtures
+from covidjax.evaluate.network import inference
+from covidjax.metrics import classification
+from covidjax.metrics.comparison import paired_accuracy
+from covidjax.models import mixture
+from covidjax.models.mixture import Candidate
 from covidjax.report import run as report
-from covidjax.runs import members as ensemble
 from covidjax.runs import record
-from covidjax.runs.evaluate_ensemble import LEAK, write_evaluation
-from covidjax.runs.members import Member, Mixture
 from covidjax.train.writer import MetricsWriter
+from covidjax.weights.workdir import Trained, Which, load_trained
+
+LEAK = (
+    "the weights were chosen on the test split, as in Wang et al. 2020: its figures are too good and say nothing about "
+    "new images"
+)
+OPTIMISTIC = "the weights were chosen on this split, so the figures of the mixture are optimistic on it"
+# The figures of a member that are kept beside its place in the table.
+FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "loss", "ece")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Candidate:
-    """Weights that may be chosen, with the accuracy and the loss of their mixture on a split.
+class Member:
+    """A trained network. name: of its workdir, or all of the path where two have the same."""
 
-    number: of the round that they are from, 0 before the first; None for a member alone, which has all the weight.
-    """
+    name: str
+    workdir: Path
+    trained: Trained
 
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Its answers, by one pass: [n, height, width, channels] uint8 -> [n, classes] float32 or float64.
+
+        Raises UserError where they are not finite.
+        """
+        size = min(self.trained.config.batch_size, len(images))
+        logits = inference(*self.trained.network, size, jax.local_device_count())(images)
+        if not np.isfinite(logits).all():
+            raise UserError(f"the network of {self.workdir} answers with what is no number: leave it out")
+        return np.asarray(losses.probabilities(jnp.asarray(logits), self.trained.config.loss.name))
+
+    def describe(self) -> dict[str, Any]:
+        """Its entry in run.json."""
+        config = self.trained.config
+        return {
+            "name": self.name,
+            "workdir": str(self.workdir),
+            "model": config.model.name,
+            "image_size": config.dataset.image_size,
+            "channels": config.dataset.channels,
+            "step": self.trained.step,
+            "which": self.trained.which,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.trained.variables["params"])),
+            "weights_sha256": self.trained.digest,
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mixture:
+    """A finished ensemble. config: its own; weights: [members] float64."""
+
+    config: ConfigDict
+    members: tuple[Member, ...]
     weights: np.ndarray
-    number: int | None
-    accuracy: float
-    loss: float
+
+    @property
+    def origin(self) -> str:
+        """What is mixed, in words."""
+        return f"mixture of {', '.join(member.name for member in self.members)}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that all members know."""
+        return self.members[0].trained.classes
+
+    def mix(self, probabilities: Sequence[np.ndarray]) -> np.ndarray:
+        """The mixture of the members' answers [n, classes]."""
+        return np.asarray(mixture.mix(np.stack(probabilities), self.weights, self.config.ensemble.mix))
+
+
+def load_members(workdirs: Sequence[str], checkpoints: Iterable[Which], precision: str) -> tuple[Member, ...]:
+    """The networks of some workdirs, each at its checkpoint. precision: that of the ensemble.
+
+    Raises UserError where there are fewer than two, one twice, or one that is no trained classifier; where they know
+    different classes; and for a member of double precision in an ensemble that is not.
+    """
+    paths = [Path(workdir) for workdir in workdirs]
+    if len(paths) < 2:
+        raise UserError(
+            f"config.ensemble.members names {len(paths)} workdirs: an ensemble has two or more, "
+            "--config.ensemble.members=\"('runs/a', 'runs/b')\""
+        )
+    resolved = [path.resolve() for path in paths]
+    for index, path in enumerate(resolved):
+        if path in resolved[:index]:
+            raise UserError(f"config.ensemble.members names {paths[index]} twice: name each workdir once")
+    names = [path.name for path in resolved]
+    members: list[Member] = []
+    for path, name, which in zip(paths, names, checkpoints, strict=True):
+        config = configs.of_workdir(path)
+        if models.task(config.model.name) == "segmentation":
+            raise UserError(f"{path} is {config.model.name}, which answers with masks: an ensemble mixes classifiers")
+        if config.precision == "float64" and precision != "float64":
+            raise UserError(f"{path} is of precision float64: give the ensemble --config.precision=float64 too")
+        trained = load_trained(path, which)
+        known = members[0].trained.classes if members else trained.classes
+        if trained.classes != known:
+            raise UserError(
+                f"{path} knows the classes {', '.join(trained.classes)}, and {paths[0]} knows {', '.join(known)}: "
+                "members are trained on the same classes"
+            )
+        members.append(Member(name if names.count(name) == 1 else str(path), path, trained))
+    return tuple(members)
+
+
+def load_mixture(workdir: Path, which: Which) -> Mixture:
+    """The finished ensemble of a workdir.
+
+    Raises UserError where it is not finished, a member is another network now, or `which` is not 'best'.
+    """
+    if which != "best":
+        raise UserError("--checkpoint: an ensemble has none, its members are taken as they were mixed: leave it out")
+    config = configs.of_workdir(workdir)
+    recorded = files.read_json(workdir / "run.json")["ensemble"]
+    if "weights" not in recorded:
+        raise UserError(f"the ensemble of {workdir} is not finished: run launch/train.py with the same flags again")
+    steps = [member["step"] for member in recorded["members"]]
+    members = load_members([member["workdir"] for member in recorded["members"]], steps, config.precision)
+    _check_unchanged(workdir, members, recorded)
+    return Mixture(config, members, np.array(recorded["weights"]))
+
+
+def load_network(workdir: Path, which: Which) -> Trained | Mixture:
+    """The network of a run, or the mixture of an ensemble. Raises what `load_trained` and `load_mixture` raise."""
+    is_ensemble = configs.of_workdir(workdir).model.name == models.ENSEMBLE
+    return load_mixture(workdir, which) if is_ensemble else load_trained(workdir, which)
+
+
+def read_split(members: Sequence[Member], split: str) -> list[Examples]:
+    """A split as each member sees it: the same examples at the member's own size.
+
+    Raises UserError where they are not the same, or not those that the member's run recorded.
+    """
+    found: list[Examples] = []
+    for member in members:
+        examples = sources.load(member.trained.config.dataset, split)
+        known = files.read_json(member.workdir / "run.json")["data"].get(split)
+        if known is not None and known["fingerprint"] != examples.fingerprint:
+            raise UserError(
+                f"the {split} images are not those recorded in {member.workdir / 'run.json'}: put the former ones back"
+            )
+        if found and _identity(members[0], found[0]) != _identity(member, examples):
+            raise UserError(
+                f"the {split} examples of {member.workdir} are not those of {members[0].workdir}: members see the same "
+                "data set, split in the same way"
+            )
+        found.append(examples)
+    return found
 
 
 def train(config: ConfigDict, workdir: Path) -> Path:
@@ -47,30 +187,27 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     `config.ensemble.weights_from` is 'test'. Raises UserError for what a person can mend.
     """
     names, settings, report_path = tuple(config.ensemble.members), config.ensemble, workdir / "report.html"
-    members = ensemble.load_members(names, ["best"] * len(names), config.precision)
+    members = load_members(names, ["best"] * len(names), config.precision)
     config = _on_data_of(config, members[0])
     record.open_workdir(workdir, config)
-    run = _open_record(workdir, config, members)
+    run = _open_record(workdir, settings, members)
     if "weights" in run["ensemble"] and report_path.exists():
         return report_path
 
     # ---- Data, and one pass of each member over a split ----
     began = time.monotonic()
-    val = ensemble.read_split(members, "val")
+    val = read_split(members, "val")
     files.write_json(workdir / "config.json", configs.to_json(config))
     run["notes"] = list(val[0].notes)
     record.end_reading(workdir, run, val[0], "classification")
     splits = {"val": val}
     if settings.weights_from == "test":
         run = record.begin_reading(workdir, "test")
-        splits["test"] = ensemble.read_split(members, "test")
+        splits["test"] = read_split(members, "test")
         record.end_reading(workdir, run, splits["test"][0], "classification")
     run["timings"]["data_seconds"] = round(time.monotonic() - began, 2)
     began = time.monotonic()
-    answers = {
-        split: np.stack([member.probabilities(one.images) for member, one in zip(members, seen, strict=True)])
-        for split, seen in splits.items()
-    }
+    answers = {split: _answers(members, seen) for split, seen in splits.items()}
     run["timings"]["forward_seconds"] = round(time.monotonic() - began, 2)
     run["ensemble"]["forward_passes"] = {split: len(members) for split in answers}
 
@@ -79,22 +216,48 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     rounds, best = fit(config, answers[settings.weights_from], splits[settings.weights_from][0].labels)
     with MetricsWriter(workdir, first_step=-1) as writer:
         for each in rounds:
-            writer.write(_row(each, settings.weights_from))
+            place = {"step": each.number, "epoch": each.number, "phase": 0, "split": settings.weights_from}
+            weights = {f"weight_{index}": float(weight) for index, weight in enumerate(each.weights)}
+            writer.write({**place, "loss": each.loss, "accuracy": each.accuracy, **weights})
     run["timings"]["train_seconds"] = round(time.monotonic() - began, 2)
 
     # ---- The record, validation figures, the report ----
-    told = list(_told(members, best, rounds, settings))
-    print(*told, sep="\n")
-    run["notes"] += told
+    notes = _notes(members, best, len(rounds) - 1, settings)
+    print(*notes, sep="\n")
+    run["notes"] += notes
+    single = mixture.choose(mixture.alone(answers["val"], val[0].labels, settings.mix))
     run["ensemble"] |= {
         "rounds": len(rounds) - 1,
         "chosen_round": best.number,
-        "better_member": members[choose(alone(answers["val"], val[0].labels, settings.mix)).weights.argmax()].name,
+        "better_member": members[single.weights.argmax()].name,
         "weights": best.weights.tolist(),
     }
     files.write_json(workdir / "run.json", run)
-    write_evaluation(workdir, Mixture(config, members, best.weights), val[0], list(answers["val"]))
+    _write_evaluation(workdir, Mixture(config, members, best.weights), val[0], answers["val"])
     return report.write(workdir, {"val": val[0]})
+
+
+def evaluate(workdir: Path, split: str, which: Which) -> dict[str, Any]:
+    """Evaluates mixture and members on a split; writes predictions, evaluation, run.json and the report anew.
+
+    A reading of the test split is recorded in run.json before it happens. Returns what evaluation_<split>.json holds.
+    Raises UserError where the ensemble is not finished or a member is gone or another one, before the split is read,
+    and where the images are not those that were recorded.
+    """
+    mixed = load_mixture(workdir, which)  # where this fails the test split is not touched
+    run = record.begin_reading(workdir, split)
+    examples = read_split(mixed.members, split)
+    record.end_reading(workdir, run, examples[0], "classification")
+    answers = _answers(mixed.members, examples)
+    passes = run["ensemble"]["forward_passes"]
+    passes[split] = passes.get(split, 0) + len(answers)
+    files.write_json(workdir / "run.json", run)
+    result = _write_evaluation(workdir, mixed, examples[0], answers)
+    shown = {split: examples[0]}
+    if split != "val":
+        shown["val"] = read_split(mixed.members[:1], "val")[0]
+    report.write(workdir, shown)
+    return result
 
 
 def learn(config: ConfigDict, probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -107,11 +270,11 @@ def learn(config: ConfigDict, probabilities: np.ndarray, labels: np.ndarray) -> 
         case "accuracy":
             size = min(config.batch_size, count)
             batches = np.stack([batch_indices(config.seed, step, count, size) for step in range(rounds)])
-            return mixtures.by_accuracy(probabilities.argmax(axis=-1) == labels, batches)
+            return mixture.by_accuracy(probabilities.argmax(axis=-1) == labels, batches)
         case "gradient":
             rate = optim.learning_rate_schedule(config.optimizer, rounds, steps_per_epoch=1)
             tx = optim.optimizer(config.optimizer)
-            return mixtures.by_gradient(probabilities, labels, config.ensemble.mix, tx, rate, rounds)
+            return mixture.by_gradient(probabilities, labels, config.ensemble.mix, tx, rate, rounds)
     return np.full((1, len(probabilities)), 1 / len(probabilities))
 
 
@@ -124,29 +287,62 @@ def fit(config: ConfigDict, probabilities: np.ndarray, labels: np.ndarray) -> tu
     promised. The arguments are those of `learn`.
     """
     how = config.ensemble.mix
-    learnt = learn(config, probabilities, labels)
-    rounds = [judge(weights, number, probabilities, labels, how) for number, weights in enumerate(learnt)]
+    rounds = mixture.candidates(learn(config, probabilities, labels), probabilities, labels, how)
     learns = config.ensemble.weights != "equal"
-    return rounds, choose([*rounds, *alone(probabilities, labels, how)] if learns else rounds)
+    return rounds, mixture.choose([*rounds, *mixture.alone(probabilities, labels, how)] if learns else rounds)
 
 
-def alone(probabilities: np.ndarray, labels: np.ndarray, how: str) -> list[Candidate]:
-    """Each member with all of the weight."""
-    return [judge(weights, None, probabilities, labels, how) for weights in np.eye(len(probabilities))]
+def _answers(members: Sequence[Member], examples: Sequence[Examples]) -> np.ndarray:
+    """[members, n, classes], each member's from the split as it sees it."""
+    return np.stack([member.probabilities(each.images) for member, each in zip(members, examples, strict=True)])
 
 
-def judge(
-    weights: np.ndarray, number: int | None, probabilities: np.ndarray, labels: np.ndarray, how: str
-) -> Candidate:
-    """Measures a mixture. The arguments are those of `learn` and `mixtures.mix`; number: see `Candidate`."""
-    mixed = mixtures.mix(probabilities, weights, how)
-    accuracy = float(np.mean(np.asarray(mixed).argmax(axis=1) == labels))
-    return Candidate(weights, number, accuracy, float(mixtures.mean_loss(mixed, labels)))
+def _write_evaluation(workdir: Path, mixed: Mixture, examples: Examples, answers: np.ndarray) -> dict[str, Any]:
+    """Writes predictions_<split>.csv of the mixture and evaluation_<split>.json, and returns what the latter holds.
 
+    That is `metrics.classification_report` of the mixture, and: ensemble (how it was mixed), members (the figures of
+    each, with its weight), comparison (mixture against each member: difference of accuracy, its interval, McNemar's
+    test), optimistic or leak where they hold. answers: [members, n, classes].
+    """
+    settings, labels, split = mixed.config.ensemble, examples.labels, examples.split
+    table = mixed.mix(answers)
 
-def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """The candidate of the highest accuracy; of equal ones the lowest loss, of these the first."""
-    return min(candidates, key=lambda candidate: (-candidate.accuracy, candidate.loss))
+    def figures(probabilities: np.ndarray) -> dict[str, Any]:
+        loss = float(mixture.mean_loss(probabilities, labels))
+        return classification.classification_report(
+            probabilities, labels, examples.patients, examples.patients_known, examples.classes, loss, split
+        )
+
+    result = figures(table)
+    result["ensemble"] = {"mix": settings.mix, "rule": settings.weights, "weights_from": settings.weights_from}
+    result["members"], result["comparison"] = [], []
+    clusters = np.unique(np.asarray(examples.patients), return_inverse=True)[1]
+    right = table.argmax(axis=1) == labels
+    for member, weight, answer in zip(mixed.members, mixed.weights, answers, strict=True):
+        kept = {key: value for key, value in figures(answer).items() if key.removesuffix("_ci95") in FIGURES}
+        result["members"].append({"name": member.name, "weight": float(weight), **kept})
+        paired = paired_accuracy(right, answer.argmax(axis=1) == labels, clusters)
+        result["comparison"].append(
+            {
+                "member": member.name,
+                "difference": paired.difference,
+                "difference_ci95": None if math.isnan(paired.low) else [paired.low, paired.high],
+                "only_mixture_right": paired.only_first,
+                "only_member_right": paired.only_second,
+                "mcnemar_p": paired.p,
+            }
+        )
+    unit = "by patient" if examples.patients_known else "by image"
+    result["intervals"]["the difference to a member"] = f"bootstrap of pairs {unit}, 1000 resamples, 95 % percentile"
+    if settings.weights_from == "test":
+        result["leak"] = LEAK
+    elif settings.weights != "equal" and split == settings.weights_from:
+        result["optimistic"] = OPTIMISTIC
+    classification.write_predictions(
+        workdir / f"predictions_{split}.csv", examples.names, examples.patients, labels, table, examples.classes
+    )
+    files.write_json(workdir / f"evaluation_{split}.json", result)
+    return result
 
 
 def _on_data_of(config: ConfigDict, member: Member) -> ConfigDict:
@@ -163,46 +359,53 @@ def _on_data_of(config: ConfigDict, member: Member) -> ConfigDict:
     return config
 
 
-def _open_record(workdir: Path, config: ConfigDict, members: Sequence[Member]) -> dict[str, Any]:
+def _open_record(workdir: Path, settings: ConfigDict, members: Sequence[Member]) -> dict[str, Any]:
     """The content of run.json: that of a former attempt, or one that begins.
 
     Raises UserError where a member is another network than it was then.
     """
-    path, settings = workdir / "run.json", config.ensemble
+    path = workdir / "run.json"
     if path.exists():
         former = files.read_json(path)
-        ensemble.check_unchanged(workdir, members, former["ensemble"])
+        _check_unchanged(workdir, members, former["ensemble"])
         return former | record.environment()
-    leak = {"leak": LEAK} if settings.weights_from == "test" else {}
     described = {
         "mix": settings.mix,
         "rule": settings.weights,
         "weights_from": settings.weights_from,
-        **leak,
+        **({"leak": LEAK} if settings.weights_from == "test" else {}),
         "members": [member.describe() for member in members],
     }
     return {**record.environment(), "data": {}, "ensemble": described, "timings": {}, "test_reads": []}
 
 
-def _row(candidate: Candidate, split: str) -> dict[str, Any]:
-    """The line of metrics.jsonl on a round."""
-    place = {"step": candidate.number, "epoch": candidate.number, "phase": 0, "split": split}
-    weights = {f"weight_{index}": float(weight) for index, weight in enumerate(candidate.weights)}
-    return {**place, "loss": candidate.loss, "accuracy": candidate.accuracy, **weights}
+def _check_unchanged(workdir: Path, members: Sequence[Member], recorded: dict[str, Any]) -> None:
+    for member, before in zip(members, recorded["members"], strict=True):
+        if member.trained.digest != before["weights_sha256"]:
+            raise UserError(
+                f"{member.workdir} is not the network that {workdir} mixes: it was trained anew; make another ensemble "
+                "in another --workdir"
+            )
 
 
-def _told(members: Sequence[Member], best: Candidate, rounds: Sequence[Candidate], settings: Any) -> Iterator[str]:
+def _identity(member: Member, examples: Examples) -> tuple[Any, ...]:
+    """What is equal where the examples are, whatever their size in pixels; phantoms differ in nothing but the seed."""
+    dataset = member.trained.config.dataset
+    seed = dataset.seed if dataset.name == "phantom" else None
+    return dataset.name, seed, examples.names, examples.labels.tolist(), examples.patients
+
+
+def _notes(members: Sequence[Member], best: Candidate, rounds: int, settings: ConfigDict) -> list[str]:
     """What was chosen, in sentences."""
     shares = ", ".join(f"{member.name} {weight:.3f}" for member, weight in zip(members, best.weights, strict=True))
     if settings.weights == "equal":
-        yield f"weights: {shares}"
+        notes = [f"weights: {shares}"]
     elif best.number is None:
         (name,) = (member.name for member, weight in zip(members, best.weights, strict=True) if weight)
-        yield f"no mixture was better than {name} alone on the {settings.weights_from} split: it has all the weight"
+        notes = [f"no mixture was better than {name} alone on the {settings.weights_from} split: it has all the weight"]
     else:
-        yield (
-            f"weights: {shares}, those of round {best.number} of {len(rounds) - 1}, the best on the "
+        notes = [
+            f"weights: {shares}, those of round {best.number} of {rounds}, the best on the "
             f"{settings.weights_from} split (accuracy {best.accuracy:.4f}, loss {best.loss:.4f})"
-        )
-    if settings.weights_from == "test":
-        yield f"leak: {LEAK}"
+        ]
+    return [*notes, f"leak: {LEAK}"] if settings.weights_from == "test" else notes

@@ -8,21 +8,27 @@ import dataclasses
 import io
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
+from covidjax import config as configs
+from covidjax import files
+from covidjax.console import Progress
 from covidjax.errors import UserError
 from covidjax.mesh import replicated
 from covidjax.report import figures
+from covidjax.runs import record
 from covidjax.train import features, parallel
 from covidjax.train.features import PrefixFeatures
 from covidjax.train.inputs import make_inputs
 from covidjax.train.programs import Programs
-from covidjax.train.setup import Job
+from covidjax.train.setup import Job, prepare
 from covidjax.train.state import StepMetrics, TrainState
 
 SMOOTHING = 0.98
@@ -68,6 +74,57 @@ class LastLoss(StepMetrics):
         """The same after one more step."""
         sums = StepMetrics.add(self, step, loss, *others, **named)
         return LastLoss(**{**vars(sums), "loss": loss.astype(self.loss.dtype)})
+
+
+def run(config: ConfigDict, config_name: str, learning_rates: np.ndarray, workdir: Path) -> None:
+    """Sweeps over `rates`, writes lr_finder.png and lr_finder.json, prints the suggestion and how to use it.
+
+    What is trained meanwhile is thrown away: a run in the workdir is left alone. Raises what `sweep` raises.
+    """
+    steps = len(learning_rates)
+    with record.locked(workdir):
+        job = prepare(config)
+        notes = [*job.notes, job.caching[0].note]
+        if len(job.phases) > 1:
+            notes.append(f"the rate is looked for in phase 0 of {len(job.phases)}: freeze {job.phases[0].freeze!r}")
+        print(*notes, sep="\n", flush=True)
+        progress = Progress("learning rates", steps)
+        curve = sweep(job, learning_rates, progress.show)
+        progress.finish(f"{len(curve.losses)} steps from a rate of {learning_rates[0]:g}: {curve.ending}")
+        found = suggest(curve, steps)
+        notes += [curve.ending, *filter(None, [found.note])]
+        override = _override(config, found.steepest)
+        files.write_bytes(workdir / "lr_finder.png", draw(curve, found))
+        content = {
+            "suggestion": found.steepest,
+            "steepest": found.steepest,
+            "minimum_over_10": found.minimum_over_10,
+            "override": override,
+            "config_name": config_name,
+            "seed": config.seed,
+            "freeze": job.phases[0].freeze,
+            "optimizer": job.phases[0].optimizer.name,
+            "batch_size": config.batch_size,
+            "steps": len(curve.losses),
+            "ending": curve.ending,
+            **{key: list(values) for key, values in vars(curve).items() if key != "ending"},
+            "smoothing": SMOOTHING,
+            "device": jax.local_devices()[0].device_kind,
+            "versions": record.versions(),
+            "config": configs.to_json(config),
+            "research_use_only": True,
+            "steps_asked": steps,
+            "notes": notes,
+        }
+        files.write_json(workdir / "lr_finder.json", content)
+    if found.note:
+        print(found.note)
+    if found.steepest is not None and found.minimum_over_10 is not None:
+        print(
+            f"suggestion: {found.steepest:.2g}, where the smoothed loss falls fastest; a tenth of the rate of its "
+            f"minimum is {found.minimum_over_10:.2g}\nto train with it: {override}"
+        )
+    print(f"the curve: {workdir / 'lr_finder.png'}, {workdir / 'lr_finder.json'}")
 
 
 def rates(start: float, end: float, steps: int) -> np.ndarray:
@@ -204,3 +261,17 @@ def _heights(curve: Curve) -> tuple[float, float]:
     low, high = float(min(before.min(), *curve.smoothed)), float(max(before.max(), curve.smoothed[0]))
     margin = 0.15 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + 2 * margin
+
+
+def _override(config: ConfigDict, rate: float | None) -> str | None:
+    """The flag that trains with a rate; of a pair (low, high) the lower keeps its distance."""
+    if rate is None:
+        return None
+    own = config.phases[0].get("optimizer", {}).get("learning_rate") if config.phases else None
+    former = config.optimizer.learning_rate if own is None else own
+    value = f"{rate:.2g}"
+    if not isinstance(former, int | float):
+        value = f"({rate * former[0] / former[1]:.2g},{rate:.2g})"
+    if own is not None:
+        return f"'learning_rate': {value} in the 'optimizer' of config.phases[0]"
+    return f"--config.optimizer.learning_rate={value}"

@@ -30,7 +30,7 @@ from covidjax.evaluate.volumes import Slice
 from covidjax.metrics import mask_files
 from covidjax.metrics.classification import PROBABILITY
 from covidjax.report import pictures as overlays
-from covidjax.runs.members import Mixture
+from covidjax.runs.ensemble import Mixture
 from covidjax.weights.workdir import Trained
 
 OVERLAY_SIDE = 1024  # longest side of an image in an overlay, which is for looking at

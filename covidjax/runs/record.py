@@ -48,7 +48,7 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
         raise UserError(f"--workdir: cannot write to {workdir}: {error.strerror}: choose another folder") from error
     path = workdir / "config.json"
     if path.exists():
-        former = configs.from_json(files.read_json(path))  # with the defaults of keys that are younger than the run
+        former = configs.of_workdir(workdir)  # with the defaults of keys that are younger than the run
         if changes := config_changes(former, config, FREE_TO_CHANGE):
             raise UserError(
                 f"{workdir} holds a run of another config: {changes}: use another --workdir, or the former values"

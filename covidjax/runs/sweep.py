@@ -1,250 +1,152 @@
-"""Many heads at once: settings that share cached features are trained side by side in one compiled program."""
+"""A sweep over the settings of heads on one frozen prefix: its values from the command line, its table."""
 
 import dataclasses
-import itertools
-import time
-from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax import lax
 from ml_collections import ConfigDict
 
-from covidjax import losses, models, optim, tasks
+from covidjax import config as configs
+from covidjax import console, files
+from covidjax.config.checks import check_value
 from covidjax.errors import UserError
-from covidjax.freeze.strategies import gradual_epochs
-from covidjax.train import features
-from covidjax.train.features import PrefixFeatures
-from covidjax.train.inputs import PhaseInputs, make_inputs
-from covidjax.train.phases import evaluation_variables, initial_state
-from covidjax.train.programs import Programs
-from covidjax.train.setup import Job, prepare
-from covidjax.train.state import StepMetrics, TrainState
-from covidjax.train.step import train_step
-from covidjax.weights.start import initial_variables
+from covidjax.metrics import classification
+from covidjax.runs import record
+from covidjax.runs.heads import Head, Heads, train_heads
+
+SHOWN = 10
+COLUMNS = (
+    "learning_rate",
+    "weight_decay",
+    "class_weights",
+    "seed",
+    "epoch",
+    "val loss",
+    "val accuracy (95 % interval)",
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What sets the heads of a sweep apart; the fields are those of the config."""
+def run(config: ConfigDict, values: Mapping[str, str], workdir: Path) -> None:
+    """Trains a head for every combination of values, writes sweep.csv and sweep.json, prints the best.
 
-    learning_rate: float
-    weight_decay: float
-    class_weights: str | tuple[float, ...]
-    seed: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """A head after training. best_epoch: counted from 1, by config.checkpoint.best; the figures are of that epoch.
-
-    One whose loss was never finite has those of the last epoch.
+    values: the text of the flags learning_rates, weight_decays, class_weights and seeds; '' stands for the config's.
+    Raises UserError for values that the config may not have, and what `train_heads` raises.
     """
-
-    setting: Setting
-    best_epoch: int
-    loss: float
-    accuracy: float
-    last_loss: float
-    last_accuracy: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Knobs:
-    """The settings of one sweep that a program takes as numbers: arrays [settings] and [settings, classes]."""
-
-    learning_rate: Any
-    weight_decay: Any
-    class_weights: Any
-
-
-jax.tree_util.register_dataclass(Knobs, ["learning_rate", "weight_decay", "class_weights"], [])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sweep:
-    """What each head gave on `num_val` validation examples, and the seconds of compilation and of training."""
-
-    outcomes: tuple[Outcome, ...]
-    num_val: int
-    compile_seconds: float
-    train_seconds: float
-    notes: tuple[str, ...]
-
-
-def sweep(
-    config: ConfigDict,
-    learning_rates: Sequence[float],
-    weight_decays: Sequence[float],
-    class_weights: Sequence[str | tuple[float, ...]],
-    seeds: Sequence[int],
-    show: Callable[[str], None],
-) -> Sweep:
-    """Trains a head for every combination, each as a run of its own would, to rounding.
-
-    show: takes a line of progress. Raises UserError where the config does not train from features on the device.
-    """
-    _check(config, seeds)
-    job = prepare(config if config.pretrained else _seeded(config, seeds[0]))
-    if job.caching[0].placement != "device":
-        why = job.caching[0].note or "they do not fit on the device"
-        raise UserError(f"a sweep trains from cached features on the device: {why}")
-    phase, by_loss = job.phases[0], job.config.checkpoint.best == "loss"
-    passes = PrefixFeatures(features.feature_store(config.dataset.cache_dir), job.mesh, Programs())
-    feed = make_inputs(job, phase, job.variables, passes)
-    settings = list(itertools.product(learning_rates, weight_decays, class_weights))
-    knobs = _knobs(job, settings)
-    states = _initial_states(job, seeds, len(settings))
-    steps, batch = job.steps_per_epoch, config.batch_size
-    epoch = _epoch_program(job)
-    began = time.monotonic()
-    rows = _rows(feed, seeds, 0, steps, batch)
-    epoch = epoch.lower(states, knobs, feed.views[0], rows).compile()
-    evaluate = _evaluation_program(job).lower(states, feed.val, job.val_split.labels).compile()
-    compile_seconds, began = time.monotonic() - began, time.monotonic()
-    val = jax.device_put((feed.val, job.val_split.labels))
-    history = []
-    for number in range(phase.last_step // steps):
-        states, train_loss = epoch(states, knobs, feed.views[0], _rows(feed, seeds, number * steps, steps, batch))
-        history.append(jax.device_get(evaluate(states, *val)))  # (loss, accuracy), each [seeds, settings]
-        states = _next_epoch(states, train_loss, knobs, phase.optimizer)
-        loss, accuracy = history[-1]
-        finite = np.isfinite(loss)
-        best = np.min(loss, where=finite, initial=np.inf) if by_loss else np.max(accuracy, where=finite, initial=0.0)
-        show(f"epoch {number + 1}/{phase.last_step // steps}  best val {config.checkpoint.best} {best:.4f}")
-    outcomes = _outcomes(np.array(history), seeds, settings, by_loss=by_loss)
-    notes = (*job.notes, job.caching[0].note, *passes.notes)
-    return Sweep(outcomes, len(job.val_split), compile_seconds, time.monotonic() - began, tuple(dict.fromkeys(notes)))
-
-
-def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
-    return ConfigDict({**config.to_dict(), "seed": int(seed)})
-
-
-def _check(config: ConfigDict, seeds: Sequence[int]) -> None:
-    if models.task(config.model.name) == "segmentation":
-        raise UserError(
-            f"a sweep is of heads that label whole images, and {config.model.name} answers with masks: compare its "
-            "settings with launch/study.py and --learning_rates"
+    rate = config.optimizer.learning_rate
+    asked: dict[str, Any] = {
+        "learning_rates": _numbers("learning_rates", values, "optimizer.learning_rate", 1e-3)
+        or [float(rate[1]) if isinstance(rate, tuple | list) else float(rate)],
+        "weight_decays": _numbers("weight_decays", values, "optimizer.weight_decay", 0.0)
+        or [config.optimizer.weight_decay],
+        "class_weights": _names("class_weights", values, ("none", "balanced")) or [config.loss.class_weights],
+        "seeds": _numbers("seeds", values, "seed", 0) or [config.seed],
+    }
+    with record.locked(workdir):
+        found = train_heads(config, **asked, show=lambda line: print(line, flush=True))
+        by_loss = config.checkpoint.best == "loss"
+        heads = sorted(
+            found.heads, key=lambda head: (not math.isfinite(head.loss), head.loss if by_loss else -head.accuracy)
         )
-    if config.phases or gradual_epochs(config.freeze) is not None:
-        raise UserError(
-            f"a sweep has one phase, that of the config itself: empty config.phases, and give config.freeze, now "
-            f"{config.freeze!r}, one strategy for all epochs"
-        )
-    if config.weight_decays:
-        raise UserError("a sweep gives all kernels one weight decay: empty config.weight_decays")
-    if len(set(seeds)) > 1 and not config.pretrained:
-        raise UserError(
-            "with random initialisation every seed has a frozen prefix, and so features, of its own: give "
-            "config.pretrained, or one seed"
-        )
+        rows = [_row(head, found.num_val) for head in heads]
+        files.write_csv(workdir / "sweep.csv", list(rows[0]), [list(row.values()) for row in rows])
+        account = {
+            "config": configs.to_json(config),
+            "compile_seconds": round(found.compile_seconds, 2),
+            "train_seconds": round(found.train_seconds, 2),
+            "num_validation_examples": found.num_val,
+            "notes": list(found.notes),
+            "versions": record.versions(),
+            "research_use_only": True,
+            "heads": rows,
+        }
+        files.write_json(workdir / "sweep.json", account)
+    _print(config, found, rows)
 
 
-def _knobs(job: Job, settings: Sequence[tuple[float, float, Any]]) -> Knobs:
-    labels, classes = tasks.epoch_targets(job.train_split, job.task), job.train_split.classes
-    weights = [losses.class_weights(spec, labels, classes) or (1.0,) * len(classes) for _, _, spec in settings]
-    kind = job.recipes[0].model.numerics.param_dtype
-    return Knobs(*(jnp.asarray(values, kind) for values in (*list(zip(*settings, strict=True))[:2], weights)))
+def _numbers(name: str, given: Mapping[str, str], key: str, default: Any) -> list[Any]:
+    """The numbers of a flag, each as the key of the config may have it."""
+    text = given[name]
+    try:
+        values = [type(default)(part) for part in text.split(",") if part]
+    except ValueError as error:
+        raise UserError(f"--{name} is {text!r}: allowed are numbers with commas between them") from error
+    for value in values:
+        check_value(f"--{name}", key, value)
+    return _each_once(name, text, values)
 
 
-def _initial_states(job: Job, seeds: Sequence[int], num_settings: int) -> TrainState:
-    """States [seeds, settings, ...] of the stages after the frozen prefix, which alone take part."""
-    states = []
-    for seed in seeds:
-        variables = initial_variables(
-            _seeded(job.config, seed), job.recipes[0].model, job.train_split.images.shape[1:]
-        ).variables
-        states.append(initial_state(_suffix(job), _without_prefix(job, variables), jax.random.key(seed)))
-    by_seed = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    return jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf[:, None], (len(seeds), num_settings, *leaf.shape[1:])), by_seed
-    )
+def _names(name: str, given: Mapping[str, str], allowed: tuple[str, ...]) -> list[str]:
+    text = given[name]
+    values = [part for part in text.split(",") if part]
+    if any(value not in allowed for value in values):
+        raise UserError(f"--{name} is {text!r}: allowed are {' and '.join(allowed)} with a comma between them")
+    return _each_once(name, text, values)
 
 
-def _suffix(job: Job) -> Any:
-    """The recipe of the only phase, with a plan of the stages after the frozen prefix."""
-    recipe = job.recipes[0]
-    prefix = recipe.plan.frozen_prefix
-    leaves = tuple(leaf for leaf in recipe.plan.leaves if leaf.path.split("/")[0] not in prefix)
-    return dataclasses.replace(recipe, plan=dataclasses.replace(recipe.plan, leaves=leaves))
+def _each_once(name: str, text: str, values: list[Any]) -> list[Any]:
+    if len(set(values)) != len(values):
+        raise UserError(f"--{name} is {text!r}: every value once")
+    return values
 
 
-def _without_prefix(job: Job, variables: Any) -> dict[str, Any]:
-    prefix = job.recipes[0].plan.frozen_prefix
+def _row(head: Head, num_val: int) -> dict[str, Any]:
+    """A row of the table; figures of a loss that is not finite are None."""
+    low, high = classification.wilson_interval(round(head.accuracy * num_val), num_val)
+    best = {
+        "best_epoch": head.best_epoch,
+        "val_loss": head.loss,
+        "val_accuracy": head.accuracy,
+        "val_accuracy_ci95_low": low,
+        "val_accuracy_ci95_high": high,
+    }
+    last = {"last_val_loss": head.last_loss, "last_val_accuracy": head.last_accuracy}
     return {
-        kind: {stage: leaf for stage, leaf in tree.items() if stage not in prefix} for kind, tree in variables.items()
+        **dataclasses.asdict(head.settings),
+        **(best if math.isfinite(head.loss) else dict.fromkeys(best)),
+        **(last if math.isfinite(head.last_loss) else dict.fromkeys(last)),
     }
 
 
-def _epoch_program(job: Job) -> Any:
-    """(states, knobs, split, rows [steps, seeds, batch]) -> states and mean losses [seeds, settings] of the epoch."""
-    suffix, config = _suffix(job), job.config
-    optimizer = job.phases[0].optimizer
-
-    def one_head(state: TrainState, knobs: Knobs, batch: Any) -> TrainState:
-        decays = jax.tree.map(lambda decay: knobs.weight_decay, suffix.plan.weight_decays())
-        recipe = dataclasses.replace(
-            suffix,
-            tx=optim.optimizer(optimizer, decays),
-            learning_rate=lambda step: suffix.learning_rate(step) * (knobs.learning_rate / optimizer.learning_rate),
-            loss=losses.loss_function(config.loss, knobs.class_weights),
+def _print(config: ConfigDict, result: Heads, rows: list[dict[str, Any]]) -> None:
+    print(*result.notes, sep="\n")
+    found = [row for row in rows if row["val_loss"] is not None]
+    diverged = f" ({len(rows) - len(found)} of them diverged)" if len(found) < len(rows) else ""
+    print(
+        f"{len(rows)} heads{diverged} in {result.compile_seconds:.1f} s of compilation and {result.train_seconds:.1f} "
+        f"s of training; the best {min(SHOWN, len(found))} by validation {config.checkpoint.best}:"
+    )
+    lines = [
+        (
+            f"{row['learning_rate']:.4g}",
+            f"{row['weight_decay']:.4g}",
+            str(row["class_weights"]),
+            str(row["seed"]),
+            str(row["best_epoch"]),
+            f"{row['val_loss']:.4f}",
+            f"{row['val_accuracy']:.3f} ({row['val_accuracy_ci95_low']:.3f} to {row['val_accuracy_ci95_high']:.3f})",
         )
-        return train_step(state, batch, recipe=recipe)
-
-    settings = jax.vmap(one_head, in_axes=(0, 0, None))  # heads of one seed see the same batches
-    heads = jax.vmap(settings, in_axes=(0, None, 0))
-
-    def epoch(states: TrainState, knobs: Knobs, split: Any, rows: jax.Array) -> tuple[TrainState, jax.Array]:
-        def step(states: TrainState, rows: jax.Array) -> tuple[TrainState, None]:
-            return heads(states, knobs, jax.tree.map(lambda array: array[rows], split)), None
-
-        states, _ = lax.scan(step, states, rows)
-        return states, states.metrics.loss / states.metrics.steps
-
-    return jax.jit(epoch, donate_argnums=0)
+        for row in found[:SHOWN]
+    ]
+    print(console.format_table((COLUMNS, *lines), "<" * len(COLUMNS)))
+    if found:
+        print(
+            "the best of many on one validation split is flattered; a run of its own, for a checkpoint and a report:\n"
+            f"python launch/train.py ... {' '.join(_flags(config, found[0]))}"
+        )
 
 
-def _evaluation_program(job: Job) -> Any:
-    """(states, features, labels [n]) -> loss and accuracy of the validation split, each [seeds, settings]."""
-    recipe, loss = _suffix(job), getattr(losses, job.config.loss.name)
-
-    def one_head(state: TrainState, inputs: Any, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        variables = evaluation_variables(state.params, state.batch_stats, state.average, recipe.plan)
-        logits = recipe.model.apply(variables, inputs, start=recipe.plan.first_trained)
-        return jnp.mean(loss(logits, labels)), jnp.mean(jnp.argmax(logits, -1) == labels)
-
-    return jax.jit(jax.vmap(jax.vmap(one_head, in_axes=(0, None, None)), in_axes=(0, None, None)))
-
-
-def _next_epoch(states: TrainState, train_loss: jax.Array, knobs: Knobs, optimizer: Any) -> TrainState:
-    def one_head(state: TrainState, loss: jax.Array, knobs: Knobs) -> TrainState:
-        own = SimpleNamespace(**{**optimizer.to_dict(), "learning_rate": knobs.learning_rate})
-        plateau = optim.plateau_update(state.plateau, loss, own)
-        return dataclasses.replace(state, plateau=plateau, metrics=StepMetrics.empty())
-
-    return jax.vmap(jax.vmap(one_head), in_axes=(0, 0, None))(states, train_loss, knobs)
-
-
-def _rows(feed: PhaseInputs, seeds: Sequence[int], first_step: int, steps: int, batch_size: int) -> np.ndarray:
-    """Rows of the features of an epoch's batches, as the runs of these seeds have them: [steps, seeds, batch] int32."""
-    numbers = range(first_step, first_step + steps)
-    return np.array([[feed.rows(step, seed, batch_size) for seed in seeds] for step in numbers], np.int32)
-
-
-def _outcomes(
-    history: np.ndarray, seeds: Sequence[int], settings: Sequence[tuple[float, float, Any]], *, by_loss: bool
-) -> tuple[Outcome, ...]:
-    """history: [epochs, 2, seeds, settings], loss and accuracy."""
-    outcomes = []
-    for (s, seed), (m, (rate, decay, weights)) in itertools.product(enumerate(seeds), enumerate(settings)):
-        loss, accuracy = history[:, 0, s, m], history[:, 1, s, m]
-        # Of equal figures the last counts, as in a run of its own; one that is not finite never does.
-        order = np.where(np.isfinite(loss), loss if by_loss else -accuracy, np.inf)
-        best = len(order) - 1 - int(np.argmin(order[::-1]))
-        figures = (float(values[at]) for at in (best, -1) for values in (loss, accuracy))
-        outcomes.append(Outcome(Setting(rate, decay, weights, seed), best + 1, *figures))
-    return tuple(outcomes)
+def _flags(config: ConfigDict, row: dict[str, Any]) -> list[str]:
+    """The flags of the run of its own that a row stands for."""
+    rate = config.optimizer.learning_rate
+    if isinstance(rate, tuple | list):  # the first stage keeps its part of the last one's rate
+        row = {**row, "learning_rate": (row["learning_rate"] * rate[0] / rate[1], row["learning_rate"])}
+    keys = {
+        "optimizer.learning_rate": "learning_rate",
+        "optimizer.weight_decay": "weight_decay",
+        "loss.class_weights": "class_weights",
+        "seed": "seed",
+    }
+    return [shlex.quote(f"--config.{key}={row[name]}") for key, name in keys.items()]

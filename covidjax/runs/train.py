@@ -10,13 +10,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files
+from covidjax import files, models
 from covidjax.checkpoint.saver import Saver
 from covidjax.evaluate.split import evaluate_split
 from covidjax.freeze.table import format_table
 from covidjax.report import batch
 from covidjax.report import run as report
-from covidjax.runs import record
+from covidjax.runs import ensemble, record
 from covidjax.train import loop
 from covidjax.train.compiling import Compiling
 from covidjax.train.features import PrefixFeatures, feature_store
@@ -26,6 +26,14 @@ from covidjax.train.programs import Programs
 from covidjax.train.setup import describe_freeze, prepare
 from covidjax.train.writer import MetricsWriter, ProgressLines
 from covidjax.weights.workdir import load_trained, open_checkpoints
+
+
+def run(config: ConfigDict, workdir: Path, allocator: str) -> Path:
+    """Trains a network, or makes an ensemble, in a workdir that no other process has; see the two `train`."""
+    with record.locked(workdir):
+        if config.model.name == models.ENSEMBLE:
+            return ensemble.train(config, workdir)
+        return train(config, workdir, allocator)
 
 
 def train(config: ConfigDict, workdir: Path, allocator: str = "default", programs: Programs | None = None) -> Path:

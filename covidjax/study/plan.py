@@ -15,13 +15,12 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files, models
-from covidjax.errors import UserError
+from covidjax.errors import Interrupted, UserError
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.report.formats import duration
 from covidjax.runs import record
 from covidjax.tasks import interim as tasks
 from covidjax.tasks.interim import Comparison
-from covidjax.train import loop
 from covidjax.train.phases import make_phases
 from covidjax.weights.start import initialiser
 
@@ -170,7 +169,7 @@ def run(
 ) -> dict[Trial, str]:
     """Trains what is not finished, one after the other; returns the messages of the trials that failed.
 
-    train: (config, workdir) -> anything, such as `covidjax.train.loop.train`. What it raises before it has written
+    train: (config, workdir) -> anything, such as `covidjax.runs.train.train`. What it raises before it has written
     config.json, on the data or the weights, is a mistake of the whole study and passes; a later UserError, or memory
     that does not suffice, fails this trial. A failed trial is tried again by the same command.
     after: called with the messages so far when a trial has ended.
@@ -211,7 +210,7 @@ def stopped_by_sigterm() -> Iterator[None]:
     """Within it SIGTERM raises Interrupted at once, but for the steps of a run, which saves before it does so."""
 
     def stop(number: int, frame: object) -> None:
-        raise loop.Interrupted("stopped: the same command goes on from there")
+        raise Interrupted("stopped: the same command goes on from there")
 
     former = signal.signal(signal.SIGTERM, stop)
     try:

@@ -22,6 +22,7 @@ from covidjax.process import cache_dir
 from covidjax.train.feature_store import FeatureStore
 from covidjax.train.programs import Programs
 from covidjax.train.step import Recipe, augmented, run_prefix
+from covidjax.weights.workdir import update_digest
 
 PATIENCE_SECONDS = 2.0
 
@@ -256,9 +257,7 @@ def _prefix_only(recipe: Recipe, variables: Any) -> dict[str, Any]:
 
 def _key(program: str, variables: Any, images: np.ndarray, view: int | None) -> str:
     digest = hashlib.sha256(f"{jax.__version__} {jax.devices()[0].device_kind} {program} {view}".encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+    update_digest(digest, variables)
     digest.update(str(images.shape).encode())
     for start in range(0, len(images), 256):
         digest.update(np.ascontiguousarray(images[start : start + 256]).tobytes())

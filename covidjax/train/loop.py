@@ -10,7 +10,7 @@ import jax
 
 from covidjax import optim
 from covidjax.checkpoint.saver import Saver, Snapshot
-from covidjax.errors import UserError
+from covidjax.errors import Interrupted, UserError
 from covidjax.evaluate.network import make_forward, measure
 from covidjax.mesh import replicated
 from covidjax.train import parallel
@@ -22,10 +22,6 @@ from covidjax.train.setup import Job
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe
 from covidjax.train.writer import MetricsWriter, ProgressLines
-
-
-class Interrupted(Exception):
-    """SIGTERM came: the state is saved, and the same command goes on from there."""
 
 
 @dataclasses.dataclass(frozen=True)

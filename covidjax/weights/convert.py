@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from covidjax import config as configs
 from covidjax import models
 from covidjax.errors import UserError
-from covidjax.files import digest, read_json, write_bytes
+from covidjax.files import digest, write_bytes
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.weights import catalog, files, inputs
 from covidjax.weights.load import HEADS, LoadReport, arrange, match
@@ -35,7 +35,7 @@ def convert(pretrained: str, output: Path) -> tuple[dict[str, str], LoadReport]:
         tensors = files.read(fetched.path)
         origin = {"source_sha256": fetched.sha256, "revision": fetched.revision, "license": source.license}
     elif path.is_dir():
-        config = configs.from_json(read_json(inputs.split_checkpoint(path)[0] / "config.json"))
+        config = configs.of_workdir(inputs.split_checkpoint(path)[0])
         model, preprocessing = config.model, inputs.of_run(config)
         tensors, checkpoint = read_run(path)
         origin = {"checkpoint": checkpoint}

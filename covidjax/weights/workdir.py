@@ -1,12 +1,14 @@
 """The trained network of a workdir: its config, its classes, its weights."""
 
 import dataclasses
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
@@ -44,6 +46,20 @@ class Trained:
         """Where its weights are from, in words."""
         return f"checkpoint of step {self.step}"
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of names and bits of all variables, in hexadecimal."""
+        digest = hashlib.sha256()
+        update_digest(digest, self.variables)
+        return digest.hexdigest()
+
+
+def update_digest(digest: Any, tree: Any) -> None:
+    """Feeds a digest of hashlib with the paths and the bytes of a tree's leaves."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+
 
 def open_checkpoints(workdir: Path, config: ConfigDict) -> Checkpoints:
     """The checkpoints of a run."""
@@ -57,7 +73,7 @@ def load_trained(workdir: Path, which: Which) -> Trained:
     'best' falls to 'latest' where no checkpoint has a finite validation figure.
     Raises UserError where the workdir holds no run, or the checkpoint is missing or damaged.
     """
-    config = configs.from_json(files.read_json(workdir / "config.json"))
+    config = configs.of_workdir(workdir)
     preprocessing = inputs.recorded(workdir)
     classes = tuple(files.read_json(workdir / "run.json")["data"]["train"]["classes"])
     model = models.build(config.model, len(classes), config.precision, native=choose(config.ops).native)

@@ -11,8 +11,8 @@ from covidjax import optim
 from covidjax.config import load
 from covidjax.data.order import batch_indices
 from covidjax.errors import UserError
-from covidjax.models.mixture import MIXES, by_accuracy, by_gradient, mean_loss, mix
-from covidjax.runs.ensemble import Candidate, choose, fit, learn
+from covidjax.models.mixture import MIXES, Candidate, by_accuracy, by_gradient, choose, mean_loss, mix
+from covidjax.runs.ensemble import fit, learn
 from tests.commands import ROOT
 
 CONFIG = str(ROOT / "configs" / "ensemble.py")

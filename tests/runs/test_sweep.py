@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from covidjax import losses
 from covidjax.errors import UserError
 from covidjax.models.preprocessing import Preprocessing
-from covidjax.runs.sweep import Outcome, Setting, sweep
+from covidjax.runs.heads import Head, HeadSettings, train_heads
 from covidjax.train import features
 from covidjax.train.inputs import make_inputs
 from covidjax.train.loop import next_epoch
@@ -40,8 +40,8 @@ WEIGHTS = (1.0, 2.5, 0.5)
 RATES, DECAYS, CLASS_WEIGHTS, SEEDS = (1e-3, 2e-2), (0.0, 0.3), ("none", WEIGHTS), (3, 4)
 # Two opposite corners each, which tell apart any two knobs that were mixed up.
 ALONE = {
-    "plateau": (Setting(2e-2, 0.0, WEIGHTS, 3), Setting(1e-3, 0.3, "none", 4)),
-    "one_cycle": (Setting(2e-2, 0.0, "none", 4), Setting(1e-3, 0.3, WEIGHTS, 3)),
+    "plateau": (HeadSettings(2e-2, 0.0, WEIGHTS, 3), HeadSettings(1e-3, 0.3, "none", 4)),
+    "one_cycle": (HeadSettings(2e-2, 0.0, "none", 4), HeadSettings(1e-3, 0.3, WEIGHTS, 3)),
 }
 
 
@@ -72,7 +72,7 @@ def changed(config: ConfigDict, **changes: Any) -> ConfigDict:
     return config
 
 
-def run_alone(config: ConfigDict, setting: Setting) -> Outcome:
+def run_alone(config: ConfigDict, setting: HeadSettings) -> Head:
     """What a run of its own comes to, with the steps and the epochs of the training loop."""
     config = changed(
         config,
@@ -96,7 +96,7 @@ def run_alone(config: ConfigDict, setting: Setting) -> Outcome:
         figures.append((loss, float(np.mean(np.argmax(logits, -1) == labels))))
         state = next_epoch(job, phase, state, float(state.metrics.loss) / int(state.metrics.steps))
     best = max(range(EPOCHS), key=lambda epoch: (-figures[epoch][0], epoch))
-    return Outcome(setting, best + 1, *figures[best], *figures[-1])
+    return Head(setting, best + 1, *figures[best], *figures[-1])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -104,8 +104,8 @@ def forward(model: Any, variables: Any, inputs: Any, start: str) -> jax.Array:
     return model.apply(variables, inputs, start=start)
 
 
-def assert_same(found: Sequence[Outcome], expected: Outcome, tolerance: float = 1e-8) -> None:
-    (own,) = [outcome for outcome in found if outcome.setting == expected.setting]
+def assert_same(found: Sequence[Head], expected: Head, tolerance: float = 1e-8) -> None:
+    (own,) = [head for head in found if head.settings == expected.settings]
     assert own.best_epoch == expected.best_epoch
     for field in ("loss", "accuracy", "last_loss", "last_accuracy"):
         assert getattr(own, field) == pytest.approx(getattr(expected, field), rel=tolerance), field
@@ -128,12 +128,12 @@ def test_heads_of_a_sweep_come_to_what_runs_of_their_own_come_to(config: ConfigD
     with jax.enable_x64(True):
         config = changed(config, optimizer__schedule=schedule, **SCHEDULES[schedule])
         said: list[str] = []
-        result = sweep(config, RATES, DECAYS, CLASS_WEIGHTS, SEEDS, said.append)
-        assert len(result.outcomes) == len({outcome.setting for outcome in result.outcomes}) == 16
-        assert len({outcome.last_loss for outcome in result.outcomes}) == 16
+        result = train_heads(config, RATES, DECAYS, CLASS_WEIGHTS, SEEDS, said.append)
+        assert len(result.heads) == len({outcome.settings for outcome in result.heads}) == 16
+        assert len({outcome.last_loss for outcome in result.heads}) == 16
         for setting in ALONE[schedule]:
-            assert_same(result.outcomes, run_alone(config, setting))
-    best = min(outcome.last_loss for outcome in result.outcomes)
+            assert_same(result.heads, run_alone(config, setting))
+    best = min(outcome.last_loss for outcome in result.heads)
     assert len(said) == EPOCHS
     assert said[-1] == f"epoch {EPOCHS}/{EPOCHS}  best val loss {best:.4f}"
 
@@ -152,36 +152,36 @@ def test_trained_stages_behind_the_prefix_come_to_the_same_with_everything_on(co
             optimizer__warmup_epochs=1.0,
             model__dropout=0.3,
         )
-        result = sweep(config, RATES, DECAYS, CLASS_WEIGHTS, SEEDS, lambda line: None)
+        result = train_heads(config, RATES, DECAYS, CLASS_WEIGHTS, SEEDS, lambda line: None)
         for setting in (*ALONE["plateau"], *ALONE["one_cycle"]):
-            assert_same(result.outcomes, run_alone(config, setting))
+            assert_same(result.heads, run_alone(config, setting))
 
 
 @pytest.mark.slow
 def test_single_seed_without_pretrained_weights_has_the_prefix_of_that_seed(config: ConfigDict) -> None:
     with jax.enable_x64(True):
         config = changed(config, pretrained="", seed=0)
-        result = sweep(config, (1e-2,), (0.0,), ("none",), (5,), lambda line: None)
-        assert_same(result.outcomes, run_alone(config, Setting(1e-2, 0.0, "none", 5)))
+        result = train_heads(config, (1e-2,), (0.0,), ("none",), (5,), lambda line: None)
+        assert_same(result.heads, run_alone(config, HeadSettings(1e-2, 0.0, "none", 5)))
 
 
 @pytest.mark.slow
 def test_head_that_diverges_hinders_no_other(config: ConfigDict) -> None:
     config = changed(config, precision="float32", optimizer__name="sgd", optimizer__momentum=0.0)
     said: list[str] = []
-    result = sweep(config, (1e-2, 1e6), (0.0, 1e6), ("none",), (3,), said.append)
-    (wild,) = (o for o in result.outcomes if not np.isfinite(o.loss))
-    assert (wild.setting, wild.best_epoch) == (Setting(1e6, 1e6, "none", 3), EPOCHS)
+    result = train_heads(config, (1e-2, 1e6), (0.0, 1e6), ("none",), (3,), said.append)
+    (wild,) = (o for o in result.heads if not np.isfinite(o.loss))
+    assert (wild.settings, wild.best_epoch) == (HeadSettings(1e6, 1e6, "none", 3), EPOCHS)
     assert not np.isfinite(wild.last_loss)
-    assert_same(result.outcomes, run_alone(config, Setting(1e-2, 0.0, "none", 3)), tolerance=1e-5)
+    assert_same(result.heads, run_alone(config, HeadSettings(1e-2, 0.0, "none", 3)), tolerance=1e-5)
     assert all(np.isfinite(float(line.split()[-1])) for line in said)
 
 
 def test_best_epoch_is_by_the_figure_of_the_config_and_the_later_of_equal_ones(config: ConfigDict) -> None:
     with jax.enable_x64(True):
         config = changed(config, checkpoint__best="accuracy", optimizer__learning_rate=1e-9)
-        result = sweep(config, (1e-9,), (0.0,), ("none",), (3,), lambda line: None)  # which changes no answer
-    (outcome,) = result.outcomes
+        result = train_heads(config, (1e-9,), (0.0,), ("none",), (3,), lambda line: None)  # which changes no answer
+    (outcome,) = result.heads
     assert outcome.best_epoch == EPOCHS
     assert result.num_val == 6
 
@@ -204,6 +204,6 @@ def test_what_a_sweep_cannot_do_is_refused_in_one_line(
 ) -> None:
     config = changed(config, precision="float32", **changes)
     with pytest.raises(UserError) as caught:
-        sweep(config, (1e-3,), (0.0,), ("none",), seeds, lambda line: None)
+        train_heads(config, (1e-3,), (0.0,), ("none",), seeds, lambda line: None)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from covidjax import files, losses
 from covidjax.checkpoint.checkpoint import Restored
+from covidjax.errors import Interrupted
 from covidjax.report import workdir as workdirs
 from covidjax.runs.train import train
-from covidjax.train import loop
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.writer import read_records
@@ -126,7 +126,7 @@ def test_run_that_was_stopped_and_resumed_writes_the_same_lines_once(
     assert stop in WITHIN
 
     settings = config(folder, evaluate_every_steps=EVERY)
-    with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         send_sigterm_before(stop, patch)
         train(settings, workdir, programs=programs)
     assert max(line["step"] for line in read_records(workdir / "metrics.jsonl")) == stop

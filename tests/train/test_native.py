@@ -8,9 +8,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from covidjax import files
+from covidjax.errors import Interrupted
 from covidjax.ops.choose import choose
 from covidjax.runs.train import train
-from covidjax.train import loop
 from covidjax.train.setup import prepare
 from covidjax.weights.workdir import load_trained, open_checkpoints
 from tests.support import send_sigterm_before, small_config
@@ -65,7 +65,7 @@ def test_stopped_and_resumed_run_ends_with_the_same_bits(
 ) -> None:
     settings, workdir, stop = config(folder), folder / "stopped", EPOCH_STEPS + 2
 
-    with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         send_sigterm_before(stop, patch)
         train(settings, workdir)
     train(settings, workdir)

@@ -58,6 +58,14 @@ def load_builder(name: str) -> Any:
     return builder_class
 
 
+def describe(name: str) -> str:
+    """The variants of a builder, what it is, and the files that it needs, in two lines."""
+    builder = load_builder(name)
+    names = [f"{name}/{config.name}" for config in builder.BUILDER_CONFIGS] or [name]
+    text = " ".join(builder.__doc__.split())
+    return f"{', '.join(names)}: {text}\n  {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+
+
 @contextlib.contextmanager
 def _workplace(name: str, data_dir: Path) -> Iterator[Path]:
     """An empty folder in data_dir that is gone afterwards, with what else had to be made and is empty."""

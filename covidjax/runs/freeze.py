@@ -1,0 +1,160 @@
+"""What every freeze strategy costs for a config, as a table and as JSON."""
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from covidjax import console, files, models
+from covidjax.errors import UserError
+from covidjax.freeze.strategies import ALLOWED, split_cached
+from covidjax.freeze.table import format_table
+from covidjax.runs import costs
+from covidjax.runs.costs import Cost, Setting
+
+EPOCH_WITHOUT_DATA = 1000
+COLUMNS = (
+    "strategy",
+    "trainable",
+    "step",
+    "speed-up",
+    "optimizer",
+    "temporary",
+    "arguments",
+    "features/image",
+    "epoch",
+)
+
+
+class DataFacts(NamedTuple):
+    """Numbers of classes, of training images, and of examples in an epoch, in which `--images` count once."""
+
+    classes: int
+    images: int
+    epoch: int
+
+
+def check(config: ConfigDict, num_classes: int | None, num_images: int | None, output: Path | None) -> DataFacts:
+    """The facts of the data set, of which the numbers that are given are not counted. Raises UserError."""
+    for name, value in (("classes", num_classes), ("images", num_images)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}: allowed is 1 and more")
+    if output and not output.absolute().parent.is_dir():
+        raise UserError(f"--json: there is no folder {output.absolute().parent}: make it, or choose another")
+    if num_classes is not None:
+        return DataFacts(num_classes, num_images or EPOCH_WITHOUT_DATA, num_images or EPOCH_WITHOUT_DATA)
+    try:
+        classes, images, epoch = costs.data_facts(config.dataset, models.task(config.model.name))
+    except UserError as error:
+        raise UserError(f"{error}; or give --classes=N, and the data set is not looked at") from error
+    return DataFacts(classes, num_images or images, num_images or epoch)
+
+
+def run(config: ConfigDict, strategies: str, data: DataFacts, output: Path | None) -> None:
+    """Prints the config's own plan and the costs of strategies, 'all' or names between commas; writes them as JSON."""
+    setting = costs.make_setting(config, data.classes)
+    names = setting.default_strategies() if strategies == "all" else _names(strategies)
+    device, num_devices = jax.local_devices()[0].device_kind, jax.local_device_count()
+    size = config.dataset.image_size
+    print(f"{config.model.name}, batch {config.batch_size}, {size} px, {config.precision}, {num_devices} x {device}")
+    for phase in setting.phases():
+        table = format_table(*setting.table(setting.recipe(phase)))
+        print(f"\nphase {phase.index}, config.freeze {phase.freeze!r}:\n{table}")
+    print()
+    found = list(_predict_all(setting, names))
+    print(format_costs(found, data.epoch), *_notes(setting, found, data.epoch), sep="\n")
+    if output:
+        content = {
+            "model": config.model.name,
+            "precision": config.precision,
+            "batch_size": config.batch_size,
+            "image_size": size,
+            "num_classes": data.classes,
+            "num_images": data.images,
+            "epoch_images": data.epoch,
+            "device": device,
+            "num_devices": num_devices,
+            "strategies": [
+                dataclasses.asdict(cost)
+                | {
+                    "epoch_flops": cost.flops_per_image * data.epoch,
+                    "feature_pass_flops": cost.prefix_flops * data.images if cost.frozen_prefix else 0.0,
+                }
+                for cost in found
+            ],
+        }
+        files.write_json(output, content)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise UserError(f"--strategies is empty: allowed are all, {', '.join(ALLOWED)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _predict_all(setting: Setting, names: Sequence[str]) -> Iterator[Cost]:
+    """Each named strategy, and behind it the same from cached features where its first stages are frozen."""
+    full_flops, done = costs.full_flops(setting), set()
+    wanted = [split_cached(name) for name in names]
+    for number, (strategy, cached) in enumerate(wanted, start=1):
+        _progress(f"{number} of {len(names)}: {names[number - 1]}: compiling its step")
+        for from_features in (True,) if cached else (False, True):
+            if (strategy, from_features) in done:
+                continue
+            if from_features and not cached and not setting.recipe_of(strategy).plan.frozen_prefix:
+                continue
+            done.add((strategy, from_features))
+            yield costs.predict(setting, strategy, full_flops, cached=from_features)
+    _progress("")
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def format_costs(found: Sequence[Cost], epoch: int) -> str:
+    """The table for a terminal. epoch: examples in one."""
+    rows = [
+        (
+            cost.strategy,
+            f"{cost.trainable_params:,}",
+            _flops(cost.flops),
+            f"{cost.speedup_vs_none:,.2f}x" if cost.speedup_vs_none < 100 else f"{cost.speedup_vs_none:,.0f}x",
+            f"{cost.optimizer_bytes / 2**20:,.2f} MiB",
+            f"{cost.temp_bytes / 2**20:,.1f} MiB",
+            f"{cost.argument_bytes / 2**20:,.1f} MiB",
+            f"{cost.feature_bytes / 2**10:,.1f} KiB" if cost.feature_bytes else "-",
+            _flops(cost.flops_per_image * epoch),
+        )
+        for cost in found
+    ]
+    return console.format_table((COLUMNS, *rows), "<>>>>>>>>")
+
+
+def _flops(count: float) -> str:
+    for factor, unit in ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
+        if count >= factor:
+            return f"{count / factor:,.2f} {unit}"
+    return f"{count / 1e3:.2f} kFLOP"
+
+
+def _notes(setting: Setting, found: Sequence[Cost], epoch: int) -> list[str]:
+    notes = [
+        "step, speed-up: FLOPs of forward and backward pass as XLA counts them before optimisation, against 'none'; "
+        "seconds follow them as far as the device computes all layers at one rate",
+        "temporary, arguments: bytes of the compiled step on each of this machine's devices",
+        f"epoch: forward and backward pass of {epoch:,} images",
+    ]
+    if any(cost.frozen_prefix for cost in found):
+        recipe = setting.recipe_of(next(cost.strategy for cost in found if cost.frozen_prefix).removeprefix("cached:"))
+        notes.append(
+            f"cached: training from the outputs of the frozen stages, which run once for each image (and view) before "
+            f"the first epoch; {costs.caching_note(setting.config, recipe)}"
+        )
+    return notes

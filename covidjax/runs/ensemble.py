@@ -94,7 +94,7 @@ class Mixture:
         """The classes that all members know."""
         return self.members[0].trained.classes
 
-    def mix(self, probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    def mix(self, probabilities: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """The mixture of the members' answers [n, classes]."""
         return np.asarray(mixture.mix(np.stack(probabilities), self.weights, self.config.ensemble.mix))
 

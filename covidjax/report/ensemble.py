@@ -10,13 +10,6 @@ from covidjax.report.workdir import Run
 from covidjax.tasks.interim import Task
 
 SECTION = {"ensemble": "Ensemble"}
-RULES = {
-    "accuracy": "Each round multiplies a member's weight by the exponential of its accuracy on a batch of the {split} "
-    "split, times a constant, and divides by the sum.",
-    "gradient": "Each round takes one step down the gradient of the mixture's loss on the {split} split.",
-}
-CHOICE = "Of all rounds and of each member alone the best was chosen, by accuracy, then by loss."
-MIXES = {"probabilities": "weighted mean of their probabilities", "logits": "softmax of their weighted logits"}
 
 
 def is_ensemble(run: Run) -> bool:
@@ -37,25 +30,12 @@ def context(run: Run, task: Task) -> dict[str, Any]:
         }
         for member, weight in zip(found, record.get("weights") or [None] * len(found), strict=True)
     ]
-    names = ", ".join(member["name"] for member in members)
-    passes = ", ".join(f"{split} {count}" for split, count in record.get("forward_passes", {}).items())
     return {
-        "title_end": "mixture",
-        "subtitle": f"Mixture of {names or 'nothing yet'}, all frozen. Workdir {run.name}.",
-        "leak": record.get("leak"),
+        "record": record,
         "own_headline": _headline(run, members, record.get("better_member")),
-        "better_member": record.get("better_member"),
         "evaluations": run.evaluations,
-        "pairs": {
-            split: [
-                {**row, "pair": f"mixture \N{MINUS SIGN} {row['member']}"} for row in evaluation.get("comparison", ())
-            ]
-            for split, evaluation in run.evaluations.items()
-        },
         "member_figures": [(task.comparison.titles[key], key, "estimate") for key in task.comparison.tested],
         "members": members,
-        "how": " ".join(_how(record)) if members else "",
-        "passes": passes or "none",
         "course": _course(run, record) if members else [],
     }
 
@@ -71,20 +51,6 @@ def _headline(run: Run, members: Sequence[Mapping[str, Any]], better: str | None
         cells.append((title, signed(paired["difference"]), f"accuracy {interval(paired['difference_ci95'])}"))
         cells.append(("McNemar's exact p", p_value(paired["mcnemar_p"]), f"against {better}"))
     return cells
-
-
-def _how(record: Mapping[str, Any]) -> list[str]:
-    sentences = [f"The mixture is the {MIXES[record['mix']]}."]
-    if record["rule"] == "equal":
-        return [*sentences, "The weights are equal; no split decided them."]
-    sentences += [RULES[record["rule"]].format(split=record["weights_from"]), CHOICE]
-    if "weights" in record:
-        number = record["chosen_round"]
-        chosen = f"round {number} of {record['rounds']}" if number is not None else "a member alone"
-        sentences.append(f"That is {chosen}.")
-    if record["weights_from"] == "val":
-        sentences.append("The test split had no part in it.")
-    return sentences
 
 
 def _course(run: Run, record: Mapping[str, Any]) -> list[tuple[str, str, bytes]]:

@@ -16,7 +16,7 @@ from covidjax.report.formats import FORMATS, MISSING
 from covidjax.tasks.page import Block
 
 MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-LEFT_ALIGNED = ("text", "code")
+LEFT_ALIGNED = ("text", "code", "difference_to")
 
 
 def render(template: str, **context: Any) -> str:
@@ -54,6 +54,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         **FORMATS,
         "shown": _shown,
+        "sentence": _sentence,
         "source": _source,
         "draw": blocks.draw,
         "html": _html,
@@ -68,6 +69,10 @@ def _shown(value: Any, name: str) -> str:
     if isinstance(value, str) or name not in FORMATS:
         return MISSING if value is None else str(value)
     return FORMATS[name](value)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:].rstrip('.')}."
 
 
 def _source(image: bytes) -> str:

@@ -1,14 +1,14 @@
 """One self-contained page about a run: figures with intervals, errors, curves, costs, data and config."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from covidjax import files
 from covidjax.data.examples import Examples
 from covidjax.report import batch, ensemble, figures, page, workdir
-from covidjax.report.formats import MISSING, byte_size, decimal, duration, interval, is_number, rate, short_count
+from covidjax.report.formats import MISSING, decimal, duration, interval, is_number, rate, short_count
 from covidjax.report.workdir import Run
 from covidjax.tasks import interim as tasks
 from covidjax.tasks.interim import Task
@@ -35,6 +35,7 @@ def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
     content = page.render(
         "run.html",
         title=page.title(run.config),
+        run=run,
         sections=splits | (ensemble.SECTION if mixed else TRAINING) | OTHERS,
         splits=splits,
         blocks=blocks,
@@ -52,16 +53,17 @@ def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
 
 def _training(run: Run, task: Task) -> dict[str, Any]:
     """The variables of the sections on training."""
-    strategy = ", then ".join(workdir.strategies(run))
-    pretrained = run.config.get("pretrained") or "random weights"
-    origin = f"Started from {pretrained}, seed {run.config.get('seed', MISSING)}, workdir {run.name}."
+    phases = _phases(run)
     return {
-        "title_end": f"freeze: {strategy}",
-        "subtitle": f"Freeze strategy: {strategy}. {origin}",
-        "own_headline": _costs(run),
+        "strategy": ", then ".join(workdir.strategies(run)),
+        "pretrained": run.config.get("pretrained") or "random weights",
+        "seed": run.config.get("seed", MISSING),
+        "own_headline": _costs(run, [phase["total"] for phase in phases]),
+        "kept": run.config.get("checkpoint", {}).get("best", "loss"),
+        "best_epoch": workdir.best_epoch(run),
+        "gaps": sum(isinstance(x, float) and not is_number(x) for line in run.metrics for x in line.values()),
         "curves": _curves(run, task),
-        "curve_notes": _curve_notes(run),
-        "phases": _phases(run),
+        "phases": phases,
         "batch": batch.read_batch(run.folder),
     }
 
@@ -78,7 +80,7 @@ def _headline(run: Run, task: Task) -> list[tuple[str, str, str]]:
     ]
 
 
-def _costs(run: Run) -> list[tuple[str, str, str]]:
+def _costs(run: Run, phases: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Title, value and note of the costs of training."""
     timings = run.run.get("timings", {})
     apart = {"compilation": timings.get("compile_seconds"), "features": timings.get("feature_seconds") or None}
@@ -87,7 +89,6 @@ def _costs(run: Run) -> list[tuple[str, str, str]]:
     rates = [timings.get("images_per_second")]
     if not is_number(rates[0]):
         rates = [each for each in workdir.values(run, "train", "images_per_second")[1] if is_number(each)]
-    phases = [{key: _sum(phase, key) for key in SUMMED} for phase in run.run.get("freeze", [])]
     parameters, note = MISSING, ""
     if phases:
         parameters = f"{short_count(phases[-1]['trainable'])} / {short_count(phases[-1]['parameters'])}"
@@ -99,10 +100,6 @@ def _costs(run: Run) -> list[tuple[str, str, str]]:
         ("Images per second", rate(statistics.median(rates)) if rates else MISSING, run.run.get("device", "")),
         ("Trained / all parameters", parameters, note),
     ]
-
-
-def _sum(phase: Mapping[str, Any], key: str) -> float:
-    return sum(row[key] for row in phase.get("rows", []) if is_number(row.get(key)))
 
 
 def _curves(run: Run, task: Task) -> list[tuple[str, str, bytes]]:
@@ -122,32 +119,20 @@ def _curves(run: Run, task: Task) -> list[tuple[str, str, bytes]]:
     return plots
 
 
-def _curve_notes(run: Run) -> str:
-    kept, best = run.config.get("checkpoint", {}).get("best", "loss"), workdir.best_epoch(run)
-    gaps = sum(isinstance(value, float) and not is_number(value) for line in run.metrics for value in line.values())
-    notes = [f"Best epoch, by validation {kept}: {best}."] if best is not None else []
-    notes += [f"Values that are not finite, left as gaps: {gaps}."] if gaps else []
-    if run.unreadable_lines:
-        notes.append(f"Lines of metrics.jsonl that could not be read, left out: {run.unreadable_lines}.")
-    return " ".join(notes) if run.metrics else "No epoch has finished yet."
-
-
 def _phases(run: Run) -> list[dict[str, Any]]:
-    """Of each phase its strategy, the rows of its freeze table with their total, and sentences."""
+    """What run.json has of each phase: its freeze table with the total, and the memory of its program."""
     found = []
     for number, phase in enumerate(run.run.get("freeze", [])):
-        strategy = phase.get("strategy", MISSING)
-        note = phase.get("features", {}).get("note", "")
-        notes = [f"{note[0].upper()}{note[1:].rstrip('.')}."] if note else []
-        if memory := run.run.get("memory", {}).get(str(number)):
-            notes.append(f"The compiled step takes {byte_size(memory['temporary'])} of temporary memory.")
-        summary = phase.get("summary", "").rstrip(".")
+        rows, strategy = phase.get("rows", []), phase.get("strategy", MISSING)
+        sums = {key: sum(row[key] for row in rows if is_number(row.get(key))) for key in SUMMED}
         found.append(
             {
                 "strategy": strategy if isinstance(strategy, str) else ", ".join(strategy),
-                "rows": phase.get("rows", []),
-                "total": {"stage": "all stages", "batch_norm": "", **{key: _sum(phase, key) for key in SUMMED}},
-                "sentences": [text for text in (f"{summary}." if summary else "", " ".join(notes)) if text],
+                "rows": rows,
+                "total": {"stage": "all stages", "batch_norm": "", **sums},
+                "summary": phase.get("summary"),
+                "features": phase.get("features", {}).get("note"),
+                "memory": run.run.get("memory", {}).get(str(number)),
             }
         )
     return found

@@ -25,7 +25,7 @@ def write(study: Study, results: Sequence[Result], conditions: Sequence[Conditio
     content = page.render(
         "study.html",
         title=page.title(config),
-        subtitle=f"Freeze study. {_origin(study)}",
+        study=study,
         sections={
             "cost": f"{comparison.title} against cost",
             "strategies": "Strategies",
@@ -39,7 +39,6 @@ def write(study: Study, results: Sequence[Result], conditions: Sequence[Conditio
         verdict=verdict.sentence,
         cost=_against_cost(study, [condition for condition in conditions if condition.finished]),
         strategies=_strategies(study, conditions, verdict),
-        num_seeds=len(study.seeds),
         devices=sorted({each.device for condition in conditions for each in condition.finished if each.device}),
         features=_features(conditions),
         curves=_curves(study, results),
@@ -51,19 +50,6 @@ def write(study: Study, results: Sequence[Result], conditions: Sequence[Conditio
     target = study.workdir / "study.html"
     files.write_text(target, content)
     return target
-
-
-def _origin(study: Study) -> str:
-    counts = [
-        f"{len(values)} {noun if len(values) == 1 else plural}"
-        for values, noun, plural in (
-            (study.strategies, "strategy", "strategies"),
-            (study.learning_rates, "learning rate", "learning rates"),
-            (study.seeds, "seed", "seeds"),
-        )
-    ]
-    start = study.config.pretrained or "random weights"
-    return f"{' x '.join(counts)}, started from {start}, workdir {study.workdir.resolve().name}."
 
 
 def _headline(study: Study, results: Sequence[Result], verdict: Verdict) -> list[tuple[str, str, str]]:

@@ -160,6 +160,6 @@ def final_inputs(job: Job, trained: Trained, passes: PrefixFeatures) -> tuple[An
     """
     phase = phase_at(job.phases, trained.step)
     recipe = job.recipes[phase.index]
-    if not job.caching[phase.index].validation or recipe.prefix.dtype != recipe.model.numerics.dtype:
+    if not job.caching[phase.index].validation or recipe.prefix.numerics.dtype != recipe.model.numerics.dtype:
         return None, None
     return passes.features(recipe, trained.variables, job.val_split.images), recipe.plan.first_trained

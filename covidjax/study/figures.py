@@ -20,28 +20,21 @@ LOG_FROM = 8.0  # a scale is logarithmic where the greatest value is so many tim
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A condition in a plot against cost.
-
-    low, high: its interval, NaN where there is none; share: of the parameters, those that train
-    color, marker: indices of strategy and learning rate; costs: in the order of the panels, NaN where unknown
-    """
+    """A condition in a plot against cost: its value with the interval, NaN where there is none, and its looks."""
 
     label: str
-    color: int
-    marker: int
     value: float
     low: float
     high: float
-    share: float
-    costs: tuple[float, ...]
+    style: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One cost axis. unit: what costs are divided by to be shown under this title; front: indices of points."""
+    """One cost axis. costs: of the points in the unit of the title, NaN where unknown; front: indices of points."""
 
     title: str
-    unit: float
+    costs: tuple[float, ...]
     front: tuple[int, ...]
 
 
@@ -60,37 +53,31 @@ class SeedCurves:
         return epochs, [float(np.mean([table[epoch] for table in tables])) for epoch in epochs]
 
 
+def point_style(strategy: int, rate: int, share: float) -> dict[str, Any]:
+    """The marker of the n-th strategy at the n-th rate; its area grows with the share of parameters that train."""
+    marker, size = MARKERS[rate % len(MARKERS)], 5.0 + 6.0 * math.sqrt(share)
+    return {"color": PALETTE[strategy % len(PALETTE)], "marker": marker, "markersize": size}
+
+
 def cost_plot(points: Sequence[Point], panels: Sequence[Panel], ylabel: str) -> bytes:
-    """Value against each cost, with intervals and the Pareto front; the area of a marker grows with what trains."""
+    """Value against each cost, with intervals and the Pareto front."""
     figure, axes = new_figure(9.6, 3.5)
     axes.remove()
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for number, (part, panel) in enumerate(zip(grid, panels, strict=True)):
+    for part, panel in zip(grid, panels, strict=True):
         style_axes(part)
-        known = [point for point in points if not math.isnan(point.costs[number])]
-        front = [points[index] for index in panel.front]
-        part.plot(
-            [point.costs[number] / panel.unit for point in front],
-            [point.value for point in front],
-            color=GHOST,
-            linewidth=4,
-            drawstyle="steps-post",
-            zorder=1,
-        )
-        for point in known:
-            cost, color = point.costs[number] / panel.unit, PALETTE[point.color % len(PALETTE)]
+        front = [panel.costs[index] for index in panel.front], [points[index].value for index in panel.front]
+        part.plot(*front, color=GHOST, linewidth=4, drawstyle="steps-post", zorder=1)
+        for point, cost in zip(points, panel.costs, strict=True):
+            if math.isnan(cost):
+                continue
             if not math.isnan(point.low):
-                part.vlines(cost, point.low, point.high, color=color, linewidth=1.2, zorder=2)
-            part.plot(cost, point.value, color=color, zorder=3, **_marker(point))
-        _scale(part, [point.costs[number] / panel.unit for point in known])
+                part.vlines(cost, point.low, point.high, color=point.style["color"], linewidth=1.2, zorder=2)
+            part.plot(cost, point.value, zorder=3, **point.style)
+        _scale(part, [cost for cost in panel.costs if not math.isnan(cost)])
         part.set_xlabel(panel.title, color=MUTED)
     grid[0].set_ylabel(ylabel, color=MUTED)
-    handles = [
-        Line2D(
-            [], [], linestyle="", color=PALETTE[point.color % len(PALETTE)], label=_plain(point.label), **_marker(point)
-        )
-        for point in points
-    ]
+    handles = [Line2D([], [], linestyle="", label=_plain(point.label), **point.style) for point in points]
     handles.append(Line2D([], [], color=GHOST, linewidth=4, label="Pareto front"))
     figure.legend(handles=handles, loc="outside right center", fontsize=FONT_SIZE, frameon=False, labelcolor=INK)
     return to_svg(figure)
@@ -142,10 +129,6 @@ def _line(axes: Axes, epochs: Sequence[float], values: Sequence[float], **style:
 def _plain(label: str) -> str:
     """A pattern such as 'conv.*/kernel$' is no formula."""
     return label.replace("$", r"\$")
-
-
-def _marker(point: Point) -> Mapping[str, Any]:
-    return {"marker": MARKERS[point.marker % len(MARKERS)], "markersize": 5.0 + 6.0 * math.sqrt(point.share)}
 
 
 def _scale(axes: Axes, costs: Sequence[float]) -> None:

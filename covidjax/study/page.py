@@ -82,10 +82,14 @@ def _against_cost(study: Study, shown: Sequence[Condition]) -> dict[str, Any]:
     costs = [cost for cost in COSTS if any(condition.values(cost[0]) for condition in shown)]
     fronts = {name: pareto_front(shown, name) for name, *_ in costs}
     panels = [
-        Panel(f"{title}, {unit}", size, tuple(shown.index(condition) for condition in fronts[name]))
+        Panel(
+            f"{title}, {unit}",
+            tuple(condition.cost(name) / size for condition in shown),
+            tuple(shown.index(condition) for condition in fronts[name]),
+        )
         for name, title, unit, size in costs
     ]
-    points = [_point(study, condition, list(fronts)) for condition in shown]
+    points = [_point(study, condition) for condition in shown]
     return {
         "plot": figures.cost_plot(points, panels, f"validation {study.comparison.name}"),
         "fronts": [f"by {title}: {', '.join(map(quoted, fronts[name]))}" for name, title, *_ in costs],
@@ -93,23 +97,16 @@ def _against_cost(study: Study, shown: Sequence[Condition]) -> dict[str, Any]:
     }
 
 
-def _point(study: Study, condition: Condition, costs: Sequence[str]) -> Point:
+def _point(study: Study, condition: Condition) -> Point:
     column, value = study.comparison.column, condition.reached
     low, high = _bounds(value)
     if value.n == 1:
         low, high = (condition.finished[0].figures.get(f"{column}_{bound}", math.nan) for bound in ("low", "high"))
     trained, total = condition.cost("trained_parameters"), condition.cost("total_parameters")
     seeds = "" if condition.is_complete else f", {len(condition.finished)} of {condition.planned} seeds"
-    return Point(
-        label=f"{condition.label}: {short_count(trained)} trained{seeds}",
-        color=study.strategies.index(condition.strategy),
-        marker=study.learning_rates.index(condition.learning_rate),
-        value=value.mean,
-        low=low,
-        high=high,
-        share=trained / total if total else 0.0,
-        costs=tuple(condition.cost(name) for name in costs),
-    )
+    strategy, rate = study.strategies.index(condition.strategy), study.learning_rates.index(condition.learning_rate)
+    style = figures.point_style(strategy, rate, trained / total if total else 0.0)
+    return Point(f"{condition.label}: {short_count(trained)} trained{seeds}", value.mean, low, high, style)
 
 
 def _strategies(study: Study, conditions: Sequence[Condition], verdict: Verdict) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,18 +81,13 @@ class Condition:
         """The mean over the seeds of what conditions are compared by."""
         return self.over_seeds(self.comparison.column)
 
-    def minus(self, other: "Condition") -> Estimate:
-        """How much more it reached than another condition, paired by seed."""
-        return paired_difference(self.values(self.comparison.column), other.values(self.comparison.column))
-
     def over_seeds(self, name: str) -> Estimate:
         """The mean of a figure over the seeds."""
         return mean_interval(self.values(name))
 
     def cost(self, name: str) -> float:
         """The mean of a cost over the seeds, NaN where none recorded it."""
-        values = self.values(name)
-        return statistics.fmean(values) if values else math.nan
+        return self.over_seeds(name).mean
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,7 +158,10 @@ def judge(conditions: Sequence[Condition]) -> Verdict:
     if not complete:
         return Verdict(None, None, {}, "No strategy has finished all its runs, so there is nothing to compare yet.")
     best = max(complete, key=lambda condition: (condition.reached.mean, -condition.cost(seconds)))
-    differences = {condition: condition.minus(best) for condition in complete if condition is not best}
+    column = best.comparison.column
+    differences = {
+        each: paired_difference(each.values(column), best.values(column)) for each in complete if each is not best
+    }
     reached = f"{quoted(best)} has the highest mean validation {best.comparison.name}, {best.reached.mean:.3f}"
     left_out = [quoted(condition) for condition in conditions if not condition.is_complete]
     ending = f" Left out, as not every run finished: {', '.join(left_out)}." if left_out else ""

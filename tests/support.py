@@ -82,6 +82,12 @@ def make_batch(size: int = 32, batch_size: int = 8, seed: int = 0) -> dict[str, 
     return {"image": jnp.asarray(images), "label": jnp.asarray(random.integers(0, 3, batch_size), jnp.int32)}
 
 
+def on_devices(count: int) -> dict[str, str]:
+    """What the environment of a child process adds so that it has this many devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
 def send_sigterm_before(stop: int, patch: pytest.MonkeyPatch) -> None:
     """A run in this process gets a SIGTERM when it is about to take a step, counted from one."""
     calls = PhaseInputs.calls

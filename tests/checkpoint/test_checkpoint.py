@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from covidjax.checkpoint.checkpoint import Checkpoints
 from covidjax.errors import UserError
+from tests.support import on_devices
 
 
 class State(flax.struct.PyTreeNode):
@@ -110,20 +111,17 @@ def test_donation_right_after_save_does_not_change_what_is_saved(tmp_path: Path)
     assert restored.progress == {"epochs": [1]}
 
 
-@pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize(
-    ("higher_is_better", "metrics", "best"),
+    ("higher_is_better", "metrics", "best", "restarts"),
     [
-        (True, [0.5, 0.9, 0.7, 0.6], 2),
-        (False, [0.5, 0.2, 0.7, 0.6, 0.8], 2),
-        (True, [0.3, math.nan, 0.2, math.nan, 0.1], 1),
-        (False, [0.3, math.nan, 0.4, math.nan, 0.5], 1),
-        (True, [0.3, math.inf, 0.2, 0.1], 1),
-        (False, [0.3, -math.inf, 0.4, 0.5], 1),
-        (True, [0.3, 0.3, 0.2, 0.1], 2),
-        (True, [math.nan, None, math.nan, None], None),
-        (True, [0.1, 0.2, 0.3, 0.4], 4),
-        (False, [0.3, 0.0, 0.2, 0.1], 2),
+        (True, [0.5, 0.9, 0.7, 0.6], 2, False),
+        (False, [0.5, 0.2, 0.7, 0.6, 0.8], 2, True),
+        (True, [0.3, math.nan, 0.2, math.nan, 0.1], 1, True),
+        (False, [0.3, math.nan, math.inf, math.nan, 0.5], 1, False),
+        (True, [0.3, math.inf, 0.2, 0.1], 1, False),
+        (True, [0.3, 0.3, 0.2, 0.1], 2, True),
+        (True, [math.nan, None, math.nan, None], None, True),
+        (False, [0.3, 0.0, 0.2, 0.1], 2, False),
     ],
 )
 def test_latest_two_and_best_are_kept(
@@ -245,8 +243,7 @@ with Checkpoints(pathlib.Path(sys.argv[1]), keep=2, higher_is_better=True) as ch
 
 
 def test_checkpoint_of_four_devices_is_restored_on_one(tmp_path: Path) -> None:
-    variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **variables}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **on_devices(4)}
     subprocess.run([sys.executable, "-c", FOUR_DEVICES, str(tmp_path)], env=environment, check=True)
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec())

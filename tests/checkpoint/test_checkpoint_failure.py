@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import pytest
 from covidjax.checkpoint import manifest
 from covidjax.checkpoint.checkpoint import Checkpoints
 from covidjax.errors import UserError
+from tests.disk import small_disk
 
 
 def open_checkpoints(directory: Path) -> Checkpoints:
@@ -71,7 +71,15 @@ with Checkpoints(pathlib.Path(sys.argv[1]), keep=2, higher_is_better=True) as ch
 """
 
 
-@pytest.mark.parametrize("moment", ["3.orbax-checkpoint-tmp/state*", "3", "deleted/1", "manifests/3.json"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "3.orbax-checkpoint-tmp/state*",
+        pytest.param("3", marks=pytest.mark.slow),
+        "deleted/1",
+        pytest.param("manifests/3.json", marks=pytest.mark.slow),
+    ],
+)
 def test_kill_during_a_save_leaves_a_sound_checkpoint(tmp_path: Path, moment: str) -> None:
     directory = tmp_path / "checkpoints"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
@@ -138,14 +146,9 @@ def test_refused_write_is_reported_and_harms_no_older_checkpoint(
 
 
 def test_full_disk_is_reported_and_harms_no_older_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path)]
-    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("needs root, to mount a small file system")
-    try:
+    with small_disk(tmp_path / "disk", 8 * 2**20) as disk:
         no_limit = contextlib.nullcontext()
-        check_that_a_failed_save_harms_nothing(tmp_path / "checkpoints", no_limit, "No space left on device", caplog)
-    finally:
-        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+        check_that_a_failed_save_harms_nothing(disk / "checkpoints", no_limit, "No space left on device", caplog)
 
 
 def test_manifest_that_cannot_be_written_leaves_the_step_unfinished(

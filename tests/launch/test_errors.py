@@ -10,6 +10,7 @@ import pytest
 from covidjax.runs import record
 from launch import train
 from tests.commands import ROOT, call, compiled_once, contents, only_error, refusal, tiny_config
+from tests.support import on_devices
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,10 +177,9 @@ def test_data_that_changed_are_not_trained_on(capfd: pytest.CaptureFixture[str],
 def test_batch_that_does_not_divide_over_the_devices_is_refused(
     tmp_path: Path, config: str, environment: dict[str, str]
 ) -> None:
-    devices = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     command = [sys.executable, str(ROOT / "launch" / "train.py"), config, f"--workdir={tmp_path / 'run'}"]
     command.append("--config.batch_size=6")
-    done = subprocess.run(command, env=environment | devices, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment | on_devices(4), check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert only_error(done.stderr) == (
         "config.batch_size 6 in 1 part(s) does not divide over 4 devices: choose a multiple of 4"

@@ -25,6 +25,7 @@ from covidjax.train.writer import read_records
 from covidjax.weights.workdir import load_trained
 from launch import evaluate, find_lr, predict, study, sweep, train
 from tests.commands import ROOT, call, compiled_once, contents, refusal, write_image
+from tests.support import on_devices
 
 CLASSES = ("background", "lung", "lesion")
 AUGMENTED = "--config.augment.rotate=10"
@@ -153,9 +154,8 @@ def test_run_that_lost_its_last_checkpoint_goes_on_to_the_same_bits(tmp_path: Pa
 def test_evaluation_on_three_devices_is_the_same(tmp_path: Path, environment: dict[str, str], trained: Path) -> None:
     workdir = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(workdir / "masks_test")
-    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
     command = [sys.executable, "launch/evaluate.py", f"--workdir={workdir}", "--split=test"]
-    subprocess.run(command, cwd=ROOT, env=environment | flags, check=True, capture_output=True)
+    subprocess.run(command, cwd=ROOT, env=environment | on_devices(3), check=True, capture_output=True)
     found, before = (files.read_json(each / "evaluation_test.json") for each in (workdir, trained))
     assert found.pop("loss") == pytest.approx(before.pop("loss"), rel=1e-5)
     assert found == before

@@ -18,7 +18,7 @@ from covidjax.mesh import by_example, make_mesh, replicated
 from covidjax.train.parallel import jit_step
 from covidjax.train.state import TrainState
 from covidjax.train.step import Batch, Recipe, augmented, train_forward, train_step
-from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
+from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, on_devices, small_config
 
 MODELS = ("cnn", "resnet18")
 pytestmark = pytest.mark.slow  # what all of them share takes minutes; test_collectives is for every day
@@ -123,10 +123,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarr
     folder, root = tmp_path_factory.mktemp("devices"), Path(__file__).parents[2]
     processes = {}
     for count in (1, 4):
-        variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
         path = folder / f"{count}.npz"
         command = [sys.executable, "-m", "tests.train.test_devices", str(count), str(path)]
-        processes[path] = subprocess.Popen(command, cwd=root, env=os.environ | variables)
+        processes[path] = subprocess.Popen(command, cwd=root, env=os.environ | on_devices(count))
     codes = [process.wait() for process in processes.values()]
     assert codes == [0, 0]
     found = []

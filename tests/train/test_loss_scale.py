@@ -213,6 +213,7 @@ def run_config(cache_dir: Path) -> ConfigDict:
     )
 
 
+@pytest.mark.slow
 def test_learning_rates_of_skipped_steps_are_not_on_the_curve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loss_scale, "FIRST", LARGEST)
     config, rates = run_config(tmp_path / "cache"), np.geomspace(1e-6, 1e-4, 20)

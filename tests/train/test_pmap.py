@@ -12,7 +12,7 @@ import pytest
 
 from covidjax.mesh import divide, replicated
 from covidjax.train.parallel import mapped_step, throttle
-from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
+from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, on_devices, small_config
 
 STEPS = 20
 CHANGES: dict[str, Any] = {
@@ -68,11 +68,10 @@ def child(name: str, folder: Path) -> None:
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What four devices found for a network."""
     folder, root = tmp_path_factory.mktemp("pmap"), Path(__file__).parents[2]
-    variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     subprocess.run(
         [sys.executable, "-m", "tests.train.test_pmap", request.param, str(folder)],
         cwd=root,
-        env=os.environ | variables,
+        env=os.environ | on_devices(4),
         check=True,
     )
     return folder

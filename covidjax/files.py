@@ -34,6 +34,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def write_csv(path: Path, header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> None:
+    """A table with a header; folders above it are made. A float has the digits that give it back exactly."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([header, *rows])
+    write_text(path, table.getvalue())
+
+
 def write_json(path: Path, value: Any) -> None:
     """`value` as indented JSON; a NaN or infinity is an error of the program."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
@@ -47,13 +55,6 @@ def read_json(path: Path) -> Any:
         raise UserError(f"there is no {path}: is this the workdir of a run?") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table with a line of column names; a Python float gets the digits that give it back exactly."""
-    table = io.StringIO(newline="")
-    csv.writer(table).writerows([header, *rows])
-    write_text(path, table.getvalue())
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:

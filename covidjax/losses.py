@@ -1,4 +1,4 @@
-"""Losses of whole images per example, class weights, and the probabilities that go with each loss.
+"""Losses of labelled images and of masks per example, class weights, and the probabilities that go with each loss.
 
 The mean over the batch is the caller's, also with class weights: `sum(weight * loss) / batch`, the convention of
 `class_weight` in Keras (PyTorch divides by the sum of the weights instead).
@@ -6,7 +6,7 @@ The mean over the batch is the caller's, also with class weights: `sum(weight * 
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,16 +15,15 @@ import numpy as np
 
 from covidjax.errors import UserError
 
-LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy")
-
 LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
+Weights = tuple[float, ...] | None
 
 
 def softmax_cross_entropy(
     logits: jax.Array,
     labels: jax.Array,
     *,
-    class_weights: tuple[float, ...] | None = None,
+    class_weights: Weights = None,
     label_smoothing: float = 0.0,
 ) -> jax.Array:
     """Cross-entropy between the softmax of the logits and the labels, times the weight of the label's class.
@@ -33,7 +32,7 @@ def softmax_cross_entropy(
     With `label_smoothing` s the target is 1 - s + s / classes for the label and s / classes for the others.
     Returns [batch], float32 for half-precision logits, else the dtype of the logits.
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     log_probabilities = jax.nn.log_softmax(logits)
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     # `where` rather than a product: 0 * -inf is NaN when a logit is further below the maximum than float32 reaches.
@@ -47,7 +46,7 @@ def sigmoid_cross_entropy(
     logits: jax.Array,
     labels: jax.Array,
     *,
-    class_weights: tuple[float, ...] | None = None,
+    class_weights: Weights = None,
     label_smoothing: float = 0.0,
 ) -> jax.Array:
     """Binary cross-entropy of one sigmoid per class against the one-hot label, averaged over the classes.
@@ -57,21 +56,28 @@ def sigmoid_cross_entropy(
     With `label_smoothing` s the targets are 1 - s / 2 for the label and s / 2 for the others.
     Returns [batch], float32 for half-precision logits, else the dtype of the logits.
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     targets = (1 - label_smoothing) * targets + label_smoothing / 2
     losses = -targets * jax.nn.log_sigmoid(logits) - (1 - targets) * jax.nn.log_sigmoid(-logits)
     return _weighted(jnp.mean(losses, axis=-1), labels, class_weights)
 
 
-def _at_least_float32(logits: jax.Array) -> jax.Array:
+def at_least_float32(logits: jax.Array) -> jax.Array:
+    """Logits of half precision in float32, others as they are."""
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def _weighted(losses: jax.Array, labels: jax.Array, class_weights: tuple[float, ...] | None) -> jax.Array:
+def _weighted(losses: jax.Array, labels: jax.Array, class_weights: Weights) -> jax.Array:
     if class_weights is None:
         return losses
     return losses * jnp.asarray(class_weights, losses.dtype)[labels]
+
+
+def correct_share(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether the greatest logit is the label's, of pixels for which part of them: [batch] float32."""
+    right = jnp.argmax(logits, -1) == labels
+    return jnp.mean(right, tuple(range(1, right.ndim)), dtype=jnp.float32)
 
 
 def probabilities(logits: jax.Array, name: str) -> jax.Array:
@@ -81,7 +87,7 @@ def probabilities(logits: jax.Array, name: str) -> jax.Array:
     labels exclude each other; the sigmoids themselves need not sum to 1.
     logits: [batch, classes] float. Returns [batch, classes], float32 for half-precision logits, else their dtype.
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     if name == "sigmoid_cross_entropy":
         # softmax(log(s)) is s / sum(s), without the 0 / 0 of sigmoids that all underflow.
         logits = jax.nn.log_sigmoid(logits)
@@ -90,7 +96,7 @@ def probabilities(logits: jax.Array, name: str) -> jax.Array:
 
 def class_weights(
     spec: str | Sequence[float] | Sequence[tuple[str, float]], labels: np.ndarray, classes: Sequence[str]
-) -> tuple[float, ...] | None:
+) -> Weights:
     """The weight of each class in the loss, from the training labels, or from masks, whose pixels are the examples.
 
     spec: 'none' (gives None), 'balanced' (examples / (classes * examples of the class), as scikit-learn has it, so that
@@ -151,50 +157,26 @@ def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return sum(parts, np.zeros(num_classes, np.int64))
 
 
-def loss_function(loss_config: Any, class_weights: tuple[float, ...] | None) -> LossFunction:
-    """The loss of a config section with `name` and `label_smoothing`: (logits, labels) -> [batch].
+def of_pixels(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A loss of labelled images as one of masks: of each pixel, averaged over the image (not by the sum of weights)."""
 
-    The result is hashable and can be a static argument of jit; two results are equal only if they are the same object,
-    so make it once. class_weights: what the function of that name returned.
-    """
-    functions = {function.__name__: function for function in (softmax_cross_entropy, sigmoid_cross_entropy)}
-    label_smoothing = float(loss_config.label_smoothing)
-    return functools.partial(functions[loss_config.name], class_weights=class_weights, label_smoothing=label_smoothing)
+    def averaged(logits: jax.Array, labels: jax.Array, **options: Any) -> jax.Array:
+        return jnp.mean(loss(logits, labels, **options), axis=(1, 2))
 
-
-SMOOTHED = ("softmax_cross_entropy", "sigmoid_cross_entropy", "cross_entropy_dice")
-MASK_LOSSES = (*SMOOTHED, "dice", "focal", "tversky")
-
-Weights = tuple[float, ...] | None
-
-
-def pixel_softmax_cross_entropy(
-    logits: jax.Array, labels: jax.Array, *, class_weights: Weights = None, label_smoothing: float = 0.0
-) -> jax.Array:
-    """`losses.softmax_cross_entropy` of each pixel, averaged over the image."""
-    pixels = softmax_cross_entropy(logits, labels, class_weights=class_weights, label_smoothing=label_smoothing)
-    return jnp.mean(pixels, axis=(1, 2))
-
-
-def pixel_sigmoid_cross_entropy(
-    logits: jax.Array, labels: jax.Array, *, class_weights: Weights = None, label_smoothing: float = 0.0
-) -> jax.Array:
-    """Binary cross-entropy: `losses.sigmoid_cross_entropy` of each pixel, averaged over the image."""
-    pixels = sigmoid_cross_entropy(logits, labels, class_weights=class_weights, label_smoothing=label_smoothing)
-    return jnp.mean(pixels, axis=(1, 2))
+    return averaged
 
 
 def dice(logits: jax.Array, labels: jax.Array, *, class_weights: Weights = None) -> jax.Array:
-    """1 - soft Dice: the Tversky loss in which false and missed pixels weigh the same."""
+    """1 - soft Dice, (2 sum p g + 1) / (sum p + sum g + 1): `tversky` with false and missed pixels of one weight."""
     return tversky(logits, labels, beta=0.5, class_weights=class_weights)
 
 
 def cross_entropy_dice(
     logits: jax.Array, labels: jax.Array, *, class_weights: Weights = None, label_smoothing: float = 0.0
 ) -> jax.Array:
-    """The sum of `softmax_cross_entropy` and `dice`."""
-    pixels = pixel_softmax_cross_entropy(logits, labels, class_weights=class_weights, label_smoothing=label_smoothing)
-    return pixels + dice(logits, labels, class_weights=class_weights)
+    """The sum of `softmax_cross_entropy`, averaged over the image, and `dice`."""
+    pixels = softmax_cross_entropy(logits, labels, class_weights=class_weights, label_smoothing=label_smoothing)
+    return jnp.mean(pixels, axis=(1, 2)) + dice(logits, labels, class_weights=class_weights)
 
 
 def focal(logits: jax.Array, labels: jax.Array, *, gamma: float, class_weights: Weights = None) -> jax.Array:
@@ -213,8 +195,16 @@ def focal(logits: jax.Array, labels: jax.Array, *, gamma: float, class_weights: 
 
 
 def tversky(logits: jax.Array, labels: jax.Array, *, beta: float, class_weights: Weights = None) -> jax.Array:
-    """1 - the overlap, see the top of this module. beta: the weight of missed pixels, from 0 to 1."""
-    probabilities = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    """1 - the overlap of each class, averaged over the classes by their weights (Salehi et al. 2017).
+
+    Of softmax probabilities p and a mask g of a class, which is 0 or 1, over the pixels of an image:
+    hits = sum p g, false = sum p (1 - g), missed = sum (1 - p) g, and
+    overlap = (2 hits + 1) / (2 (hits + (1 - beta) false + beta missed) + 1).
+    The background is one of the classes: without it a U-Net on lung masks was stuck calling everything lung. Weights
+    such as (0, 1) leave it out. The smoothing, one pixel, makes a class that is in neither mask nor prediction an
+    overlap of 1, and less the larger it is predicted without being there. beta: the weight of missed pixels, 0 to 1.
+    """
+    probabilities = jax.nn.softmax(at_least_float32(logits))
     is_class = labels[..., None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
     hits = jnp.sum(probabilities, axis=(1, 2), where=is_class)
     false = jnp.sum(probabilities, axis=(1, 2)) - hits
@@ -224,11 +214,29 @@ def tversky(logits: jax.Array, labels: jax.Array, *, beta: float, class_weights:
     return jnp.sum((1 - overlap) * weights, axis=-1) / jnp.sum(weights)
 
 
-def mask_loss_function(loss_config: Any, class_weights: Weights) -> LossFunction:
-    """The loss of a config section: (logits, labels) -> [batch]. See `losses.loss_function`, which is for images.
+# Losses by `config.loss.name`, of labelled images and of masks; those of SMOOTHED know label smoothing.
+LOSSES: dict[str, Callable[..., jax.Array]] = {
+    "softmax_cross_entropy": softmax_cross_entropy,
+    "sigmoid_cross_entropy": sigmoid_cross_entropy,
+}
+MASK_LOSSES: dict[str, Callable[..., jax.Array]] = {
+    **{name: of_pixels(loss) for name, loss in LOSSES.items()},
+    "cross_entropy_dice": cross_entropy_dice,
+    "dice": dice,
+    "focal": focal,
+    "tversky": tversky,
+}
+SMOOTHED = (*LOSSES, "cross_entropy_dice")
 
-    loss_config: name and, where the loss has it, label_smoothing, focal_gamma, tversky_beta. class_weights: what
-    `losses.class_weights` gave for the masks.
+
+def loss_function(
+    loss_config: Any, class_weights: Weights, losses: Mapping[str, Callable[..., jax.Array]] = LOSSES
+) -> LossFunction:
+    """The loss of a config section: (logits, labels) -> [batch].
+
+    The result is hashable and can be a static argument of jit; two results are equal only if they are the same object,
+    so make it once. loss_config: name, label_smoothing and, where the loss has it, focal_gamma, tversky_beta;
+    class_weights: what the function of that name returned; losses: LOSSES or MASK_LOSSES.
     """
     name = loss_config.name
     options: dict[str, Any] = {"class_weights": class_weights}
@@ -238,5 +246,4 @@ def mask_loss_function(loss_config: Any, class_weights: Weights) -> LossFunction
         options["gamma"] = float(loss_config.focal_gamma)
     if name == "tversky":
         options["beta"] = float(loss_config.tversky_beta)
-    functions = (pixel_softmax_cross_entropy, pixel_sigmoid_cross_entropy, cross_entropy_dice, dice, focal, tversky)
-    return functools.partial(dict(zip(MASK_LOSSES, functions, strict=True))[name], **options)
+    return functools.partial(losses[name], **options)

@@ -42,18 +42,10 @@ def main(arguments: Sequence[str]) -> None:
     if tiling is not None:
         trained_at = f"the network learnt from images brought to {config.dataset.image_size} pixels"
         print(f"taken at their own size: {trained_at}, and is at a loss where things are of another size in pixels")
-    elif found.masks is not None and config.dataset.crop == "center":
-        print("what lies outside the centre square was not seen, and is background in the masks")
-    print("images by predicted class" if found.masks is None else "images in which a class was found", end=": ")
-    print(", ".join(f"{name} {count}" for name, count in found.counts.items()))
-    for title, path in (
-        ("table", flags.output),
-        ("masks", found.masks),
-        ("overlays", flags.overlays),
-        ("volumes", found.volumes),
-    ):
-        if path is not None:
-            print(f"{title}: {path}")
+    print(*found.notes, sep="\n", end="\n" if found.notes else "")
+    print(f"{found.counted}: {', '.join(f'{name} {count}' for name, count in found.counts.items())}")
+    for title, path in found.files.items():
+        print(f"{title}: {path}")
     print("Research use only - not for clinical decisions.")
 
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from covidjax import losses
 from covidjax.errors import UserError
-from covidjax.losses import MASK_LOSSES, mask_loss_function
+from covidjax.losses import MASK_LOSSES
 
 WEIGHTS = (0.5, 2.0, 1.25)
 EXTREMES = (1e37, -1e37, 1e4, -1e4, 0.0)
@@ -32,7 +32,7 @@ def make(name: str, weights: tuple[float, ...] | None = None, **changes: float) 
 
 def make_eager(name: str, weights: tuple[float, ...] | None = None, **changes: float) -> losses.LossFunction:
     section = {"name": name, "label_smoothing": 0.0, "focal_gamma": 2.0, "tversky_beta": 0.7, **changes}
-    return mask_loss_function(ConfigDict(section), weights)
+    return losses.loss_function(ConfigDict(section), weights, MASK_LOSSES)
 
 
 def by_numpy(name: str, logits: Any, labels: Any, weights: tuple[float, ...], gamma: float, beta: float) -> np.ndarray:

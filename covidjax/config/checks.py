@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from covidjax import losses, models
+from covidjax import models, tasks
 from covidjax.config.schema import KEYS, PHASE_KEYS, PHASE_ONLY, is_number, is_several
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import gradual_epochs
@@ -28,6 +28,7 @@ def validate(config: ConfigDict) -> None:
         needed = "holds train/ val/ test/" if config.dataset.name == "folder" else "launch/prepare.py wrote"
         raise UserError(f"config.dataset.root is empty: give the folder that {needed}")
     _check_masks(config)
+    _check_task(config)
     if config.batch_size % config.accumulation_steps:
         raise UserError(
             f"config.batch_size {config.batch_size} is not a multiple of config.accumulation_steps "
@@ -79,34 +80,28 @@ def unknown_key(key: str, known: Collection[str], name: str = "config") -> str:
 
 
 def _check_masks(config: ConfigDict) -> None:
-    """Checks what masks need and what is for masks only."""
-    names, loss = tuple(config.dataset.mask_classes), config.loss
+    """Checks the classes of masks."""
+    names = tuple(config.dataset.mask_classes)
     if not 2 <= len(set(names)) == len(names) <= 256 or not all(names):
         raise UserError(
             f"config.dataset.mask_classes is {names!r}: allowed are 2 to 256 different names, the background first"
         )
-    if models.task(config.model.name) == "segmentation":
-        if config.dataset.oversample:
+
+
+def _check_task(config: ConfigDict) -> None:
+    """Checks that the loss and the figure of checkpoints are of the network's task, and what the task itself asks."""
+    name, task = config.model.name, tasks.of(config.model.name, config.loss.name)
+    for key, value, kind, allowed, others in (
+        ("checkpoint.best", config.checkpoint.best, "figure", task.best, [other.best for other in tasks.TASKS]),
+        ("loss.name", config.loss.name, "loss", task.losses, [other.losses for other in tasks.TASKS]),
+    ):
+        if value not in allowed:
+            of = next(other.of for other, has in zip(tasks.TASKS, others, strict=True) if value in has)
             raise UserError(
-                "config.dataset.oversample repeats images of a class, and config.model.name is "
-                f"{config.model.name!r}, whose images have masks and no class: leave it empty"
+                f"config.{key} is {value!r}, a {kind} of {of}, and config.model.name is {name!r}, which {task.words}: "
+                f"allowed are {', '.join(allowed)}"
             )
-        if loss.label_smoothing and loss.name not in losses.SMOOTHED:
-            raise UserError(
-                f"loss.label_smoothing is {loss.label_smoothing}, which {loss.name} does not have; set it to 0, or "
-                f"choose one of {', '.join(losses.SMOOTHED)}"
-            )
-        return
-    if config.checkpoint.best == "dice":
-        raise UserError(
-            f"config.checkpoint.best is 'dice', a figure of masks, and config.model.name is {config.model.name!r}, "
-            "which labels whole images: allowed are loss, accuracy"
-        )
-    if loss.name not in losses.LOSSES:
-        raise UserError(
-            f"config.loss.name is {loss.name!r}, a loss of masks, and config.model.name is {config.model.name!r}, "
-            f"which labels whole images: allowed are {', '.join(losses.LOSSES)}"
-        )
+    task.check(name, config.dataset, config.loss)
 
 
 def _check_phase(name: str, phase: Any) -> None:

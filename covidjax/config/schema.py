@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from covidjax import losses, mesh, models, optim
+from covidjax import losses, mesh, models, optim, tasks
 from covidjax.data import enhance, picture, resident, sources
 from covidjax.freeze.plan import BATCH_NORM_MODES
 from covidjax.models import cnn, layers, mixture, preprocessing, resnet, unet, vgg
@@ -213,7 +213,7 @@ KEYS = {
     "optimizer.plateau_patience": Key(10, "Of plateau: epochs without a better loss.", low=0),
     "optimizer.plateau_min_delta": Key(1e-4, "Of plateau: how much lower a better loss is.", low=0),
     "optimizer.plateau_min_learning_rate": Key(0.0, "Of plateau: the rate falls no further.", low=0),
-    "loss.name": Key("softmax_cross_entropy", "Of labels of images: one of the first two.", losses.MASK_LOSSES),
+    "loss.name": Key("softmax_cross_entropy", "Of labels of images: one of the first two.", tasks.LOSSES),
     "loss.class_weights": Key(
         "none", "A weight for each class, 'balanced' or 'none'.", kind=NAME_OR_TUPLE, elements=CLASS_WEIGHTS
     ),
@@ -229,7 +229,7 @@ KEYS = {
     "augment.sharpen": Key(0.0, "Factor on the distance from the smoothed image.", low=0, high=1),
     "checkpoint.every_epochs": Key(1, "Epochs from one checkpoint to the next.", low=1),
     "checkpoint.keep": Key(2, "The latest that stay, beside the best one.", low=2),
-    "checkpoint.best": Key("loss", "The validation figure that names the best one.", ("loss", "accuracy", "dice")),
+    "checkpoint.best": Key("loss", "The validation figure that names the best one.", tasks.BEST),
 }
 # What a phase may change, keys and sections, and the keys that stand in phases only.
 PHASE_KEYS = ("epochs", "steps", "freeze", "batch_norm", "optimizer", "lr_scale", "weight_decays")

@@ -4,26 +4,23 @@ import os
 from typing import Any
 
 import jax
-import numpy as np
-
-from covidjax.data.examples import Examples
 
 PLACEMENTS = ("auto", "device", "stream")  # of config.dataset.placement
 DEVICE_SHARE = 0.4  # of an accelerator's memory; activations and optimizer state need the rest
 HOST_SHARE = 0.25  # of the machine's memory, where the device is the CPU
 
 
-def choose_placement(examples: Examples, placement: str, *, with_masks: bool = False) -> dict[str, Any]:
-    """{'placement': 'device' | 'stream', 'bytes': of the split, 'note': a sentence with the count that decided}."""
-    size, what = int(examples.images.nbytes), "training images"
-    if with_masks:
-        size, what = size + int(np.asarray(examples.masks).nbytes), "training images and masks"
+def choose_placement(size: int, contents: str, placement: str) -> dict[str, Any]:
+    """{'placement': 'device' | 'stream', 'bytes': of the split, 'note': a sentence with the count that decided}.
+
+    size: bytes of the split; contents: what it holds, in words; placement: `config.dataset.placement`.
+    """
     limit, where = device_room()
     fits = size <= limit
     chosen = ("device" if fits else "stream") if placement == "auto" else placement
     reason = f"{size / 2**20:.1f} MiB, {'within' if fits else 'over'} the {limit / 2**20:,.0f} MiB that {where} lends"
     asked = "" if placement == "auto" else ", as config.dataset.placement says"
-    return {"placement": chosen, "bytes": size, "note": f"{what}: {chosen} ({reason}){asked}"}
+    return {"placement": chosen, "bytes": size, "note": f"{contents}: {chosen} ({reason}){asked}"}
 
 
 def device_room() -> tuple[float, str]:

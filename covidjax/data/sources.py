@@ -1,7 +1,7 @@
 """A split of the data set that a config names."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,20 +14,18 @@ from covidjax.errors import UserError
 
 NAMES = ("phantom", "folder", "tfds")  # of config.dataset.name
 SPLITS = ("train", "val", "test")
-Task = Literal["classification", "segmentation"]
 
 
-def load(dataset: Any, split: str, task: Task = "classification") -> Examples:
+def load(dataset: Any, split: str, *, masks: bool = False) -> Examples:
     """One decoded split of `config.dataset`; no file of another split is opened.
 
-    task: 'classification' (labels and classes are those of whole images) or 'segmentation' (masks hold class ids of
-    pixels, classes are their names, labels are zeros). Training images of classes in `dataset.oversample` count
-    several times.
+    masks: whether classes are those of pixels, whose ids the masks hold, and labels are zeros; else labels and classes
+    are those of whole images. Training images of classes in `dataset.oversample` count several times.
     Raises UserError for an unknown split, source or class and for all that is wrong with the files.
     """
     if split not in SPLITS:
         raise UserError(f"there is no split {split!r}: allowed are {', '.join(SPLITS)}")
-    examples = _load(dataset, split, masks=task == "segmentation")
+    examples = _load(dataset, split, masks=masks)
     return oversampled(examples, dataset.oversample) if split == "train" else examples
 
 
@@ -43,12 +41,11 @@ def _load(dataset: Any, split: str, *, masks: bool) -> Examples:
     return _prepared().load(dataset, split, masks=masks)
 
 
-def listed(dataset: Any, split: str, task: Task = "classification") -> ImageFiles:
+def listed(dataset: Any, split: str, *, masks: bool = False) -> ImageFiles:
     """The images of one split of files or records, with labels and patients, before one is decoded.
 
     Raises UserError for an unknown source and for what is wrong with tables and layout.
     """
-    masks = task == "segmentation"
     if dataset.name == "folder":
         return pairs.list_pairs(dataset, split) if masks else folder.list_files(dataset, split)
     if dataset.name == "tfds":

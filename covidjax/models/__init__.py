@@ -25,9 +25,9 @@ PRECISIONS = {
 }
 
 
-def task(name: str) -> Literal["classification", "segmentation"]:
-    """The kind of answer of a network or an ensemble: one label for an image, or one for each of its pixels."""
-    return "segmentation" if name in SEGMENTATION else "classification"
+def labels(name: str) -> Literal["images", "pixels"]:
+    """What a network or an ensemble of this name labels."""
+    return "pixels" if name in SEGMENTATION else "images"
 
 
 def build(model: Any, num_classes: int, precision: str, *, native: bool = False) -> Staged:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from covidjax import files
-from covidjax.report import pictures
+from covidjax.tasks import pictures
 
 NAME = "batch.jpg"
 MAX_SHOWN, ACROSS = 12, 6

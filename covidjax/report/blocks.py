@@ -4,7 +4,8 @@ import functools
 
 import numpy as np
 
-from covidjax.report import figures, pictures
+from covidjax.report import figures
+from covidjax.tasks import pictures
 from covidjax.tasks.page import Histogram, Picture, Reliability
 
 RELIABILITY_BINS = 15  # those of metrics.classification.expected_calibration_error

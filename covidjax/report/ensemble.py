@@ -7,7 +7,7 @@ from covidjax.models import ENSEMBLE
 from covidjax.report import figures, workdir
 from covidjax.report.formats import decimal, integer, interval, p_value, signed
 from covidjax.report.workdir import Run
-from covidjax.tasks.interim import Task
+from covidjax.tasks.base import Task
 
 SECTION = {"ensemble": "Ensemble"}
 

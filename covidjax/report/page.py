@@ -11,8 +11,9 @@ from typing import Any
 import jinja2
 
 from covidjax import config as configuration
-from covidjax.report import blocks, pictures
+from covidjax.report import blocks
 from covidjax.report.formats import FORMATS, MISSING
+from covidjax.tasks import pictures
 from covidjax.tasks.page import Block
 
 MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}

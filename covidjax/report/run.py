@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from covidjax import files
+from covidjax import files, tasks
 from covidjax.data.examples import Examples
 from covidjax.report import batch, ensemble, figures, page, workdir
 from covidjax.report.formats import MISSING, decimal, duration, interval, is_number, rate, short_count
 from covidjax.report.workdir import Run
-from covidjax.tasks import interim as tasks
-from covidjax.tasks.interim import Task
+from covidjax.tasks.base import Task
 
 SPLITS = {"test": "Test split", "val": "Validation split"}
 TRAINING = {"curves": "Learning curves", "freezing": "Freezing and cost", "batch": "First batch"}
@@ -26,7 +25,7 @@ def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
     report then stays as it is.
     """
     run = workdir.read(workdir_path)
-    task = tasks.of(run.config.get("model", {}).get("name", ""))
+    task = tasks.of(*(run.config.get(section, {}).get("name", "") for section in ("model", "loss")))
     mixed = ensemble.is_ensemble(run)
     splits = SPLITS | {split: f"Split {split}" for split in run.evaluations if split not in SPLITS}
     blocks = {

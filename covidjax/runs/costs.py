@@ -15,12 +15,12 @@ from covidjax.data import phantom, sources
 from covidjax.data.augment import Augmentation
 from covidjax.data.examples import Examples
 from covidjax.data.oversampling import more_turns
-from covidjax.data.sources import Task
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import CACHED, default_strategies
 from covidjax.freeze.table import freeze_table
 from covidjax.mesh import make_mesh
 from covidjax.models.layers import Staged
+from covidjax.tasks.base import Task
 from covidjax.train import parallel, setup
 from covidjax.train.phases import Phase, initial_state, make_phases
 from covidjax.train.step import Recipe, run_prefix
@@ -42,6 +42,11 @@ class Setting:
     model: Staged
     variables: dict[str, Any]
     blank: Examples
+
+    @property
+    def task(self) -> Task:
+        """What the labels are."""
+        return tasks.of(self.config.model.name, self.config.loss.name)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -79,7 +84,7 @@ class Setting:
 
     def batch(self, recipe: Recipe) -> dict[str, Any]:
         """Shapes of the batch of a step; segmentation networks have a label for every pixel."""
-        size, targets = self.config.batch_size, tasks.targets(self.blank, models.task(self.config.model.name))
+        size, targets = self.config.batch_size, self.task.targets(self.blank)
         labels = jax.ShapeDtypeStruct((size, *targets.shape[1:]), targets.dtype)
         if recipe.cached:
             return {"features": self.features(recipe), "label": labels}
@@ -139,21 +144,22 @@ def make_setting(config: ConfigDict, num_classes: int) -> Setting:
     masks = np.broadcast_to(labels.astype(np.uint8)[:, None, None], (num_classes, *shape[:2]))
     images = np.zeros((num_classes, *shape), np.uint8)
     blank = Examples("train", images, labels, names, names, False, names, "", masks=masks)
-    model = models.build(config.model, num_classes, config.precision)
+    num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(names)
+    model = models.build(config.model, num_outputs, config.precision)
     variables = jax.eval_shape(initialiser(model, inputs.of_run(config), shape), jax.random.key(0))
     return Setting(config, model, variables, blank)
 
 
-def data_facts(dataset: ConfigDict, task: Task = "classification") -> tuple[int, int, int]:
+def data_facts(dataset: ConfigDict, *, masks: bool = False) -> tuple[int, int, int]:
     """Number of classes, of training images, and of examples in an epoch, without opening an image.
 
+    masks: whether the classes are those of masks.
     Raises UserError where that cannot be told, or `dataset.oversample` does not fit.
     """
-    masks = task == "segmentation"
     if dataset.name == "phantom":
         counts, images = phantom.training_counts(dataset), dataset.num_images
         return len(phantom.MASK_CLASSES if masks else counts), images, images + more_turns(counts, dataset.oversample)
-    found = sources.listed(dataset, "train", task)
+    found = sources.listed(dataset, "train", masks=masks)
     labels = np.bincount(found.labels, minlength=len(found.classes)).tolist()
     counts = dict(zip(found.classes, labels, strict=True))
     return len(found.classes), len(found.names), len(found.names) + more_turns(counts, dataset.oversample)

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, losses, models, optim
+from covidjax import files, models, optim, tasks
 from covidjax.data import sources
 from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices
@@ -29,6 +28,7 @@ from covidjax.models import mixture
 from covidjax.models.mixture import Candidate
 from covidjax.report import run as report
 from covidjax.runs import record
+from covidjax.tasks.base import Task
 from covidjax.train.writer import MetricsWriter
 from covidjax.weights.workdir import Trained, Which, load_trained
 
@@ -58,7 +58,7 @@ class Member:
         logits = inference(*self.trained.network, size, jax.local_device_count())(images)
         if not np.isfinite(logits).all():
             raise UserError(f"the network of {self.workdir} answers with what is no number: leave it out")
-        return np.asarray(losses.probabilities(jnp.asarray(logits), self.trained.config.loss.name))
+        return self.trained.task.answer(logits, self.trained.config.loss)
 
     def describe(self) -> dict[str, Any]:
         """Its entry in run.json."""
@@ -85,6 +85,11 @@ class Mixture:
     weights: np.ndarray
 
     @property
+    def task(self) -> Task:
+        """What it answers."""
+        return tasks.of(self.config.model.name)
+
+    @property
     def origin(self) -> str:
         """What is mixed, in words."""
         return f"mixture of {', '.join(member.name for member in self.members)}"
@@ -94,9 +99,9 @@ class Mixture:
         """The classes that all members know."""
         return self.members[0].trained.classes
 
-    def mix(self, probabilities: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        """The mixture of the members' answers [n, classes]."""
-        return np.asarray(mixture.mix(np.stack(probabilities), self.weights, self.config.ensemble.mix))
+    def mix(self, probabilities: np.ndarray) -> np.ndarray:
+        """The mixture [n, classes] of the members' answers [members, n, classes]."""
+        return np.asarray(mixture.mix(probabilities, self.weights, self.config.ensemble.mix))
 
 
 def load_members(workdirs: Sequence[str], checkpoints: Iterable[Which], precision: str) -> tuple[Member, ...]:
@@ -119,8 +124,9 @@ def load_members(workdirs: Sequence[str], checkpoints: Iterable[Which], precisio
     members: list[Member] = []
     for path, name, which in zip(paths, names, checkpoints, strict=True):
         config = configs.of_workdir(path)
-        if models.task(config.model.name) == "segmentation":
-            raise UserError(f"{path} is {config.model.name}, which answers with masks: an ensemble mixes classifiers")
+        task = tasks.of(config.model.name, config.loss.name)
+        if "ensemble" not in task.offers:
+            raise UserError(f"{path} is {config.model.name}, which {task.words}: an ensemble mixes classifiers")
         if config.precision == "float64" and precision != "float64":
             raise UserError(f"{path} is of precision float64: give the ensemble --config.precision=float64 too")
         trained = load_trained(path, which)
@@ -199,12 +205,12 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     val = read_split(members, "val")
     files.write_json(workdir / "config.json", configs.to_json(config))
     run["notes"] = list(val[0].notes)
-    record.end_reading(workdir, run, val[0], "classification")
+    record.end_reading(workdir, run, val[0], tasks.of(config.model.name))
     splits = {"val": val}
     if settings.weights_from == "test":
         run = record.begin_reading(workdir, "test")
         splits["test"] = read_split(members, "test")
-        record.end_reading(workdir, run, splits["test"][0], "classification")
+        record.end_reading(workdir, run, splits["test"][0], tasks.of(config.model.name))
     run["timings"]["data_seconds"] = round(time.monotonic() - began, 2)
     began = time.monotonic()
     answers = {split: _answers(members, seen) for split, seen in splits.items()}
@@ -247,7 +253,7 @@ def evaluate(workdir: Path, split: str, which: Which) -> dict[str, Any]:
     mixed = load_mixture(workdir, which)  # where this fails the test split is not touched
     run = record.begin_reading(workdir, split)
     examples = read_split(mixed.members, split)
-    record.end_reading(workdir, run, examples[0], "classification")
+    record.end_reading(workdir, run, examples[0], mixed.task)
     answers = _answers(mixed.members, examples)
     passes = run["ensemble"]["forward_passes"]
     passes[split] = passes.get(split, 0) + len(answers)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from covidjax import console, files, models
+from covidjax import console, files, tasks
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import ALLOWED, split_cached
 from covidjax.freeze.table import format_table
@@ -48,7 +48,9 @@ def check(config: ConfigDict, num_classes: int | None, num_images: int | None, o
     if num_classes is not None:
         return DataFacts(num_classes, num_images or EPOCH_WITHOUT_DATA, num_images or EPOCH_WITHOUT_DATA)
     try:
-        classes, images, epoch = costs.data_facts(config.dataset, models.task(config.model.name))
+        classes, images, epoch = costs.data_facts(
+            config.dataset, masks=tasks.of(config.model.name, config.loss.name).masks
+        )
     except UserError as error:
         raise UserError(f"{error}; or give --classes=N, and the data set is not looked at") from error
     return DataFacts(classes, num_images or images, num_images or epoch)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
-from covidjax import losses, models, optim, tasks
+from covidjax import losses, optim, tasks
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import gradual_epochs
 from covidjax.train import features
@@ -125,9 +125,10 @@ def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
 
 
 def _check(config: ConfigDict, seeds: Sequence[int]) -> None:
-    if models.task(config.model.name) == "segmentation":
+    task = tasks.of(config.model.name, config.loss.name)
+    if "sweep" not in task.offers:
         raise UserError(
-            f"a sweep is of heads that label whole images, and {config.model.name} answers with masks: compare its "
+            f"a sweep is of heads that label whole images, and {config.model.name} {task.words}: compare its "
             "settings with launch/study.py and --learning_rates"
         )
     if config.phases or gradual_epochs(config.freeze) is not None:
@@ -145,7 +146,7 @@ def _check(config: ConfigDict, seeds: Sequence[int]) -> None:
 
 
 def _setting_arrays(job: Job, settings: Sequence[tuple[float, float, Any]]) -> SettingArrays:
-    labels, classes = tasks.epoch_targets(job.train_split, job.task), job.train_split.classes
+    labels, classes = job.task.epoch_targets(job.train_split), job.train_split.classes
     weights = [losses.class_weights(spec, labels, classes) or (1.0,) * len(classes) for _, _, spec in settings]
     kind = job.recipes[0].model.numerics.param_dtype
     return SettingArrays(*(jnp.asarray(values, kind) for values in (*list(zip(*settings, strict=True))[:2], weights)))

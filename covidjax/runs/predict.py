@@ -1,40 +1,30 @@
 """Predictions for new images from a finished run: a table, and for networks that answer with masks PNG files."""
 
-import collections
-import contextlib
-import csv
 import dataclasses
-import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from covidjax import files, losses, models
 from covidjax.console import Progress
-from covidjax.data.picture import SUFFIXES, BadImageError, network_pixels, open_picture, own_pixels, place_back
+from covidjax.data.picture import SUFFIXES, BadImageError, network_pixels, open_picture, own_pixels
 from covidjax.errors import UserError
-from covidjax.evaluate import tiles, volumes
+from covidjax.evaluate import tiles
 from covidjax.evaluate.network import inference
 from covidjax.evaluate.tiles import Tiling
-from covidjax.evaluate.volumes import Slice
-from covidjax.metrics import mask_files
-from covidjax.metrics.classification import PROBABILITY
-from covidjax.report import pictures as overlays
 from covidjax.runs.ensemble import Mixture
+from covidjax.tasks import pictures
+from covidjax.tasks.base import Outcome, Prediction, Wanted
 from covidjax.weights.workdir import Trained
 
 OVERLAY_SIDE = 1024  # longest side of an image in an overlay, which is for looking at
-USE = "use"  # the last column of each table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,16 +48,6 @@ class Picture:
     pixels: np.ndarray
     size: tuple[int, int]
     shown: np.ndarray | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How many images were predicted as each class or, of masks, in how many it was found; what else was written."""
-
-    num_images: int
-    counts: dict[str, int]
-    masks: Path | None = None
-    volumes: Path | None = None
 
 
 def list_images(path: Path) -> Sources:
@@ -114,101 +94,44 @@ def predict(
     """
     if output.suffix != ".csv" or output.is_dir():
         raise UserError(f"--output is {output}: name the table that is to be written, such as predictions.csv")
-    if isinstance(trained, Trained) and models.task(trained.config.model.name) == "segmentation":
-        return _predict_masks(trained, sources, output, overlays_folder, tiling, spacing)
-    if (overlays_folder, tiling, spacing) != (None, None, None):
+    if "overlays" not in trained.task.offers and (overlays_folder, tiling, spacing) != (None, None, None):
         name = trained.config.model.name
-        raise UserError(f"{name} labels whole images: --overlays, --tile and --spacing are for masks")
-    return _predict_labels(trained, sources, output)
-
-
-def _predict_labels(trained: Trained | Mixture, sources: Sources, output: Path) -> Outcome:
+        raise UserError(f"{name} {trained.task.words}: --overlays, --tile and --spacing are for masks")
+    wanted = Wanted(output, trained.config.dataset.crop, overlays_folder, spacing, tiled=tiling is not None)
     if isinstance(trained, Mixture):
-        table = trained.mix([_probabilities(member.trained, sources) for member in trained.members])
+        found = _mixed(trained, sources)
+    elif tiling is None:
+        found = _answers(trained, sources, shown=overlays_folder is not None)
     else:
-        table = _probabilities(trained, sources)
-    classes = trained.classes
-    rows = [
-        [name, classes[int(row.argmax())], *row.tolist(), overlays.RESEARCH_USE]
-        for name, row in zip(sources.names, table.astype(np.float64), strict=True)
-    ]
-    _write_table(output, ["file", "predicted", *(PROBABILITY + name for name in classes), USE], rows)
-    counts = collections.Counter(row[1] for row in rows)
-    return Outcome(len(rows), {name: counts[name] for name in classes})
+        found = _tiled_answers(trained, sources, tiling, shown=overlays_folder is not None)
+    return trained.task.write_predictions(found, sources.names, trained.classes, wanted)
 
 
-def _probabilities(trained: Trained, sources: Sources) -> np.ndarray:
-    """What a classifier answers to each image: [n, classes]."""
-    config, found = trained.config, []
-    run = inference(*trained.network, min(config.batch_size, len(sources.names)), jax.local_device_count())
-    for pictures in _pictures(sources, config, config.batch_size):
-        logits = _finite(run(np.stack([picture.pixels for picture in pictures])), trained)
-        found.append(np.asarray(losses.probabilities(jnp.asarray(logits), config.loss.name)))
-    return np.concatenate(found)
-
-
-def _predict_masks(
-    trained: Trained,
-    sources: Sources,
-    output: Path,
-    overlays_folder: Path | None,
-    tiling: Tiling | None,
-    spacing: tuple[float, ...] | None,
-) -> Outcome:
-    classes = trained.classes
-    masks_folder = output.with_name(f"{output.stem}_masks")
-    if overlays_folder is not None and overlays_folder.resolve() == masks_folder.resolve():
-        raise UserError(f"--overlays: {overlays_folder} is where the masks go: choose another folder")
-    mask_names = dict(zip(sources.names, _mask_names(sources), strict=True))
-    if spacing is not None:
-        volumes.check_spacing(spacing)
-    slices: list[Slice] = []
-    with contextlib.ExitStack() as stack:
-        new_masks = stack.enter_context(files.new_folder(masks_folder))
-        new_overlays = None if overlays_folder is None else stack.enter_context(files.new_folder(overlays_folder))
-        for picture, mask in _masks(trained, sources, tiling, shown=new_overlays is not None):
-            name = mask_names[picture.name]
-            _save(Image.fromarray(overlays.values(mask, len(classes))), new_masks / name)
-            if new_overlays is not None:
-                assert picture.shown is not None
-                height, width = picture.shown.shape[:2]
-                small = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-                beside = overlays.side_by_side(picture.shown, overlays.paint(picture.shown, small))
-                _save(overlays.with_legend(beside, classes), new_overlays / name)
-            areas = np.bincount(mask.reshape(-1), minlength=len(classes)).tolist()
-            slices.append(Slice(picture.name, picture.size, tuple(areas)))
-        if spacing is not None:
-            volumes.stacks(slices)  # what is wrong with them is told before anything is there
-    header = ["file", "width", "height", "mask", *(f"pixels_{name}" for name in classes), USE]
-    rows = [
-        [one.name, *one.size, f"{masks_folder.name}/{mask_names[one.name]}", *one.areas, overlays.RESEARCH_USE]
-        for one in slices
-    ]
-    _write_table(output, header, rows)
-    table = None
-    if spacing is not None:
-        table = output.with_name(f"{output.stem}_volumes.csv")
-        volumes.write_table(table, slices, classes, spacing)
-    found = {name: sum(one.areas[number] > 0 for one in slices) for number, name in enumerate(classes) if number}
-    return Outcome(len(rows), found, masks_folder, table)
-
-
-def _masks(
-    trained: Trained, sources: Sources, tiling: Tiling | None, *, shown: bool
-) -> Iterator[tuple[Picture, np.ndarray]]:
-    """Each image with its class ids at its own size, [height, width] uint8."""
+def _answers(trained: Trained, sources: Sources, *, shown: bool = False) -> Iterator[Prediction]:
+    """What a network answers to each image at the size that it sees."""
     config = trained.config
-    if tiling is None:
-        run = inference(*trained.network, min(config.batch_size, len(sources.names)), jax.local_device_count())
-        for pictures in _pictures(sources, config, config.batch_size, shown=shown):
-            logits = _finite(run(np.stack([picture.pixels for picture in pictures])), trained)
-            for picture, mask in zip(pictures, logits.argmax(-1).astype(np.uint8), strict=True):
-                yield picture, place_back(mask, picture.size, config.dataset.crop)
-        return
+    run = inference(*trained.network, min(config.batch_size, len(sources.names)), jax.local_device_count())
+    for batch in _pictures(sources, config, config.batch_size, shown=shown):
+        logits = _finite(run(np.stack([picture.pixels for picture in batch])), trained)
+        for picture, answer in zip(batch, trained.task.answer(logits, config.loss), strict=True):
+            yield Prediction(picture.name, picture.size, answer, picture.shown)
+
+
+def _tiled_answers(trained: Trained, sources: Sources, tiling: Tiling, *, shown: bool) -> Iterator[Prediction]:
+    """What a network answers to each image at the image's own size."""
     run = inference(*trained.network, 1, 1)
-    for (picture,) in _pictures(sources, config, 1, shown=shown, own_size=True):
+    for (picture,) in _pictures(sources, trained.config, 1, shown=shown, own_size=True):
         bands = tiles.blended_logits(lambda tile: run(tile[None])[0], picture.pixels, tiling)
-        yield picture, np.concatenate([_finite(band, trained).argmax(-1).astype(np.uint8) for band in bands])
+        parts = [trained.task.answer(_finite(band, trained), trained.config.loss) for band in bands]
+        yield Prediction(picture.name, picture.size, np.concatenate(parts), picture.shown)
+
+
+def _mixed(mixture: Mixture, sources: Sources) -> Iterator[Prediction]:
+    """The mixture of what the members answer to each image."""
+    answers = [list(_answers(member.trained, sources)) for member in mixture.members]
+    table = mixture.mix(np.array([[one.answer for one in own] for own in answers]))
+    for one, answer in zip(answers[0], table, strict=True):
+        yield dataclasses.replace(one, answer=answer)
 
 
 def _finite(logits: np.ndarray, trained: Trained) -> np.ndarray:
@@ -259,28 +182,6 @@ def _read(root: Path, name: str, *, dataset: ConfigDict, shown: bool, own_size: 
 
 
 def _thumbnail(image: Image.Image) -> np.ndarray:
-    picture = Image.fromarray(overlays.as_rgb(own_pixels(image, 3)))
+    picture = Image.fromarray(pictures.as_rgb(own_pixels(image, 3)))
     picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
     return np.asarray(picture)
-
-
-def _mask_names(sources: Sources) -> Sequence[str]:
-    names = mask_files.mask_names(sources.names)
-    twins = {name for name, count in collections.Counter(names).items() if count > 1}
-    if twins:
-        listed = [image for image, name in zip(sources.names, names, strict=True) if name in twins]
-        raise UserError(f"masks of these images would have the same name: {', '.join(listed)}; rename some of them")
-    return names
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    info = PngImagePlugin.PngInfo()
-    info.add_text("Comment", overlays.RESEARCH_USE)
-    picture.save(path, format="png", pnginfo=info)
-
-
-def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = io.StringIO(newline="")
-    csv.writer(table).writerows([header, *rows])
-    files.write_text(path, table.getvalue())

@@ -17,10 +17,10 @@ import jax
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, losses, tasks
+from covidjax import files
 from covidjax.data.examples import Examples
-from covidjax.data.sources import Task
 from covidjax.errors import UserError
+from covidjax.tasks.base import Task
 from covidjax.train.setup import Job
 from covidjax.weights import inputs
 
@@ -136,17 +136,15 @@ def end_reading(workdir: Path, run: dict[str, Any], examples: Examples, task: Ta
     files.write_json(workdir / "run.json", run)
 
 
-def describe(examples: Examples, task: Task = "classification") -> dict[str, Any]:
-    """What run.json tells of a split; its classes are counted in images or, for segmentation, in pixels."""
-    targets = tasks.targets(examples, task)
-    counts = losses.class_counts(targets, len(examples.classes))
+def describe(examples: Examples, task: Task) -> dict[str, Any]:
+    """What run.json tells of a split; its classes are counted as the task does it, in images or in pixels."""
     return {
         "num_examples": len(examples),
         "num_patients": len(set(examples.patients)),
         "patients_known": examples.patients_known,
         "fingerprint": examples.fingerprint,
-        "classes": {name: int(count) for name, count in zip(examples.classes, counts, strict=True)},
-        "bytes": int(examples.images.nbytes) + (int(targets.nbytes) if task == "segmentation" else 0),
+        "classes": task.class_counts(examples),
+        "bytes": task.num_bytes(examples),
     }
 
 

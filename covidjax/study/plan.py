@@ -14,13 +14,12 @@ import jax
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, models
+from covidjax import files, models, tasks
 from covidjax.errors import Interrupted, UserError
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.report.formats import duration
 from covidjax.runs import record
-from covidjax.tasks import interim as tasks
-from covidjax.tasks.interim import Comparison
+from covidjax.tasks.base import Comparison
 from covidjax.train.phases import make_phases
 from covidjax.weights.start import initialiser
 
@@ -60,7 +59,7 @@ class Study:
     @property
     def comparison(self) -> Comparison:
         """What its runs are compared by."""
-        return tasks.of(self.config.model.name).comparison
+        return tasks.of(self.config.model.name, self.config.loss.name).comparison
 
     def folder(self, trial: Trial) -> Path:
         """The workdir of a trial."""

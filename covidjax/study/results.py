@@ -12,7 +12,7 @@ from covidjax.metrics.comparison import Estimate, mean_interval, paired_differen
 from covidjax.report import workdir
 from covidjax.report.formats import duration, is_number, signed
 from covidjax.study.plan import Rate, Study, Trial, is_finished, rate_text
-from covidjax.tasks.interim import Comparison
+from covidjax.tasks.base import Comparison
 
 # Columns of study.csv, as far as a run has recorded them. cost_seconds: of training, and of the pass that makes cached
 # features where this run made them; peak_bytes: what the compiled step takes in and its temporaries.

@@ -1,43 +1,206 @@
-"""What differs between networks that label images and networks that label pixels (`models.task`)."""
+"""What a kind of label decides, from the targets of a split to the words of the report."""
 
+import abc
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from covidjax import losses
 from covidjax.data.examples import Examples
-from covidjax.data.sources import Task
-from covidjax.errors import UserError
-from covidjax.losses import LossFunction, mask_loss_function
+from covidjax.losses import LossFunction, class_counts, correct_share
+from covidjax.tasks.page import Block
+
+# Batches of a split in inference: logits [batch, ...], targets [batch, ...] and how many of both are real.
+Answers = Iterable[tuple[jax.Array, jax.Array, int]]
+RESEARCH_USE = "research use only"  # stands in every table and picture of predictions
 
 
-def targets(examples: Examples, task: Task) -> np.ndarray:
-    """What logits are held against: labels [n] int32, or class ids of pixels [n, height, width] uint8.
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Keys of metrics.jsonl and evaluation_<split>.json, and words, by which a study compares runs.
 
-    Raises UserError where pixels are to be labelled and there are no masks.
+    value: what strategies are compared by, a share that is best at 1; name: it within a sentence
+    beside: another figure that tables show; tested: the figures of the test split
+    recorded: those of the validation split in study.csv; with_interval: of these, the ones whose bounds are there too
+    interval: how the interval of a single run's value is made; titles: the figures at the head of a column
     """
-    if task == "classification":
-        return examples.labels
-    if examples.masks is None:
-        raise UserError(
-            f"the {examples.split} split has no masks: choose another data set, or a network for classification"
-        )
-    return examples.masks
+
+    value: str
+    name: str
+    beside: str
+    tested: tuple[str, ...]
+    recorded: tuple[str, ...]
+    with_interval: tuple[str, ...]
+    interval: str
+    titles: Mapping[str, str]
+
+    @property
+    def title(self) -> str:
+        """The value at the head of a column."""
+        return self.titles[self.value]
+
+    @property
+    def column(self) -> str:
+        """Where study.csv has the value."""
+        return f"val_{self.value}"
 
 
-def epoch_targets(examples: Examples, task: Task) -> np.ndarray:
-    """The targets of an epoch of training, each as often as it counts: what balanced class weights go by."""
-    once = targets(examples, task)
-    return once if examples.repeats is None else once[examples.turns()]
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer to one new image. answer: of `Task.answer`, one row of it, or the rows of the image's own pixels.
+
+    size: width and height of the file's picture; shown: the picture for an overlay, [height, width, 3] uint8, if one
+    was asked for.
+    """
+
+    name: str
+    size: tuple[int, int]
+    answer: np.ndarray
+    shown: np.ndarray | None = None
 
 
-def loss_function(loss_config: Any, task: Task, class_weights: Any) -> LossFunction:
-    """The loss of a config section: (logits, targets) -> [batch]. class_weights: of `losses.class_weights`."""
-    make = losses.loss_function if task == "classification" else mask_loss_function
-    return make(loss_config, class_weights)
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is to be written of predictions. table: its path, .csv; overlays, spacing: see `runs.predict.predict`.
+
+    crop: `config.dataset.crop`; tiled: whether images were taken at their own size.
+    """
+
+    table: Path
+    crop: str
+    overlays: Path | None = None
+    spacing: tuple[float, ...] | None = None
+    tiled: bool = False
 
 
-def plain_loss(loss_config: ConfigDict, task: Task) -> LossFunction:
-    """The loss as it is reported: without class weights and label smoothing."""
-    return loss_function(ConfigDict({**loss_config.to_dict(), "label_smoothing": 0.0}), task, None)
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What was predicted and written. counts: images by class, which `counted` puts in words; files: by their titles.
+
+    notes: sentences for the person who asked.
+    """
+
+    num_images: int
+    counted: str
+    counts: Mapping[str, int]
+    files: Mapping[str, Path]
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task(abc.ABC):
+    """A kind of label: what it is, how a network learns it, how well it does, and what is written of that.
+
+    labels: 'images' or 'pixels', whichever a network of the task labels, see `models.labels`
+    words: what its networks do, after their name; of: what its losses and figures are of
+    losses: names of `config.loss.name`; best: names of `config.checkpoint.best`, with 1 where higher is better, else -1
+    offers: what it can do beside: 'oversample', 'ensemble', 'sweep', 'hausdorff', 'overlays' (tiles and volumes too)
+    masks: whether the data source reads masks; contents: what is kept of a training split, in words
+    correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
+    progress: keys and formats of the figures in the lines of a running training, where they are known
+    page: (evaluation, workdir, examples or None) -> what the report tells of a split
+    counted: what `class_counts` counts; headline: titles and keys of the report's figures; curves: keys and titles
+    comparison: how a study compares runs
+    """
+
+    name: str
+    labels: str
+    words: str
+    of: str
+    losses: tuple[str, ...]
+    best: Mapping[str, int]
+    offers: frozenset[str]
+    masks: bool
+    contents: str
+    correct: Callable[[jax.Array, jax.Array], jax.Array] = correct_share
+    step_figure: str = "accuracy"
+    progress: tuple[tuple[str, str], ...]
+    page: Callable[[Mapping[str, Any], Path, Examples | None], Sequence[Block]]
+    counted: str
+    headline: tuple[tuple[str, str], ...]
+    curves: tuple[tuple[str, str], ...]
+    comparison: Comparison
+
+    # ---- Training ----
+
+    @abc.abstractmethod
+    def targets(self, examples: Examples) -> np.ndarray:
+        """What logits are held against: an array [n, ...]. Raises UserError where the split has none."""
+
+    def epoch_targets(self, examples: Examples) -> np.ndarray:
+        """The targets of an epoch of training, each as often as it counts: what balanced class weights go by."""
+        once = self.targets(examples)
+        return once if examples.repeats is None else once[examples.turns()]
+
+    def num_outputs(self, classes: Sequence[str]) -> int:
+        """How many numbers the network gives for an image or a pixel."""
+        return len(classes)
+
+    @abc.abstractmethod
+    def train_loss(self, loss: Any, examples: Examples) -> LossFunction:
+        """The loss that a section `config.loss` describes: (logits, targets) -> [batch]. examples: of training."""
+
+    @abc.abstractmethod
+    def plain_loss(self, loss: ConfigDict) -> LossFunction:
+        """The loss as it is reported: without class weights and label smoothing."""
+
+    def check(self, model_name: str, dataset: Any, loss: Any) -> None:  # noqa: B027 - most tasks have nothing to check
+        """Checks what a config has for this task alone. Raises UserError."""
+
+    def class_counts(self, examples: Examples) -> dict[str, int]:
+        """How often each class occurs in a split, in `counted`, for run.json."""
+        counts = class_counts(self.targets(examples), len(examples.classes))
+        return {name: int(count) for name, count in zip(examples.classes, counts, strict=True)}
+
+    def num_bytes(self, examples: Examples) -> int:
+        """Bytes of a split, its `contents`."""
+        return int(examples.images.nbytes)
+
+    # ---- Figures ----
+
+    @abc.abstractmethod
+    def measure(self, answers: Answers, loss: LossFunction) -> dict[str, float]:
+        """The figures of a split during training. loss: the same object in every call."""
+
+    @abc.abstractmethod
+    def evaluate(
+        self, answers: Answers, examples: Examples, loss: ConfigDict, workdir: Path, *, hausdorff: bool = False
+    ) -> dict[str, Any]:
+        """Writes predictions_<split>.csv and what belongs to it; returns the content of evaluation_<split>.json.
+
+        loss: `config.loss`; hausdorff: whether distances between borders are measured, where that is offered.
+        """
+
+    @abc.abstractmethod
+    def told(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
+        """The lines on an evaluation for the person who asked for it."""
+
+    def format_figures(self, figures: Mapping[str, float]) -> str:
+        """The figures of a line of a running training."""
+        return " ".join(f"{key} {figures[key]:{form}}" for key, form in self.progress if key in figures)
+
+    # ---- New images ----
+
+    @abc.abstractmethod
+    def answer(self, logits: np.ndarray, loss: ConfigDict) -> np.ndarray:
+        """What a prediction keeps of logits [n, ...]. loss: `config.loss` of the network."""
+
+    @abc.abstractmethod
+    def write_predictions(
+        self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], wanted: Wanted
+    ) -> Outcome:
+        """Writes the table and what belongs to it; `runs.predict.predict` says what that is.
+
+        predictions: of the images `names`, each made when it is asked for, after what is wrong with `wanted` is told.
+        """
+
+
+def with_interval(scores: Mapping[str, Any], key: str) -> str:
+    """A figure of an evaluation and its interval, for a line on a terminal."""
+    bounds = scores[f"{key}_ci95"]
+    between = f" (95 % interval {bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
+    return f"{scores[key]:.4f}{between}"

@@ -11,8 +11,9 @@ import jax
 from covidjax import optim
 from covidjax.checkpoint.saver import Saver, Snapshot
 from covidjax.errors import Interrupted, UserError
-from covidjax.evaluate.network import make_forward, measure
+from covidjax.evaluate.network import answers, make_forward
 from covidjax.mesh import replicated
+from covidjax.tasks.base import Task
 from covidjax.train import parallel
 from covidjax.train.compiling import Compiling
 from covidjax.train.features import PrefixFeatures
@@ -91,20 +92,20 @@ def train_phase(
             sums = fetch_sums(state, recipe, loop.saver)
             seconds, steps = time.monotonic() - began, progress.step - began_step
             progress = dataclasses.replace(progress, train_seconds=progress.train_seconds + seconds)
-            figures = train_figures(recipe, state, sums)
+            figures = train_figures(job.task, recipe, state, sums)
             figures["images_per_second"] = round(steps * config.batch_size / seconds, 2)
             measured, progress = validate(loop, phase, state, forward, inputs, figures, progress)
             state = next_epoch(job, phase, state, figures["loss"])
             progress = save(loop, phase, state, progress, measured)
             began, began_step = time.monotonic(), progress.step
         elif every and progress.step % every == 0:
-            figures = train_figures(recipe, state, fetch_sums(state, recipe, loop.saver))
+            figures = train_figures(job.task, recipe, state, fetch_sums(state, recipe, loop.saver))
             paused = time.monotonic()
             validate(loop, phase, state, forward, inputs, figures, progress)
             began += time.monotonic() - paused
         elif time.monotonic() - shown > loop.lines.interval_seconds:
             sums = fetch_sums(state, recipe, loop.saver)
-            loop.lines.within_epoch(progress.step, mean(sums.loss, sums.steps), format_best(progress.best))
+            loop.lines.within_epoch(progress.step, mean(sums.loss, sums.steps), format_best(job.task, progress.best))
             shown = time.monotonic()
         if loop.stop_asked():
             stop(loop.saver, phase, state, recipe, progress, time.monotonic() - began)
@@ -146,28 +147,29 @@ def validate(
     job, plan = loop.job, loop.job.recipes[phase.index].plan
     variables = evaluation_variables(state.params, state.batch_stats, state.average, plan)
     targets, size = job.targets(job.val_split), job.config.batch_size
-    measured = measure(forward, variables, inputs.val, targets, size, job.mesh, job.plain_loss)
+    found = answers(forward, variables, inputs.val, targets, size, job.mesh)
+    measured = job.task.measure(found, job.plain_loss)
     step, pairs = progress.step, (("train", figures), ("val", measured))
     ends = step % job.steps_per_epoch == 0 or step == phase.last_step
     epoch = -(-step // job.steps_per_epoch) if ends else step / job.steps_per_epoch
     for split, values in pairs if ends else pairs[1:]:
         loop.writer.write({"step": step, "epoch": epoch, "phase": phase.index, "split": split, **values})
     name = job.config.checkpoint.best
-    sign = 1.0 if name == "loss" else -1.0
+    sign = job.task.best[name]
     best = progress.best
-    if ends and math.isfinite(measured[name]) and (best is None or sign * measured[name] <= sign * best[name]):
+    if ends and math.isfinite(measured[name]) and (best is None or sign * measured[name] >= sign * best[name]):
         best = {"epoch": epoch, **measured}
-    shown = "  ".join(f"{split} {format_figures(values)}" for split, values in pairs)
-    loop.lines.measured(step, shown, format_best(best))
+    shown = "  ".join(f"{split} {job.task.format_figures(values)}" for split, values in pairs)
+    loop.lines.measured(step, shown, format_best(job.task, best))
     return measured[name], dataclasses.replace(progress, best=best)
 
 
-def train_figures(recipe: Recipe, state: TrainState, sums: StepMetrics) -> dict[str, float]:
+def train_figures(task: Task, recipe: Recipe, state: TrainState, sums: StepMetrics) -> dict[str, float]:
     """The training figures of an epoch; the learning rate is that of its last step."""
     rate = recipe.learning_rate(int(state.step) - 1 - recipe.schedule_start) * state.plateau.scale
     figures = {
         "loss": mean(sums.loss, sums.steps),
-        "accuracy": mean(sums.correct, sums.count),
+        task.step_figure: mean(sums.correct, sums.count),
         "learning_rate": float(rate),
         "gradient_norm": mean(sums.gradient_norm, sums.steps),
     }
@@ -219,12 +221,6 @@ def stop(
     raise Interrupted(f"stopped after step {progress.step}, which is saved: the same command goes on from there")
 
 
-def format_best(best: dict[str, float] | None) -> str:
+def format_best(task: Task, best: dict[str, float] | None) -> str:
     """The best validation figures so far, for the progress line."""
-    return "-" if best is None else f"val {format_figures(best)} (epoch {best['epoch']:.0f})"
-
-
-def format_figures(figures: dict[str, float]) -> str:
-    """Loss and accuracy, of masks their Dice as well where it is known, for the progress line."""
-    dice = f" dice {figures['dice']:.3f}" if "dice" in figures else ""
-    return f"loss {figures['loss']:.4f} accuracy {figures['accuracy']:.3f}{dice}"
+    return "-" if best is None else f"val {task.format_figures(best)} (epoch {best['epoch']:.0f})"

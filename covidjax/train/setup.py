@@ -8,19 +8,19 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from covidjax import losses, models, optim, tasks
+from covidjax import models, optim, tasks
 from covidjax.data import sources, splits
 from covidjax.data.augment import Augmentation
 from covidjax.data.examples import Examples
 from covidjax.data.order import steps_per_epoch
 from covidjax.data.resident import choose_placement
-from covidjax.data.sources import Task
 from covidjax.errors import UserError
 from covidjax.freeze.table import freeze_table
 from covidjax.losses import LossFunction
 from covidjax.mesh import make_mesh, replicated
 from covidjax.models.layers import Staged
 from covidjax.ops.choose import choose
+from covidjax.tasks.base import Task
 from covidjax.train import features
 from covidjax.train.features import Caching
 from covidjax.train.phases import Phase, enter_phase, initial_state, make_phases, phase_at
@@ -51,8 +51,8 @@ class Job:
 
     @property
     def task(self) -> Task:
-        """Whether images or their pixels are labelled."""
-        return models.task(self.config.model.name)
+        """What the labels are."""
+        return tasks.of(self.config.model.name, self.config.loss.name)
 
     @property
     def last_step(self) -> int:
@@ -65,7 +65,7 @@ class Job:
 
     def targets(self, examples: Examples) -> np.ndarray:
         """What the network is to answer to the images of a split: labels [n], or masks [n, height, width]."""
-        return tasks.targets(examples, self.task)
+        return self.task.targets(examples)
 
     def fresh_state(self) -> TrainState:
         """The state before the first step, on the devices."""
@@ -110,16 +110,18 @@ def prepare(config: ConfigDict) -> Job:
     if config.parallel == "jit" and not config.sync_batch_norm:
         raise UserError("config.sync_batch_norm=False needs config.parallel=pmap: under jit a batch is one batch")
     mesh = make_mesh(config.batch_size, config.accumulation_steps)
-    task = models.task(config.model.name)
+    task = tasks.of(config.model.name, config.loss.name)
     train_split, val_split = _load(config, task)
     splits.check_disjoint(train_split, val_split)
     num_turns = len(train_split.turns())
     epoch_steps = steps_per_epoch(num_turns, config.batch_size)
     if epoch_steps == 0:
         raise UserError(f"config.batch_size {config.batch_size} exceeds the {num_turns} training images: lower it")
-    placement = choose_placement(train_split, config.dataset.placement, with_masks=task == "segmentation")
+    placement = choose_placement(task.num_bytes(train_split), task.contents, config.dataset.placement)
     operations = choose(config.ops)
-    model = models.build(config.model, len(train_split.classes), config.precision, native=operations.native)
+    model = models.build(
+        config.model, task.num_outputs(train_split.classes), config.precision, native=operations.native
+    )
     begin = initial_variables(config, model, train_split.images.shape[1:])
     phases = make_phases(config, epoch_steps)
     recipes = tuple(make_recipe(config, phase, model, begin, train_split, epoch_steps) for phase in phases)
@@ -137,7 +139,7 @@ def prepare(config: ConfigDict) -> Job:
     )
     return Job(
         config,
-        tasks.plain_loss(config.loss, task),
+        task.plain_loss(config.loss),
         mesh,
         train_split,
         val_split,
@@ -156,7 +158,7 @@ def _load(config: ConfigDict, task: Task) -> list[Examples]:
     found, faults = [], []
     for split in ("train", "val"):
         try:
-            found.append(sources.load(config.dataset, split, task))
+            found.append(sources.load(config.dataset, split, masks=task.masks))
         except UserError as error:
             faults.append(str(error))
     if faults:
@@ -169,17 +171,20 @@ def make_recipe(
 ) -> Recipe:
     """What a step of the phase does."""
     plan = phase.plan(begin.variables, model.stages)
-    task, classes = models.task(config.model.name), train_split.classes
-    weights = losses.class_weights(config.loss.class_weights, tasks.epoch_targets(train_split, task), classes)
+    task = tasks.of(config.model.name, config.loss.name)
     return Recipe(
         model=model,
         prefix=models.build(
-            config.model, len(classes), config.prefix_precision or config.precision, native=model.numerics.native
+            config.model,
+            task.num_outputs(train_split.classes),
+            config.prefix_precision or config.precision,
+            native=model.numerics.native,
         ),
         plan=plan,
         tx=optim.optimizer(phase.optimizer, plan.weight_decays()),
         learning_rate=optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, epoch_steps),
-        loss=tasks.loss_function(config.loss, task, weights),
+        loss=task.train_loss(config.loss, train_split),
+        correct=task.correct,
         augmentation=Augmentation(**config.augment.to_dict()),
         preprocessing=begin.preprocessing,
         schedule_start=phase.schedule_start,

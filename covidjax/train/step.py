@@ -12,6 +12,7 @@ from jax import lax
 
 from covidjax.data.augment import Augmentation, augment
 from covidjax.freeze.plan import FreezePlan
+from covidjax.losses import correct_share
 from covidjax.models.layers import Staged, span
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.train import loss_scale
@@ -25,7 +26,8 @@ class Recipe:
     """What a step does, static and hashable; each phase of a run has one and compiles its own step.
 
     learning_rate: the schedule, from the run's step schedule_start on: where the phase begins, or before it.
-    loss: (logits [batch, classes], labels [batch]) -> losses [batch].
+    loss, correct: (logits [batch, classes], labels [batch]) -> losses [batch], and float32 [batch] that is reported
+    beside the loss, such as whether the answer is right.
     prefix: the model in the compute dtype of its frozen prefix.
     cached: whether a batch brings what the frozen prefix gives instead of images.
     remat: stages whose activations are computed again in the backward pass instead of kept.
@@ -40,6 +42,7 @@ class Recipe:
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     augmentation: Augmentation
     preprocessing: Preprocessing
+    correct: Callable[[jax.Array, jax.Array], jax.Array] = correct_share
     schedule_start: int = 0
     accumulation_steps: int = 1
     cached: bool = False
@@ -67,8 +70,7 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
     def loss(trainable: Any, batch_stats: Any, inputs: Any, labels: jax.Array, key: jax.Array) -> Any:
         params = plan.merge(trainable, frozen)
         logits, batch_stats = train_forward(recipe, params, batch_stats, inputs, key)
-        right = jnp.argmax(logits, -1) == labels
-        correct = jnp.sum(jnp.mean(right, tuple(range(1, right.ndim)), dtype=jnp.float32))
+        correct = jnp.sum(recipe.correct(logits, labels))
         return jnp.mean(recipe.loss(logits, labels)), (batch_stats, correct)
 
     gradient = accumulated(loss_scale.value_and_grad(loss, state.loss_scale), recipe.accumulation_steps)

@@ -13,12 +13,13 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, models
+from covidjax import files, models, tasks
 from covidjax.checkpoint.checkpoint import Checkpoints
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.ops.choose import choose
+from covidjax.tasks.base import Task
 from covidjax.weights import inputs
 
 Which = int | Literal["best", "latest"]
@@ -42,6 +43,11 @@ class Trained:
         return self.model, self.preprocessing, self.variables
 
     @property
+    def task(self) -> Task:
+        """What it answers."""
+        return tasks.of(self.config.model.name, self.config.loss.name)
+
+    @property
     def origin(self) -> str:
         """Where its weights are from, in words."""
         return f"checkpoint of step {self.step}"
@@ -63,7 +69,8 @@ def update_digest(digest: Any, tree: Any) -> None:
 
 def open_checkpoints(workdir: Path, config: ConfigDict) -> Checkpoints:
     """The checkpoints of a run."""
-    higher_is_better = config.checkpoint.best != "loss"
+    best = tasks.of(config.model.name, config.loss.name).best
+    higher_is_better = best[config.checkpoint.best] > 0
     return Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, higher_is_better=higher_is_better)
 
 
@@ -76,7 +83,8 @@ def load_trained(workdir: Path, which: Which) -> Trained:
     config = configs.of_workdir(workdir)
     preprocessing = inputs.recorded(workdir)
     classes = tuple(files.read_json(workdir / "run.json")["data"]["train"]["classes"])
-    model = models.build(config.model, len(classes), config.precision, native=choose(config.ops).native)
+    num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(classes)
+    model = models.build(config.model, num_outputs, config.precision, native=choose(config.ops).native)
     shape = (1, config.dataset.image_size, config.dataset.image_size, config.dataset.channels)
     abstract = jax.eval_shape(
         lambda key: model.init(key, preprocessing(jnp.zeros(shape, model.numerics.param_dtype))), jax.random.key(0)

@@ -295,7 +295,7 @@ def test_masks_that_teach_nothing_are_an_error_and_an_unseen_class_is_noted(flat
 
 def test_the_task_chooses_the_labels() -> None:
     settings = ConfigDict({**default_config().dataset.to_dict(), "seed": 5, "image_size": 32, "num_images": 12})
-    whole, pixels = (sources.load(settings, "train", task) for task in ("classification", "segmentation"))
+    whole, pixels = (sources.load(settings, "train", masks=masks) for masks in (False, True))
     assert whole.classes == phantom.CLASSES
     assert pixels.classes == ("background", "lung", "lesion")
     assert not pixels.labels.any()
@@ -306,6 +306,6 @@ def test_the_task_chooses_the_labels() -> None:
 
 def test_the_task_chooses_the_reader_of_a_folder(flat: Callable) -> None:
     root = flat()
-    assert sources.load(config(root), "val", "segmentation").masks is not None
+    assert sources.load(config(root), "val", masks=True).masks is not None
     with pytest.raises(UserError, match="train does not exist"):
         sources.load(config(root), "val")

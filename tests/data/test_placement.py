@@ -120,7 +120,7 @@ def virtual_examples(count: int) -> Examples:
 
 @pytest.mark.parametrize(("count", "chosen"), [(1, "device"), (10_000_000, "stream")])
 def test_auto_places_by_bytes_and_says_how_many(count: int, chosen: str) -> None:
-    decision = choose_placement(virtual_examples(count), "auto")
+    decision = choose_placement(virtual_examples(count).images.nbytes, "training images", "auto")
     assert decision["placement"] == chosen
     assert decision["bytes"] == count * 2**20
     word = "within" if chosen == "device" else "over"
@@ -131,7 +131,7 @@ def test_auto_places_by_bytes_and_says_how_many(count: int, chosen: str) -> None
 @pytest.mark.parametrize("asked", ["device", "stream"])
 def test_a_placement_that_is_asked_for_is_taken_and_said(asked: str) -> None:
     for count in (1, 10_000_000):
-        decision = choose_placement(virtual_examples(count), asked)
+        decision = choose_placement(virtual_examples(count).images.nbytes, "training images", asked)
         assert decision["placement"] == asked
         assert decision["note"].endswith(", as config.dataset.placement says")
 
@@ -140,5 +140,5 @@ def test_the_limit_is_a_share_of_the_memory_that_holds_the_split(monkeypatch: py
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4 * 5 * 2**20 // 4096}  # 20 MiB, of which a quarter is lent
     monkeypatch.setattr("covidjax.data.resident.os.sysconf", pages.__getitem__)
     monkeypatch.setattr("covidjax.data.resident.jax.local_devices", lambda: jax.devices("cpu"))
-    assert choose_placement(virtual_examples(5), "auto")["placement"] == "device"
-    assert choose_placement(virtual_examples(6), "auto")["placement"] == "stream"
+    assert choose_placement(virtual_examples(5).images.nbytes, "training images", "auto")["placement"] == "device"
+    assert choose_placement(virtual_examples(6).images.nbytes, "training images", "auto")["placement"] == "stream"

@@ -90,7 +90,7 @@ def test_a_split_that_tears_patients_apart_counts_as_image_level(roots: dict[str
 
 
 def test_masks_and_classes_come_with_the_set(roots: dict[str, Path], tmp_path: Path) -> None:
-    found = sources.load(config(roots["covid_ct_seg/slices"], tmp_path, image_size=16), "train", "segmentation")
+    found = sources.load(config(roots["covid_ct_seg/slices"], tmp_path, image_size=16), "train", masks=True)
     assert found.classes == ("background", "ground_glass", "consolidation", "pleural_effusion")
     assert found.masks is not None
     assert set(np.unique(found.masks)) == {0, 1, 2, 3}
@@ -100,7 +100,7 @@ def test_masks_and_classes_come_with_the_set(roots: dict[str, Path], tmp_path: P
 def test_masks_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], tmp_path: Path) -> None:
     manual = roots["lgg_mri"].parents[2] / "manual" / "lgg_mri" / "kaggle_3m"
     settings = config(roots["lgg_mri"], tmp_path, channels=3)
-    parts: list[Examples] = [sources.load(settings, split, "segmentation") for split in SPLITS]
+    parts: list[Examples] = [sources.load(settings, split, masks=True) for split in SPLITS]
     whole = load_pairs(config(manual, tmp_path, channels=3, name="folder"), "train")
     rest = load_pairs(config(manual, tmp_path, channels=3, name="folder"), "val")
     expected: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -116,12 +116,10 @@ def test_masks_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], t
             np.testing.assert_array_equal(mask, expected[name][1])
 
 
-@pytest.mark.parametrize(("name", "task"), [("covid_ct", "segmentation"), ("lgg_mri", "classification")])
-def test_a_set_for_the_other_task_is_refused(
-    name: str, task: sources.Task, roots: dict[str, Path], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("name", "masks"), [("covid_ct", True), ("lgg_mri", False)])
+def test_a_set_for_the_other_task_is_refused(name: str, masks: bool, roots: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has the features .* choose"):
-        sources.load(config(roots[name], tmp_path), "train", task)
+        sources.load(config(roots[name], tmp_path), "train", masks=masks)
 
 
 def test_the_folder_may_be_named_without_version(roots: dict[str, Path], tmp_path: Path) -> None:

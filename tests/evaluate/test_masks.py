@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covidjax import tasks
-from covidjax.evaluate.network import measure, segment
+from covidjax.evaluate.network import answers
 from covidjax.mesh import make_mesh
 from covidjax.metrics import mask_files
+from covidjax.tasks.segmentation import SEGMENTATION, segmented
 from tests.support import small_config
 
 SIZE, CLASSES = 5, 3
@@ -47,14 +47,15 @@ def plain_figures(logits: np.ndarray, masks: np.ndarray) -> dict[str, float]:
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_every_image_counts_once_whatever_the_batch_size(count: int, batch_size: int) -> None:
     logits, masks = draw(count)
-    loss = tasks.plain_loss(small_config("unet", loss__label_smoothing=0.2).loss, "segmentation")
+    loss = SEGMENTATION.plain_loss(small_config("unet", loss__label_smoothing=0.2).loss)
 
     def network(variables: None, inputs: np.ndarray) -> jax.Array:
         return jax.numpy.asarray(inputs)
 
     mesh = make_mesh(32)
-    assert measure(network, None, logits, masks, batch_size, mesh, loss) == pytest.approx(plain_figures(logits, masks))
-    found = segment(network, None, logits, masks, batch_size, mesh, loss)
+    figures = SEGMENTATION.measure(answers(network, None, logits, masks, batch_size, mesh), loss)
+    assert figures == pytest.approx(plain_figures(logits, masks))
+    found = segmented(answers(network, None, logits, masks, batch_size, mesh), loss)
     assert (found.predicted.dtype, found.predicted.shape) == (np.uint8, masks.shape)
     np.testing.assert_array_equal(found.predicted, logits.argmax(-1))
     assert found.counts[:, :, 2].sum(1).tolist() == [SIZE * SIZE] * count

@@ -14,13 +14,14 @@ from covidjax import config as configs
 from covidjax import files
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError
-from covidjax.evaluate.network import Forward, make_forward, measure, predict
+from covidjax.evaluate.network import Forward, answers, make_forward, predict
 from covidjax.evaluate.split import evaluate_split
 from covidjax.losses import sigmoid_cross_entropy, softmax_cross_entropy
 from covidjax.mesh import make_mesh
 from covidjax.metrics.classification import classification_report, read_predictions
 from covidjax.models.preprocessing import Preprocessing, fresh
 from covidjax.runs.record import describe
+from covidjax.tasks.classification import CLASSIFICATION
 from covidjax.train.state import TrainState
 from covidjax.weights import inputs
 from covidjax.weights.workdir import load_trained, open_checkpoints
@@ -89,7 +90,8 @@ def test_every_example_counts_once_whatever_the_batch_size(
     logits = predict(forward, variables, examples.images, batch_size, mesh)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, all_logits[:count], rtol=1e-5, atol=1e-5)
-    found = measure(forward, variables, examples.images, examples.labels, batch_size, mesh, softmax_cross_entropy)
+    batches = answers(forward, variables, examples.images, examples.labels, batch_size, mesh)
+    found = CLASSIFICATION.measure(batches, softmax_cross_entropy)
     assert found == pytest.approx(plain_figures(all_logits[:count], examples.labels), rel=1e-5)
 
 
@@ -99,7 +101,8 @@ def test_the_other_loss_is_measured_too(network: tuple[Forward, dict[str, Any], 
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     targets = np.eye(3)[examples.labels]
     expected = -(targets * np.log(probabilities) + (1 - targets) * np.log1p(-probabilities)).mean()
-    found = measure(forward, variables, examples.images, examples.labels, 7, mesh, sigmoid_cross_entropy)
+    batches = answers(forward, variables, examples.images, examples.labels, 7, mesh)
+    found = CLASSIFICATION.measure(batches, sigmoid_cross_entropy)
     assert found["loss"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -108,7 +111,7 @@ def write_run(workdir: Path, config: ConfigDict, seeds: dict[int, tuple[int, flo
     workdir.mkdir()
     files.write_json(workdir / "config.json", configs.to_json(config))
     preprocessing = json.loads(inputs.encode(fresh(config.dataset.channels)))
-    record = {"data": {"train": describe(draw_examples(320))}, "preprocessing": preprocessing}
+    record = {"data": {"train": describe(draw_examples(320), CLASSIFICATION)}, "preprocessing": preprocessing}
     files.write_json(workdir / "run.json", record)
     states = {}
     with open_checkpoints(workdir, config) as checkpoints:

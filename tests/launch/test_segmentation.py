@@ -73,7 +73,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
 
 def split_of(workdir: Path, split: str) -> Examples:
     dataset = configs.from_json(files.read_json(workdir / "config.json")).dataset
-    return sources.load(dataset, split, "segmentation")
+    return sources.load(dataset, split, masks=True)
 
 
 def saved_masks(workdir: Path, examples: Examples) -> np.ndarray:

@@ -250,9 +250,9 @@ def test_mean_mask_of_lungseg_scores_what_its_readme_says(tmp_path: Path) -> Non
     settings |= {"image_size": 256, "crop": "squash", "cache_dir": str(tmp_path)}
     settings |= {"mask_classes": ("background", "lung")}
     dataset = ConfigDict({**default_config().dataset.to_dict(), **settings})
-    guess = np.asarray(sources.load(dataset, "train", "segmentation").masks).mean(axis=0) >= 0.5
+    guess = np.asarray(sources.load(dataset, "train", masks=True).masks).mean(axis=0) >= 0.5
     for split, dice, iou in (("val", 0.829, 0.712), ("test", 0.766, 0.634)):
-        masks = np.asarray(sources.load(dataset, split, "segmentation").masks)
+        masks = np.asarray(sources.load(dataset, split, masks=True).masks)
         report = make_report(np.repeat(guess[None].astype(int), len(masks), 0), masks)
         found = report["per_class"]["lung"]
         assert (found["dice"], found["iou"]) == (pytest.approx(dice, abs=5e-4), pytest.approx(iou, abs=5e-4))

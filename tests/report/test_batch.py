@@ -15,7 +15,7 @@ from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices
 from covidjax.models.preprocessing import IMAGENET, folded
 from covidjax.report import batch as batch_view
-from covidjax.report import pictures
+from covidjax.tasks import pictures
 from covidjax.train import step
 from covidjax.train.inputs import augmented_batch
 from covidjax.train.step import Recipe

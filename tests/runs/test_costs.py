@@ -171,9 +171,9 @@ def test_the_command_counts_classes_and_pairs_of_masks(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"")  # which nothing opens
     config = small_config("unet", dataset__name="folder", dataset__root=str(tmp_path / "root"))
-    assert costs.data_facts(config.dataset, "segmentation") == (2, 7, 7)  # two are held out for validation
+    assert costs.data_facts(config.dataset, masks=True) == (2, 7, 7)  # two are held out for validation
     phantoms = small_config("unet", dataset__num_images=24).dataset
-    assert costs.data_facts(phantoms, "segmentation") == (3, 24, 24)
+    assert costs.data_facts(phantoms, masks=True) == (3, 24, 24)
     balanced = small_config("unet", model__width=2, dataset__image_size=16, loss__class_weights="balanced")
     made = costs.make_setting(balanced, 3)
     assert made.batch(made.recipe_of("none"))["label"].shape == (32, 16, 16)

@@ -20,10 +20,10 @@ from covidjax import losses
 from covidjax.data.picture import decode_image
 from covidjax.errors import UserError
 from covidjax.evaluate.tiles import Tiling
-from covidjax.models.layers import Conv, Staged
+from covidjax.models.layers import FLOAT32, Conv, Numerics, Staged
 from covidjax.models.preprocessing import Preprocessing
-from covidjax.report.pictures import GAP, STRIP
 from covidjax.runs import predict
+from covidjax.tasks.pictures import GAP, STRIP
 from covidjax.weights.workdir import Trained
 from tests.commands import contents, write_image
 from tests.support import make_model, small_config
@@ -38,7 +38,7 @@ class OneConvolution(Staged):
     """The least network that answers with masks: it stands for a U-Net, which takes long to compile."""
 
     num_classes: int
-    param_dtype: Any = jnp.float32
+    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -278,8 +278,8 @@ def test_volumes_are_those_of_the_areas(unet: Trained, images: Path, tmp_path: P
     assert contents(tmp_path) == before
     (images / "deep" / "c.tif").unlink()
     outcome = predict.predict(unet, predict.list_images(images), output, spacing=(5.0, 1.0, 1.0))
-    assert outcome.volumes == tmp_path / "p_volumes.csv"
-    areas, stacks = read_table(output), read_table(outcome.volumes)
+    assert outcome.files["volumes"] == tmp_path / "p_volumes.csv"
+    areas, stacks = read_table(output), read_table(outcome.files["volumes"])
     assert [row["stack"] for row in stacks] == [".", "deep"]
     for area, stack in zip(areas, stacks, strict=True):
         assert float(stack["millilitres_lung"]) == pytest.approx(int(area["pixels_lung"]) * 5 / 1000)

@@ -15,6 +15,7 @@ from covidjax.data.examples import Examples
 from covidjax.evaluate import network
 from covidjax.losses import softmax_cross_entropy
 from covidjax.mesh import by_example, make_mesh, replicated
+from covidjax.tasks.classification import CLASSIFICATION
 from covidjax.train.parallel import jit_step
 from covidjax.train.state import TrainState
 from covidjax.train.step import Batch, Recipe, augmented, train_forward, train_step
@@ -103,7 +104,8 @@ def evaluation() -> dict[str, np.ndarray]:
     forward = network.make_forward(recipe.model, recipe.preprocessing, mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     variables = jax.device_put(variables, replicated(mesh))
-    found = network.measure(forward, variables, examples.images, examples.labels, 7, mesh, softmax_cross_entropy)
+    batches = network.answers(forward, variables, examples.images, examples.labels, 7, mesh)
+    found = CLASSIFICATION.measure(batches, softmax_cross_entropy)
     logits = network.predict(forward, variables, images, 7, mesh)
     assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels))
     return {"evaluation logits": logits, "evaluation": np.array([found["loss"], found["accuracy"]])}

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from covidjax.errors import UserError
-from covidjax.evaluate import volumes
-from covidjax.evaluate.volumes import Slice
+from covidjax.tasks import volumes
+from covidjax.tasks.volumes import Slice
 
 CLASSES = ("background", "lung", "lesion", "effusion")
 SPACING = (5.0, 0.7, 0.8)

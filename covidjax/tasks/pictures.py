@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from covidjax.data.picture import BLACK_AND_WHITE
+from covidjax.tasks.base import RESEARCH_USE
 
 # Okabe and Ito's, the strongest on gray images first: distinct for every kind of sight. More classes take turns.
 COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
@@ -14,7 +15,6 @@ GAP = 6
 STRIP = 22  # height of the line of text below a picture
 LETTERS = 12  # height of its letters
 INK, PAPER = "#1d1d1f", "#ffffff"
-RESEARCH_USE = "research use only"
 
 
 def color(class_id: int) -> str:

@@ -11,7 +11,7 @@ from covidjax import files
 from covidjax.data.listing import some_of
 from covidjax.errors import UserError
 from covidjax.metrics.segmentation import millilitres
-from covidjax.report import pictures
+from covidjax.tasks.base import RESEARCH_USE
 
 LUNG = "lung"
 
@@ -62,5 +62,5 @@ def write_table(path: Path, slices: Sequence[Slice], classes: Sequence[str], spa
             within = int(pixels.sum())
             healthy = int(pixels[classes[1:].index(LUNG)])
             row.append((within - healthy) / within if within else "")
-        rows.append([*row, pictures.RESEARCH_USE])
+        rows.append([*row, RESEARCH_USE])
     files.write_csv(path, [*header, "use"], rows)

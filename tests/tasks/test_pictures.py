@@ -1,6 +1,6 @@
 import numpy as np
 
-from covidjax.report import pictures
+from covidjax.tasks import pictures
 
 IMAGE = np.full((6, 8, 1), 100, np.uint8)
 MASK = np.zeros((6, 8), np.uint8)

@@ -1,0 +1,126 @@
+"""One class for an image."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+from ml_collections import ConfigDict
+
+from covidjax import files, losses
+from covidjax.data.examples import Examples
+from covidjax.losses import LossFunction, at_least_float32
+from covidjax.metrics import classification
+from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Outcome, Prediction, Task, Wanted, with_interval
+from covidjax.tasks.classification_page import classification_blocks
+
+
+@flax.struct.dataclass
+class Sums(clu_metrics.Collection):
+    """Sums over batches; padded examples are masked out."""
+
+    loss: clu_metrics.Average.from_output("loss")  # type: ignore[valid-type]
+    accuracy: clu_metrics.Accuracy
+
+
+@jax.jit(static_argnames="loss")
+def _batch_sums(logits: jax.Array, labels: jax.Array, count: jax.Array, loss: LossFunction) -> Sums:
+    mask = jnp.arange(len(labels)) < count
+    return Sums.single_from_model_output(logits=logits, labels=labels, loss=loss(logits, labels), mask=mask)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+    """Labels [n] int32, an index into the classes; an answer is the probabilities of the classes."""
+
+    def targets(self, examples: Examples) -> np.ndarray:
+        return examples.labels
+
+    def train_loss(self, loss: Any, examples: Examples) -> LossFunction:
+        weights = losses.class_weights(loss.class_weights, self.epoch_targets(examples), examples.classes)
+        return losses.loss_function(loss, weights)
+
+    def plain_loss(self, loss: ConfigDict) -> LossFunction:
+        return losses.loss_function(ConfigDict({**loss.to_dict(), "label_smoothing": 0.0}), None)
+
+    def measure(self, answers: Answers, loss: LossFunction) -> dict[str, float]:
+        total = Sums.empty()
+        for logits, labels, count in answers:
+            total = total.merge(_batch_sums(logits, labels, count, loss))
+        return {name: float(value) for name, value in total.compute().items()}
+
+    def evaluate(
+        self, answers: Answers, examples: Examples, loss: ConfigDict, workdir: Path, *, hausdorff: bool = False
+    ) -> dict[str, Any]:
+        rows = [np.asarray(at_least_float32(batch))[:count] for batch, _, count in answers]
+        logits = jnp.asarray(np.concatenate(rows))
+        mean_loss = float(np.mean(self.plain_loss(loss)(logits, jnp.asarray(examples.labels))))
+        table = np.asarray(losses.probabilities(logits, loss.name))
+        labels, split, classes = examples.labels, examples.split, examples.classes
+        result = classification.classification_report(
+            table, labels, examples.patients, examples.patients_known, classes, mean_loss, split
+        )
+        path = workdir / f"predictions_{split}.csv"
+        classification.write_predictions(path, examples.names, examples.patients, labels, table, classes)
+        return result
+
+    def told(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
+        yield f"accuracy {with_interval(evaluation, 'accuracy')}"
+        yield f"balanced accuracy {evaluation['balanced_accuracy']:.4f}, macro F1 {evaluation['macro_f1']:.4f}"
+
+    def answer(self, logits: np.ndarray, loss: ConfigDict) -> np.ndarray:
+        return np.asarray(losses.probabilities(jnp.asarray(logits), loss.name))
+
+    def write_predictions(
+        self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], wanted: Wanted
+    ) -> Outcome:
+        rows = [
+            [one.name, classes[int(one.answer.argmax())], *one.answer.astype(np.float64).tolist(), RESEARCH_USE]
+            for one in predictions
+        ]
+        header = ["file", "predicted", *(classification.PROBABILITY + name for name in classes), "use"]
+        files.write_csv(wanted.table, header, rows)
+        counts = collections.Counter(row[1] for row in rows)
+        return Outcome(
+            len(rows), "images by predicted class", {name: counts[name] for name in classes}, {"table": wanted.table}
+        )
+
+
+CLASSIFICATION = Classification(
+    name="classification",
+    labels="images",
+    words="labels whole images",
+    of="whole images",
+    losses=tuple(losses.LOSSES),
+    best={"loss": -1, "accuracy": 1},
+    offers=frozenset({"oversample", "ensemble", "sweep"}),
+    masks=False,
+    contents="training images",
+    progress=(("loss", ".4f"), ("accuracy", ".3f")),
+    page=classification_blocks,
+    counted="Examples",
+    headline=(("accuracy", "accuracy"), ("Balanced accuracy", "balanced_accuracy"), ("Macro AUROC", "macro_auroc")),
+    curves=(("loss", "Loss"), ("accuracy", "Accuracy")),
+    comparison=Comparison(
+        value="accuracy",
+        name="accuracy",
+        beside="macro_auroc",
+        tested=("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "loss"),
+        recorded=("accuracy", "loss", "balanced_accuracy", "macro_f1", "macro_auroc", "ece"),
+        with_interval=("accuracy", "macro_f1", "macro_auroc"),
+        interval="Wilson",
+        titles={
+            "accuracy": "Accuracy",
+            "balanced_accuracy": "Balanced accuracy",
+            "macro_f1": "Macro F1",
+            "macro_auroc": "Macro AUROC",
+            "loss": "Loss",
+        },
+    ),
+)

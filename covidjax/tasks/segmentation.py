@@ -1,0 +1,221 @@
+"""One class for each pixel of an image."""
+
+import collections
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image, PngImagePlugin
+
+from covidjax import files, losses
+from covidjax.data.examples import Examples
+from covidjax.data.picture import place_back
+from covidjax.errors import UserError
+from covidjax.losses import LossFunction
+from covidjax.metrics import mask_files, segmentation
+from covidjax.tasks import pictures, volumes
+from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Outcome, Prediction, Task, Wanted, with_interval
+from covidjax.tasks.segmentation_page import segmentation_blocks
+from covidjax.tasks.volumes import Slice
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmented:
+    """What a network answers to n images, held against their masks.
+
+    predicted: [n, height, width] uint8 class ids; counts: [n, classes, 3] int64, see
+    `metrics.segmentation.overlap_counts`; losses: [n] float64.
+    """
+
+    predicted: np.ndarray
+    counts: np.ndarray
+    losses: np.ndarray
+
+
+def segmented(answers: Answers, loss: LossFunction) -> Segmented:
+    """Predicted masks of all examples with their figures."""
+    parts = []
+    for logits, masks, count in answers:
+        parts.append([np.asarray(array)[:count] for array in _mask_figures(logits, masks, loss)])
+    predicted, counts, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Segmented(predicted, counts.astype(np.int64), values.astype(np.float64))
+
+
+@jax.jit(static_argnames="loss")
+def _mask_figures(logits: jax.Array, masks: jax.Array, loss: LossFunction) -> tuple[jax.Array, jax.Array, jax.Array]:
+    predicted = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+    return predicted, segmentation.overlap_counts(logits, masks), loss(logits, masks)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Segmentation(Task):
+    """Masks [n, height, width] uint8 of class ids, the background first; an answer is the class id of each pixel."""
+
+    def targets(self, examples: Examples) -> np.ndarray:
+        if examples.masks is None:
+            raise UserError(
+                f"the {examples.split} split has no masks: choose another data set, or a network for classification"
+            )
+        return examples.masks
+
+    def train_loss(self, loss: Any, examples: Examples) -> LossFunction:
+        weights = losses.class_weights(loss.class_weights, self.epoch_targets(examples), examples.classes)
+        return losses.loss_function(loss, weights, losses.MASK_LOSSES)
+
+    def plain_loss(self, loss: ConfigDict) -> LossFunction:
+        return losses.loss_function(ConfigDict({**loss.to_dict(), "label_smoothing": 0.0}), None, losses.MASK_LOSSES)
+
+    def check(self, model_name: str, dataset: Any, loss: Any) -> None:
+        if dataset.oversample:
+            raise UserError(
+                f"config.dataset.oversample repeats images of a class, and config.model.name is {model_name!r}, whose "
+                "images have masks and no class: leave it empty"
+            )
+        if loss.label_smoothing and loss.name not in losses.SMOOTHED:
+            raise UserError(
+                f"loss.label_smoothing is {loss.label_smoothing}, which {loss.name} does not have; set it to 0, or "
+                f"choose one of {', '.join(losses.SMOOTHED)}"
+            )
+
+    def num_bytes(self, examples: Examples) -> int:
+        return int(examples.images.nbytes) + int(self.targets(examples).nbytes)
+
+    def measure(self, answers: Answers, loss: LossFunction) -> dict[str, float]:
+        """Mean loss, the part of all pixels that is right, and the means of Dice and IoU without the background."""
+        found = segmented(answers, loss)
+        shared, _, true = np.moveaxis(found.counts, -1, 0)
+        foreground = found.counts[:, 1:]
+        return {
+            "loss": float(np.mean(found.losses)),
+            "accuracy": float(shared.sum() / true.sum()),
+            "dice": float(segmentation.dice(foreground).mean()),
+            "iou": float(segmentation.iou(foreground).mean()),
+        }
+
+    def evaluate(
+        self, answers: Answers, examples: Examples, loss: ConfigDict, workdir: Path, *, hausdorff: bool = False
+    ) -> dict[str, Any]:
+        found = segmented(answers, self.plain_loss(loss))
+        names, patients, known, classes = examples.names, examples.patients, examples.patients_known, examples.classes
+        split, distances = examples.split, None
+        if hausdorff:
+            distances = segmentation.hausdorff95_of(found.predicted, self.targets(examples), len(classes))
+        result = segmentation.report_from_counts(
+            found.counts, names, patients, known, classes, float(np.mean(found.losses)), split, distances=distances
+        )
+        mask_files.write_masks(workdir / f"masks_{split}", names, found.predicted)
+        mask_files.write_predictions(workdir / f"predictions_{split}.csv", result["per_image"])
+        return result
+
+    def told(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
+        yield f"Dice {with_interval(evaluation, 'dice')}"
+        yield f"IoU {with_interval(evaluation, 'iou')}"
+        if evaluation.get("hausdorff95") is not None:
+            yield f"Hausdorff 95: {evaluation['hausdorff95']:.2f} pixels"
+        for name, scores in evaluation["per_class"].items():
+            yield f"  {name}: Dice {with_interval(scores, 'dice')}"
+
+    def answer(self, logits: np.ndarray, loss: ConfigDict) -> np.ndarray:
+        return logits.argmax(-1).astype(np.uint8)
+
+    def write_predictions(
+        self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], wanted: Wanted
+    ) -> Outcome:
+        folder = wanted.table.with_name(f"{wanted.table.stem}_masks")
+        if wanted.overlays is not None and wanted.overlays.resolve() == folder.resolve():
+            raise UserError(f"--overlays: {wanted.overlays} is where the masks go: choose another folder")
+        file_names = _file_names(names)
+        if wanted.spacing is not None:
+            volumes.check_spacing(wanted.spacing)
+        slices: list[Slice] = []
+        with contextlib.ExitStack() as stack:
+            new_masks = stack.enter_context(files.new_folder(folder))
+            new_overlays = None if wanted.overlays is None else stack.enter_context(files.new_folder(wanted.overlays))
+            for one in predictions:
+                mask = one.answer if wanted.tiled else place_back(one.answer, one.size, wanted.crop)
+                _save(Image.fromarray(pictures.values(mask, len(classes))), new_masks / file_names[one.name])
+                if new_overlays is not None:
+                    _save(_overlay(one, mask, classes), new_overlays / file_names[one.name])
+                areas = np.bincount(mask.reshape(-1), minlength=len(classes)).tolist()
+                slices.append(Slice(one.name, one.size, tuple(areas)))
+            if wanted.spacing is not None:
+                volumes.stacks(slices)  # what is wrong with them is told before anything is there
+        header = ["file", "width", "height", "mask", *(f"pixels_{name}" for name in classes), "use"]
+        rows = [
+            [one.name, *one.size, f"{folder.name}/{file_names[one.name]}", *one.areas, RESEARCH_USE] for one in slices
+        ]
+        files.write_csv(wanted.table, header, rows)
+        written = {"table": wanted.table, "masks": folder}
+        if wanted.overlays is not None:
+            written["overlays"] = wanted.overlays
+        if wanted.spacing is not None:
+            written["volumes"] = wanted.table.with_name(f"{wanted.table.stem}_volumes.csv")
+            volumes.write_table(written["volumes"], slices, classes, wanted.spacing)
+        counts = {name: sum(one.areas[number] > 0 for one in slices) for number, name in enumerate(classes) if number}
+        notes = ("what lies outside the centre square was not seen, and is background in the masks",)
+        unseen = wanted.crop == "center" and not wanted.tiled
+        return Outcome(len(rows), "images in which a class was found", counts, written, notes if unseen else ())
+
+
+def _file_names(names: Sequence[str]) -> dict[str, str]:
+    """The file of the mask of each image."""
+    masks = mask_files.mask_names(names)
+    twins = {name for name, count in collections.Counter(masks).items() if count > 1}
+    if twins:
+        listed = [image for image, name in zip(names, masks, strict=True) if name in twins]
+        raise UserError(f"masks of these images would have the same name: {', '.join(listed)}; rename some of them")
+    return dict(zip(names, masks, strict=True))
+
+
+def _overlay(one: Prediction, mask: np.ndarray, classes: Sequence[str]) -> Image.Image:
+    """The image beside the image with its mask."""
+    assert one.shown is not None
+    height, width = one.shown.shape[:2]
+    small = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    return pictures.with_legend(pictures.side_by_side(one.shown, pictures.paint(one.shown, small)), classes)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", RESEARCH_USE)
+    picture.save(path, format="png", pnginfo=info)
+
+
+SEGMENTATION = Segmentation(
+    name="segmentation",
+    labels="pixels",
+    words="answers with masks",
+    of="masks",
+    losses=tuple(losses.MASK_LOSSES),
+    best={"loss": -1, "accuracy": 1, "dice": 1},
+    offers=frozenset({"hausdorff", "overlays"}),
+    masks=True,
+    contents="training images and masks",
+    progress=(("loss", ".4f"), ("accuracy", ".3f"), ("dice", ".3f")),
+    page=segmentation_blocks,
+    counted="Pixels",
+    headline=(("Dice", "dice"), ("IoU", "iou"), ("Dice, pooled", "dice_pooled")),
+    curves=(("loss", "Loss"), ("dice", "Dice")),  # accuracy is near 1 for any network: the background makes it so
+    comparison=Comparison(
+        value="dice",
+        name="Dice",
+        beside="iou",
+        tested=("dice", "iou", "dice_pooled", "iou_pooled", "loss"),
+        recorded=("dice", "loss", "iou", "dice_pooled", "iou_pooled"),
+        with_interval=("dice", "iou", "dice_pooled", "iou_pooled"),
+        interval="bootstrap by patient, or by image where patients are unknown",
+        titles={
+            "dice": "Dice",
+            "iou": "IoU",
+            "dice_pooled": "Dice, pooled",
+            "iou_pooled": "IoU, pooled",
+            "loss": "Loss",
+        },
+    ),
+)

@@ -58,7 +58,7 @@ def _environment() -> jinja2.Environment:
         "sentence": _sentence,
         "source": _source,
         "draw": blocks.draw,
-        "html": _html,
+        "html": block_html,
         "class_color": pictures.color,
     }
     environment.globals |= {"MISSING": MISSING, "LEFT_ALIGNED": LEFT_ALIGNED}
@@ -82,7 +82,7 @@ def _source(image: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(image).decode('ascii')}"
 
 
-def _html(block: Block) -> str:
+def block_html(block: Block) -> str:
     """A block by the macro of its name: ConfusionMatrix by confusion_matrix."""
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(block).__name__).lower()
     return getattr(_environment().get_template("blocks.html").module, name)(block)

@@ -1,16 +1,13 @@
 """The commands called as from a shell, and the small things that they work on."""
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from covidjax import command
@@ -45,23 +42,6 @@ def call(main: Main, *arguments: object) -> int:
             assert isinstance(end.code, int)
             return end.code
     return 0
-
-
-@contextlib.contextmanager
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What XLA compiles is kept for the session; gives the environment in which a child process does the same."""
-    folder = tmp_path_factory.getbasetemp() / "compiled"
-    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0}
-    before = {name: getattr(jax.config, name) for name in settings}
-    try:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        yield {**os.environ, "PYTHONPATH": str(ROOT), **{name.upper(): str(value) for name, value in settings.items()}}
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
 
 
 def only_error(errors: str) -> str:

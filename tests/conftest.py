@@ -1,20 +1,30 @@
-"""Tests leave the user's caches alone, and compare with Keras where it is installed."""
+"""What all tests share: caches that are not the user's, the environment of child processes, Keras and PyTorch."""
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
+os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
+ROOT = Path(__file__).parents[1]
 BEGAN = pytest.StashKey[float]()
 LONGEST = (
     "tests/ops/test_native_library.py",
     "tests/train/",
-    "tests/test_papers_keras.py",
+    "tests/configs/test_papers_keras.py",
     "tests/benchmarks/",
-    "tests/test_commands",
+    "tests/launch/",
 )
+# Examples of a property: few, always the same; the slow tests of the native operations ask for the thorough profile.
+hypothesis.settings.register_profile("few", max_examples=8, derandomize=True, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=40, deadline=None)
+hypothesis.settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,16 +47,28 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Image caches of the session go to a temporary folder, also in child processes."""
-    folder: Path = tmp_path_factory.mktemp("cache")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("XDG_CACHE_HOME", str(folder))
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of child processes: caches of the session, and this repository to import from.
+
+    Images are cached in a folder of this process. Compiled programs are cached in one folder for all processes of the
+    session and their children, unless JAX_COMPILATION_CACHE_DIR names another.
+    """
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    programs = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(session / "programs"))
+    settings = {"jax_compilation_cache_dir": programs, "jax_persistent_cache_min_compile_time_secs": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        for name, value in settings.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
-def keras(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
+def keras() -> Any:
     module = pytest.importorskip("keras", reason="Keras is not installed: no parity check")
     if module.backend.backend() != "jax":
         pytest.skip("Keras runs on another backend than jax: no parity check")

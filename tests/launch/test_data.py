@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from tests.commands import (
     CLASSES,
     IMAGES_PER_CLASS,
     call,
-    compiled_once,
     contents,
     images_of,
     refusal,
@@ -27,12 +26,6 @@ from tests.commands import (
 
 NUM_TRAINING_IMAGES = IMAGES_PER_CLASS["train"] * len(CLASSES)
 FIRST, SECOND, THIRD = "train/healthy/2.png", "train/ill/0.png", "train/ill/5.png"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
 
 
 @pytest.fixture(scope="module")

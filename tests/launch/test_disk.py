@@ -11,19 +11,13 @@ from pathlib import Path
 import pytest
 
 from launch import train
-from tests.commands import ROOT, call, compiled_once, only_error, refusal, tiny_config
+from tests.commands import ROOT, call, only_error, refusal, tiny_config
 from tests.disk import small_disk
 
 DISK_BYTES = 8 * 2**20
 # With this width a checkpoint takes about 1.1 MB, nearly all of it weights and moments, which do not compress.
 WIDE = ["--config.model.width=64", "--config.epochs=3"]
 ROOM_FOR_ONE_CHECKPOINT = 1_800_000
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,12 @@ from covidjax import files
 from covidjax.evaluate import network as evaluation
 from covidjax.metrics import classification
 from launch import evaluate, find_lr, freeze, predict, study, sweep, train
-from tests.commands import ROOT, Main, call, compiled_once, contents, refusal, tiny_config, write_image
+from tests.commands import ROOT, Main, call, contents, refusal, tiny_config, write_image
 from tests.report.made_workdir import Page
 
 CONFIG = f"--config={ROOT / 'configs' / 'ensemble.py'}"
 SECOND = ("dataset.image_size=24", "dataset.channels=3", "model.num_blocks=3", "model.width=3", "seed=1", "epochs=2")
 ROUNDS = 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
 
 
 @pytest.fixture(scope="module")

@@ -2,21 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from covidjax.runs import record
 from launch import train
-from tests.commands import ROOT, call, compiled_once, contents, only_error, refusal, tiny_config
+from tests.commands import ROOT, call, contents, only_error, refusal, tiny_config
 from tests.support import on_devices
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Evaluation says what it cannot do before it reads the test split, and records each time that it reads it."""
 
 import shutil
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -9,15 +8,9 @@ import pytest
 
 from covidjax import files
 from launch import evaluate, train
-from tests.commands import call, compiled_once, contents, refusal, tiny_config
+from tests.commands import call, contents, refusal, tiny_config
 
 NUM_STEPS = 6  # 24 images in batches of 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
 
 
 @pytest.fixture(scope="module")

@@ -17,16 +17,10 @@ from covidjax.train.setup import prepare
 from covidjax.train.writer import read_records
 from covidjax.weights.workdir import load_trained
 from launch import train
-from tests.commands import call, compiled_once, refusal, tiny_config
+from tests.commands import call, refusal, tiny_config
 from tests.disk import small_disk
 
 FROZEN = "--config.freeze=backbone"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
 
 
 @dataclasses.dataclass(frozen=True)

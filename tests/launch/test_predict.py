@@ -4,7 +4,6 @@ That of masks: test_commands_segmentation.py.
 """
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +11,10 @@ import pytest
 
 from covidjax import files
 from launch import predict, train
-from tests.commands import call, compiled_once, contents, refusal, tiny_config, write_image
+from tests.commands import call, contents, refusal, tiny_config, write_image
 
 IMAGES = ("a.png", "b.png", "more/c.png")
 USE = "Research use only - not for clinical decisions."
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from covidjax.data.examples import Examples
 from covidjax.train.writer import read_records
 from covidjax.weights.workdir import load_trained
 from launch import evaluate, find_lr, predict, study, sweep, train
-from tests.commands import ROOT, call, compiled_once, contents, refusal, write_image
+from tests.commands import ROOT, call, contents, refusal, write_image
 from tests.support import on_devices
 
 CLASSES = ("background", "lung", "lesion")
@@ -47,12 +47,6 @@ def get_config():
     config.checkpoint.best = "dice"
     return config
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
 
 
 @pytest.fixture(scope="module")

@@ -3,26 +3,19 @@
 import csv
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from covidjax import config as configs
 from launch import sweep
-from tests.commands import call, compiled_once, refusal, tiny_config
+from tests.commands import call, refusal, tiny_config
 
 COLUMNS = (
     "learning_rate,weight_decay,class_weights,seed,best_epoch,val_loss,val_accuracy,val_accuracy_ci95_low,"
     "val_accuracy_ci95_high,last_val_loss,last_val_accuracy"
 )
 FROZEN = "--config.freeze=backbone"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
 
 
 def read_table(workdir: Path) -> list[dict[str, str]]:

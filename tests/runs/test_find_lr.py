@@ -4,7 +4,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,12 @@ from covidjax.runs.find_lr import Curve
 from covidjax.train.setup import Job, prepare
 from launch import find_lr as command
 from launch import train
-from tests.commands import call, compiled_once, contents, refusal, tiny_config
+from tests.commands import call, contents, refusal, tiny_config
 from tests.support import small_config
 
 STEPS = 40
 RATES = np.geomspace(1e-7, 10, 100)
 NUMBERS = np.arange(100)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from covidjax import files
 from covidjax.train import loop
 from covidjax.train.writer import read_records
 from launch import study, train
-from tests.commands import ROOT, call, compiled_once, contents, refusal, tiny_config
+from tests.commands import ROOT, call, contents, refusal, tiny_config
 
 STRATEGIES, SEEDS = ("none", "backbone"), (0, 1)
 PLAN = ["--strategies=none,backbone", "--seeds=0,1", "--config.epochs=2"]
@@ -48,11 +48,11 @@ command.run(study.main)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    # A cache of its own: what it finds there is counted.
-    with pytest.MonkeyPatch.context() as patch, compiled_once(tmp_path_factory) as variables:
+def environment(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """With a folder of caches of its own: what is found there is counted."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield {**variables, "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
+        yield {**environment, "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
 
 
 @pytest.fixture(scope="module")

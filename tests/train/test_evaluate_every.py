@@ -1,6 +1,5 @@
 """Runs that measure the validation split within epochs, and whose rare class counts several times in an epoch."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.writer import read_records
 from covidjax.weights.workdir import load_trained, open_checkpoints
-from tests.commands import compiled_once
 from tests.support import send_sigterm_before, small_config
 from tests.train.test_resume import arrays, figures
 
@@ -51,9 +49,8 @@ def config(folder: Path, **changes: Any) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
-    with compiled_once(tmp_path_factory):
-        yield Programs()
+def programs() -> Programs:
+    return Programs()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from covidjax.train.setup import Job, prepare
 from covidjax.train.writer import read_records
 from covidjax.weights.workdir import open_checkpoints
 from launch import train
-from tests.commands import call, compiled_once, contents
+from tests.commands import call, contents
 from tests.support import send_sigterm_before
 
 # Everything that a resumed run could get wrong: two phases, running statistics, moments, moving average, dropout,
@@ -74,12 +74,6 @@ saver.TIMES_LONGER = 0
 command.run(train.main)
 """
 Start = Callable[[Path], "subprocess.Popen[str]"]
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
 
 
 @pytest.fixture(scope="module")

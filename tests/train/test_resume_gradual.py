@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from covidjax.checkpoint.checkpoint import Restored
 from covidjax.train.setup import prepare
 from covidjax.weights.workdir import open_checkpoints
 from launch import train
-from tests.commands import call, compiled_once
+from tests.commands import call
 from tests.train.test_resume import arrays, figures
 
 # Without augmentation, so that the first two phases train from cached features.
@@ -70,12 +69,6 @@ inputs.PhaseInputs.calls = changed
 saver.Saver.offer = lambda self, offered, must=False: offer(self, offered, must=True)
 command.run(train.main)
 """
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with compiled_once(tmp_path_factory) as variables:
-        yield variables
 
 
 @pytest.fixture(scope="module")

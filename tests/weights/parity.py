@@ -1,5 +1,6 @@
 """What both parity tests need: weights that hide nothing, a network filled from a file, and the comparison."""
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,14 @@ class RandomWeights:
         return (self._random.normal(size=tuple(shape)) * spread).astype(np.float32)
 
 
-def network(name: str, num_classes: int, **options: Any) -> Staged:
-    """Our network; options are keys of `config.model`."""
+def network(name: str, num_classes: int, num_blocks: tuple[int, ...] = (), **options: Any) -> Staged:
+    """Our network; options are keys of `config.model`. num_blocks: of the layers of a ResNet; (): as it is published.
+
+    Names and shapes of the published depths are in test_manifest.py: a block of each kind tells the arithmetic.
+    """
     config = small_config(name, **{f"model__{key}": value for key, value in options.items()})
-    return models.build(config.model, num_classes, "float32")
+    model = models.build(config.model, num_classes, "float32")
+    return dataclasses.replace(model, num_blocks=num_blocks) if num_blocks else model  # type: ignore[call-arg]
 
 
 def entries_for(source_format: str, model: Staged, names: Collection[str] | None = None) -> tuple[Entry, ...]:
@@ -93,12 +98,16 @@ def load(model: Staged, path: Path, source_format: str, images: np.ndarray) -> d
 
 
 def stage_outputs(model: Staged, variables: Any, images: np.ndarray) -> dict[str, jax.Array]:
-    """What leaves each stage, operation by operation: networks of one family and size share what they compile."""
-    outputs: dict[str, Any] = {}
-    flowing: Any = jnp.asarray(images)
-    for stage, following in zip(model.stages, (*model.stages[1:], None), strict=True):
-        flowing = outputs[stage] = model.apply(variables, flowing, start=stage, stop=following)
-    return outputs
+    """What leaves each stage."""
+
+    @jax.jit
+    def run(variables: Any, flowing: Any) -> dict[str, Any]:
+        outputs = {}
+        for stage, following in zip(model.stages, (*model.stages[1:], None), strict=True):
+            flowing = outputs[stage] = model.apply(variables, flowing, start=stage, stop=following)
+        return outputs
+
+    return run(variables, jnp.asarray(images))
 
 
 def error(ours: Any, theirs: Any) -> float:

@@ -121,8 +121,10 @@ def _runtime(name: str) -> Path | None:
     return Path(told.strip()) if Path(told.strip()).is_absolute() else None
 
 
-def run_tests_with(flags: tuple[str, ...], library_at: Path, environment: dict[str, str] | None = None) -> None:
-    """The tests of the operations pass, on a shim that is compiled with more flags."""
+def run_tests_with(
+    flags: tuple[str, ...], library_at: Path, environment: dict[str, str] | None = None, profile: str = "thorough"
+) -> None:
+    """The tests of the operations pass, on a shim that is compiled with more flags; profile: of hypothesis."""
     script = f"""
 import sys
 from pathlib import Path
@@ -131,7 +133,7 @@ from covidjax.ops.native import library
 library.path = lambda: Path({str(library_at)!r})
 library.build("g++", (*library.FLAGS, *{flags!r}))
 tests = ["tests/ops/test_native.py", "tests/ops/test_native_winograd.py", "tests/ops/test_native_batch_norm.py"]
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *tests, "-k", "not share_a_batch"]))
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *tests, "--hypothesis-profile={profile}"]))
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -157,17 +159,17 @@ def test_the_operations_pass_their_tests_under_the_sanitizers(tmp_path: Path) ->
         "ASAN_OPTIONS": "detect_leaks=0:protect_shadow_gap=0",  # Python's own leaks are not ours
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    run_tests_with(sanitizers, tmp_path / "shim.so", environment)
+    run_tests_with(sanitizers, tmp_path / "shim.so", environment, profile="few")
 
 
 @needs_native
 @pytest.mark.slow
-@pytest.mark.parametrize("missing", ["avx512f", "avx"])
-def test_the_operations_pass_their_tests_on_narrower_vectors(missing: str, tmp_path: Path) -> None:
-    """As on processors without AVX-512, and without AVX."""
-    if missing not in Path("/proc/cpuinfo").read_text().split():
+@pytest.mark.parametrize("missing", ["", "avx512f", "avx"])
+def test_the_operations_pass_their_tests_of_many_examples_on_narrower_vectors(missing: str, tmp_path: Path) -> None:
+    """As on this processor, on those without AVX-512, and without AVX."""
+    if missing and missing not in Path("/proc/cpuinfo").read_text().split():
         pytest.skip(f"this processor has no {missing} anyway: its own shim is the one in question")
-    run_tests_with((f"-mno-{missing}",), tmp_path / "shim.so")
+    run_tests_with((f"-mno-{missing}",) if missing else (), tmp_path / "shim.so")
 
 
 THREADS = """
@@ -207,25 +209,22 @@ assert jnp.abs(ours - xlas).max() < 1e-5
 
 
 @needs_native
-@pytest.mark.parametrize(("setting", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
-def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(setting: dict[str, str], policy: str) -> None:
-    script = "from covidjax.ops.native import library; assert not library.load(library.path())"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-    environment |= {"OMP_DISPLAY_ENV": "true", **setting}  # libgomp tells what it took
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
-
-
-@needs_native
 @pytest.mark.parametrize(
-    ("setting", "more"), [("OMP_NUM_THREADS=1", 0), ("OMP_NUM_THREADS=3", 2), ("one processor", 0)]
+    ("setting", "more", "policy"),
+    [({"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "active"}, 2, "ACTIVE"), ("one processor", 0, "PASSIVE")],
 )
-def test_threads_are_those_of_the_affinity_or_of_omp_num_threads(setting: str, more: int) -> None:
+def test_threads_are_those_of_the_affinity_or_of_the_variables_and_sleep_unless_the_user_says_otherwise(
+    setting: dict[str, str] | str, more: int, policy: str
+) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-    environment |= dict([setting.split("=")]) if "=" in setting else {}
+    environment |= {"OMP_DISPLAY_ENV": "true", **(setting if isinstance(setting, dict) else {})}  # libgomp tells it
     done = subprocess.run(
-        [sys.executable, "-c", THREADS, setting], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", THREADS, str(setting)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert f"more threads: {more}\n" in done.stdout, done.stdout + done.stderr[-2000:]
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from covidjax.ops.by_platform import Geometry
@@ -20,7 +20,6 @@ CHOICE = choose("auto")
 pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     batch=st.integers(1, 4),
     size=st.tuples(st.integers(1, 21), st.integers(1, 21)),

@@ -32,7 +32,6 @@ def convolution_by_loop(
     return np.stack(values, 1).reshape(len(inputs), rows, -1, kernel.shape[-1])
 
 
-@pytest.mark.parametrize("shape", [(7, 9), (8, 5), (11, 11)])
 @pytest.mark.parametrize(
     ("size", "strides", "padding"),
     [
@@ -45,9 +44,9 @@ def convolution_by_loop(
     ],
 )
 def test_convolution_is_the_sum_over_its_windows(
-    shape: tuple[int, int], size: tuple[int, int], strides: tuple[int, int], padding: Padding
+    size: tuple[int, int], strides: tuple[int, int], padding: Padding
 ) -> None:
-    inputs, kernel = draw(2, *shape, 3), draw(*size, 3, 4, seed=1)
+    inputs, kernel = draw(2, 7, 9, 3), draw(*size, 3, 4, seed=1)
     expected = convolution_by_loop(inputs, kernel, strides, padding)
     found = ops.convolution(
         jnp.asarray(inputs, jnp.float32), jnp.asarray(kernel, jnp.float32), strides=strides, padding=padding
@@ -65,16 +64,18 @@ def max_pool_by_loop(
     return np.stack(values, 1).reshape(len(inputs), len({row for row, _ in corners}), -1, inputs.shape[-1])
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (5, 2)])
 @pytest.mark.parametrize(
-    ("size", "strides", "padding"),
-    [((2, 2), (2, 2), NONE), ((3, 3), (2, 2), ((1, 1), (1, 1))), ((3, 2), (1, 2), ((0, 2), (1, 0)))],
+    ("size", "strides", "padding", "dtype"),
+    [
+        ((2, 2), (2, 2), NONE, jnp.float32),
+        ((3, 3), (2, 2), ((1, 1), (1, 1)), jnp.bfloat16),
+        ((3, 2), (1, 2), ((0, 2), (1, 0)), jnp.float32),
+    ],
 )
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_max_pool_is_the_maximum_of_its_windows(
-    shape: tuple[int, int], size: tuple[int, int], strides: tuple[int, int], padding: Padding, dtype: jnp.dtype
+    size: tuple[int, int], strides: tuple[int, int], padding: Padding, dtype: jnp.dtype
 ) -> None:
-    inputs = jnp.asarray(draw(2, *shape, 3) - 5, dtype)  # all below zero, so that padding with zeros would show
+    inputs = jnp.asarray(draw(2, 7, 9, 3) - 5, dtype)  # all below zero, so that padding with zeros would show
     expected = max_pool_by_loop(np.asarray(inputs, np.float64), size, strides, padding)
     found = ops.max_pool(inputs, window=size, strides=strides, padding=padding)
     assert found.dtype == dtype

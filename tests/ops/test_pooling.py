@@ -1,5 +1,6 @@
 """Max-pooling and its gradient against XLA's windows and their scatter."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,6 +34,16 @@ def draw(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).integers(-4, 0, shape), dtype)
 
 
+CASES = [
+    *((name, (7, 9), jnp.float32) for name in WINDOWS),
+    ("2x2", (8, 12), jnp.bfloat16),
+    ("3x3", (4, 5), jnp.bfloat16),
+    ("3x3", (8, 12), jnp.float64),
+    ("uneven", (4, 5), jnp.float64),
+]
+
+
+@partial(jax.jit, static_argnums=(0, 2))
 def gradients(name: str, inputs: jax.Array, native: bool) -> tuple[Any, Any, Any, Any]:
     """Value and gradient, ours and XLA's."""
     outputs, pullback = jax.vjp(lambda inputs: ops.max_pool(inputs, native=native, **WINDOWS[name]), inputs)
@@ -42,9 +53,7 @@ def gradients(name: str, inputs: jax.Array, native: bool) -> tuple[Any, Any, Any
 
 
 @in_all_ways
-@pytest.mark.parametrize("name", WINDOWS)
-@pytest.mark.parametrize("size", [(8, 12), (7, 9), (4, 5)])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+@pytest.mark.parametrize(("name", "size", "dtype"), CASES)
 def test_first_of_several_maxima_takes_the_gradient(name: str, size: tuple[int, int], dtype: Any, native: bool) -> None:
     with jax.enable_x64(dtype == jnp.float64):
         outputs, gradient, expected, expected_gradient = gradients(
@@ -56,7 +65,7 @@ def test_first_of_several_maxima_takes_the_gradient(name: str, size: tuple[int, 
 
 
 @in_all_ways
-@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize("name", ["2x2", "3x3", "uneven"])
 def test_infinities_pool_as_other_numbers(name: str, native: bool) -> None:
     inputs = draw((2, 8, 12, FEATURES[native]))
     inputs = jnp.where(inputs == -4, -jnp.inf, jnp.where(inputs == -1, jnp.inf, inputs)).at[0].set(-jnp.inf)
@@ -67,7 +76,7 @@ def test_infinities_pool_as_other_numbers(name: str, native: bool) -> None:
 
 
 @in_all_ways
-@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize("name", ["2x2", "3x3", "uneven"])
 def test_a_nan_is_the_maximum_of_its_windows(name: str, native: bool) -> None:
     features = 16 if native else 2  # of wider maps XLA's own windows drop what is no number
     inputs = draw((1, 8, 12, features)).at[0, 3, 5, 0].set(jnp.nan)
@@ -86,14 +95,13 @@ def test_max_pool_passes_through_transformations(name: str, native: bool) -> Non
     def pooled(inputs: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(ops.max_pool(inputs, native=native, **WINDOWS[name])))
 
-    expected = jnp.stack([jax.grad(pooled)(part) for part in inputs])
-    np.testing.assert_array_equal(jax.jit(jax.vmap(jax.grad(pooled)))(inputs), expected)
-    np.testing.assert_array_equal(jax.vmap(jax.grad(jax.checkpoint(pooled)))(inputs), expected)
-
     def scanned(inputs: jax.Array) -> jax.Array:
         return jnp.sum(lax.scan(lambda _, part: (None, pooled(part)), None, inputs)[1])
 
-    np.testing.assert_array_equal(jax.grad(scanned)(inputs), expected)
+    gradient = jax.jit(jax.grad(pooled))
+    expected = jnp.stack([gradient(part) for part in inputs])
+    for way in (jax.vmap(jax.grad(pooled)), jax.vmap(jax.grad(jax.checkpoint(pooled))), jax.grad(scanned)):
+        np.testing.assert_array_equal(jax.jit(way)(inputs), expected)
 
 
 @in_all_ways

@@ -276,7 +276,8 @@ def keras_network(name: str, size: int) -> Any:
     return network
 
 
-@pytest.mark.parametrize("name", [pytest.param("resnet50", marks=pytest.mark.slow), "vgg16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "vgg16"])
 def test_first_evaluation_equals_the_predictions_of_keras(tmp_path: Path, name: str) -> None:
     size = 32
     changes = {"dataset__image_size": size, "dataset__channels": 3, "dataset__num_images": 16, "batch_size": 4}

@@ -41,9 +41,8 @@ def assert_same_bits(tree: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", ["cnn", "resnet18"])
-def test_the_network_is_the_sequence_of_its_spans(name: str, train: bool) -> None:
-    model = make_model(small_config(name, model__width=4, model__dropout=0.5))
+def test_the_network_is_the_sequence_of_its_spans_to_the_bit(train: bool) -> None:
+    model = make_model(small_config("cnn", model__width=4, model__num_blocks=2, model__dropout=0.5))
     variables = random_variables(model)
     options: dict[str, Any] = {"train": train, "batch_norm_stages": model.stages if train else ()}
     options |= {"mutable": ["batch_stats"], "rngs": {"dropout": jax.random.key(7)}}
@@ -62,14 +61,6 @@ def test_the_network_is_the_sequence_of_its_spans(name: str, train: bool) -> Non
         for pair in zip(*map(jax.tree.leaves, (updated["batch_stats"], variables["batch_stats"])), strict=True)
     ]
     assert all(moved) if train else not any(moved)
-
-
-@pytest.mark.parametrize("name", ["cnn", "resnet18", "resnet50"])
-def test_variables_are_keyed_by_stage(name: str) -> None:
-    model = make_model(small_config(name))
-    variables = jax.eval_shape(model.init, jax.random.key(0), draw_images())
-    assert sorted(variables["params"]) == sorted(model.stages)
-    assert sorted(variables["batch_stats"]) == sorted(model.stages[:-1])
 
 
 @pytest.mark.parametrize(("start", "stop"), [("block9", None), (None, "block9"), ("block1", "block9")])
@@ -96,7 +87,6 @@ def flow(model: Staged, variables: Any, shape: tuple[int, ...]) -> list[jax.Shap
     return found
 
 
-@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
@@ -105,9 +95,9 @@ def flow(model: Staged, variables: Any, shape: tuple[int, ...]) -> list[jax.Shap
         ("resnet50", [(9, 12), (9, 12), (5, 6), (3, 3), (2, 2)]),
     ],
 )
-def test_odd_sizes_and_one_or_three_channels_pass(name: str, sizes: list[tuple[int, int]], channels: int) -> None:
+def test_maps_of_odd_images_have_the_sizes_of_the_published_networks(name: str, sizes: list[tuple[int, int]]) -> None:
     model = make_model(small_config(name))
-    shape = (2, 33, 47, channels)
+    shape = (2, 33, 47, 3)
     variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
     *maps, logits = flow(model, variables, shape)
     assert [leaf.shape[1:3] for leaf in maps] == sizes
@@ -121,45 +111,22 @@ def test_a_map_of_one_position_is_not_pooled_away() -> None:
     assert np.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet18"])
-def test_bfloat16_is_for_activations_only(name: str) -> None:
-    model = make_model(small_config(name, precision="bfloat16"))
-    variables = jax.eval_shape(model.init, jax.random.key(0), draw_images())
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-    assert {leaf.dtype for leaf in flow(model, variables, (2, 32, 32, 1))} == {jnp.dtype(jnp.bfloat16)}
-    logits, updated = jax.eval_shape(
-        lambda variables: model.apply(
-            variables, draw_images(), batch_norm_stages=model.stages, mutable=["batch_stats"]
-        ),
-        variables,
-    )
-    assert logits.dtype == jnp.bfloat16
-    assert {leaf.dtype for leaf in jax.tree.leaves(updated)} == {jnp.dtype(jnp.float32)}
-
-
-def test_bfloat16_stays_near_float32() -> None:
-    model = make_model(small_config("cnn"))
-    variables, images = random_variables(model), draw_images()
-    exact = jax.jit(model.apply)(variables, images)
-    rough = jax.jit(make_model(small_config("cnn", precision="bfloat16")).apply)(variables, images)
-    assert 0 < np.max(np.abs(np.asarray(rough, np.float32) - exact)) < 0.03 * np.max(np.abs(exact))
-
-
-def test_running_statistics_keep_nine_tenths_and_take_the_biased_variance() -> None:
-    norm = BatchNorm()
+@pytest.mark.parametrize(("kept", "epsilon"), [(0.9, 1e-5), (0.99, 0.25)])
+def test_running_statistics_keep_their_share_and_take_the_biased_variance(kept: float, epsilon: float) -> None:
+    norm = BatchNorm(epsilon=epsilon, momentum=kept)
     x = np.random.default_rng(0).normal(3.0, 2.0, (2, 2, 1, 5)).astype(np.float32)  # few values: n and n - 1 differ
     old = {"mean": np.arange(5, dtype=np.float32), "var": np.arange(1, 6, dtype=np.float32)}
     params = {"scale": np.full(5, 2.0, np.float32), "bias": np.ones(5, np.float32)}
     variables: dict[str, Any] = {"params": params, "batch_stats": old}
     outputs, updated = norm.apply(variables, x, use_batch_statistics=True, mutable=["batch_stats"])
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.9 * old["mean"] + 0.1 * mean, rtol=1e-6)
-    np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 * old["var"] + 0.1 * var, rtol=1e-6)
-    np.testing.assert_allclose(outputs, 2 * (x - mean) / np.sqrt(var + 1e-5) + 1, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], kept * old["mean"] + (1 - kept) * mean, rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], kept * old["var"] + (1 - kept) * var, rtol=1e-6)
+    np.testing.assert_allclose(outputs, 2 * (x - mean) / np.sqrt(var + epsilon) + 1, rtol=1e-4, atol=1e-5)
 
     outputs, updated = norm.apply(variables, x, use_batch_statistics=False, mutable=["batch_stats"])
     assert_same_bits(updated["batch_stats"], old)
-    np.testing.assert_allclose(outputs, 2 * (x - old["mean"]) / np.sqrt(old["var"] + 1e-5) + 1, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs, 2 * (x - old["mean"]) / np.sqrt(old["var"] + epsilon) + 1, rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_named_stages_update_their_statistics() -> None:
@@ -172,56 +139,3 @@ def test_only_the_named_stages_update_their_statistics() -> None:
             for pair in zip(*map(jax.tree.leaves, (old, updated["batch_stats"][stage])), strict=True)
         ]
         assert not any(same) if stage == "block2" else all(same), stage
-
-
-def torch_resnet18(torch: Any, variables: dict[str, Any]) -> Any:
-    """The network of He et al. in plain torch modules, as a function of images [batch, channels, height, width]."""
-    nn = torch.nn
-
-    def tensor(array: jax.Array) -> Any:
-        return torch.from_numpy(np.array(array))
-
-    def conv(params: Any, strides: int, padding: int) -> Any:
-        kernel = tensor(params["kernel"]).permute(3, 2, 0, 1).contiguous()
-        layer = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2:], strides, padding, bias=False)
-        layer.weight.data = kernel
-        return layer
-
-    def norm(params: Any, stats: Any) -> Any:
-        layer = nn.BatchNorm2d(len(params["scale"])).eval()
-        layer.weight.data, layer.bias.data = tensor(params["scale"]), tensor(params["bias"])
-        layer.running_mean, layer.running_var = tensor(stats["mean"]), tensor(stats["var"])
-        return layer
-
-    def block(params: Any, stats: Any, strides: int, x: Any) -> Any:
-        y = torch.relu(norm(params["norm1"], stats["norm1"])(conv(params["conv1"], strides, 1)(x)))
-        y = norm(params["norm2"], stats["norm2"])(conv(params["conv2"], 1, 1)(y))
-        if "shortcut_conv" in params:
-            x = norm(params["shortcut_norm"], stats["shortcut_norm"])(conv(params["shortcut_conv"], strides, 0)(x))
-        return torch.relu(x + y)
-
-    def forward(x: Any) -> Any:
-        params, stats = variables["params"], variables["batch_stats"]
-        x = torch.relu(norm(params["stem"]["norm1"], stats["stem"]["norm1"])(conv(params["stem"]["conv1"], 2, 3)(x)))
-        x = nn.MaxPool2d(3, 2, 1)(x)
-        for layer in range(1, 5):
-            for number in (1, 2):
-                path = (f"layer{layer}", f"block{number}")
-                strides = 2 if layer > 1 and number == 1 else 1
-                x = block(params[path[0]][path[1]], stats[path[0]][path[1]], strides, x)
-        dense = params["head"]["dense"]
-        return x.mean((2, 3)) @ tensor(dense["kernel"]) + tensor(dense["bias"])
-
-    return forward
-
-
-@pytest.mark.parametrize("size", [(64, 64), (61, 67)])
-def test_resnet18_equals_the_same_network_in_torch(size: tuple[int, int]) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: no parity check")
-    model = make_model(small_config("resnet18"))
-    variables, images = random_variables(model, size, 3), draw_images(size, 3)
-    ours = np.asarray(jax.jit(model.apply)(variables, images))
-    with torch.no_grad():
-        theirs = torch_resnet18(torch, variables)(torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)).numpy()
-    assert np.abs(theirs).max() > 0.1
-    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())

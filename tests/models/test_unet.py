@@ -7,17 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from covidjax import models
 from covidjax.errors import UserError
 from covidjax.freeze.plan import make_plan
 from covidjax.freeze.table import freeze_table
-from covidjax.models.deeplab import BACKBONES
 from covidjax.models.layers import Staged, resize_bilinear
 from covidjax.models.resnet import BOTTLENECK, LAYERS, ResNet
-from covidjax.models.unet import ENCODERS, SelfAttention, UNet, UNetResNet, UpConv
+from covidjax.models.unet import SelfAttention, UNet, UNetResNet, UpConv
 from tests.models.test_models import draw_images, random_variables
 
 SIZE = (61, 67)
@@ -64,63 +62,6 @@ def test_parameter_counts_are_those_that_xu_prints(
     assert math.floor(without / 1e6 * digits) / digits == printed  # cut off, not rounded
 
 
-@pytest.mark.parametrize(
-    ("name", "channels", "changes"),
-    [
-        ("unet", 1, {"dropout": 0.5}),
-        ("unet", 3, {"upsampling": "bilinear"}),
-        ("unet_resnet18", 3, {"attention": True, "dropout": 0.5}),
-        pytest.param("unet_resnet18", 1, {"upsampling": "bilinear"}, marks=pytest.mark.slow),
-    ],
-    ids=str,
-)
-def test_the_network_is_the_sequence_of_its_spans_at_odd_sizes(
-    name: str, channels: int, changes: dict[str, Any]
-) -> None:
-    model = build(name, 3, **changes)
-    variables, images = random_variables(model, SIZE, channels), draw_images(SIZE, channels, batch_size=1)
-    options: dict[str, Any] = {"train": True, "batch_norm_stages": model.stages, "mutable": ["batch_stats"]}
-    options["rngs"] = {"dropout": jax.random.key(7)}
-
-    @jax.jit
-    def every_split(variables: Any, images: Any) -> dict[str, Any]:
-        found = {"whole": model.apply(variables, images, **options)[0]}
-        for stage in model.stages:
-            between, _ = model.apply(variables, images, stop=stage, **options)
-            found[stage], _ = model.apply(variables, between, start=stage, **options)
-        return found
-
-    found = every_split(variables, images)
-    assert found["whole"].shape == (1, *SIZE, 3)
-    assert np.std(found["whole"]) > 1e-3
-    assert set(variables["params"]) == set(model.stages) < set(found)
-    for stage in model.stages:
-        np.testing.assert_allclose(found[stage], found["whole"], rtol=1e-5, atol=1e-5, err_msg=stage)
-
-
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("unet", (1, 1)), ("unet_resnet18", (33, 2)), ("deeplabv3_resnet50", (7, 20)), ("unet_resnet34", (16, 16))],
-    ids=str,
-)
-def test_logits_lie_on_the_pixels_of_any_image(name: str, size: tuple[int, int]) -> None:
-    for upsampling in ("transposed", "bilinear"):
-        model = build(name, 5, upsampling=upsampling)
-        images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-        logits, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
-        assert logits.shape == (2, *size, 5)
-
-
-@pytest.mark.parametrize("name", models.SEGMENTATION)
-def test_every_name_builds_the_network_it_names(name: str) -> None:
-    model = build(name, num_classes=7, width=5, dropout=0.25, attention=True, upsampling="bilinear")
-    own = {"unet": model, **ENCODERS, **BACKBONES}[name]
-    assert own in (model, getattr(model, "encoder", None))
-    expected = {"num_classes": 7, "width": 5, "dropout": 0.25, "attention": True, "upsampling": "bilinear"}
-    for field, value in expected.items():
-        assert getattr(model, field, value) == value
-
-
 def flow(model: Staged, variables: Any, flowing: Any) -> dict[str, Any]:
     """Shapes of what leaves each stage."""
     found = {}
@@ -128,45 +69,6 @@ def flow(model: Staged, variables: Any, flowing: Any) -> dict[str, Any]:
         run = functools.partial(model.apply, start=stage, stop=following)
         flowing = found[stage] = jax.eval_shape(run, variables, flowing)
     return found
-
-
-@pytest.mark.parametrize("name", ["unet", "unet_resnet18", "deeplabv3_resnet50"])
-def test_half_precision_keeps_parameters_and_computes_in_bfloat16(name: str) -> None:
-    model = models.build(model_config(name, attention=True), 2, "bfloat16")
-    variables = shapes(model)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    for stage, flowing in flow(model, variables, jax.ShapeDtypeStruct((1, *SIZE, 1), jnp.float32)).items():
-        maps = [leaf.dtype for leaf in jax.tree.leaves(flowing) if leaf.shape[-1] > 1]  # but the images themselves
-        assert set(maps) == {jnp.dtype("bfloat16")}, stage
-
-
-def test_half_precision_is_close_to_single() -> None:
-    config = model_config("unet", upsampling="bilinear")
-    exact, half = (models.build(config, 2, precision) for precision in ("float32", "bfloat16"))
-    variables, images = random_variables(exact, (20, 20)), draw_images((20, 20))
-    expected, found = (np.asarray(jax.jit(model.apply)(variables, images), np.float32) for model in (exact, half))
-    assert 0 < np.max(np.abs(found - expected)) < 0.05 * np.max(np.abs(expected))
-
-
-@pytest.mark.parametrize(
-    ("name", "start"), [("unet", "up3"), pytest.param("unet_resnet18", "decoder", marks=pytest.mark.slow)]
-)
-def test_every_parameter_and_every_skip_has_a_gradient(name: str, start: str) -> None:
-    model = build(name, attention=True)
-    variables = random_variables(model, (21, 19))
-    before = flow(model, variables, jax.ShapeDtypeStruct((1, 21, 19, 1), jnp.float32))
-    shape = before[model.stages[model.stages.index(start) - 1]]
-    maps = tuple(jax.random.normal(jax.random.key(number), leaf.shape) for number, leaf in enumerate(shape))
-    params = {stage: variables["params"][stage] for stage in model.stages[model.stages.index(start) :]}
-
-    def loss(params: Any, maps: Any) -> jax.Array:
-        logits: Any = model.apply({**variables, "params": params}, maps, start=start)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, jnp.zeros((1, 21, 19), int)))
-
-    found, into_maps = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, maps)
-    gradients = traverse_util.flatten_dict(found, sep="/")
-    assert [path for path, leaf in gradients.items() if not np.any(leaf)] == []
-    assert all(np.any(leaf) for leaf in into_maps)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])

@@ -1,6 +1,5 @@
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,44 +52,6 @@ def test_convolution_is_the_sum_over_its_windows(
     )
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, atol=2e-5)
-
-
-def max_pool_by_loop(
-    inputs: np.ndarray, size: tuple[int, int], strides: tuple[int, int], padding: Padding
-) -> np.ndarray:
-    padded = np.pad(inputs, ((0, 0), *padding, (0, 0)), constant_values=-np.inf)
-    corners = windows((padded.shape[1], padded.shape[2]), size, strides)
-    values = [padded[:, r : r + size[0], c : c + size[1]].max((1, 2)) for r, c in corners]
-    return np.stack(values, 1).reshape(len(inputs), len({row for row, _ in corners}), -1, inputs.shape[-1])
-
-
-@pytest.mark.parametrize(
-    ("size", "strides", "padding", "dtype"),
-    [
-        ((2, 2), (2, 2), NONE, jnp.float32),
-        ((3, 3), (2, 2), ((1, 1), (1, 1)), jnp.bfloat16),
-        ((3, 2), (1, 2), ((0, 2), (1, 0)), jnp.float32),
-    ],
-)
-def test_max_pool_is_the_maximum_of_its_windows(
-    size: tuple[int, int], strides: tuple[int, int], padding: Padding, dtype: jnp.dtype
-) -> None:
-    inputs = jnp.asarray(draw(2, 7, 9, 3) - 5, dtype)  # all below zero, so that padding with zeros would show
-    expected = max_pool_by_loop(np.asarray(inputs, np.float64), size, strides, padding)
-    found = ops.max_pool(inputs, window=size, strides=strides, padding=padding)
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(np.asarray(found, np.float64), expected)
-
-
-def test_gradient_of_max_pool_goes_to_the_maxima() -> None:
-    inputs = np.random.default_rng(0).permutation(2 * 6 * 6).reshape(2, 6, 6, 1).astype(np.float32)
-
-    def pooled(inputs: jax.Array) -> jax.Array:
-        return ops.max_pool(inputs, window=(2, 2), strides=(2, 2))
-
-    gradient = np.asarray(jax.grad(lambda inputs: jnp.sum(pooled(inputs)))(jnp.asarray(inputs)))
-    assert set(inputs[gradient > 0]) == set(np.asarray(pooled(jnp.asarray(inputs))).ravel())
-    assert gradient.sum() == 2 * 3 * 3
 
 
 def test_global_average_pool_is_the_mean_over_space() -> None:

@@ -180,12 +180,7 @@ def test_h5_that_points_to_another_file_is_refused(tmp_path: Path) -> None:
 def test_truncated_file_is_refused(tmp_path: Path, suffix: str, part: float) -> None:
     kernel = RANDOM.normal(size=(64, 64)).astype(np.float32)
     path = tmp_path / f"w{suffix}"
-    if suffix == ".safetensors":
-        save_file({"kernel": kernel}, path)
-    elif suffix == ".pth":
-        write_pth(path, {"kernel": kernel})
-    else:
-        write_h5(path, {"dense": [kernel]})
+    write(path, {"kernel/0": kernel})
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * part)])
     refusal(path)
@@ -206,12 +201,7 @@ def test_number_that_is_not_finite_is_refused_with_its_tensor(tmp_path: Path, su
     kernel = np.zeros((300, 7), np.float32)
     kernel[299, 6] = value
     path = tmp_path / f"w{suffix}"
-    if suffix == ".safetensors":
-        save_file({"kernel": kernel}, path)
-    elif suffix == ".pth":
-        write_pth(path, {"kernel": kernel})
-    else:
-        write_h5(path, {"kernel": [kernel]})
+    write(path, {"kernel/0": kernel})
     message = refusal(path)
     assert "kernel" in message
     assert "NaN or infinity" in message

@@ -3,12 +3,10 @@
 What the digests are of: for torchvision, the `state_dict` of the rebuild in `benchmarks/peers/torch_networks.py`,
 whose names are written after torchvision's; for Keras, the layers of `keras.applications` (3.15.1), named and ordered
 as a legacy `.h5` stores them. No published file was read. Whether those two still say the same is a test of its own,
-for machines that have PyTorch or Keras; the number of parameters that the projects print is in
-`tests/models/test_arrangements.py`.
+for machines that have PyTorch or Keras.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable
 
 import jax
@@ -38,6 +36,23 @@ MANIFEST = {
     ("keras", "resnet101v2"): (544, "255a4e09e0a7db4022368bf88b93efd0f626fb2bd096fd799aac35787003d06f"),
     ("keras", "resnet152v2"): (816, "2e4fdc797b44888f6172a018fab87aa1547f0de2fbb6764870dde8b0eefaeb1a"),
 }
+# (format, network): trained parameters and statistics: torchvision's pages print the former, those of Keras the sum
+PARAMETERS = {
+    ("torchvision", "resnet18"): (11_689_512, 9_600),
+    ("torchvision", "resnet34"): (21_797_672, 17_024),
+    ("torchvision", "resnet50"): (25_557_032, 53_120),
+    ("torchvision", "resnet101"): (44_549_160, 105_344),
+    ("torchvision", "resnet152"): (60_192_808, 151_424),
+    ("torchvision", "vgg16"): (138_357_544, 0),
+    ("keras", "vgg16"): (138_357_544, 0),
+    ("keras", "resnet50"): (25_583_592, 53_120),
+    ("keras", "resnet101"): (44_601_832, 105_344),
+    ("keras", "resnet152"): (60_268_520, 151_424),
+    ("keras", "resnet50v2"): (25_568_360, 45_440),
+    ("keras", "resnet101v2"): (44_577_896, 97_664),
+    ("keras", "resnet152v2"): (60_236_904, 143_744),
+}
+DEEP = ("resnet101", "resnet152", "resnet101v2", "resnet152v2")
 
 
 def digest(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[int, str]:
@@ -63,10 +78,18 @@ def shape_in_file(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if entry.layout == "same" else shape[::-1]
 
 
-@pytest.mark.parametrize(("source_format", "name"), MANIFEST)
-def test_name_map_names_the_tensors_of_the_published_file(source_format: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("source_format", "name"),
+    [pytest.param(*key, marks=[pytest.mark.slow] * (key[1] in DEEP)) for key in MANIFEST],
+)
+def test_network_has_the_parameters_of_the_published_file_and_their_names(source_format: str, name: str) -> None:
     model = network_of(source_format, name)
     leaves, entries = leaves_of(model), entries_for(source_format, model)
+    sizes = {
+        kind: sum(int(np.prod(shape)) for path, shape in leaves.items() if path.startswith(kind))
+        for kind in ("params", "batch_stats")
+    }
+    assert tuple(sizes.values()) == PARAMETERS[source_format, name]
     assert sorted(entry.path for entry in entries) == sorted(leaves)
     shapes = ((entry.source, shape_in_file(entry, leaves[entry.path])) for entry in entries)
     assert digest(shapes) == MANIFEST[source_format, name]
@@ -84,21 +107,11 @@ def test_manifest_is_that_of_the_torch_rebuild(name: str) -> None:
     assert digest(state.items()) == MANIFEST["torchvision", name]
 
 
-@pytest.mark.parametrize(
-    ("name", "class_name"),
-    [
-        ("resnet50", "ResNet50"),
-        ("resnet50v2", "ResNet50V2"),
-        pytest.param("vgg16", "VGG16", marks=pytest.mark.slow),
-        pytest.param("resnet101", "ResNet101", marks=pytest.mark.slow),
-        pytest.param("resnet152", "ResNet152", marks=pytest.mark.slow),
-        pytest.param("resnet101v2", "ResNet101V2", marks=pytest.mark.slow),
-        pytest.param("resnet152v2", "ResNet152V2", marks=pytest.mark.slow),
-    ],
-)
-def test_manifest_is_that_of_keras_applications(name: str, class_name: str) -> None:
-    os.environ["KERAS_BACKEND"] = "jax"
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for source_format, name in MANIFEST if source_format == "keras"])
+def test_manifest_is_that_of_keras_applications(name: str) -> None:
     keras = pytest.importorskip("keras", reason="Keras is not installed")
+    class_name = name.upper() if name == "vgg16" else name.replace("resnet", "ResNet").replace("v2", "V2")
     model = getattr(keras.applications, class_name)(weights=None)
     shapes = (
         (f"{layer.name}/{index}", tuple(weight.shape))

@@ -33,10 +33,9 @@ from typing import Any, Literal, NoReturn, Self
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jax.tree_util import keystr, tree_leaves_with_path
 from orbax.checkpoint import checkpoint_managers
 
-from covidjax.checkpoint import manifest
+from covidjax.checkpoint import leaves, manifest
 from covidjax.checkpoint.silence import silence_orbax
 from covidjax.errors import UserError
 
@@ -105,13 +104,11 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Step of the finished checkpoint with the best metric; None if none has a finite metric."""
-        best = self._best()
-        return None if best is None else best[1]
+        return (self._best() or (None, None))[1]
 
     def best_score(self) -> float | None:
         """The score of that checkpoint."""
-        best = self._best()
-        return None if best is None else best[0]
+        return (self._best() or (None, None))[0]
 
     def score(self, metric: float | None) -> float | None:
         """What is higher for a better metric; None for one that cannot be best."""
@@ -142,7 +139,7 @@ class Checkpoints:
             )
         began = time.monotonic()
         finite = float(metric) if metric is not None and math.isfinite(metric) else None
-        facts = {"metric": finite, "leaves": _describe_leaves(state)}
+        facts = {"metric": finite, "leaves": leaves.describe(state)}
         progress_args = ocp.args.JsonSave(json.loads(json.dumps(progress)))
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=progress_args)
         try:
@@ -233,15 +230,9 @@ class Checkpoints:
     def _read(
         self, step: int, facts: dict[str, Any], abstract: PyTree, *, partial: bool = False, notes: Sequence[str] = ()
     ) -> Restored:
-        there, here = facts["leaves"], _describe_leaves(abstract)
-        # Orbax would cast another dtype silently, and report another shape with pages of text.
-        for name in sorted(here if partial else there.keys() | here.keys()):
-            if there.get(name) != here.get(name):
-                raise UserError(
-                    f"checkpoint {step} in {self._directory} does not fit: {name} is {there.get(name, 'missing')} "
-                    f"there, {here.get(name, 'missing')} here; use the config it was trained with or another workdir"
-                )
-        target = jax.tree.map(_as_target, abstract)
+        name = f"checkpoint {step} in {self._directory}"
+        leaves.check_fit(name, facts["leaves"], leaves.describe(abstract), partial=partial)
+        target = jax.tree.map(leaves.target, abstract)
         state_args: ocp.args.CheckpointArgs = ocp.args.StandardRestore(target)
         if partial:
             restore_args = ocp.checkpoint_utils.construct_restore_args(target)
@@ -305,15 +296,3 @@ class Checkpoints:
                     target.parent.mkdir(exist_ok=True)
                     os.replace(path, target)
         manifest.remove_stale(self._directory)
-
-
-def _describe_leaves(tree: PyTree) -> dict[str, str]:
-    """Name -> dtype and shape, such as "params/head/kernel" -> "float32[512, 3]"."""
-    leaves = tree_leaves_with_path(tree)
-    return {keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
-
-
-def _as_target(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    if leaf.sharding is None:  # orbax would take the sharding that was saved, whatever devices there are now
-        raise ValueError("every leaf of the abstract state needs a sharding")
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

@@ -14,12 +14,15 @@ from ml_collections import ConfigDict
 from covidjax import losses, models, optim
 from covidjax.config import default_config
 from covidjax.data.augment import Augmentation
+from covidjax.data.examples import Examples
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
+from covidjax.train.features import Caching, decide
 from covidjax.train.inputs import PhaseInputs
 from covidjax.train.phases import Phase, initial_state, make_phases
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
+from covidjax.weights import inputs as weight_inputs
 
 
 def small_config(model: str = "cnn", **changes: Any) -> ConfigDict:
@@ -48,6 +51,17 @@ def make_variables(model: Staged, size: int = 32) -> dict[str, Any]:
         return jnp.asarray((leaf.ndim == 1) + spread * generator.uniform(-1, 1, leaf.shape), leaf.dtype)
 
     return {"batch_stats": {}, **jax.tree.map(values, dict(abstract))}
+
+
+def make_preprocessing(config: ConfigDict) -> Preprocessing:
+    """What the network of a run does to pixels."""
+    return weight_inputs.of_run(config.model, config.dataset.channels, config.pretrained, config.preprocessing).network
+
+
+def make_caching(config: ConfigDict, recipe: Recipe, epochs: float, train: Examples, val: Examples) -> Caching:
+    """What is cached in a phase of so many epochs."""
+    options = {"mode": config.features, "max_views": config.feature_views}
+    return decide(recipe, epochs, train, val, **options, configured_cache=config.dataset.cache_dir)
 
 
 def make_recipe(

@@ -20,6 +20,7 @@ from covidjax.freeze.strategies import CACHED, default_strategies
 from covidjax.freeze.table import freeze_table
 from covidjax.mesh import make_mesh
 from covidjax.models.layers import Staged
+from covidjax.models.preprocessing import Preprocessing
 from covidjax.tasks.base import Task
 from covidjax.train import parallel, setup
 from covidjax.train.phases import Phase, initial_state, make_phases
@@ -40,6 +41,7 @@ class Setting:
 
     config: ConfigDict
     model: Staged
+    preprocessing: Preprocessing
     variables: dict[str, Any]
     blank: Examples
 
@@ -56,7 +58,7 @@ class Setting:
 
     def recipe(self, phase: Phase) -> Recipe:
         """What a step of the phase does."""
-        begin = InitialVariables(self.variables, inputs.of_run(self.config), ())
+        begin = InitialVariables(self.variables, self.preprocessing, ())
         return setup.make_recipe(self.config, phase, self.model, begin, self.blank, STEPS_PER_EPOCH)
 
     def phases(self) -> tuple[Phase, ...]:
@@ -146,8 +148,9 @@ def make_setting(config: ConfigDict, num_classes: int) -> Setting:
     blank = Examples("train", images, labels, names, names, False, names, "", masks=masks)
     num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(names)
     model = models.build(config.model, num_outputs, config.precision)
-    variables = jax.eval_shape(initialiser(model, inputs.of_run(config), shape), jax.random.key(0))
-    return Setting(config, model, variables, blank)
+    pixels = inputs.of_run(config.model, dataset.channels, config.pretrained, config.preprocessing).network
+    variables = jax.eval_shape(initialiser(model, pixels, shape), jax.random.key(0))
+    return Setting(config, model, pixels, variables, blank)
 
 
 def data_facts(dataset: ConfigDict, *, masks: bool = False) -> tuple[int, int, int]:

@@ -67,7 +67,8 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         restored = checkpoints.restore_latest(job.abstract_state)
         if restored is None:
             state, progress = job.fresh_state(), RunProgress()
-            inputs, targets = first_batch(job)
+            targets = job.targets(job.train_split)
+            inputs, targets = first_batch(job.recipes[0], job.train_split, targets, config.seed, config.batch_size)
             batch.write_batch(workdir, inputs, targets, job.train_split.classes, config.batch_size)
         else:
             state, progress = restored.state, RunProgress(**restored.progress)

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from covidjax.console import Progress
 from covidjax.data.examples import Examples
@@ -44,23 +43,34 @@ class Caching:
     note: str
 
 
-def decide(config: ConfigDict, recipe: Recipe, epochs: float, train_split: Examples, val_split: Examples) -> Caching:
+def decide(
+    recipe: Recipe,
+    epochs: float,
+    train_split: Examples,
+    val_split: Examples,
+    *,
+    mode: str,
+    max_views: int,
+    configured_cache: str,
+) -> Caching:
     """Whether a phase of so many epochs trains from cached features, and where they live.
+
+    mode, max_views: `config.features` and `config.feature_views`; configured_cache: `config.dataset.cache_dir`.
 
     That is legal where the first stages are frozen, their BatchNorm on running statistics, and no augmentation comes
     before them, or config.feature_views fixed views of each image are agreed. Validation images are never augmented.
     Raises UserError where config.features is 'on' and it cannot be.
     """
     prefix = recipe.plan.frozen_prefix
-    if config.features == "off" or not prefix:
+    if mode == "off" or not prefix:
         why = "config.features is off" if prefix else "the first stage trains"
         return Caching("", 1, False, 0, 0, f"features: not cached ({why})")
     # An example that counts several times in an epoch sees another view each time.
     turns = 1 if train_split.repeats is None else int(train_split.repeats.max())
-    views = min(config.feature_views, math.ceil(epochs) - 1 + turns) if recipe.augments else 1
+    views = min(max_views, math.ceil(epochs) - 1 + turns) if recipe.augments else 1
     each = _bytes(shapes(recipe, (1, *train_split.images.shape[1:])))
     train_bytes, val_bytes = each * len(train_split) * views, each * len(val_split)
-    placement, where = _place(config, train_bytes + val_bytes)
+    placement, where = _place(configured_cache, train_bytes + val_bytes)
     if not views or not placement:
         why = where
         if not views:
@@ -68,9 +78,9 @@ def decide(config: ConfigDict, recipe: Recipe, epochs: float, train_split: Examp
                 "augmentation changes every image anew; config.feature_views=K caches K augmented views of each "
                 "instead, which take turns from epoch to epoch"
             )
-        if config.features == "on":
+        if mode == "on":
             raise UserError(f"config.features is on, but {why}; config.features=off trains through the whole network")
-        validation = bool(_place(config, val_bytes)[0])
+        validation = bool(_place(configured_cache, val_bytes)[0])
         kept = "those of the validation images are" if validation else "nor are those of the validation images"
         return Caching("", 1, validation, 0, val_bytes, f"features: not cached for training ({why}); {kept}")
     seen = f"{views} augmented view(s) of each" if recipe.augments else "each"
@@ -81,17 +91,17 @@ def decide(config: ConfigDict, recipe: Recipe, epochs: float, train_split: Examp
     return Caching(placement, views, True, train_bytes, val_bytes, note)
 
 
-def _place(config: ConfigDict, size: int) -> tuple[str, str]:
+def _place(configured_cache: str, size: int) -> tuple[str, str]:
     """Where so many bytes of features go, and whose room that is; or '' and why nowhere."""
     room, where = device_room()
     if size <= room:
         return "device", where
     if size <= host_room():
         return "host", "this machine's memory"
-    reason = feature_store(config.dataset.cache_dir).room(size)
-    if reason:
+    store = feature_store(configured_cache)
+    if reason := store.room(size):
         return "", f"{_mebibytes(size)} fit neither in memory nor on disk: {reason}"
-    return "disk", str(feature_store(config.dataset.cache_dir).folder)
+    return "disk", str(store.folder)
 
 
 def _mebibytes(size: int) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from covidjax.data import stream
+from covidjax.data.examples import Examples
 from covidjax.data.order import batch_rows, steps_per_epoch
 from covidjax.mesh import divide, replicated
 from covidjax.train.features import PrefixFeatures
@@ -91,49 +92,42 @@ def split_into_calls(
         step += min(ends)
 
 
-def make_inputs(job: Job, phase: Phase, variables: Any, passes: PrefixFeatures) -> PhaseInputs:
+def make_inputs(job: Job, phase: Phase, variables: Any, prefix: PrefixFeatures) -> PhaseInputs:
     """The data of a phase. variables: {'params', 'batch_stats'} with which it begins.
 
     Where features are cached, they are what the frozen prefix makes of the images with these weights.
     """
-    recipe, caching, train_split, val_split = (
-        job.recipes[phase.index],
-        job.caching[phase.index],
-        job.train_split,
-        job.val_split,
-    )
-    turns, resident, whole = train_split.turns(), job.resident(phase), replicated(job.mesh)
-    val, start, targets = val_split.images, None, job.targets(train_split)
+    recipe, caching, resident = job.recipes[phase.index], job.caching[phase.index], job.resident(phase)
+    images, targets = job.train_split.images, job.targets(job.train_split)
+    val, start = job.val_split.images, None
     if caching.validation:
-        val, start = passes.features(recipe, variables, val_split.images), recipe.plan.first_trained
-    if not recipe.cached:
-        images = {"image": train_split.images, "label": targets}
-        return PhaseInputs((jax.device_put(images, whole) if resident else images,), 1, turns, resident, val, start)
-    numbers = range(caching.views) if recipe.augments else (None,)
-    views = tuple(
-        {
-            "features": passes.features(recipe, variables, train_split.images, number),
-            "label": passes.targets(recipe, targets, number),
-        }
-        for number in numbers
-    )
+        val, start = prefix.features(recipe, variables, val), recipe.plan.first_trained
+    views: tuple[Any, ...] = ({"image": images, "label": targets},)
+    if recipe.cached:
+        views = tuple(
+            {
+                "features": prefix.features(recipe, variables, images, number),
+                "label": prefix.targets(recipe, targets, number),
+            }
+            for number in (range(caching.views) if recipe.augments else (None,))
+        )
     if resident:
         together = views[0] if len(views) == 1 else jax.tree.map(lambda *parts: np.concatenate(parts), *views)
-        views = (jax.device_put(together, whole),)
+        views = (jax.device_put(together, replicated(job.mesh)),)
     elif caching.placement == "host":
         views = jax.tree.map(np.array, views)
-    return PhaseInputs(views, caching.views, turns, resident, val, start)
+    return PhaseInputs(views, caching.views, job.train_split.turns(), resident, val, start)
 
 
-def first_batch(job: Job) -> tuple[np.ndarray, np.ndarray]:
-    """What the network takes in the first step of a run, and what its answers are held against.
+def first_batch(
+    recipe: Recipe, examples: Examples, targets: np.ndarray, seed: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The inputs of the network in the first step of a run, and the targets that go with them.
 
     -> [batch, height, width, network's channels] float32, and labels [batch] or masks, moved with their images.
     """
-    recipe, examples = dataclasses.replace(job.recipes[0], axis=None), job.train_split
-    indices, _ = batch_rows(job.config.seed, 0, examples.turns(), job.config.batch_size)
-    batch = {"image": examples.images[indices], "label": job.targets(examples)[indices]}
-    return augmented_batch(recipe, batch, job.config.seed)
+    rows, _ = batch_rows(seed, 0, examples.turns(), batch_size)
+    return augmented_batch(recipe, {"image": examples.images[rows], "label": targets[rows]}, seed)
 
 
 def augmented_batch(recipe: Recipe, batch: dict[str, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +147,7 @@ def augmented_batch(recipe: Recipe, batch: dict[str, np.ndarray], seed: int) -> 
     return np.asarray(inputs), np.asarray(targets)
 
 
-def final_inputs(job: Job, trained: Trained, passes: PrefixFeatures) -> tuple[Any, str | None]:
+def final_inputs(job: Job, trained: Trained, prefix: PrefixFeatures) -> tuple[Any, str | None]:
     """Cached features of the validation split for the network of a checkpoint, and the stage that takes them.
 
     (None, None) where there are none, or the prefix ran in another precision than the network has.
@@ -162,4 +156,4 @@ def final_inputs(job: Job, trained: Trained, passes: PrefixFeatures) -> tuple[An
     recipe = job.recipes[phase.index]
     if not job.caching[phase.index].validation or recipe.prefix.numerics.dtype != recipe.model.numerics.dtype:
         return None, None
-    return passes.features(recipe, trained.variables, job.val_split.images), recipe.plan.first_trained
+    return prefix.features(recipe, trained.variables, job.val_split.images), recipe.plan.first_trained

@@ -166,10 +166,10 @@ def evaluation_variables(params: Any, batch_stats: Any, average: Any, plan: Free
     """{'params', 'batch_stats'} to evaluate: the moving averages where there are any."""
     if average is None:
         return {"params": params, "batch_stats": batch_stats}
-    followed = {stage: batch_stats[stage] for stage in average["batch_stats"]}
+    averaged_stages = {stage: batch_stats[stage] for stage in average["batch_stats"]}
     return {
         "params": plan.merge(average["params"], params),
-        "batch_stats": {**batch_stats, **plan.merge(average["batch_stats"], followed)},
+        "batch_stats": {**batch_stats, **plan.merge(average["batch_stats"], averaged_stages)},
     }
 
 

@@ -126,7 +126,15 @@ def prepare(config: ConfigDict) -> Job:
     phases = make_phases(config, epoch_steps)
     recipes = tuple(make_recipe(config, phase, model, begin, train_split, epoch_steps) for phase in phases)
     caching = tuple(
-        features.decide(config, recipe, (phase.last_step - phase.first_step) / epoch_steps, train_split, val_split)
+        features.decide(
+            recipe,
+            (phase.last_step - phase.first_step) / epoch_steps,
+            train_split,
+            val_split,
+            mode=config.features,
+            max_views=config.feature_views,
+            configured_cache=config.dataset.cache_dir,
+        )
         for phase, recipe in zip(phases, recipes, strict=True)
     )
     if config.features == "on" and not any(each.placement for each in caching):

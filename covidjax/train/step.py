@@ -90,13 +90,13 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
         batch_stats=batch_stats,
         opt_state=opt_state,
         average=average,
-        metrics=state.metrics.add(state.step, value, optax.tree.norm(grads), correct, examples(batch, recipe)),
+        metrics=state.metrics.add(state.step, value, optax.tree.norm(grads), correct, global_batch_size(batch, recipe)),
     )
-    return settled(state, stepped, grads)
+    return skip_overflow(state, stepped, grads)
 
 
-def settled(before: TrainState, stepped: TrainState, grads: Any) -> TrainState:
-    """What a step leaves: `stepped`, but only its count where loss scaling finds that the gradients overflowed."""
+def skip_overflow(before: TrainState, stepped: TrainState, grads: Any) -> TrainState:
+    """`stepped`, or no more than its count where loss scaling finds that the gradients overflowed."""
     if before.loss_scale is None:
         return stepped
     scale, counts = before.loss_scale.after(grads)
@@ -114,8 +114,8 @@ def step_keys(state: TrainState, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
     return augment_key, dropout_key
 
 
-def examples(batch: Batch, recipe: Recipe) -> int:
-    """How many examples the whole batch has."""
+def global_batch_size(batch: Batch, recipe: Recipe) -> int:
+    """The number of examples of the whole batch, over all devices."""
     return len(batch["label"]) * (1 if recipe.axis is None else lax.axis_size(recipe.axis))
 
 

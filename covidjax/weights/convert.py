@@ -36,7 +36,8 @@ def convert(pretrained: str, output: Path) -> tuple[dict[str, str], LoadReport]:
         origin = {"source_sha256": fetched.sha256, "revision": fetched.revision, "license": source.license}
     elif path.is_dir():
         config = configs.of_workdir(inputs.split_checkpoint(path)[0])
-        model, preprocessing = config.model, inputs.of_run(config)
+        model = config.model
+        preprocessing = inputs.of_run(model, config.dataset.channels, config.pretrained, config.preprocessing).network
         tensors, checkpoint = read_run(path)
         origin = {"checkpoint": checkpoint}
     else:

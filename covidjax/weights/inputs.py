@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from covidjax.errors import UserError
 from covidjax.files import read_json
 from covidjax.models.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocessing, folded, fresh, unit
@@ -14,37 +12,41 @@ from covidjax.models.resnet import PREACTIVATED
 from covidjax.weights import catalog, files
 
 
-def of_run(config: ConfigDict) -> Preprocessing:
-    """What the network of a run does to pixels.
+@dataclasses.dataclass(frozen=True)
+class RunPreprocessing:
+    """of_weights: what belongs to the weights; unfolded: what `config.preprocessing` makes of it; network: with
+    `model.stem` 'fold', one-channel images and weights for several channels the folded form of that.
+    """
 
-    With `model.stem` 'fold', one-channel images and weights for several channels, it is the folded form.
+    of_weights: Preprocessing
+    unfolded: Preprocessing
+    network: Preprocessing
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether kernels for several channels are folded into one for gray images."""
+        return self.network is not self.unfolded
+
+
+def of_run(model: Any, channels: int, pretrained: str, preprocessing: str) -> RunPreprocessing:
+    """What the network of a run does to pixels. model: the section of the config; channels: of the images.
+
     Raises UserError where the file or workdir that it depends on is gone.
     """
-    found = unfolded(config)
-    return folded(found) if is_folded(config, found) else found
+    weights = of_weights(pretrained, model.name, channels)
+    unfolded = unit(weights) if preprocessing == "unit" else weights
+    folds = model.stem == "fold" and channels == 1 and len(unfolded.mean) > 1
+    return RunPreprocessing(weights, unfolded, folded(unfolded) if folds else unfolded)
 
 
-def unfolded(config: ConfigDict) -> Preprocessing:
-    """The same before any folding: what belongs to the weights, unless `config.preprocessing` says otherwise."""
-    weights = of_weights(config)
-    return unit(weights) if config.preprocessing == "unit" else weights
-
-
-def is_folded(config: ConfigDict, weights: Preprocessing) -> bool:
-    """Whether a run folds kernels for several channels into one for gray images."""
-    return config.model.stem == "fold" and config.dataset.channels == 1 and len(weights.mean) > 1
-
-
-def of_weights(config: ConfigDict) -> Preprocessing:
+def of_weights(pretrained: str, model_name: str, channels: int) -> Preprocessing:
     """The preprocessing that belongs to the weights that a run starts from."""
-    if not config.pretrained:
-        return fresh(config.dataset.channels)
-    if config.pretrained in catalog.CATALOG:
-        return catalog.CATALOG[config.pretrained].preprocessing
-    path = Path(config.pretrained).expanduser()
-    if path.is_dir():
-        return recorded(split_checkpoint(path)[0])
-    return of_file(path, config.model.name)
+    if not pretrained:
+        return fresh(channels)
+    if pretrained in catalog.CATALOG:
+        return catalog.CATALOG[pretrained].preprocessing
+    path = Path(pretrained).expanduser()
+    return recorded(split_checkpoint(path)[0]) if path.is_dir() else of_file(path, model_name)
 
 
 def recorded(workdir: Path) -> Preprocessing:

@@ -18,6 +18,7 @@ from covidjax.process import cache_dir
 from covidjax.weights import catalog, files, inputs, keras, torchvision
 from covidjax.weights.catalog import Source
 from covidjax.weights.fetch import Fetched, fetch
+from covidjax.weights.inputs import RunPreprocessing
 from covidjax.weights.load import Entry, match, own_entries, place
 from covidjax.weights.workdir import load_trained
 
@@ -41,15 +42,13 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
     """
     # The run's own key makes augmentation and dropout; the weights come from a key folded out of it.
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
-    preprocessing = inputs.of_run(config)
-    init = initialiser(model, preprocessing, image_shape)
+    pixels = inputs.of_run(config.model, config.dataset.channels, config.pretrained, config.preprocessing)
+    init = initialiser(model, pixels.network, image_shape)
     if not config.pretrained:
-        return InitialVariables(
-            jax.jit(init)(key), preprocessing, ("weights: random initialisation", *_on_pixels(config))
-        )
-    unfolded = inputs.unfolded(config)
-    abstract = jax.eval_shape(initialiser(model, unfolded, image_shape), key)
-    tensors, origin = _obtain(config)
+        notes = () if pixels.unfolded == pixels.of_weights else (f"preprocessing: {pixels.unfolded}",)
+        return InitialVariables(jax.jit(init)(key), pixels.network, ("weights: random initialisation", *notes))
+    abstract = jax.eval_shape(initialiser(model, pixels.unfolded, image_shape), key)
+    tensors, origin = _obtain(config.pretrained, config.model, config.dataset.cache_dir)
     try:
         known = entries(model, abstract, tensors)
         used, account = match(abstract, known, tensors, new_stages=replaceable(model.stages))
@@ -58,10 +57,10 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
     # Each tensor is let go as its array is made, so that the weights are never held twice.
     targets = traverse_util.flatten_dict(abstract, sep="/")
     leaves = {path: place(tensors.pop(e.source), e.layout, targets[path].dtype) for path, e in used.items()}
-    if inputs.is_folded(config, unfolded):
+    if pixels.is_folded:
         wanted = traverse_util.flatten_dict(jax.eval_shape(init, key), sep="/")
         leaves = {
-            path: leaf if leaf.shape == wanted[path].shape else fold_kernel(leaf, unfolded)
+            path: leaf if leaf.shape == wanted[path].shape else fold_kernel(leaf, pixels.unfolded)
             for path, leaf in leaves.items()
         }
     # Only what the file has nothing for is drawn at random.
@@ -69,7 +68,7 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
         leaves |= jax.jit(lambda key: _select(init(key), account.new))(key)
     nested = traverse_util.unflatten_dict(leaves, sep="/")
     variables = {kind: nested.get(kind, {}) for kind in abstract}
-    return InitialVariables(variables, preprocessing, (f"weights: {origin}; {account}", *_on_pixels(config)))
+    return InitialVariables(variables, pixels.network, (f"weights: {origin}; {account}", _on_pixels(pixels)))
 
 
 def initialiser(
@@ -113,13 +112,12 @@ def read_run(path: Path) -> tuple[dict[str, np.ndarray], str]:
     return traverse_util.flatten_dict(trained.variables, sep="/"), f"{workdir}, {trained.which} at step {trained.step}"
 
 
-def _obtain(config: ConfigDict) -> tuple[dict[str, np.ndarray], str]:
+def _obtain(name: str, model: Any, configured_cache: str) -> tuple[dict[str, np.ndarray], str]:
     """The tensors that `config.pretrained` names, and words for where they are from."""
-    name = config.pretrained
     if name in catalog.CATALOG:
         source = catalog.CATALOG[name]
-        _check_model(config, source)
-        fetched = fetch_source(source, config.dataset.cache_dir)
+        _check_model(model, source)
+        fetched = fetch_source(source, configured_cache)
         revision = f", revision {fetched.revision}" if fetched.revision else ""
         return files.read(fetched.path), f"{name} ({source.license}{revision}, SHA-256 {fetched.sha256})"
     path = Path(name).expanduser()
@@ -128,8 +126,7 @@ def _obtain(config: ConfigDict) -> tuple[dict[str, np.ndarray], str]:
     return files.read(path), name
 
 
-def _check_model(config: ConfigDict, source: Source) -> None:
-    model = config.model
+def _check_model(model: Any, source: Source) -> None:
     if model.name != source.model and not model.name.endswith(f"_{source.model}"):
         raise UserError(
             f"config.pretrained {source.id} is a {source.model} and config.model.name is {model.name!r}: set it to "
@@ -142,16 +139,13 @@ def _check_model(config: ConfigDict, source: Source) -> None:
         )
 
 
-def _on_pixels(config: ConfigDict) -> tuple[str, ...]:
-    """The lines of the record on the preprocessing, and whether it is the one that the weights were trained with."""
-    chosen, belonging = inputs.unfolded(config), inputs.of_weights(config)
-    if not config.pretrained:
-        return () if chosen == belonging else (f"preprocessing: {chosen}",)
-    if chosen == belonging:
-        return (f"preprocessing, which belongs to the weights: {inputs.of_run(config)}",)
+def _on_pixels(pixels: RunPreprocessing) -> str:
+    """The line of the record on the preprocessing, and whether it is the one that the weights were trained with."""
+    if pixels.unfolded == pixels.of_weights:
+        return f"preprocessing, which belongs to the weights: {pixels.network}"
     return (
-        f"preprocessing, by config.preprocessing: {inputs.of_run(config)}; this differs from that of the weights, "
-        f"which is {belonging}",
+        f"preprocessing, by config.preprocessing: {pixels.network}; this differs from that of the weights, "
+        f"which is {pixels.of_weights}"
     )
 
 

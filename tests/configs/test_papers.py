@@ -14,9 +14,9 @@ from covidjax.errors import UserError
 from covidjax.models.preprocessing import CAFFE, unit
 from covidjax.runs import costs
 from covidjax.train.phases import make_phases
-from covidjax.weights import inputs
 from launch import evaluate, train
 from tests.commands import call
+from tests.support import make_preprocessing
 
 FOLDER = Path(__file__).parents[2] / "configs"
 PROFESSED = ("1", "2", "3", "4")
@@ -73,8 +73,8 @@ def test_ljung2020_as_coded_differs_in_what_the_published_code_does(experiment: 
     changed = {key for key in said if said[key] != done[key]}
     assert changed == {"optimizer.learning_rate", "preprocessing", "loss.class_weights"}
     assert (said["optimizer.learning_rate"], done["optimizer.learning_rate"]) == (2e-5, 1e-3)
-    assert inputs.of_run(load(f"ljung2020.py:{experiment}")) == CAFFE
-    assert inputs.of_run(load(f"ljung2020.py:{experiment},as_coded")) == unit(CAFFE)
+    assert make_preprocessing(load(f"ljung2020.py:{experiment}")) == CAFFE
+    assert make_preprocessing(load(f"ljung2020.py:{experiment},as_coded")) == unit(CAFFE)
 
 
 def test_ljung2020_best_trains_the_head_and_then_all_at_rates_that_grow_from_stage_to_stage() -> None:

@@ -25,10 +25,10 @@ from covidjax.models.resnet import KERAS, ResNet
 from covidjax.train import loop, setup
 from covidjax.train.phases import initial_state, make_phases
 from covidjax.train.step import train_step
-from covidjax.weights import inputs
 from covidjax.weights.keras import entries
 from covidjax.weights.load import Entry
 from covidjax.weights.start import InitialVariables, initialiser
+from tests.support import make_preprocessing
 from tests.weights.parity import fill
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under NumPy 2
@@ -163,7 +163,7 @@ def our_losses(config: ConfigDict, model: Staged, variables: Any, examples: Exam
     """The loss of each step of a run of the config; where the schedule is 'plateau' a step is an epoch."""
     epoch_steps = 1 if config.optimizer.schedule == "plateau" else STEPS
     phase, *_ = make_phases(config, epoch_steps)
-    begin = InitialVariables(variables, inputs.of_run(config), ())
+    begin = InitialVariables(variables, make_preprocessing(config), ())
     recipe = setup.make_recipe(config, phase, model, begin, examples, epoch_steps)
     recipe = dataclasses.replace(recipe, prefix=model)
     job: Any = types.SimpleNamespace(steps_per_epoch=epoch_steps, mesh=make_mesh(config.batch_size, 1))
@@ -183,7 +183,7 @@ def batches(config: ConfigDict) -> list[slice]:
 def ported(source: Any, model: Staged, config: ConfigDict) -> dict[str, Any]:
     """Our variables with the weights of a Keras model."""
     size, channels = config.dataset.image_size, config.dataset.channels
-    init = initialiser(model, inputs.of_run(config), (size, size, channels))
+    init = initialiser(model, make_preprocessing(config), (size, size, channels))
     shapes = jax.eval_shape(init, jax.random.key(0))
     tensors = {
         f"{layer.name}/{index}": weight for layer in source.layers for index, weight in enumerate(layer.get_weights())

@@ -14,7 +14,7 @@ from covidjax.train import feature_store, features
 from covidjax.train.features import Caching
 from tests.commands import contents
 from tests.disk import small_disk
-from tests.support import small_config
+from tests.support import make_caching, small_config
 from tests.train.cached import Case, make_case, passes
 
 SIZE = 8
@@ -40,7 +40,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 def decided(tmp_path: Path, epochs: float = 10, **changes: Any) -> Caching:
     config = small_config("cnn", **{**TINY, "dataset__cache_dir": str(tmp_path / "cache"), **changes})
     recipe = make_case(config, SIZE).recipe
-    return features.decide(config, recipe, epochs, split("train", NUM_TRAIN), split("val", NUM_VAL))
+    return make_caching(config, recipe, epochs, split("train", NUM_TRAIN), split("val", NUM_VAL))
 
 
 def split(name: str, count: int) -> Examples:

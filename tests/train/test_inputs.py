@@ -19,7 +19,7 @@ from covidjax.train.parallel import jit_step
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import TrainState
 from covidjax.train.step import run_prefix
-from tests.support import small_config
+from tests.support import make_caching, small_config
 from tests.train.cached import make_case, passes
 
 TINY: dict[str, Any] = {
@@ -100,7 +100,7 @@ def augmented_job(job: Job) -> Job:
     config = job.config.copy_and_resolve_references()
     config.feature_views = VIEWS
     recipe = dataclasses.replace(job.recipes[0], augmentation=Augmentation(brightness=0.2))
-    caching = features.decide(config, recipe, TINY["epochs"], job.train_split, job.val_split)
+    caching = make_caching(config, recipe, TINY["epochs"], job.train_split, job.val_split)
     return dataclasses.replace(job, config=config, recipes=(recipe,), caching=(caching,))
 
 
@@ -189,7 +189,7 @@ def placed(job: Job, monkeypatch: pytest.MonkeyPatch, place: str) -> Job:
     with monkeypatch.context() as patch:
         patch.setattr(features, "device_room", lambda: (1e9 if place == "device" else 0, "a device"))
         patch.setattr(features, "host_room", lambda: 1e9 if place == "host" else 0)
-        caching = features.decide(job.config, job.recipes[0], TINY["epochs"], job.train_split, job.val_split)
+        caching = make_caching(job.config, job.recipes[0], TINY["epochs"], job.train_split, job.val_split)
     assert caching.placement == place
     return dataclasses.replace(job, caching=(caching,))
 

@@ -13,7 +13,7 @@ from covidjax.weights.catalog import CATALOG
 from covidjax.weights.start import initial_variables
 from launch import convert
 from tests.commands import call, refusal
-from tests.support import make_model, small_config
+from tests.support import make_model, make_preprocessing, small_config
 from tests.weights.made_files import invented, write
 
 
@@ -59,7 +59,7 @@ def test_run_is_converted_with_its_preprocessing(tmp_path: Path) -> None:
     train(config, tmp_path / "run")
     output = tmp_path / "ours.safetensors"
     assert call(convert.main, f"--pretrained={tmp_path / 'run'}", f"--output={output}") == 0
-    assert inputs.decode(files.metadata(output)["preprocessing"]) == inputs.of_run(config)
+    assert inputs.decode(files.metadata(output)["preprocessing"]) == make_preprocessing(config)
     model = make_model(config, 3)
     begins = [
         initial_variables(small_config("cnn", **tiny, pretrained=str(p)), model, (16, 16, 1))

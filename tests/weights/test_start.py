@@ -25,7 +25,7 @@ from covidjax.weights.catalog import CATALOG
 from covidjax.weights.fetch import Fetched
 from covidjax.weights.start import initial_variables
 from covidjax.weights.workdir import load_trained
-from tests.support import make_model, small_config
+from tests.support import make_model, make_preprocessing, small_config
 from tests.weights.made_files import invented, write
 
 TINY = {"model__width": 2, "model__num_blocks": 2, "dataset__image_size": 16, "dataset__num_images": 12}
@@ -219,7 +219,7 @@ def test_published_weights_bring_their_preprocessing_and_are_named_with_licence_
     ],
 )
 def test_preprocessing_follows_from_the_config_alone(pretrained: str, model: str, wanted: Preprocessing) -> None:
-    assert inputs.of_run(small_config(model, pretrained=pretrained)) == wanted
+    assert make_preprocessing(small_config(model, pretrained=pretrained)) == wanted
 
 
 def test_another_preprocessing_than_that_of_the_weights_is_told(cnn_file: Path) -> None:

@@ -77,7 +77,7 @@ def test_network_is_the_sequence_of_its_stages_and_each_part_has_its_gradient(ca
 
     whole, updated, logits, statistics, (of_params, of_flows) = run(variables, images)
     assert set(variables["params"]) == set(model.stages) >= set(updated)
-    assert whole.shape == ((2, *SIZE, 3) if models.task(case.partition(",")[0]) == "segmentation" else (2, 3))
+    assert whole.shape == ((2, *SIZE, 3) if case.partition(",")[0] in models.SEGMENTATION else (2, 3))
     assert np.std(whole) > 1e-3
     np.testing.assert_allclose(logits, whole, rtol=1e-4, atol=1e-4)
     assert jax.tree.structure(updated) == jax.tree.structure(statistics)
@@ -118,7 +118,7 @@ def test_network_of_every_name_has_the_options_of_its_config(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 2), (7, 20), (16, 16)], ids=str)
-@pytest.mark.parametrize("case", [case for case in CASES if models.task(case.partition(",")[0]) == "segmentation"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.partition(",")[0] in models.SEGMENTATION])
 def test_logits_of_masks_lie_on_the_pixels_of_any_image(case: str, size: tuple[int, int]) -> None:
     images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
     logits, _ = jax.eval_shape(build(case).init_with_output, jax.random.key(0), images)

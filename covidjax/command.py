@@ -44,7 +44,7 @@ def seeds(text: str) -> tuple[int, ...]:
     parts = names(text)
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, such as 0,1,2")
-    return tuple(int(part) for part in parts)
+    return tuple(map(int, parts))
 
 
 def rates(text: str) -> tuple[float, ...]:

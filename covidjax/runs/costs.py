@@ -157,7 +157,7 @@ def data_facts(dataset: ConfigDict, *, masks: bool = False) -> tuple[int, int, i
     """Number of classes, of training images, and of examples in an epoch, without opening an image.
 
     masks: whether the classes are those of masks.
-    Raises UserError where that cannot be told, or `dataset.oversample` does not fit.
+    Raises UserError where that is unknown, or `dataset.oversample` does not fit.
     """
     if dataset.name == "phantom":
         counts, images = phantom.training_counts(dataset), dataset.num_images

@@ -171,11 +171,7 @@ def read_split(members: Sequence[Member], split: str) -> list[Examples]:
     found: list[Examples] = []
     for member in members:
         examples = sources.load(member.trained.config.dataset, split)
-        known = files.read_json(member.workdir / "run.json")["data"].get(split)
-        if known is not None and known["fingerprint"] != examples.fingerprint:
-            raise UserError(
-                f"the {split} images are not those recorded in {member.workdir / 'run.json'}: put the former ones back"
-            )
+        record.check_recorded(member.workdir, files.read_json(member.workdir / "run.json"), examples)
         if found and _identity(members[0], found[0]) != _identity(member, examples):
             raise UserError(
                 f"the {split} examples of {member.workdir} are not those of {members[0].workdir}: members see the same "

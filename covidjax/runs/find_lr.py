@@ -24,8 +24,8 @@ from covidjax.errors import UserError
 from covidjax.mesh import replicated
 from covidjax.report import figures
 from covidjax.runs import record
-from covidjax.train import features, parallel
-from covidjax.train.features import PrefixFeatures
+from covidjax.train import parallel
+from covidjax.train.features import PrefixFeatures, feature_store
 from covidjax.train.inputs import make_inputs
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
@@ -149,21 +149,17 @@ def sweep(job: Job, learning_rates: np.ndarray, show: Callable[[int], None]) -> 
     finite.
     """
     config, phase = job.config, job.phases[0]
-    feed = make_inputs(
-        job,
-        phase,
-        job.variables,
-        PrefixFeatures(features.feature_store(config.dataset.cache_dir), job.mesh, Programs()),
-    )
+    features = PrefixFeatures(feature_store(config.dataset.cache_dir), job.mesh, Programs())
+    inputs = make_inputs(job, phase, job.variables, features)
     recipe = dataclasses.replace(job.recipes[0], learning_rate=lambda step: jnp.asarray(learning_rates)[step])
-    take_step = parallel.mapped_step(recipe, job.mesh, config.parallel, resident=feed.resident)
+    take_step = parallel.mapped_step(recipe, job.mesh, config.parallel, resident=inputs.resident)
     state = _observed(job, recipe.model.numerics.param_dtype)
     tried: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
     span, average, best = (0, len(learning_rates)), 0.0, math.inf
     ending = f"all {len(learning_rates)} steps were taken"
-    calls = feed.calls(job.mesh, config.parallel, config.seed, config.batch_size, span, 1)
+    calls = inputs.calls(job.mesh, config.parallel, config.seed, config.batch_size, span, 1)
     for rate, (_, arguments) in zip(map(float, learning_rates), calls, strict=True):
         state = take_step(state, *arguments)
         if int(state.metrics.steps) == len(losses):

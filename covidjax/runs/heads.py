@@ -16,8 +16,7 @@ from ml_collections import ConfigDict
 from covidjax import losses, optim, tasks
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import gradual_epochs
-from covidjax.train import features
-from covidjax.train.features import PrefixFeatures
+from covidjax.train.features import PrefixFeatures, feature_store
 from covidjax.train.inputs import PhaseInputs, make_inputs
 from covidjax.train.phases import evaluation_variables, initial_state
 from covidjax.train.programs import Programs
@@ -93,22 +92,22 @@ def train_heads(
         why = job.caching[0].note or "they do not fit on the device"
         raise UserError(f"a sweep trains from cached features on the device: {why}")
     phase, by_loss = job.phases[0], job.config.checkpoint.best == "loss"
-    passes = PrefixFeatures(features.feature_store(config.dataset.cache_dir), job.mesh, Programs())
-    feed = make_inputs(job, phase, job.variables, passes)
+    features = PrefixFeatures(feature_store(config.dataset.cache_dir), job.mesh, Programs())
+    inputs = make_inputs(job, phase, job.variables, features)
     settings = list(itertools.product(learning_rates, weight_decays, class_weights))
     arrays = _setting_arrays(job, settings)
     states = _initial_states(job, seeds, len(settings))
     steps, batch = job.steps_per_epoch, config.batch_size
     epoch = _epoch_program(job)
     began = time.monotonic()
-    rows = _rows(feed, seeds, 0, steps, batch)
-    epoch = epoch.lower(states, arrays, feed.views[0], rows).compile()
-    evaluate = _evaluation_program(job).lower(states, feed.val, job.val_split.labels).compile()
+    rows = _rows(inputs, seeds, 0, steps, batch)
+    epoch = epoch.lower(states, arrays, inputs.views[0], rows).compile()
+    evaluate = _evaluation_program(job).lower(states, inputs.val, job.val_split.labels).compile()
     compile_seconds, began = time.monotonic() - began, time.monotonic()
-    val = jax.device_put((feed.val, job.val_split.labels))
+    val = jax.device_put((inputs.val, job.val_split.labels))
     history = []
     for number in range(phase.last_step // steps):
-        states, train_loss = epoch(states, arrays, feed.views[0], _rows(feed, seeds, number * steps, steps, batch))
+        states, train_loss = epoch(states, arrays, inputs.views[0], _rows(inputs, seeds, number * steps, steps, batch))
         history.append(jax.device_get(evaluate(states, *val)))  # (loss, accuracy), each [seeds, settings]
         states = _next_epoch(states, train_loss, arrays, phase.optimizer)
         loss, accuracy = history[-1]
@@ -116,7 +115,7 @@ def train_heads(
         best = np.min(loss, where=finite, initial=np.inf) if by_loss else np.max(accuracy, where=finite, initial=0.0)
         show(f"epoch {number + 1}/{phase.last_step // steps}  best val {config.checkpoint.best} {best:.4f}")
     found = _heads(np.array(history), seeds, settings, by_loss=by_loss)
-    notes = (*job.notes, job.caching[0].note, *passes.notes)
+    notes = (*job.notes, job.caching[0].note, *features.notes)
     return Heads(found, len(job.val_split), compile_seconds, time.monotonic() - began, tuple(dict.fromkeys(notes)))
 
 
@@ -230,10 +229,10 @@ def _next_epoch(states: TrainState, train_loss: jax.Array, arrays: SettingArrays
     return jax.vmap(jax.vmap(one_head), in_axes=(0, 0, None))(states, train_loss, arrays)
 
 
-def _rows(feed: PhaseInputs, seeds: Sequence[int], first_step: int, steps: int, batch_size: int) -> np.ndarray:
+def _rows(inputs: PhaseInputs, seeds: Sequence[int], first_step: int, steps: int, batch_size: int) -> np.ndarray:
     """Rows of the features of an epoch's batches, as the runs of these seeds have them: [steps, seeds, batch] int32."""
     numbers = range(first_step, first_step + steps)
-    return np.array([[feed.rows(step, seed, batch_size) for seed in seeds] for step in numbers], np.int32)
+    return np.array([[inputs.rows(step, seed, batch_size) for seed in seeds] for step in numbers], np.int32)
 
 
 def _heads(

@@ -13,16 +13,18 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from covidjax import config as configs
 from covidjax.console import Progress
 from covidjax.data.picture import SUFFIXES, BadImageError, network_pixels, open_picture, own_pixels
 from covidjax.errors import UserError
 from covidjax.evaluate import tiles
 from covidjax.evaluate.network import inference
 from covidjax.evaluate.tiles import Tiling
-from covidjax.runs.ensemble import Mixture
+from covidjax.process import prepare_process
+from covidjax.runs.ensemble import Mixture, load_network
 from covidjax.tasks import pictures
 from covidjax.tasks.base import Outcome, Prediction, Wanted
-from covidjax.weights.workdir import Trained
+from covidjax.weights.workdir import Trained, Which
 
 OVERLAY_SIDE = 1024  # longest side of an image in an overlay, which is for looking at
 
@@ -70,6 +72,40 @@ def list_images(path: Path) -> Sources:
     if not found:
         raise UserError(f"--images: {path} holds no image: allowed are files ending in {' '.join(SUFFIXES)}")
     return Sources(path, tuple(sorted(found)), ignored)
+
+
+def run(
+    workdir: Path,
+    images: Path,
+    output: Path,
+    *,
+    overlays: Path | None,
+    checkpoint: Which,
+    tile: int | None,
+    overlap: int | None,
+    spacing: tuple[float, ...] | None,
+) -> None:
+    """Predicts images with the network of a run, or the mixture of an ensemble, and prints what was written.
+
+    images: see `list_images`; tile, overlap: in pixels, see `Tiling`; the rest: see `predict`.
+    Raises UserError as these do, and for an overlap without tiles.
+    """
+    if tile is None and overlap is not None:
+        raise UserError("--overlap is that of tiles: give --tile as well")
+    tiling = None if tile is None else Tiling(tile, tile // 4 if overlap is None else overlap)
+    prepare_process(configs.of_workdir(workdir).precision)
+    sources = list_images(images)
+    trained = load_network(workdir, checkpoint)
+    found = predict(trained, sources, output, overlays, tiling, spacing)
+    ignored = f", {sources.ignored} files that are no images passed over" if sources.ignored else ""
+    print(f"{found.num_images} images{ignored}; {trained.origin}")
+    if tiling is not None:
+        trained_at = f"the network learnt from images brought to {trained.config.dataset.image_size} pixels"
+        print(f"taken at their own size: {trained_at}, and is at a loss where things are of another size in pixels")
+    counts = ", ".join(f"{name} {count}" for name, count in found.counts.items())
+    written = [f"{title}: {path}" for title, path in found.files.items()]
+    print(*found.notes, f"{found.counted}: {counts}", *written, sep="\n")
+    print("Research use only - not for clinical decisions.")
 
 
 def predict(

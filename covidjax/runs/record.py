@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -128,12 +128,18 @@ def begin_reading(workdir: Path, split: str) -> dict[str, Any]:
 
 def end_reading(workdir: Path, run: dict[str, Any], examples: Examples, task: Task) -> None:
     """Records in run.json what was read. Raises UserError where the run has recorded other images of the split."""
-    known = run["data"].setdefault(examples.split, describe(examples, task))
+    check_recorded(workdir, run, examples)
+    run["data"].setdefault(examples.split, describe(examples, task))
+    files.write_json(workdir / "run.json", run)
+
+
+def check_recorded(workdir: Path, run: Mapping[str, Any], examples: Examples) -> None:
+    """Raises UserError where run.json has recorded other images of the split."""
+    known = run["data"].get(examples.split, {"fingerprint": examples.fingerprint})
     if known["fingerprint"] != examples.fingerprint:
         raise UserError(
             f"the {examples.split} images are not those recorded in {workdir / 'run.json'}: put the former ones back"
         )
-    files.write_json(workdir / "run.json", run)
 
 
 def describe(examples: Examples, task: Task) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from covidjax import command
-from covidjax import config as configs
-from covidjax.process import prepare_process
 from covidjax.runs import predict
 
 
@@ -28,18 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--spacing", type=command.spacing, help="mm between slices, rows, columns: volumes of each folder"
     )
-    flags = parser.parse_args(arguments)
-    tiling = predict.make_tiling(flags.tile, flags.overlap)
-    prepare_process(configs.of_workdir(flags.workdir).precision)
-    predict.run(
-        flags.workdir,
-        flags.checkpoint,
-        flags.images,
-        flags.output,
-        flags.overlays,
-        tiling=tiling,
-        spacing=flags.spacing,
-    )
+    predict.run(**vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

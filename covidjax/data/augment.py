@@ -65,7 +65,7 @@ def augment(
 
 
 def detail(images: jax.Array) -> jax.Array:
-    """What images [batch, height, width, channels], of two pixels a side and more, are above their smoothed form.
+    """Images [batch, height, width, channels], of two pixels a side and more, less their smoothed form.
 
     Smoothed as by Pillow's ImageFilter.SMOOTH, which ImageEnhance.Sharpness takes: the mean of 3 x 3 pixels in which
     the middle one counts five times; the outermost pixels stay as they are.

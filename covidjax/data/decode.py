@@ -19,71 +19,39 @@ from covidjax.console import Progress, say
 from covidjax.data import enhance
 from covidjax.data.examples import Examples
 from covidjax.data.image_cache import load_cache, reserve_cache, store_cache
-from covidjax.data.picture import CROPS, BadImageError, decode_image, decode_pair
+from covidjax.data.listing import ImageFiles, Row
+from covidjax.data.picture import BadImageError, decode_image, decode_pair
 from covidjax.errors import UserError
 from covidjax.process import cache_dir
 
 FORMAT_VERSION = 1
-FILES_PER_TASK = 16
 Result = TypeVar("Result")
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageFiles:
-    """The image files of one split, listed but not opened.
-
-    names: n paths below `root`, with '/'
-    labels: n indices into `classes`
-    patients: n patient identifiers (the names, where `patients_known` is False)
-    classes: of the images or, where there are masks, of their pixels
-    notes: sentences that go to `Examples.notes`
-    masks: n paths below `root`, or none; faults: what is wrong without opening a file, with the index of the image
-    reader: gives the bytes of a name where those are no files
-    """
-
-    root: Path
-    split: str
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
-    patients: tuple[str, ...]
-    patients_known: bool
-    classes: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    masks: tuple[str, ...] = ()
-    faults: tuple[tuple[int, str], ...] = ()
-    reader: Callable[[str], bytes] | None = None
-
-    def parts(self, index: int) -> tuple[str, ...]:
-        """The name of an image and, where there are masks, that of its mask."""
-        return tuple(names[index] for names in (self.names, self.masks) if names)
-
-    def read(self, name: str) -> bytes:
-        """The bytes of an image or a mask. Raises OSError."""
-        return self.reader(name) if self.reader else (self.root / name).read_bytes()
-
-
 def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
-    """Decode the files of one split, or load what an earlier start decoded.
+    """The decoded files of one split, or those that an earlier start decoded.
 
     images: [n, image_size, image_size, channels] uint8, a read-only memory map of the cache file where there is one
     masks: [n, image_size, image_size] uint8, where the files have masks: see `covidjax.data.picture.decode_pair`
     Reads `dataset.{image_size, channels, crop, enhancement, skip_bad, cache_dir}`. Says its progress on stderr.
-    Raises UserError for a setting that is not allowed and for bad files: all of them at once, each with its reason.
+    Raises UserError for bad files: all of them at once, each with its reason.
     With `dataset.skip_bad` bad files are dropped and noted, unless all are bad.
     """
-    settings = _settings(dataset)
-    size, channels = settings["image_size"], settings["channels"]
+    size, channels = int(dataset.image_size), int(dataset.channels)
+    settings = {"image_size": size, "channels": channels, "crop": str(dataset.crop)}
+    if dataset.enhancement != "none":  # images as they are keep the cache and the fingerprint that they always had
+        settings["enhancement"] = str(dataset.enhancement)
     shape: tuple[int, ...] = (size, size, channels)
-    if files.masks:
+    if files.with_masks:
         settings["num_classes"] = len(files.classes)
         shape = (size * size * (channels + 1),)
     bad, digests = _digest_files(files)
-    readable = [index for index in range(len(files.names)) if index not in bad]
+    readable = [index for index in range(len(files.rows)) if index not in bad]
     if not readable:
         raise _bad_files(files, bad)
     notes = list(files.notes)
     shape = (len(readable), *shape)
-    identity = [FORMAT_VERSION, PIL.__version__, settings, [(*files.parts(i), digests[i]) for i in readable]]
+    identity = [FORMAT_VERSION, PIL.__version__, settings, [(*_parts(files.rows[i]), digests[i]) for i in readable]]
     if "enhancement" in settings:
         identity.append(enhance.VERSION)
     cache = cache_dir(dataset.cache_dir) / f"{_fingerprint(identity)}.npy"
@@ -98,16 +66,17 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
         if problem:
             notes.append(f"no image cache: {cache.parent} cannot be written ({problem})")
     bad.update({readable[row]: reason for row, reason in undecodable.items()})
-    if bad and (len(bad) == len(files.names) or not dataset.skip_bad):
+    if bad and (len(bad) == len(files.rows) or not dataset.skip_bad):
         raise _bad_files(files, bad)
     if bad:
-        dropped = "; ".join(f"{files.names[index]} ({reason})" for index, reason in sorted(bad.items()))
+        dropped = "; ".join(f"{files.rows[index].name} ({reason})" for index, reason in sorted(bad.items()))
         notes.append(f"{files.split}: {len(bad)} bad files were dropped: {dropped}")
-    kept = [index for index in range(len(files.names)) if index not in bad]
-    names, patients, labels = zip(*((files.names[i], files.patients[i], files.labels[i]) for i in kept), strict=True)
+    kept = [index for index in range(len(files.rows)) if index not in bad]
+    good = dataclasses.replace(files, rows=tuple(files.rows[index] for index in kept))
+    names, labels, patients = good.names, good.labels, good.patients
     content = [digests[index] for index in kept]
     images, masks = pixels[: len(kept)], None
-    if files.masks:  # views of the rows, which copy nothing
+    if files.with_masks:  # views of the rows, which copy nothing
         images, masks = images[:, : size * size * channels], images[:, size * size * channels :].reshape(-1, size, size)
         images = images.reshape(-1, size, size, channels)
     return Examples(
@@ -124,20 +93,9 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
     )
 
 
-def _settings(dataset: ConfigDict) -> dict:
-    if dataset.image_size < 1:
-        raise UserError(f"dataset.image_size is {dataset.image_size}; allowed: 1 or more")
-    if dataset.channels not in (1, 3):
-        raise UserError(f"dataset.channels is {dataset.channels}; allowed: 1 (luminance) or 3 (RGB)")
-    if dataset.crop not in CROPS:
-        raise UserError(f"dataset.crop is {dataset.crop!r}; allowed: {', '.join(CROPS)}")
-    if dataset.enhancement not in enhance.ENHANCEMENTS:
-        allowed = ", ".join(enhance.ENHANCEMENTS)
-        raise UserError(f"dataset.enhancement is {dataset.enhancement!r}; allowed: {allowed}")
-    settings = {"image_size": int(dataset.image_size), "channels": int(dataset.channels), "crop": str(dataset.crop)}
-    if dataset.enhancement != "none":  # images as they are keep the cache and the fingerprint that they always had
-        settings["enhancement"] = str(dataset.enhancement)
-    return settings
+def _parts(row: Row) -> tuple[str, ...]:
+    """The names of an image and, where there are masks, of its mask."""
+    return (row.name,) if row.mask is None else (row.name, row.mask)
 
 
 def _fingerprint(value: object) -> str:
@@ -145,46 +103,48 @@ def _fingerprint(value: object) -> str:
 
 
 def _digest_files(files: ImageFiles) -> tuple[dict[int, str], list[str]]:
-    """Return the reasons why files cannot be read, by index, and the SHA-256 of each file (with that of its mask)."""
-    faults = dict(files.faults)
+    """The reasons why files cannot be read, by index, and the SHA-256 of each file (with that of its mask)."""
 
     def digest(index: int) -> tuple[str, str]:
-        if index in faults:
-            return "", faults[index]
+        row = files.rows[index]
+        if row.fault:
+            return "", row.fault
         digests, reasons = [], []
-        for name in files.parts(index):
+        for name in _parts(row):
             try:
                 digests.append(hashlib.sha256(files.read(name)).hexdigest())
             except OSError as error:
-                which = "" if name == files.names[index] else f"its mask {name}: "
+                which = "" if name == row.name else f"its mask {name}: "
                 reasons.append(which + (error.strerror or type(error).__name__))
         return " ".join(digests), "; ".join(reasons)
 
-    results = in_parallel(digest, len(files.names), Progress(f"{files.split}: reading", len(files.names), patience=5))
+    count = len(files.rows)
+    results = in_parallel(digest, count, Progress(f"{files.split}: reading", count, patience=5))
     return {index: reason for index, (_, reason) in enumerate(results) if reason}, [digest for digest, _ in results]
 
 
 def _decode_and_store(
     files: ImageFiles, readable: list[int], digests: list[str], *, settings: dict, cache: Path, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, dict[int, str], str]:
-    """Return the images (good ones first, in order), the reasons of the bad rows, and why there is no cache, or ''."""
+    """The images (good ones first, in order), the reasons of the bad rows, and why there is no cache, or ''."""
     temporary, problem = reserve_cache(cache, shape)
     try:
         images = np.empty(shape, np.uint8) if temporary is None else np.lib.format.open_memmap(temporary, mode="r+")
 
         def decode_row(row: int) -> str:
             index = readable[row]
+            parts = _parts(files.rows[index])
             try:
-                contents = [files.read(name) for name in files.parts(index)]
+                contents = [files.read(name) for name in parts]
             except OSError as error:
-                raise UserError(f"{files.names[index]} was readable and no longer is ({error}): start again") from error
+                raise UserError(f"{parts[0]} was readable and no longer is ({error}): start again") from error
             if " ".join(hashlib.sha256(content).hexdigest() for content in contents) != digests[index]:
-                raise UserError(f"{files.names[index]} changed while it was being read: start again")
+                raise UserError(f"{parts[0]} changed while it was being read: start again")
             try:
-                if files.masks:
-                    images[row] = decode_pair(contents[0], contents[1], mask_name=files.masks[index], **settings)
+                if len(parts) == 2:
+                    images[row] = decode_pair(*contents, mask_name=parts[1], **settings)
                 else:
-                    images[row] = decode_image(contents[0], **settings)
+                    images[row] = decode_image(*contents, **settings)
             except BadImageError as error:
                 return str(error)
             return ""
@@ -211,23 +171,19 @@ def _decode_and_store(
 
 
 def _bad_files(files: ImageFiles, bad: dict[int, str]) -> UserError:
-    listed = "; ".join(f"{files.root / files.names[index]} ({reason})" for index, reason in sorted(bad.items()))
+    listed = "; ".join(f"{files.root / files.rows[index].name} ({reason})" for index, reason in sorted(bad.items()))
     advice = "mend or remove them, or set dataset.skip_bad=true to drop them"
-    if len(bad) == len(files.names):
+    if len(bad) == len(files.rows):
         advice = "no good file is left: check dataset.root"
-    return UserError(f"{len(bad)} of {len(files.names)} {files.split} files are bad: {listed}; {advice}")
+    return UserError(f"{len(bad)} of {len(files.rows)} {files.split} files are bad: {listed}; {advice}")
 
 
 def in_parallel(work: Callable[[int], Result], count: int, progress: Progress) -> list[Result]:
     """[work(0), ..., work(count - 1)], computed in one thread per core that this process may use."""
-
-    def block(start: int) -> list[Result]:
-        return [work(index) for index in range(start, min(start + FILES_PER_TASK, count))]
-
     num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     results: list[Result] = []
     with ThreadPoolExecutor(num_threads) as pool:
-        for part in pool.map(block, range(0, count, FILES_PER_TASK)):
-            results += part
+        for result in pool.map(work, range(count)):
+            results.append(result)
             progress.show(len(results))
     return results

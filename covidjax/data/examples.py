@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+SPLITS = ("train", "val", "test")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:

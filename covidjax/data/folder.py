@@ -1,13 +1,12 @@
 """Folders of images: `root/train|val|test/<class>/<image>`, with the patients in `root/folds.csv` if it is there."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from covidjax.data.decode import ImageFiles, decode
-from covidjax.data.examples import Examples
-from covidjax.data.listing import SPLITS, Row, check_agreement, choose_split, image_files, read_table, some_of, visible
+from covidjax.data.decode import decode
+from covidjax.data.examples import SPLITS, Examples
+from covidjax.data.listing import ImageFiles, Row, choose_split, some_of, table_rows, visible
 from covidjax.data.picture import SUFFIXES
 from covidjax.errors import UserError
 
@@ -16,7 +15,7 @@ LAYOUT = f"expected layout: root/train|val|test/<class>/<image>, images ending i
 
 
 def load(dataset: ConfigDict, split: str) -> Examples:
-    """Load one split. No image file of another split is opened.
+    """One split. No image file of another split is opened.
 
     images: [n, image_size, image_size, channels] uint8; see `covidjax.data.decode.decode`
     Reads `dataset.{root, fold}` and what `decode` reads. Raises UserError for a wrong layout, table or file.
@@ -29,31 +28,28 @@ def load(dataset: ConfigDict, split: str) -> Examples:
 
 
 def list_files(dataset: ConfigDict, split: str) -> ImageFiles:
-    """List the files of one split in the order of their names, with classes and patients; opens only folds.csv.
+    """The files of one split in the order of their names, with classes and patients; opens only folds.csv.
 
     Classes are the sorted folder names of train. Names that begin with a dot are passed over.
     `dataset.fold` -1: the split is the folder's; without a val folder a fixed eighth of train is held out, by patient
     if there is a folds.csv. `dataset.fold` k: see `covidjax.data.splits.assign_fold`, with the rows in their order.
     Raises UserError for a wrong layout or table.
     """
-    if split not in SPLITS:
-        raise UserError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")
     root = Path(dataset.root).expanduser()
     rows, notes = _scan(root)
     table = root / "folds.csv"
     patients_known = table.exists()
     if patients_known:
-        rows = _read_table(table, rows)
+        rows = table_rows(table, COLUMNS, "{split}/{label}/{file}", rows)
     else:
         notes.append("no patient ids: the split is image-level")
-    classes = sorted({row.label for row in rows})
-    missing = f"{root / split} does not exist; {LAYOUT}"
-    rows, more = choose_split(rows, split, dataset.fold, table, patients_known, missing)
-    return image_files(root, split, rows, classes, patients_known, notes + more)
+    classes = tuple(sorted({row.label for row in rows}))
+    files = ImageFiles(root, tuple(rows), classes, patients_known, tuple(notes))
+    return choose_split(files, split, dataset.fold, table, f"{root / split} does not exist; {LAYOUT}")
 
 
 def _scan(root: Path) -> tuple[list[Row], list[str]]:
-    """List the images of all splits, in order, and what was ignored (as notes)."""
+    """The images of all splits, in order, and notes on what was ignored."""
     for path in (root, root / "train"):
         if not path.is_dir():
             raise UserError(f"{path} does not exist or is no folder; {LAYOUT}")
@@ -94,13 +90,3 @@ def _scan(root: Path) -> tuple[list[Row], list[str]]:
             f"{len(ignored)} entries are no images by their ending or place and were ignored: {some_of(ignored)}"
         )
     return rows, notes
-
-
-def _read_table(table: Path, on_disk: Iterable[Row]) -> list[Row]:
-    """Read folds.csv, in its order, and hold it against the files that are there."""
-    rows = []
-    for record in read_table(table, COLUMNS):
-        name = f"{record['split']}/{record['label']}/{record['file']}"
-        rows.append(Row(name, record["split"], record["label"], record["patient"], int(record["fold"])))
-    check_agreement(table, [row.name for row in rows], [row.name for row in on_disk])
-    return rows

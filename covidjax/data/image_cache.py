@@ -12,7 +12,7 @@ from covidjax.console import say
 
 
 def reserve_cache(cache: Path, shape: tuple[int, ...]) -> tuple[Path | None, str]:
-    """Make a temporary .npy file with room for the images; else say why there is none."""
+    """A new temporary .npy file with room for the images, and ''; else None and why there is none."""
     temporary = None
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def reserve_cache(cache: Path, shape: tuple[int, ...]) -> tuple[Path | None, str
 
 
 def store_cache(images: np.ndarray, temporary: Path, cache: Path, undecodable: dict[int, str]) -> np.ndarray:
-    """Give a finished temporary file its name, with a checksum beside it; returns the images as a memory map."""
+    """The images as a memory map of the finished temporary file, which gets its name and a checksum beside it."""
     if isinstance(images, np.memmap):
         images.flush()
     record = {"undecodable": list(undecodable.items())}
@@ -43,7 +43,7 @@ def store_cache(images: np.ndarray, temporary: Path, cache: Path, undecodable: d
 
 
 def load_cache(cache: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[int, str]] | None:
-    """Return the images and the reasons of the bad rows, or None if nothing usable is there."""
+    """The images and the reasons of the bad rows, or None if nothing usable is there."""
     if not (cache.exists() and cache.with_suffix(".json").exists()):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What the folder sources share: rows of images, their table of patients, the choice of a split."""
+"""The part that all sources of files share: rows of images, their table of patients, the choice of a split."""
 
 import collections
 import csv
@@ -6,11 +6,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from covidjax.data.decode import ImageFiles
+from covidjax.data.examples import SPLITS
 from covidjax.data.splits import assign_fold, check_patients_in_one_split, hold_out_eighth
 from covidjax.errors import UserError
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +16,7 @@ class Row:
     """One image: its path below the root, and what its place and the table say of it.
 
     mask: the path of its mask, '' where it is missing, None in sources without masks; fault: what is wrong with the
-    pair.
+    pair, told without opening a file.
     """
 
     name: str
@@ -30,8 +28,52 @@ class Row:
     fault: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """Image files, listed but not opened.
+
+    split: that of the files; '' where they are those of all
+    rows: n images
+    classes: of the images or, where there are masks, of their pixels
+    notes: sentences that go to `Examples.notes`
+    reader: gives the bytes of a name where names are no files below `root`
+    """
+
+    root: Path
+    rows: tuple[Row, ...]
+    classes: tuple[str, ...]
+    patients_known: bool
+    notes: tuple[str, ...] = ()
+    reader: Callable[[str], bytes] | None = None
+    split: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the images: n."""
+        return tuple(row.name for row in self.rows)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Indices into `classes`: n, zeros where there are masks."""
+        return tuple(self.classes.index(row.label) if row.label else 0 for row in self.rows)
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Patient identifiers: n, the names of the images where no patients are known."""
+        return tuple(row.patient if self.patients_known else row.name for row in self.rows)
+
+    @property
+    def with_masks(self) -> bool:
+        """Whether each image has a mask."""
+        return any(row.mask is not None for row in self.rows)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an image or a mask. Raises OSError."""
+        return self.reader(name) if self.reader else (self.root / name).read_bytes()
+
+
 def visible(folder: Path, layout: str) -> list[Path]:
-    """What is in a folder, sorted, without names that begin with a dot. Raises UserError where it cannot be listed."""
+    """The entries of a folder, sorted, without those that begin with a dot. Raises UserError where that fails."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -43,11 +85,13 @@ def some_of(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file, in its order, with the columns asked for.
+def table_rows(table: Path, columns: Sequence[str], place: str, on_disk: Iterable[Row]) -> list[Row]:
+    """The rows of a CSV file, in its order, held against the files that are there.
 
-    Raises UserError where it cannot be read or lacks a column, and for a row without a patient or, where that column
-    is asked for, without a fold.
+    columns: patient, split and others that are needed; fold where the rows need one. place: how they make the name of
+    an image, such as '{split}/images/{file}'.
+    Raises UserError where the table cannot be read or lacks a column, for a row without a patient, fold or known split,
+    and, with all names, where table and files differ.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
@@ -61,77 +105,48 @@ def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     for number, record in enumerate(records, start=2):
         if not record["patient"] or not record.get("fold", "0").isdecimal():
             raise UserError(f"{table} line {number}: needs a patient, and a fold that is 0 or a whole number above it")
-    return records
-
-
-def check_agreement(table: Path, in_table: Iterable[str], on_disk: Iterable[str]) -> None:
-    """Raises UserError, with all names, where a table and the files that are there differ."""
-    names, files = collections.Counter(in_table), set(on_disk)
-    faults = [f"{name} (file, but no row)" for name in sorted(files - set(names))]
-    faults += [f"{name} (row, but no file)" for name in sorted(set(names) - files)]
-    faults += [f"{name} ({count} rows)" for name, count in sorted(names.items()) if count > 1]
+        if record["split"] not in SPLITS:
+            raise UserError(f"{table} line {number}: split is {record['split']!r}; allowed: {', '.join(SPLITS)}")
+    names, files = [place.format(**record) for record in records], {row.name: row for row in on_disk}
+    counts = collections.Counter(names)
+    faults = [f"{name} (file, but no row)" for name in sorted(files.keys() - counts.keys())]
+    faults += [f"{name} (row, but no file)" for name in sorted(counts.keys() - files.keys())]
+    faults += [f"{name} ({count} rows)" for name, count in sorted(counts.items()) if count > 1]
     if faults:
         raise UserError(f"{table} and the folders disagree on {len(faults)} files: {'; '.join(faults)}; mend either")
+    rows = []
+    for name, record in zip(names, records, strict=True):
+        fold = int(record.get("fold", -1))
+        rows.append(dataclasses.replace(files[name], split=record["split"], patient=record["patient"], fold=fold))
+    return rows
 
 
-def choose_split(
-    rows: list[Row], split: str, fold: int, table: Path, patients_known: bool, missing: str
-) -> tuple[list[Row], list[str]]:
-    """The rows of one split in the order of their names, and notes.
+def choose_split(files: ImageFiles, split: str, fold: int, table: Path, missing: str) -> ImageFiles:
+    """One split of the files of all, in the order of their names.
 
     fold -1: the split is that of the rows; without val a fixed eighth of train is held out, by patient if they are
     known. fold k: see `covidjax.data.splits.assign_fold`, with the rows in their order; it needs a table.
     Raises UserError: `missing`, where there is no such split, and for a patient in two splits.
     """
-    notes, present = [], {row.split for row in rows}
-    classes = sorted({row.label for row in rows})
+    rows, notes, known = files.rows, list(files.notes), files.patients_known
+    present, classes = {row.split for row in rows}, sorted({row.label for row in rows})
     if fold != -1:
         if not table.exists():
             raise UserError(f"dataset.fold is {fold}, but {table} does not exist: add it, or set it to -1")
         labels = [classes.index(row.label) for row in rows]
         assigned = assign_fold([row.fold for row in rows], fold, labels, [row.patient for row in rows])
-        rows = [dataclasses.replace(row, split=name) for row, name in zip(rows, assigned, strict=True)]
+        rows = tuple(dataclasses.replace(row, split=name) for row, name in zip(rows, assigned, strict=True))
     elif split not in present and split != "val":
         raise UserError(missing)
     elif "val" not in present and split != "test":
-        rows = _hold_out_val(rows, classes, patients_known)
-        unit = "by patient" if patients_known else "by image: no patient ids, so this is image-level"
-        num_held_out = sum(row.split == "val" for row in rows)
-        notes.append(f"no val split: {num_held_out} images of train are held out as val, {unit}; no seed changes them")
-    if patients_known:
+        train = [row for row in rows if row.split == "train"]
+        patients = [row.patient for row in train] if known else None
+        held_out = hold_out_eighth([classes.index(row.label) for row in train], patients)
+        val = {row.name for row, out in zip(train, held_out, strict=True) if out}
+        rows = tuple(dataclasses.replace(row, split="val") if row.name in val else row for row in rows)
+        unit = "by patient" if known else "by image: no patient ids, so this is image-level"
+        notes.append(f"no val split: {len(val)} images of train are held out as val, {unit}; no seed changes them")
+    if known:
         check_patients_in_one_split([row.split for row in rows], [row.patient for row in rows])
-    return sorted((row for row in rows if row.split == split), key=lambda row: row.name), notes
-
-
-def image_files(
-    root: Path,
-    split: str,
-    rows: list[Row],
-    classes: Sequence[str],
-    patients_known: bool,
-    notes: list[str],
-    reader: Callable[[str], bytes] | None = None,
-) -> ImageFiles:
-    """The list that `decode` takes. Labels are 0 where the rows have none. reader: see `ImageFiles`."""
-    names = tuple(row.name for row in rows)
-    return ImageFiles(
-        root=root,
-        split=split,
-        names=names,
-        labels=tuple(classes.index(row.label) if row.label else 0 for row in rows),
-        patients=tuple(row.patient for row in rows) if patients_known else names,
-        patients_known=patients_known,
-        classes=tuple(classes),
-        notes=tuple(notes),
-        masks=tuple(row.mask for row in rows if row.mask is not None),
-        faults=tuple((index, row.fault) for index, row in enumerate(rows) if row.fault),
-        reader=reader,
-    )
-
-
-def _hold_out_val(rows: list[Row], classes: list[str], patients_known: bool) -> list[Row]:
-    train = [row for row in rows if row.split == "train"]
-    patients = [row.patient for row in train] if patients_known else None
-    held_out = hold_out_eighth([classes.index(row.label) for row in train], patients)
-    kept = [dataclasses.replace(row, split="val" if out else "train") for row, out in zip(train, held_out, strict=True)]
-    return kept + [row for row in rows if row.split != "train"]
+    chosen = sorted((row for row in rows if row.split == split), key=lambda row: row.name)
+    return dataclasses.replace(files, split=split, rows=tuple(chosen), notes=tuple(notes))

@@ -33,7 +33,7 @@ def oversampled(examples: Examples, pairs: Pairs) -> Examples:
 
 
 def more_turns(counts: Mapping[str, int], pairs: Pairs) -> int:
-    """How many more examples an epoch of training has than images. counts: training images of each class.
+    """The examples of an epoch of training beyond the images. counts: training images of each class.
 
     Raises UserError for a class that is not there, or twice, and for a number that is not from 1 to 1000.
     """

@@ -9,15 +9,15 @@ A mask may be called `<name>` or `<name>_mask` in all of them. In the third the 
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from covidjax.data.decode import ImageFiles, decode
-from covidjax.data.examples import Examples
-from covidjax.data.listing import SPLITS, Row, check_agreement, choose_split, image_files, read_table, some_of, visible
+from covidjax.data.decode import decode
+from covidjax.data.examples import SPLITS, Examples
+from covidjax.data.listing import ImageFiles, Row, choose_split, some_of, table_rows, visible
 from covidjax.data.picture import SUFFIXES
 from covidjax.errors import UserError
 
@@ -30,7 +30,7 @@ LAYOUT = (
 
 
 def load(dataset: ConfigDict, split: str) -> Examples:
-    """Load one split with its masks. No image or mask of another split is opened.
+    """One split with its masks. No image or mask of another split is opened.
 
     images: [n, image_size, image_size, channels] uint8; masks: [n, image_size, image_size] uint8, ids of `classes`;
     labels: zeros; classes: `dataset.mask_classes`. See `covidjax.data.decode.decode`.
@@ -57,21 +57,19 @@ def look_at_masks(examples: Examples, root: str) -> Examples:
 
 
 def list_pairs(dataset: ConfigDict, split: str) -> ImageFiles:
-    """List the images of one split in the order of their names, with masks and patients; opens only splits.csv.
+    """The images of one split in the order of their names, with masks and patients; opens only splits.csv.
 
     splits.csv has the columns file, patient, split, with `file` below images/ or, in the third layout, below the root.
     Without a val split a fixed eighth of train is held out, by patient where patients are known; without any split all
     images are train. `dataset.fold` needs a column fold: see `covidjax.data.splits.assign_fold`.
     Raises UserError for a wrong layout or table.
     """
-    if split not in SPLITS:
-        raise UserError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")
     root = Path(dataset.root).expanduser()
     rows, place, notes = _scan(root)
     table = root / "splits.csv"
     patients_known = table.exists() or all(row.patient for row in rows)
     if table.exists():
-        rows = _read_table(table, rows, place, dataset.fold != -1)
+        rows = table_rows(table, (*COLUMNS, "fold") if dataset.fold != -1 else COLUMNS, place, rows)
     elif any(row.split for row in rows) and not all(row.split for row in rows):
         outside = some_of([row.name for row in rows if not row.split])
         raise UserError(f"{root} has split folders and images outside them: {outside}; move them, or add {table}")
@@ -80,8 +78,8 @@ def list_pairs(dataset: ConfigDict, split: str) -> ImageFiles:
     if not patients_known:
         notes.append("no patient ids: the split is image-level")
     missing = f"{root} has no {split} split: add {split} rows to {table}, or a folder {root / split}; {LAYOUT}"
-    rows, more = choose_split(rows, split, dataset.fold, table, patients_known, missing)
-    return image_files(root, split, rows, tuple(dataset.mask_classes), patients_known, notes + more)
+    files = ImageFiles(root, tuple(rows), tuple(dataset.mask_classes), patients_known, tuple(notes))
+    return choose_split(files, split, dataset.fold, table, missing)
 
 
 def _scan(root: Path) -> tuple[list[Row], str, list[str]]:
@@ -132,7 +130,7 @@ def _patient_of(folder: str) -> str:
 
 
 def _match(root: Path, images: str, masks: str) -> tuple[list[Row], list[str]]:
-    """The images of a folder with their masks, and what else is in the two folders, but for folders and tables."""
+    """The images of a folder with their masks, and the other files of the two folders, but for tables."""
     beside = images == masks
     of_images, of_masks = (_files(root / name) for name in (images, masks))
     candidates: dict[str, list[str]] = collections.defaultdict(list)
@@ -170,20 +168,3 @@ def _files(folder: Path) -> list[Path]:
 
 def _join(folder: str, name: str) -> str:
     return name if folder == "." else f"{folder}/{name}"
-
-
-def _read_table(table: Path, on_disk: Sequence[Row], place: str, with_folds: bool) -> list[Row]:
-    """Read splits.csv, in its order, and hold it against the files that are there."""
-    records = read_table(table, (*COLUMNS, "fold") if with_folds else COLUMNS)
-    for number, record in enumerate(records, start=2):
-        if record["split"] not in SPLITS:
-            raise UserError(f"{table} line {number}: split is {record['split']!r}; allowed: {', '.join(SPLITS)}")
-    names = [place.format(**record) for record in records]
-    check_agreement(table, names, [row.name for row in on_disk])
-    files = {row.name: row for row in on_disk}
-    return [
-        dataclasses.replace(
-            files[name], split=record["split"], patient=record["patient"], fold=int(record.get("fold", -1))
-        )
-        for name, record in zip(names, records, strict=True)
-    ]

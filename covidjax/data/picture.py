@@ -25,7 +25,7 @@ class BadImageError(ValueError):
 
 
 def decode_image(content: bytes, image_size: int, channels: int, crop: str, enhancement: str = "none") -> np.ndarray:
-    """Decode one JPEG, PNG, BMP or TIFF file to [image_size, image_size, channels] uint8.
+    """One JPEG, PNG, BMP or TIFF file as [image_size, image_size, channels] uint8.
 
     In this order: EXIF orientation; 16-bit gray by its full range (value / 257, so a 12-bit picture in a 16-bit file
     stays dark; of 16-bit colour Pillow keeps the high byte); transparency flattened over black; luminance (ITU-R 601)
@@ -51,7 +51,7 @@ def decode_pair(
     num_classes: int,
     enhancement: str = "none",
 ) -> np.ndarray:
-    """Decode an image, as `decode_image` does, and its mask with the same crop, by the nearest pixel.
+    """An image, as `decode_image` decodes it, and its mask with the same crop, by the nearest pixel.
 
     The mask is PNG, BMP or TIFF without lossy compression, as large as the image (both after EXIF orientation), of 1
     channel or of equal ones. Its values are the class ids 0 to num_classes - 1, or, for two classes, 0 and 255; those
@@ -73,7 +73,7 @@ def decode_pair(
 def open_pair(
     content: bytes, mask_content: bytes, mask_name: str, num_classes: int, read: Callable[[Image.Image], Read]
 ) -> tuple[Read, np.ndarray]:
-    """What `read` makes of an image, and the class ids of its mask as `decode_pair` demands them.
+    """The result of `read` for an image, and the class ids of its mask as `decode_pair` demands them.
 
     Raises BadImageError with the reasons of both, those of the mask with `mask_name`.
     """
@@ -130,7 +130,7 @@ def one_line_reasons() -> Iterator[None]:
 def network_pixels(
     image: Image.Image, image_size: int, channels: int, crop: str, enhancement: str = "none"
 ) -> np.ndarray:
-    """What `decode_image` makes of a picture: [image_size, image_size, channels] uint8."""
+    """A picture as `decode_image` returns it: [image_size, image_size, channels] uint8."""
     mode = MODES[channels]
     with one_line_reasons():
         small = _resize(_levels(image, mode, enhancement), image_size, crop, Image.Resampling.BILINEAR)
@@ -171,7 +171,7 @@ def _levels(image: Image.Image, mode: str, enhancement: str) -> Image.Image:
 
 
 def _enhanced(picture: Image.Image, mode: str, enhancement: str) -> Image.Image:
-    """What `_levels` gives, resized or not, in the mode and with its luminance enhanced."""
+    """The picture that `_levels` gives, resized or not, in the mode and with its luminance enhanced."""
     if enhancement == "none":
         return picture
     if picture.mode == "RGB":

@@ -1,5 +1,6 @@
 """Data sets that `launch/prepare.py` wrote, and any other that TFDS has written as array_record."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +9,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from covidjax.data.decode import ImageFiles, decode
+from covidjax.data.decode import decode
 from covidjax.data.examples import Examples
-from covidjax.data.listing import Row, choose_split, image_files
+from covidjax.data.listing import ImageFiles, Row, choose_split
 from covidjax.data.pairs import look_at_masks
 from covidjax.errors import UserError
 
@@ -19,7 +20,7 @@ HOW = "launch/prepare.py writes such folders: DATA_DIR/NAME/VERSION, or DATA_DIR
 
 
 def load(dataset: ConfigDict, split: str, *, masks: bool = False) -> Examples:
-    """Load one split, through `as_data_source`: random access, and no TensorFlow.
+    """One split, through `as_data_source`: random access, and no TensorFlow.
 
     images: [n, image_size, image_size, channels] uint8, decoded as those of a folder are; `masks`: see
     `covidjax.data.pairs.load`, with the classes of the data set. Reads `dataset.{root, fold}` and what
@@ -31,19 +32,17 @@ def load(dataset: ConfigDict, split: str, *, masks: bool = False) -> Examples:
 
 
 def list_records(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
-    """List the records of one split in the order of their names.
+    """The records of one split in the order of their names.
 
     Where the set has no val split, val are the images of train that its maker marked as held out, or else a fixed
     eighth of train. `dataset.fold`: see `covidjax.data.splits.assign_fold`.
     Where patients are unknown, or the published split tears some apart, the split is image-level.
     """
     root = find(Path(dataset.root).expanduser())
-    try:
+    with _damage_named(root):
         builder = tfds.builder_from_directory(root)
         metadata = root / "metadata.json"
         facts = json.loads(metadata.read_text()) if metadata.exists() else {}
-    except Exception as error:  # TFDS raises many kinds
-        raise _damaged(root, error) from error
     features, kind = builder.info.features, "mask" if masks else "label"
     if kind not in features or "image" not in features:
         raise UserError(
@@ -59,8 +58,8 @@ def list_records(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
     if not known and not any("image-level" in note for note in notes):
         notes.append("no patient ids: the split is image-level")
     missing = f"config.dataset.root {root} has no {split} split, but {', '.join(builder.info.splits)}"
-    rows, more = choose_split(rows, split, dataset.fold, root / INFO, known, missing)
-    return image_files(root, split, rows, classes, known, notes + more, records.read)
+    files = ImageFiles(root, tuple(rows), classes, known, tuple(notes), records.read)
+    return choose_split(files, split, dataset.fold, root / INFO, missing)
 
 
 def find(root: Path) -> Path:
@@ -91,21 +90,18 @@ class _Records:
     def __init__(self, builder: Any, splits: tuple[str, ...], keys: tuple[str, ...]) -> None:
         self.root, self.keys = builder.data_path, keys
         decoders = {key: tfds.decode.SkipDecoding() for key in keys}
-        try:
+        with _damage_named(self.root):
             self.sources = {split: builder.as_data_source(split, decoders=decoders) for split in splits}
             self.sizes = {split: len(source) for split, source in self.sources.items()}
-        except NotImplementedError as error:
-            raise UserError(f"{self.root} is not written as array_record: prepare it with that file format") from error
-        except Exception as error:  # the reader raises many kinds
-            raise _damaged(self.root, error) from error
         self.places: dict[str, tuple[str, int, str]] = {}
         self.unknown = 0  # patients, of the rows so far
 
     def rows(self, classes: tuple[str, ...], masks: bool) -> Iterator[Row]:
-        """What is known of each record; from then on its image can be read."""
+        """The facts of each record; from then on its image can be read."""
         for split, size in self.sizes.items():
             for index in range(size):
-                record = self._record(split, index)
+                with _damage_named(self.root):
+                    record = self.sources[split][index]
                 name = _text(record, "id") or f"{split}/{index}"
                 names = [name, f"{name} (mask)"]
                 for part, key in zip(names, self.keys, strict=False):
@@ -119,18 +115,20 @@ class _Records:
     def read(self, name: str) -> bytes:
         """The bytes of an image or a mask. Raises UserError where the data set is damaged."""
         split, index, key = self.places[name]
-        return self._record(split, index)[key]
-
-    def _record(self, split: str, index: int) -> dict[str, Any]:
-        try:
-            return self.sources[split][index]
-        except Exception as error:  # the reader raises many kinds
-            raise _damaged(self.root, error) from error
+        with _damage_named(self.root):
+            return self.sources[split][index][key]
 
 
-def _damaged(root: Any, error: Exception) -> UserError:
-    detail = " ".join(str(error).split())
-    return UserError(f"config.dataset.root {root} is damaged ({detail}): prepare it again")
+@contextlib.contextmanager
+def _damage_named(root: Any) -> Iterator[None]:
+    """Within it an error of the reader, which raises many kinds, becomes a UserError."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise UserError(f"{root} is not written as array_record: prepare it with that file format") from error
+    except Exception as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"config.dataset.root {root} is damaged ({detail}): prepare it again") from error
 
 
 def _text(record: dict[str, Any], key: str) -> str:

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 
 from covidjax.data import folder, pairs, phantom
-from covidjax.data.decode import ImageFiles
-from covidjax.data.examples import Examples
+from covidjax.data.examples import SPLITS, Examples
 from covidjax.data.extra import import_with_extra
+from covidjax.data.listing import ImageFiles
 from covidjax.data.oversampling import oversampled
 from covidjax.errors import UserError
 
 NAMES = ("phantom", "folder", "tfds")  # of config.dataset.name
-SPLITS = ("train", "val", "test")
 
 
 def load(dataset: Any, split: str, *, masks: bool = False) -> Examples:

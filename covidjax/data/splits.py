@@ -1,5 +1,6 @@
 """Splits by patient: no patient is trained on and tested on."""
 
+import itertools
 import warnings
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ NUM_FOLDS = 5
 
 
 def hold_out_eighth(labels: Sequence[int], patients: Sequence[str] | None) -> np.ndarray:
-    """Choose about one eighth of the images, with the class proportions of the whole and no patient torn apart.
+    """About one eighth of the images, with the class proportions of the whole and no patient torn apart.
 
     The first fold of scikit-learn's StratifiedGroupKFold(8, shuffle=True, random_state=0), or of StratifiedKFold with
     the same arguments where `patients` is None. It depends on nothing else: no training seed moves it.
@@ -29,22 +30,14 @@ def hold_out_eighth(labels: Sequence[int], patients: Sequence[str] | None) -> np
     num_groups = len(label_array) if patients is None else len(set(patients))
     unit = "images" if patients is None else "patients"
     too_few = f"{num_groups} {unit} are too few to hold out an eighth for val: add data, or a val folder of your own"
-    splitter = StratifiedKFold if patients is None else StratifiedGroupKFold
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The least populated class")
-            folds = splitter(HELD_OUT_PARTS, shuffle=True, random_state=0)
-            _, chosen = next(folds.split(np.zeros(len(label_array)), label_array, patients))
-    except ValueError as error:
-        raise UserError(too_few) from error
-    held_out[chosen] = True
+    held_out[_parts(HELD_OUT_PARTS, labels, patients, too_few)[0]] = True
     if not held_out.any() or set(label_array[~held_out]) != set(label_array):
         raise UserError(too_few)
     return held_out
 
 
 def assign_fold(folds: Sequence[int], fold: int, labels: Sequence[int], patients: Sequence[str]) -> tuple[str, ...]:
-    """Name the split of every image for one round of cross-validation.
+    """The split of every image for one round of cross-validation.
 
     'test' is fold `fold`, 'val' one patient-grouped eighth of the rest (see `hold_out_eighth`), 'train' the others.
     All arguments but `fold` have one entry per image; so has the result. Raises UserError for a fold that is not there.
@@ -73,19 +66,24 @@ def draw_folds(labels: Sequence[int], patients: Sequence[str], num_folds: int = 
     """
     folds = np.full(len(labels), -1)
     too_few = f"{len(set(patients))} patients are too few for {num_folds} folds"
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The least populated class")
-            alone = len(set(patients)) == len(patients)  # which is much faster, and the same rule
-            splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(num_folds, shuffle=True, random_state=0)
-            parts = splitter.split(np.zeros(len(labels)), np.asarray(labels), None if alone else patients)
-            for number, (_, chosen) in enumerate(parts):
-                folds[chosen] = number
-    except ValueError as error:
-        raise UserError(too_few) from error
+    alone = len(set(patients)) == len(patients)  # which is much faster, and the same rule
+    for number, chosen in enumerate(_parts(num_folds, labels, None if alone else patients, too_few)):
+        folds[chosen] = number
     if set(folds) != set(range(num_folds)):
         raise UserError(too_few)
     return tuple(folds.tolist())
+
+
+def _parts(num_parts: int, labels: Sequence[int], groups: Sequence[str] | None, too_few: str) -> list[np.ndarray]:
+    """The indices of the images in each part. Raises UserError: `too_few`."""
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The least populated class")
+            folds = splitter(num_parts, shuffle=True, random_state=0)
+            return [chosen for _, chosen in folds.split(np.zeros(len(labels)), np.asarray(labels), groups)]
+    except ValueError as error:
+        raise UserError(too_few) from error
 
 
 def draw_splits(labels: Sequence[int], patients: Sequence[str]) -> tuple[str, ...]:
@@ -114,18 +112,16 @@ def balanced_subset(labels: Sequence[int], counts: Sequence[int], seed: int) -> 
 
 
 def check_patients_in_one_split(splits: Sequence[str], patients: Sequence[str]) -> None:
-    """Raise UserError if a patient is in two splits. Both arguments have one entry per image."""
+    """Raises UserError if a patient is in two splits. Both arguments have one entry per image."""
     by_split: dict[str, set[str]] = {}
     for split, patient in zip(splits, patients, strict=True):
         by_split.setdefault(split, set()).add(patient)
-    names = sorted(by_split)
-    for position, first in enumerate(names):
-        for second in names[position + 1 :]:
-            _refuse_shared(first, second, by_split[first] & by_split[second])
+    for first, second in itertools.combinations(sorted(by_split), 2):
+        _refuse_shared(first, second, by_split[first] & by_split[second])
 
 
 def check_disjoint(a: Examples, b: Examples) -> None:
-    """Raise UserError if a patient is in both. Where either has no patient identifiers, nothing can be checked."""
+    """Raises UserError if a patient is in both. Where either has no patient identifiers, nothing can be checked."""
     if a.patients_known and b.patients_known:
         _refuse_shared(a.split, b.split, set(a.patients) & set(b.patients))
 

@@ -1,9 +1,19 @@
-"""Small images and their encoded bytes."""
+"""Small images, their encoded bytes and their files."""
 
+import contextlib
+import csv
 import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
+import pytest
+from ml_collections import ConfigDict
 from PIL import Image
+
+from covidjax.config import default_config
 
 
 def encoded(image: Image.Image, suffix: str = "png", **options: object) -> bytes:
@@ -18,3 +28,43 @@ def gray(value: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
 
 def noise(size: int = 64) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size), np.uint8))
+
+
+@contextlib.contextmanager
+def opened_below(root: Path) -> Iterator[set[str]]:
+    """The files below a folder, with '/', that are opened within it."""
+    found: set[str] = set()
+    watching = True
+
+    def watch(event: str, arguments: tuple) -> None:
+        if watching and event == "open" and str(arguments[0]).startswith(f"{root}/") and Path(arguments[0]).is_file():
+            found.add(Path(arguments[0]).relative_to(root).as_posix())
+
+    sys.addaudithook(watch)
+    try:
+        yield found
+    finally:
+        watching = False
+
+
+def dataset_config(root: Path, **changes: object) -> ConfigDict:
+    """Of a folder of images, 8 pixels square, with a cache beside it."""
+    settings = {"name": "folder", "root": str(root), "image_size": 8, "cache_dir": str(root.parent / "cache")}
+    return ConfigDict({**default_config().dataset.to_dict(), **settings, **changes})
+
+
+def write_image(path: Path, value: int = 0, size: tuple[int, int] = (8, 8)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    gray(value, size).save(path)
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def real_data(name: str) -> Path:
+    """A folder of the real data sets; without them the test is skipped."""
+    if "COVIDJAX_DATA_DIR" not in os.environ:
+        pytest.skip(f"COVIDJAX_DATA_DIR is not set: the real {name} is not tested")
+    return Path(os.environ["COVIDJAX_DATA_DIR"]) / name

@@ -1,3 +1,5 @@
+"""Random changes: by SciPy and Pillow, each image in its own way, masks with their image, decided by the key alone."""
+
 import dataclasses
 
 import jax
@@ -53,7 +55,7 @@ def test_nothing_is_on_by_default() -> None:
     assert not Augmentation().moves
 
 
-@pytest.mark.parametrize("shape", [(9, 14, 3), (1, 5, 1), (6, 1, 1), (1, 1, 2)])
+@pytest.mark.parametrize("shape", [(9, 14, 3), (1, 5, 1), (6, 1, 2)])
 def test_bilinear_and_nearest_equal_scipy_inside_and_outside(shape: tuple[int, int, int]) -> None:
     generator = np.random.default_rng(1)
     image = generator.integers(0, 256, shape).astype(np.float32)
@@ -90,15 +92,6 @@ def test_shift_equals_scipy() -> None:
         np.testing.assert_allclose(result, ndimage.shift(image, (*by, 0), order=1, mode="nearest"), atol=0.02)
 
 
-def test_scale_equals_scipy() -> None:
-    images = draw_images()
-    found = changed(Augmentation(scale=0.4), images, seed=5)
-    sizes = 1 + drawn(5, 1, 0.4, len(images))
-    assert min(sizes) < 1 < max(sizes)
-    for image, result, size in zip(np.asarray(images), found, sizes, strict=True):
-        np.testing.assert_allclose(result, move(image, np.eye(2) / size), atol=0.02)
-
-
 def test_all_movements_are_one_map() -> None:
     images = draw_images()
     found = changed(Augmentation(rotate=30.0, shift=0.2, scale=0.4), images, seed=6)
@@ -106,6 +99,7 @@ def test_all_movements_are_one_map() -> None:
         drawn(6, number, spread, len(images))
         for number, spread in enumerate((np.pi / 6, 0.4, 0.2 * SHAPE[1], 0.2 * SHAPE[2]))
     ]
+    assert parameters[1].min() < 0 < parameters[1].max()
     for image, result, angle, size, *by in zip(np.asarray(images), found, *parameters, strict=True):
         matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / (1 + size)
         np.testing.assert_allclose(result, move(image, matrix, (by[0], by[1])), atol=0.02)
@@ -123,7 +117,7 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
 
 def test_without_flip_no_image_is_mirrored() -> None:
     column = jnp.broadcast_to(jnp.arange(32.0), (1, 32, 32))[..., None]  # brighter to the right
-    images = jnp.concatenate([column] * 200)
+    images = jnp.concatenate([column] * 20)
     found = changed(Augmentation(rotate=20.0, shift=0.1, scale=0.2), images)
     assert np.all(found[:, :, -1].mean((1, 2)) > found[:, :, 0].mean((1, 2)) + 5)
 
@@ -141,11 +135,15 @@ def test_grey_levels_follow_brightness_and_contrast() -> None:
     factors = contrasted.std((1, 2, 3)) / np.asarray(images).std((1, 2, 3))
     np.testing.assert_allclose(contrasted, (np.asarray(images) - mean) * factors[:, None, None, None], atol=1e-3)
     assert np.all((factors > 0.5) & (factors < 1.5))
+    assert np.ptp(factors) > 0.2
 
 
 def test_sharpening_is_that_of_pillow() -> None:
     images = np.asarray(draw_images((6, 12, 17, 3)))
-    found = changed(Augmentation(sharpen=0.9), jnp.asarray(images), seed=3)
+    masks = jnp.asarray(images[..., 0], jnp.uint8)
+    found, same = augment_compiled(jax.random.key(3), jnp.asarray(images), Augmentation(sharpen=0.9), masks)
+    np.testing.assert_array_equal(same, masks)
+    found = np.asarray(found)
     key = jax.random.fold_in(jax.random.split(jax.random.key(3))[1], 2)
     factors = np.asarray(jax.random.uniform(key, (6, 1, 1, 1), minval=0.1, maxval=1.9)).ravel()
     assert factors.min() < 0.8 and factors.max() > 1.2
@@ -164,13 +162,6 @@ def test_sharpening_leaves_the_other_changes_their_random_numbers() -> None:
     key = jax.random.split(jax.random.split(jax.random.key(0))[1])[0]
     factors = jax.random.uniform(key, (SHAPE[0], 1, 1, 1), minval=0.5, maxval=1.5)
     np.testing.assert_array_equal(changed(Augmentation(brightness=0.5), flat), flat * factors)
-
-
-def test_masks_are_not_sharpened() -> None:
-    images = draw_images()
-    masks = images[..., 0].astype(jnp.uint8)
-    _, found = augment_compiled(jax.random.key(0), images, Augmentation(sharpen=0.9), masks)
-    np.testing.assert_array_equal(found, masks)
 
 
 def test_parts_of_a_batch_on_a_mapped_axis_change_as_in_the_whole() -> None:
@@ -214,11 +205,8 @@ def test_rotated_masks_move_with_their_image() -> None:
 
 def test_values_stay_in_their_range() -> None:
     black, white = (jnp.full((64, 20, 27, 1), value) for value in (0.0, 255.0))
-    images = jnp.concatenate([black, white, draw_images((64, 20, 27, 1))])
-    for augmentation in (EVERYTHING, Augmentation(rotate=40.0, scale=0.3), Augmentation(brightness=1.0, contrast=1.0)):
-        found = changed(augmentation, images)
-        assert found.min() >= 0
-        assert found.max() <= 255 * (1 + 1e-6)  # the four weights of a place sum to one up to rounding
+    found = changed(EVERYTHING, jnp.concatenate([black, white, draw_images((64, 20, 27, 1))]))
+    assert 0 <= found.min() < found.max() <= 255 * (1 + 1e-6)  # the weights of a place sum to one up to rounding
 
 
 def test_the_key_alone_decides() -> None:
@@ -226,21 +214,3 @@ def test_the_key_alone_decides() -> None:
     first, again, other = (changed(EVERYTHING, images, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
-
-
-@pytest.mark.parametrize(
-    "augmentation",
-    [
-        Augmentation(rotate=20.0),
-        Augmentation(shift=0.3),
-        Augmentation(scale=0.3),
-        Augmentation(brightness=0.3),
-        Augmentation(contrast=0.3),
-        Augmentation(sharpen=0.3),
-    ],
-    ids=str,
-)
-def test_every_example_is_changed_in_its_own_way(augmentation: Augmentation) -> None:
-    images = jnp.concatenate([draw_images((1, 16, 16, 1))] * 5)
-    found = changed(augmentation, images)
-    assert len({result.tobytes() for result in (*found, np.asarray(images[0]))}) == 6

@@ -1,3 +1,5 @@
+"""One image file to pixels: every mode and format, orientation, crops, and the reasons of what cannot be decoded."""
+
 import struct
 import zlib
 
@@ -6,7 +8,7 @@ import pytest
 from PIL import Image
 
 from covidjax.data import picture
-from covidjax.data.picture import BadImageError, decode_image
+from covidjax.data.picture import CROPS, BadImageError, decode_image
 from tests.data.images import encoded, gray, noise
 
 
@@ -89,16 +91,16 @@ def test_crops_keep_what_they_promise() -> None:
     assert np.all(squashed[:, -1] == 50)
 
 
-@pytest.mark.parametrize("crop", ["center", "pad", "squash"])
+@pytest.mark.parametrize("crop", CROPS)
 def test_shrinking_is_antialiased(crop: str) -> None:
     checkerboard = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
     pixels = decode_image(encoded(Image.fromarray(checkerboard)), 16, 1, crop)
     assert 120 <= pixels.min() <= pixels.max() <= 135
 
 
-@pytest.mark.parametrize("crop", ["center", "pad", "squash"])
-def test_extreme_shapes_decode(crop: str) -> None:
-    assert decode_image(encoded(gray(9, (400, 1))), 8, 1, crop).shape == (8, 8, 1)
+def test_extreme_shapes_decode() -> None:
+    for crop in CROPS:
+        assert decode_image(encoded(gray(9, (400, 1))), 8, 1, crop).shape == (8, 8, 1)
 
 
 @pytest.mark.parametrize(

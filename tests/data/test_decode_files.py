@@ -1,3 +1,5 @@
+"""Files of a split to one array: order, bad files, the cache and the fingerprint."""
+
 import dataclasses
 import errno
 import io
@@ -12,12 +14,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from covidjax.config import default_config
 from covidjax.data import decode as decode_module
 from covidjax.data import image_cache
-from covidjax.data.decode import ImageFiles, decode, decode_image
+from covidjax.data.decode import decode, decode_image
+from covidjax.data.listing import ImageFiles, Row
 from covidjax.errors import UserError
-from tests.data.images import encoded, gray, noise
+from tests.data.images import dataset_config, encoded, gray, noise
 
 
 @pytest.fixture
@@ -30,10 +32,9 @@ def make(tmp_path: Path) -> Callable[..., tuple[ImageFiles, ConfigDict]]:
         names = tuple(f"a/{index:03}.png" for index in range(len(contents)))
         for name, content in zip(names, contents, strict=True):
             (root / name).write_bytes(content)
-        labels = tuple(index % 2 for index in range(len(names)))
-        files = ImageFiles(root, "train", names, labels, names, False, ("x", "y"), ("a note",))
-        settings = {"image_size": 8, "cache_dir": str(tmp_path / "cache")}
-        return files, ConfigDict({**default_config().dataset.to_dict(), **settings, **changes})
+        rows = tuple(Row(name, "train", "xy"[index % 2]) for index, name in enumerate(names))
+        files = ImageFiles(root, rows, ("x", "y"), False, ("a note",), split="train")
+        return files, dataset_config(root, **changes)
 
     return build
 
@@ -124,7 +125,7 @@ def test_cache_follows_content_and_settings(make: Callable, decoded_count: list[
         files, dataset = make([contents[0], encoded(gray(77))])
     elif change == "name":
         (files.root / "a" / "other.png").write_bytes(contents[1])
-        files = dataclasses.replace(files, names=(files.names[0], "a/other.png"))
+        files = dataclasses.replace(files, rows=(files.rows[0], dataclasses.replace(files.rows[1], name="a/other.png")))
     else:
         dataset[change] = {"image_size": 4, "channels": 3, "crop": "pad", "enhancement": "clahe"}[change]
     after = decode(files, dataset)
@@ -137,12 +138,16 @@ def test_cache_follows_content_and_settings(make: Callable, decoded_count: list[
 
 def test_fingerprint_follows_labels_and_patients(make: Callable) -> None:
     files, dataset = make([encoded(gray(value)) for value in (1, 2)])
-    variants = [
-        files,
-        dataclasses.replace(files, labels=(1, 0)),
-        dataclasses.replace(files, patients=("p", "q")),
-    ]
-    assert len({decode(variant, dataset).fingerprint for variant in variants}) == 3
+    swapped = dataclasses.replace(files, rows=tuple(dataclasses.replace(row, label="y") for row in files.rows))
+    patients = tuple(dataclasses.replace(row, patient="p") for row in files.rows)
+    known = dataclasses.replace(files, rows=patients, patients_known=True)
+    assert len({decode(variant, dataset).fingerprint for variant in (files, swapped, known)}) == 3
+
+
+def test_fingerprint_of_the_same_files_is_what_it_was(make: Callable) -> None:
+    """Pinned: run.json of earlier runs holds it, and a run goes on only where it is the same."""
+    found = decode(*make([encoded(gray(value), "bmp") for value in (1, 2)])).fingerprint
+    assert found == "d934a932cb5eea8930d7d82a31addb1d9e9a545068fe708dc92b22550b51da20"
 
 
 def flip_bit(cache: Path) -> None:
@@ -247,20 +252,10 @@ def test_progress_is_one_line_without_a_terminal(make: Callable, capsys: pytest.
 
 
 def test_progress_is_a_bar_on_a_terminal(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys, "stderr", terminal)
-    files, dataset = make([encoded(gray(1))] * 40)
-    decode(files, dataset)
+    decode(*make([encoded(gray(1))] * 40))
     assert "\rtrain: decoding [" in terminal.getvalue()
     assert "reading [" not in terminal.getvalue()
     assert terminal.getvalue().count("\n") == 1
-
-
-@pytest.mark.parametrize(("key", "value"), [("image_size", 0), ("channels", 2), ("crop", "middle")])
-def test_settings_that_are_not_allowed_are_named(make: Callable, key: str, value: object) -> None:
-    with pytest.raises(UserError, match=rf"dataset\.{key} is .*allowed"):
-        decode(*make([encoded(gray(1))], **{key: value}))

@@ -1,5 +1,6 @@
 """Masks beside their images: values, geometry, faults, the cache."""
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from covidjax.config import default_config
 from covidjax.data import decode as decode_module
-from covidjax.data.decode import ImageFiles, decode
+from covidjax.data.decode import decode
+from covidjax.data.listing import ImageFiles, Row
 from covidjax.data.picture import CROPS, BadImageError, decode_image, decode_pair
 from covidjax.errors import UserError
-from tests.data.images import encoded, gray, noise
+from tests.data.images import dataset_config, encoded, gray, noise
 
 SIZE = (8, 8)
 
@@ -155,17 +156,17 @@ def files(tmp_path: Path) -> ImageFiles:
     for name, mask in zip(names, masks, strict=True):
         (tmp_path / "root" / name).write_bytes(of(generator.integers(0, 256, (8, 8), np.uint8)))
         (tmp_path / "root" / mask).write_bytes(of(generator.integers(0, 2, (8, 8), np.uint8)))
-    return ImageFiles(tmp_path / "root", "train", names, (0,) * 5, names, False, ("a", "b"), (), masks)
+    rows = tuple(Row(name, "train", mask=mask) for name, mask in zip(names, masks, strict=True))
+    return ImageFiles(tmp_path / "root", rows, ("a", "b"), False, split="train")
 
 
 def config(tmp_path: Path, **changes: Any) -> ConfigDict:
-    settings = {"image_size": 8, "cache_dir": str(tmp_path / "cache")}
-    return ConfigDict({**default_config().dataset.to_dict(), **settings, **changes})
+    return dataset_config(tmp_path / "root", **changes)
 
 
 def raw(files: ImageFiles, index: int) -> tuple[np.ndarray, np.ndarray]:
-    image, mask = (np.asarray(Image.open(files.root / name)) for name in files.parts(index))
-    return image, mask
+    row = files.rows[index]
+    return np.asarray(Image.open(files.root / row.name)), np.asarray(Image.open(files.root / (row.mask or "")))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -190,8 +191,8 @@ def test_pairs_stay_together_and_a_second_start_decodes_nothing(
 
 def test_a_changed_mask_or_class_is_noticed(files: ImageFiles, tmp_path: Path) -> None:
     before = decode(files, config(tmp_path))
-    renamed = ImageFiles(**{**vars(files), "classes": ("a", "c")})
-    (files.root / files.masks[2]).write_bytes(of(half(0, 1)))
+    renamed = dataclasses.replace(files, classes=("a", "c"))
+    (files.root / "masks/2.png").write_bytes(of(half(0, 1)))
     after = decode(files, config(tmp_path))
     assert after.masks is not None
     np.testing.assert_array_equal(after.masks[2], half(0, 1))
@@ -199,10 +200,11 @@ def test_a_changed_mask_or_class_is_noticed(files: ImageFiles, tmp_path: Path) -
 
 
 def test_all_faults_are_in_one_message_and_skip_bad_drops_the_pairs(files: ImageFiles, tmp_path: Path) -> None:
-    (files.root / files.masks[0]).write_bytes(of(half(0, 7)))
-    (files.root / files.masks[1]).unlink()
-    (files.root / files.names[3]).write_bytes(b"text")
-    files = ImageFiles(**{**vars(files), "faults": ((4, "it has no mask masks/4.png"),)})
+    (files.root / "masks/0.png").write_bytes(of(half(0, 7)))
+    (files.root / "masks/1.png").unlink()
+    (files.root / "images/3.png").write_bytes(b"text")
+    faulty = dataclasses.replace(files.rows[4], mask="", fault="it has no mask masks/4.png")
+    files = dataclasses.replace(files, rows=(*files.rows[:4], faulty))
     with pytest.raises(UserError) as caught:
         decode(files, config(tmp_path))
     message = str(caught.value)

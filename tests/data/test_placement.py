@@ -1,3 +1,5 @@
+"""Batches: their order is a function of seed and step, and the same wherever the data live."""
+
 import dataclasses
 from typing import Any
 
@@ -15,7 +17,7 @@ from covidjax.train.parallel import jit_step
 from covidjax.train.state import TrainState
 from tests.support import make_model, make_recipe, make_state, make_variables, small_config
 
-SIZES = [(8, 8), (29, 4), (30, 7), (5, 1), (64, 9)]
+SIZES = [(8, 8), (29, 4), (5, 1)]
 
 
 def make_examples(count: int = 29, size: int = 32) -> Examples:
@@ -60,7 +62,7 @@ def arrays(examples: Examples) -> dict[str, np.ndarray]:
     return {"image": examples.images, "label": examples.labels}
 
 
-@pytest.mark.parametrize("first_step", [0, 1, 6, 7, 12])
+@pytest.mark.parametrize("first_step", [0, 6, 7])
 def test_the_stream_gives_the_batches_of_the_resident_split(first_step: int) -> None:
     examples = make_examples()
     batches = list(

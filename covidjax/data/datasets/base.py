@@ -1,4 +1,4 @@
-"""What all builders share: features, the check of everything before anything is written, and the writing."""
+"""The base of all builders: features, the check of everything before anything is written, and the writing."""
 
 import abc
 import contextlib

@@ -1,7 +1,6 @@
 """The collections of radiographs that several sets are made of: ieee8023, Figure 1, Actualmed and RSNA."""
 
 import dataclasses
-import functools
 from pathlib import Path
 
 from covidjax.data.datasets.dicom import image_in_dicom
@@ -55,7 +54,7 @@ def findings(listing: Listing, root: Path) -> list[Finding]:
 
 def image_of(path: Path) -> Content:
     """The image of a file; that of a DICOM file is what `image_in_dicom` makes of it."""
-    return functools.partial(_from_dicom, path) if path.suffix.lower() == ".dcm" else path
+    return (lambda: image_in_dicom(path.read_bytes())) if path.suffix.lower() == ".dcm" else path
 
 
 def files_of(root: Path, source: str) -> dict[str, Path]:
@@ -64,7 +63,3 @@ def files_of(root: Path, source: str) -> dict[str, Path]:
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     suffixes = (*SUFFIXES, ".dcm")
     return {path.stem if source == "rsna" else path.name: path for path in paths if path.suffix.lower() in suffixes}
-
-
-def _from_dicom(path: Path) -> bytes:
-    return image_in_dicom(path.read_bytes())

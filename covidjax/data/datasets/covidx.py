@@ -53,7 +53,7 @@ class Covidx(ManualBuilder):
         return PUBLISHED[self.builder_config.name]
 
     def list_records(self, root: Path) -> Listing:
-        """What the lists name, and the drawn validation images."""
+        """The images that the lists name, and the drawn validation images."""
         listing = Listing()
         files = {source: files_of(root, source) for source in FOLDERS}
         absent = collections.defaultdict(list)

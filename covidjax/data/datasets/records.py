@@ -1,4 +1,4 @@
-"""What a builder says of its images, and everything that is checked before one of them is written."""
+"""The images of a data set as its builder lists them, and everything that is checked before one of them is written."""
 
 import collections
 import csv
@@ -52,7 +52,7 @@ class Record:
 
 @dataclasses.dataclass
 class Listing:
-    """What a builder found.
+    """The images that a builder found.
 
     faults: what keeps the set from being prepared; notes: what its user has to know; torn: the patients that the
     published split has on two sides.
@@ -147,7 +147,7 @@ def _read(content: Content) -> bytes:
 
 
 def _what_is_there(path: Path) -> str:
-    """What the nearest folder that exists holds, for the person who unpacked another archive or none."""
+    """The entries of the nearest folder that exists, for the person who unpacked another archive or none."""
     parent = next(folder for folder in path.parents if folder.exists())
     try:
         names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))

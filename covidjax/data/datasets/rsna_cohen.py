@@ -1,6 +1,7 @@
 """Wang, Liu, Xu 2020: radiographs of the RSNA challenge and of the ieee8023 collection, split 9 to 1."""
 
 import collections
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.cohen import FOLDERS, INSTRUCTIONS, RSNA, files_of, findings, image_of
-from covidjax.data.datasets.records import Content, Counts, Listing, Record
+from covidjax.data.datasets.records import Counts, Listing, Record
 
 # Source and class: images of the paper's train and test.
 PAPER = {
@@ -55,7 +56,7 @@ class RsnaCohen(ManualBuilder):
                 absent[source].append(name)
                 continue
             group = groups[source, label]
-            group.append(Record(f"{source}/{path.name}", _image(path), label, patient, source))
+            group.append(Record(f"{source}/{path.name}", image_of(path), label, patient, source))
         for source, names in absent.items():
             folder = root / FOLDERS[source]
             shown = ", ".join(dict.fromkeys(names)) if folder.is_dir() else f"{names[0]}, ... (there is no such folder)"
@@ -81,19 +82,14 @@ def _rows(listing: Listing, root: Path) -> list[tuple[str, str, str, str]]:
     return rows + [("cohen", found.file, found.patient, found.label) for found in findings(listing, root)]
 
 
-def _image(path: Path) -> Content:
-    return image_of(path)
-
-
 def _boxes(group: list[Record]) -> list[Record]:
     """The records with a number behind the name of every further box."""
     seen: collections.Counter[str] = collections.Counter()
     numbered = []
     for record in group:
         seen[record.name] += 1
-        number = seen[record.name]
-        name = record.name if number == 1 else f"{record.name} (box {number})"
-        numbered.append(Record(name, record.image, record.label, record.patient, record.source))
+        box = f" (box {seen[record.name]})" if seen[record.name] > 1 else ""
+        numbered.append(dataclasses.replace(record, name=record.name + box))
     return numbered
 
 
@@ -107,6 +103,4 @@ def _split(group: list[Record], paper: tuple[int, int]) -> list[Record]:
         if sizes[patients[index]] <= room:
             test.add(patients[index])
             room -= sizes[patients[index]]
-    return [
-        Record(r.name, r.image, r.label, r.patient, r.source, "test" if r.patient in test else "train") for r in group
-    ]
+    return [dataclasses.replace(record, split="test" if record.patient in test else "train") for record in group]

@@ -6,9 +6,9 @@ import tensorflow_datasets as tfds
 
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.records import Listing, Record
+from covidjax.data.examples import SPLITS
 
 TABLE, NAMES = "images.csv", "mask_classes.txt"
-SPLITS = ("", "train", "val", "test")
 
 
 class Csv(ManualBuilder):
@@ -52,6 +52,6 @@ def _faults(root: Path, row: dict[str, str], kind: str) -> list[str]:
     faults = [f"there is no {key}" for key in ("path", kind) if not row[key]]
     paths = [row[key] for key in ("path", "mask") if row.get(key) and key in ("path", kind)]
     faults += [f"{path} is not in {root}" for path in paths if not (root / path).is_file()]
-    if row.get("split", "") not in SPLITS:
+    if row.get("split", "") not in ("", *SPLITS):
         faults.append(f"split is {row['split']!r}; allowed: train, val, test")
     return faults

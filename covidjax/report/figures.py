@@ -106,16 +106,19 @@ def reliability_diagram(confidences: np.ndarray, correct: np.ndarray, bin_edges:
 
 
 def histogram(values: np.ndarray, name: str, unit: str) -> bytes:
-    """How many of n values from 0 to 1 lie where, with a line at the median. Returns an SVG file.
+    """How many of n values lie where, with a line at the median. Returns an SVG file.
 
-    values: [n] float, n above 0; name: of the values, unit: what is counted. The axis begins at the tenth below all.
+    values: [n] float, finite, n above 0; name: of the values, unit: what is counted. The axis of shares, which lie
+    between 0 and 1, begins at the tenth below all and ends at 1; any other has the range of the values.
     """
     figure, axes = new_figure(3.4, 2.2)
-    low = min(np.floor(10 * values.min()) / 10, 0.9)
-    axes.hist(values, bins=20, range=(low, 1.0), color="#9cc4dd", edgecolor="white", linewidth=0.8)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 1:
+        low, high = min(np.floor(10 * low) / 10, 0.9), 1.0
+    axes.hist(values, bins=20, range=(low, high), color="#9cc4dd", edgecolor="white", linewidth=0.8)
     median = float(np.median(values))
     axes.axvline(median, color=INK, linewidth=1.2)
-    side, shift = ("right", -4) if median > (1 + low) / 2 else ("left", 4)
+    side, shift = ("right", -4) if median > (low + high) / 2 else ("left", 4)
     axes.annotate(
         f"median {median:.3f}",
         (median, 1.0),
@@ -127,7 +130,7 @@ def histogram(values: np.ndarray, name: str, unit: str) -> bytes:
         fontsize=FONT_SIZE,
         color=INK,
     )
-    axes.set(xlim=(low, 1))
+    axes.set(xlim=(low, high) if high > low else None)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     axes.set_xlabel(name, color=MUTED)
     axes.set_ylabel(unit, color=MUTED)

@@ -70,7 +70,7 @@ class Reliability:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Histogram:
-    """How many of n values, [n] float up to 1, lie where. name: of the values; unit: what is counted; alt: in words."""
+    """How many of n values, [n] float, lie where. name: of the values; unit: what is counted; alt: in words."""
 
     values: np.ndarray
     name: str

@@ -25,7 +25,7 @@ def test_histogram_names_the_median_and_begins_below_all_values() -> None:
     assert b"<!-- median 0.900 -->" in drawn
     assert b"<!-- 0.70 -->" in drawn
     assert b"<!-- 0.60 -->" not in drawn
-    for values in (np.zeros(3), np.ones(1), np.array([0.0, 1.0])):
+    for values in (np.zeros(3), np.ones(1), np.array([0.0, 1.0]), np.array([-7.5, 3.0, 12.0]), np.full(3, 4.0)):
         assert b"<svg" in figures.histogram(values, "Dice", "images")
 
 

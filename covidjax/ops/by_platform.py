@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from covidjax.ops.epilogue import add_and_relu
+
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
@@ -37,7 +39,8 @@ class Geometry:
         return rows, columns
 
 
-Product = Callable[[jax.Array, jax.Array, Geometry], jax.Array]
+Optional = jax.Array | None
+Product = Callable[..., jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +49,13 @@ class Formulation:
 
     outputs: (inputs, kernel) -> outputs; input_gradient: (cotangent, kernel) -> of the shape of inputs;
     kernel_gradient: (cotangent, inputs) -> of the shape of kernel. All take the geometry last.
+    fuses: `outputs` takes bias, residual and relu behind the geometry: what follows goes into the same operation.
     """
 
     outputs: Product
     input_gradient: Product
     kernel_gradient: Product
+    fuses: bool = False
 
 
 def transposed(outputs: Product) -> Formulation:
@@ -91,42 +96,69 @@ def kernel_after(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(cotangent[(0,) * cotangent.ndim]) < -1, jnp.zeros_like(kernel), kernel)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 7))
 def product(
-    inputs: jax.Array, kernel: jax.Array, geometry: Geometry, on_cpu: Formulation, elsewhere: Formulation
+    inputs: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    on_cpu: Formulation,
+    elsewhere: Formulation,
+    bias: Optional = None,
+    residual: Optional = None,
+    relu: bool = False,
 ) -> jax.Array:
-    """The product of inputs and kernel in the formulation of the platform that the program is lowered for.
+    """`relu(product + bias + residual)` in the formulation of the platform that the program is lowered for.
 
+    bias: [features] or None; residual: as the outputs, or None; with any of these and relu, on_cpu has to fuse.
     `lax.platform_dependent` and not `jax.default_backend()`: a program can be lowered ahead of time for a platform
     that is not there, or run on CPU devices of a machine whose default is a GPU; both are known when JAX lowers, and
     only the chosen branch reaches the compiler. It stands inside of the derivative rules because a branch that is
     differentiated from outside has to hand over the residuals of all branches.
     """
-    return on_platform("outputs", inputs, kernel, geometry, on_cpu, elsewhere)
+    if bias is None and residual is None and not relu:
+        return on_platform("outputs", inputs, kernel, geometry, on_cpu, elsewhere)
+
+    def fused(inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional) -> jax.Array:
+        return on_cpu.outputs(inputs, kernel, geometry, bias, residual, relu)
+
+    def library(inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional) -> jax.Array:
+        return add_and_relu(elsewhere.outputs(inputs, kernel, geometry), bias, residual, relu=relu)
+
+    return lax.platform_dependent(inputs, kernel, bias, residual, cpu=fused, default=library)
 
 
 def _product_forward(
-    inputs: Any, kernel: Any, geometry: Geometry, on_cpu: Formulation, elsewhere: Formulation
-) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array | None]]:
-    """Keeps of each array what the gradient of the other needs; nothing for a gradient that nobody wants."""
-    outputs = on_platform("outputs", inputs.value, kernel.value, geometry, on_cpu, elsewhere)
-    return outputs, (inputs.value if kernel.perturbed else None, kernel.value if inputs.perturbed else None)
-
-
-def _product_backward(
+    inputs: Any,
+    kernel: Any,
     geometry: Geometry,
     on_cpu: Formulation,
     elsewhere: Formulation,
-    kept: tuple[jax.Array | None, jax.Array | None],
-    cotangent: Any,
-) -> tuple[jax.Array | None, jax.Array | None]:
+    bias: Any,
+    residual: Any,
+    relu: bool,
+) -> tuple[jax.Array, Any]:
+    """Keeps of each array what the gradient of the other needs; nothing for a gradient that nobody wants."""
+    terms = [None if term is None else term.value for term in (bias, residual)]
+    outputs = product(inputs.value, kernel.value, geometry, on_cpu, elsewhere, *terms, relu)
+    wanted = tuple(() if term is not None and term.perturbed else None for term in (bias, residual))
+    kept_inputs, kept_kernel = inputs.value if kernel.perturbed else None, kernel.value if inputs.perturbed else None
+    return outputs, (kept_inputs, kept_kernel, outputs if relu else None, wanted)
+
+
+def _product_backward(
+    geometry: Geometry, on_cpu: Formulation, elsewhere: Formulation, relu: bool, kept: Any, cotangent: Any
+) -> tuple[Optional, ...]:
+    inputs, kernel, outputs, (bias_wanted, residual_wanted) = kept
     if isinstance(cotangent, SymbolicZero):
-        return None, None
-    inputs, kernel = kept
+        return None, None, None, None
+    if relu:
+        cotangent = jnp.where(outputs > 0, cotangent, 0)
     gradient = partial(on_platform, geometry=geometry, on_cpu=on_cpu, elsewhere=elsewhere)
     return (
         None if kernel is None else gradient("input_gradient", cotangent, kernel),
         None if inputs is None else gradient("kernel_gradient", cotangent, inputs),
+        None if bias_wanted is None else jnp.sum(cotangent, (0, 1, 2)),
+        None if residual_wanted is None else cotangent,
     )
 
 

@@ -12,15 +12,7 @@ from jax import lax
 from covidjax.ops import winograd
 from covidjax.ops.by_platform import Formulation, Geometry, after, product, transposed
 from covidjax.ops.epilogue import add_and_relu
-from covidjax.ops.native.convolution import (
-    NATIVE,
-    NATIVE_WINOGRAD,
-    covers,
-    fused,
-    fuses,
-    transposition,
-    winograd_is_faster,
-)
+from covidjax.ops.native.convolution import NATIVE, NATIVE_WINOGRAD, covers, transposition, winograd_is_faster
 from covidjax.ops.winograd import WINOGRAD
 
 
@@ -48,8 +40,8 @@ def convolution(
     geometry = Geometry(inputs.shape, kernel.shape, strides, padding, dilation)  # type: ignore[arg-type]
     choose = formulation_with_shim if native else formulation_on_cpu
     formulation = choose(geometry, inputs.dtype)
-    if fuses(formulation) and (relu or bias is not None or residual is not None):
-        return fused(inputs, kernel, bias, residual, geometry, relu, formulation, PLAIN)
+    if formulation.fuses:
+        return product(inputs, kernel, geometry, formulation, PLAIN, bias, residual, relu)
     return add_and_relu(product(inputs, kernel, geometry, formulation, PLAIN), bias, residual, relu=relu)
 
 
@@ -207,5 +199,5 @@ def formulation_with_shim(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Fo
     if winograd_is_faster(geometry):
         return NATIVE_WINOGRAD
     if in_features <= 2 and features < 32 and geometry.strides == (1, 1):
-        return dataclasses.replace(NATIVE, outputs=SIDE_BY_SIDE.outputs)
+        return dataclasses.replace(NATIVE, outputs=SIDE_BY_SIDE.outputs, fuses=False)
     return NATIVE

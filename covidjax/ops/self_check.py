@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from covidjax.ops.batch_norm import batch_norm
-from covidjax.ops.by_platform import Formulation, Geometry
+from covidjax.ops.by_platform import Formulation, Geometry, product
 from covidjax.ops.convolution import PLAIN
 from covidjax.ops.epilogue import add_and_relu
-from covidjax.ops.native.convolution import NATIVE, NATIVE_WINOGRAD, fused
+from covidjax.ops.native.convolution import NATIVE, NATIVE_WINOGRAD
 from covidjax.ops.pooling import max_pool
 
 TOLERANCE = 1e-4  # of the largest value
@@ -67,7 +67,8 @@ def _values(arrays: Any, *, native: bool) -> dict[str, Any]:
 
 def _convolution(*arrays: Any, geometry: Geometry, formulation: Formulation | None) -> Any:
     if formulation:
-        return fused(*arrays, geometry, True, formulation, PLAIN)
+        inputs, kernel, *terms = arrays
+        return product(inputs, kernel, geometry, formulation, PLAIN, *terms, True)
     return add_and_relu(PLAIN.outputs(arrays[0], arrays[1], geometry), *arrays[2:], relu=True)
 
 

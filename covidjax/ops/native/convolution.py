@@ -1,4 +1,4 @@
-"""Convolution in the shim: two formulations beside those of XLA, and one operation with what follows it in it."""
+"""Convolution in the shim: two formulations beside those of XLA, which hold what follows it in the same operation."""
 
 import math
 from functools import partial
@@ -6,15 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from covidjax.ops import winograd
-from covidjax.ops.by_platform import Formulation, Geometry, on_platform
-from covidjax.ops.epilogue import add_and_relu
+from covidjax.ops.by_platform import Formulation, Geometry, Optional
 from covidjax.ops.native.calls import LANES, NONE, call
-
-Optional = jax.Array | None
 
 
 def covers(geometry: Geometry, dtype: Any) -> bool:
@@ -63,13 +58,13 @@ def _numbers(geometry: Geometry) -> tuple[int, ...]:
     return (*geometry.strides, *geometry.padding[0], *geometry.padding[1])
 
 
-NATIVE = Formulation(outputs, _input_gradient, _kernel_gradient)
-NATIVE_WINOGRAD = Formulation(*(partial(each, winograd=True) for each in (outputs, _input_gradient, _kernel_gradient)))
-
-
-def fuses(formulation: Formulation) -> bool:
-    """Whether what follows the convolution goes into the same operation."""
-    return formulation.outputs in (NATIVE.outputs, NATIVE_WINOGRAD.outputs)
+NATIVE = Formulation(outputs, _input_gradient, _kernel_gradient, fuses=True)
+NATIVE_WINOGRAD = Formulation(
+    partial(outputs, winograd=True),
+    partial(_input_gradient, winograd=True),
+    partial(_kernel_gradient, winograd=True),
+    fuses=True,
+)
 
 
 def winograd_is_faster(geometry: Geometry) -> bool:
@@ -103,67 +98,3 @@ def transposition(formulation: Formulation) -> Formulation:
         return formulation.kernel_gradient(inputs, cotangent, geometry).swapaxes(2, 3)
 
     return Formulation(outputs, input_gradient, kernel_gradient)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
-def fused(
-    inputs: jax.Array,
-    kernel: jax.Array,
-    bias: Optional,
-    residual: Optional,
-    geometry: Geometry,
-    relu: bool,
-    on_cpu: Formulation,
-    elsewhere: Formulation,
-) -> jax.Array:
-    """`relu(convolution + bias + residual)` as one operation where the program is for a CPU.
-
-    inputs, kernel, outputs: see `ops.convolution`; bias: [features] or None; residual: as the outputs, or None.
-    on_cpu: one that `fuses`; elsewhere: how other platforms compute the convolution.
-    """
-
-    def here(inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional) -> jax.Array:
-        return on_cpu.outputs(inputs, kernel, geometry, bias, residual, relu)  # type: ignore[call-arg]
-
-    def library(inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional) -> jax.Array:
-        return add_and_relu(elsewhere.outputs(inputs, kernel, geometry), bias, residual, relu=relu)
-
-    return lax.platform_dependent(inputs, kernel, bias, residual, cpu=here, default=library)
-
-
-def _fused_forward(
-    inputs: Any,
-    kernel: Any,
-    bias: Any,
-    residual: Any,
-    geometry: Geometry,
-    relu: bool,
-    on_cpu: Formulation,
-    elsewhere: Formulation,
-) -> tuple[jax.Array, Any]:
-    """Keeps what the gradients need that somebody wants, as `by_platform.product` does."""
-    values = [None if each is None else each.value for each in (inputs, kernel, bias, residual)]
-    found = fused(*values, geometry, relu, on_cpu, elsewhere)
-    wanted = tuple(() if each is not None and each.perturbed else None for each in (bias, residual))
-    kept_inputs, kept_kernel = inputs.value if kernel.perturbed else None, kernel.value if inputs.perturbed else None
-    return found, (kept_inputs, kept_kernel, found if relu else None, wanted)
-
-
-def _fused_backward(
-    geometry: Geometry, relu: bool, on_cpu: Formulation, elsewhere: Formulation, kept: Any, cotangent: Any
-) -> tuple[Any, ...]:
-    inputs, kernel, found, (bias_wanted, residual_wanted) = kept
-    if isinstance(cotangent, SymbolicZero):
-        return None, None, None, None
-    if relu:
-        cotangent = jnp.where(found > 0, cotangent, 0)
-    gradient = partial(on_platform, geometry=geometry, on_cpu=on_cpu, elsewhere=elsewhere)
-    return (
-        None if kernel is None else gradient("input_gradient", cotangent, kernel),
-        None if inputs is None else gradient("kernel_gradient", cotangent, inputs),
-        None if bias_wanted is None else jnp.sum(cotangent, (0, 1, 2)),
-        None if residual_wanted is None else cotangent,
-    )
-
-
-fused.defvjp(_fused_forward, _fused_backward, symbolic_zeros=True)

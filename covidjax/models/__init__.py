@@ -1,13 +1,16 @@
 """Networks as ordered, named stages, and the registry that builds them by name."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 
 from covidjax.errors import UserError
 from covidjax.models.cnn import CNN
 from covidjax.models.deeplab import BACKBONES, DeepLabV3
 from covidjax.models.layers import Numerics, Staged
+from covidjax.models.preprocessing import Preprocessing
 from covidjax.models.resnet import ARRANGEMENTS, BOTTLENECK, KERAS, KERAS_V2, LAYERS, PREACTIVATED, TORCHVISION, ResNet
 from covidjax.models.unet import ENCODERS, UNet, UNetResNet
 from covidjax.models.vgg import VGG16
@@ -76,3 +79,15 @@ def _segmentation(model: Any, common: dict[str, Any]) -> Staged:
     if model.name in BACKBONES:
         return DeepLabV3(encoder=BACKBONES[model.name], **common)
     return UNetResNet(encoder=ENCODERS[model.name], upsampling=model.upsampling, attention=model.attention, **common)
+
+
+def initialiser(
+    model: Staged, preprocessing: Preprocessing, image_shape: tuple[int, int, int]
+) -> Callable[[jax.Array], dict[str, Any]]:
+    """The function from a key to fresh {'params', 'batch_stats'}."""
+
+    def init(key: jax.Array) -> dict[str, Any]:
+        variables = model.init(key, preprocessing(jnp.zeros((1, *image_shape), model.numerics.param_dtype)))
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+    return init

@@ -26,7 +26,7 @@ from covidjax.train import parallel, setup
 from covidjax.train.phases import Phase, initial_state, make_phases
 from covidjax.train.step import Recipe, run_prefix
 from covidjax.weights import inputs
-from covidjax.weights.start import InitialVariables, initialiser
+from covidjax.weights.start import InitialVariables
 
 STEPS_PER_EPOCH = 100  # of the learning-rate schedule, which costs the same whatever it is
 
@@ -149,7 +149,7 @@ def make_setting(config: ConfigDict, num_classes: int) -> Setting:
     num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(names)
     model = models.build(config.model, num_outputs, config.precision)
     pixels = inputs.of_run(config.model, dataset.channels, config.pretrained, config.preprocessing).network
-    variables = jax.eval_shape(initialiser(model, pixels, shape), jax.random.key(0))
+    variables = jax.eval_shape(models.initialiser(model, pixels, shape), jax.random.key(0))
     return Setting(config, model, pixels, variables, blank)
 
 

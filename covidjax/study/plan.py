@@ -21,7 +21,6 @@ from covidjax.report.formats import duration
 from covidjax.runs import record
 from covidjax.tasks.base import Comparison
 from covidjax.train.phases import make_phases
-from covidjax.weights.start import initialiser
 
 Rate = float | tuple[float, float]  # as in config.optimizer.learning_rate
 # What a trial sets in the config that all trials share.
@@ -103,7 +102,7 @@ def frozen_prefix(config: ConfigDict, strategy: str) -> tuple[str, ...]:
     """
     size, channels = config.dataset.image_size, config.dataset.channels
     model = models.build(config.model, 2, config.precision)
-    shapes = jax.eval_shape(initialiser(model, Preprocessing(), (size, size, channels)), jax.random.key(0))
+    shapes = jax.eval_shape(models.initialiser(model, Preprocessing(), (size, size, channels)), jax.random.key(0))
     try:
         plans = [phase.plan(shapes, model.stages) for phase in make_phases(config, steps_per_epoch=1)]
     except UserError as error:

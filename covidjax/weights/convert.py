@@ -15,7 +15,7 @@ from covidjax.files import digest, write_bytes
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.weights import catalog, files, inputs
 from covidjax.weights.load import HEADS, LoadReport, arrange, match
-from covidjax.weights.start import entries, fetch_source, initialiser, read_run, replaceable, source_format
+from covidjax.weights.start import entries, fetch_source, read_run, replaceable, source_format
 
 FORMAT = "covidjax"
 
@@ -68,7 +68,7 @@ def in_our_names(
     if all(name.startswith(("params/", "batch_stats/")) for name in tensors):
         return {name: np.asarray(tensor) for name, tensor in tensors.items()}, LoadReport((), ())
     built = models.build(model, 1000, "float32")
-    abstract = jax.eval_shape(initialiser(built, preprocessing, (224, 224, 3)), jax.random.key(0))
+    abstract = jax.eval_shape(models.initialiser(built, preprocessing, (224, 224, 3)), jax.random.key(0))
     known = entries(built, abstract, tensors)
     _, account = match(abstract, known, tensors, new_stages=replaceable(built.stages))
     # A head for other classes or another image size does not fit this network, and is written as it is.

@@ -1,16 +1,16 @@
 """The weights that a run starts from: random, published, a file, or an earlier run."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from covidjax import models
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing, fold_kernel
@@ -43,11 +43,11 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
     # The run's own key makes augmentation and dropout; the weights come from a key folded out of it.
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     pixels = inputs.of_run(config.model, config.dataset.channels, config.pretrained, config.preprocessing)
-    init = initialiser(model, pixels.network, image_shape)
+    init = models.initialiser(model, pixels.network, image_shape)
     if not config.pretrained:
         notes = () if pixels.unfolded == pixels.of_weights else (f"preprocessing: {pixels.unfolded}",)
         return InitialVariables(jax.jit(init)(key), pixels.network, ("weights: random initialisation", *notes))
-    abstract = jax.eval_shape(initialiser(model, pixels.unfolded, image_shape), key)
+    abstract = jax.eval_shape(models.initialiser(model, pixels.unfolded, image_shape), key)
     tensors, origin = _obtain(config.pretrained, config.model, config.dataset.cache_dir)
     try:
         known = entries(model, abstract, tensors)
@@ -69,18 +69,6 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
     nested = traverse_util.unflatten_dict(leaves, sep="/")
     variables = {kind: nested.get(kind, {}) for kind in abstract}
     return InitialVariables(variables, pixels.network, (f"weights: {origin}; {account}", _on_pixels(pixels)))
-
-
-def initialiser(
-    model: Staged, preprocessing: Preprocessing, image_shape: tuple[int, int, int]
-) -> Callable[[jax.Array], dict[str, Any]]:
-    """The function from a key to fresh {'params', 'batch_stats'}."""
-
-    def init(key: jax.Array) -> dict[str, Any]:
-        variables = model.init(key, preprocessing(jnp.zeros((1, *image_shape), model.numerics.param_dtype)))
-        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
-
-    return init
 
 
 def replaceable(stages: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
@@ -85,11 +84,8 @@ def load_trained(workdir: Path, which: Which) -> Trained:
     classes = tuple(files.read_json(workdir / "run.json")["data"]["train"]["classes"])
     num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(classes)
     model = models.build(config.model, num_outputs, config.precision, native=choose(config.ops).native)
-    shape = (1, config.dataset.image_size, config.dataset.image_size, config.dataset.channels)
-    abstract = jax.eval_shape(
-        lambda key: model.init(key, preprocessing(jnp.zeros(shape, model.numerics.param_dtype))), jax.random.key(0)
-    )
-    wanted: dict[str, Any] = {"params": abstract["params"], "batch_stats": abstract.get("batch_stats", {})}
+    shape = (config.dataset.image_size, config.dataset.image_size, config.dataset.channels)
+    wanted = jax.eval_shape(models.initialiser(model, preprocessing, shape), jax.random.key(0))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with open_checkpoints(workdir, config) as checkpoints:
         if not checkpoints.steps():

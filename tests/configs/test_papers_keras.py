@@ -27,7 +27,7 @@ from covidjax.train.phases import initial_state, make_phases
 from covidjax.train.step import train_step
 from covidjax.weights.keras import entries
 from covidjax.weights.load import Entry
-from covidjax.weights.start import InitialVariables, initialiser
+from covidjax.weights.start import InitialVariables
 from tests.support import make_preprocessing
 from tests.weights.parity import fill
 
@@ -183,7 +183,7 @@ def batches(config: ConfigDict) -> list[slice]:
 def ported(source: Any, model: Staged, config: ConfigDict) -> dict[str, Any]:
     """Our variables with the weights of a Keras model."""
     size, channels = config.dataset.image_size, config.dataset.channels
-    init = initialiser(model, make_preprocessing(config), (size, size, channels))
+    init = models.initialiser(model, make_preprocessing(config), (size, size, channels))
     shapes = jax.eval_shape(init, jax.random.key(0))
     tensors = {
         f"{layer.name}/{index}": weight for layer in source.layers for index, weight in enumerate(layer.get_weights())

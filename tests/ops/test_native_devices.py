@@ -17,10 +17,10 @@ pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
 DIVIDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from covidjax.ops import native
+from covidjax.ops.choose import choose
 from tests.ops.test_native import ARGUMENTS, loss, normal
 from functools import partial
-assert native.choose("native").native
+assert choose("native").native
 mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 inputs = normal(8, 16, 16, 5)
 expected = jax.jit(jax.value_and_grad(partial(loss, native=False), argnums=(0, 1)))(ARGUMENTS, inputs)
@@ -58,9 +58,9 @@ import jax, numpy as np
 from functools import partial
 from jax.sharding import NamedSharding, PartitionSpec as P
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
-from covidjax.ops import native
+from covidjax.ops.choose import choose
 from tests.ops.test_native import ARGUMENTS, loss, normal
-assert native.choose("native").native
+assert choose("native").native
 mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 inputs = normal(8, 16, 16, 5)
 batch = jax.make_array_from_callback(inputs.shape, NamedSharding(mesh, P("data")), lambda part: inputs[part])

@@ -197,9 +197,9 @@ def test_nested_settings_of_threads_divide_a_map_as_well() -> None:
     """Within a parallel region OpenMP answers for a nested one, which has more threads here."""
     script = """
 import jax, jax.numpy as jnp
-from covidjax.ops import native
+from covidjax.ops.choose import choose
 from covidjax.ops.batch_norm import batch_norm
-assert native.choose("native").native
+assert choose("native").native
 inputs, ones = jax.random.normal(jax.random.key(0), (999, 64)), jnp.ones(64)
 ours, xlas = (batch_norm(inputs, ones, ones, 1e-3, native=own)[0] for own in (True, False))
 assert jnp.abs(ours - xlas).max() < 1e-5

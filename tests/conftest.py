@@ -11,6 +11,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from covidjax.models.resnet import LAYERS
+
 os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
 ROOT = Path(__file__).parents[1]
 BEGAN = pytest.StashKey[float]()
@@ -73,3 +75,10 @@ def keras() -> Any:
     if module.backend.backend() != "jax":
         pytest.skip("Keras runs on another backend than jax: no parity check")
     return module
+
+
+@pytest.fixture
+def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNets of a block of each kind: with and without a convolution beside it."""
+    for name in ("resnet18", "resnet50"):
+        monkeypatch.setitem(LAYERS, name, (2, 1, 1, 1))

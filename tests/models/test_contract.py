@@ -10,10 +10,10 @@ import pytest
 
 from covidjax import models
 from covidjax.models.layers import Staged
-from covidjax.models.resnet import LAYERS
 from tests.models.test_models import draw_images, random_variables
 from tests.support import make_model, small_config
 
+pytestmark = pytest.mark.usefixtures("few_blocks")
 SIZE = (35, 41)
 CASES = {
     "cnn": {"num_blocks": 2, "dropout": 0.5},
@@ -28,13 +28,6 @@ CASES = {
     "deeplabv3_resnet50": {"dropout": 0.5},
 }
 SLOW = ("resnet50", "unet_resnet18, bilinear", "deeplabv3_resnet50")
-
-
-@pytest.fixture(autouse=True)
-def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNets of one block a layer, or two where the first and the last differ."""
-    for name in ("resnet18", "resnet50"):
-        monkeypatch.setitem(LAYERS, name, (2, 1, 1, 1))
 
 
 def build(case: str, **changes: Any) -> Staged:

@@ -17,6 +17,7 @@ from tests.support import make_model, make_preprocessing, small_config
 from tests.weights.made_files import invented, write
 
 
+@pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize(
     ("name", "family", "suffix"), [("resnet18", "torchvision", "pth"), ("resnet50", "keras", "h5")]
 )
@@ -40,6 +41,7 @@ def test_converted_file_starts_the_same_network_with_the_same_preprocessing(
     assert jax.tree.all(jax.tree.map(np.array_equal, begins[0].variables, begins[1].variables))
 
 
+@pytest.mark.usefixtures("few_blocks")
 def test_head_for_other_classes_is_written_as_it_is_and_a_missing_one_left_out(tmp_path: Path) -> None:
     tensors = invented(make_model(small_config("resnet18"), 7), "torchvision")
     for path, wanted in ((write(tmp_path / "with.pth", tensors), (512, 7)), (tmp_path / "without.pth", None)):

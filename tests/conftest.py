@@ -1,7 +1,6 @@
 """What all tests share: caches that are not the user's, the environment of child processes, Keras and PyTorch."""
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from covidjax.models.resnet import LAYERS
 
 os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
 ROOT = Path(__file__).parents[1]
-BEGAN = pytest.StashKey[float]()
 LONGEST = (
     "tests/ops/test_native_library.py",
     "tests/train/",
@@ -34,18 +32,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: next((place for place, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
     )
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Notes when the tests of this process began."""
-    session.config.stash[BEGAN] = time.monotonic()
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """COVIDJAX_SLOW_MINUTES: no slow test begins later than that, so that the others have their time; it is said."""
-    minutes = float(os.environ.get("COVIDJAX_SLOW_MINUTES", "inf"))
-    if item.get_closest_marker("slow") and time.monotonic() - item.config.stash[BEGAN] > 60 * minutes:
-        pytest.skip(f"not run: the slow tests have taken {minutes:g} minutes")
 
 
 @pytest.fixture(autouse=True, scope="session")

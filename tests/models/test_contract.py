@@ -27,7 +27,7 @@ CASES = {
     "unet_resnet18, bilinear": {"upsampling": "bilinear"},
     "deeplabv3_resnet50": {"dropout": 0.5},
 }
-SLOW = ("resnet50", "unet_resnet18, bilinear", "deeplabv3_resnet50")
+SLOW = ("resnet50", "unet, bilinear", "unet_resnet18, bilinear", "deeplabv3_resnet50")
 
 
 def build(case: str, **changes: Any) -> Staged:

@@ -1,3 +1,4 @@
+import functools
 from collections.abc import Callable
 
 import jax
@@ -11,9 +12,10 @@ from covidjax.evaluate.tiles import Tiling, blended_logits, windows
 from tests.support import make_model, make_variables, small_config
 
 RECEPTIVE_FIELD = 11  # of `pooling_network`, at most: 1 + 3 + 1 pixels beyond a pixel on either side
-SIDES = [(1, 1), (15, 9), (16, 16), (17, 40), (64, 31), (75, 90)]
+SIDES = [(1, 1), (15, 9), (17, 40), (64, 31)]
 
 
+@functools.cache
 def pooling_network(seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
     """Two convolutions at full resolution, one at half of it in between, like a small U-Net."""
     keys = jax.random.split(jax.random.key(seed), 3)

@@ -230,15 +230,15 @@ def table_of(name: str, strategy: Any, batch_norm: Any = "auto", **sizes: Any) -
     return recipe.plan, *freeze_table(recipe.plan, model, variables, images, recipe.tx)
 
 
-@pytest.mark.parametrize(("name", "count"), [("resnet18", 11_689_512), ("resnet50", 25_557_032)])
-def test_resnets_have_the_published_number_of_parameters(name: str, count: int) -> None:
-    _, rows, summary = table_of(name, "none", num_classes=1000, channels=3)
+def test_table_of_a_resnet_counts_the_published_number_of_parameters() -> None:
+    count = 11_689_512
+    _, rows, summary = table_of("resnet18", "none", num_classes=1000, channels=3)
     assert sum(row["parameters"] for row in rows) == sum(row["trainable"] for row in rows) == count
     assert [row["stage"] for row in rows] == [*RESNET_STAGES]
     assert summary.startswith(f"{count:,} of {count:,} parameters train; a step costs ")
 
 
-@pytest.mark.parametrize("strategy", ["until:layer2", "backbone", "all_but_norm", ("layer1/", "stem/conv1")])
+@pytest.mark.parametrize("strategy", ["until:layer2", "all_but_norm"])
 def test_table_charges_only_what_trains(strategy: Any) -> None:
     plan, rows, summary = table_of("resnet18", strategy)
     _, variables = shapes("resnet18")

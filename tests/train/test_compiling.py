@@ -165,6 +165,7 @@ def test_calls_that_are_cut_give_the_same_bits() -> None:
         np.testing.assert_array_equal(other, one, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 def test_several_steps_of_a_call_are_the_single_steps() -> None:
     with jax.enable_x64(True):
         config = small_config(

@@ -116,6 +116,7 @@ def test_figures_within_an_epoch_are_in_the_curves_of_the_report(measured: Path)
     assert epochs[:4] == [3 / EPOCH_STEPS, 6 / EPOCH_STEPS, 9 / EPOCH_STEPS, 1]
 
 
+@pytest.mark.slow
 def test_run_that_was_stopped_and_resumed_writes_the_same_lines_once(
     folder: Path, programs: Programs, measured: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def test_resnet18_has_the_same_parameters_after_fifty_steps(tmp_path: Path, free
     check_same_parameters(tmp_path, "resnet18", 32, freeze, precision, 50, batch_size=16, optimizer__learning_rate=1e-4)
 
 
+@pytest.mark.slow
 def test_unet_with_a_cached_skip_has_the_same_parameters_after_twenty_steps(tmp_path: Path) -> None:
     # In float32 a rounding moves one unit over its ReLU's kink in the tenth step, and that alone changes a moment by a
     # twentieth.

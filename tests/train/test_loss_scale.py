@@ -188,6 +188,7 @@ def test_devices_skip_a_step_together(half: Subject) -> None:
         assert ("params" in changed_by(before, after)) == (not skips)
 
 
+@pytest.mark.slow
 def test_cached_features_train_as_the_network_does(tmp_path: Path) -> None:
     options = {"model__width": 2, "model__num_blocks": 2, "batch_size": 4, "freeze": "until:block1"}
     case = make_case(small_config("cnn", precision="float16", **options), SIZE)

@@ -22,17 +22,17 @@ pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
 EPOCH_STEPS, EPOCHS = 6, 2
 
 
-def config(folder: Path, ops: str = "native", freeze: str = "none") -> ConfigDict:
+def config(folder: Path, ops: str = "native") -> ConfigDict:
     return small_config(
         "cnn",
         ops=ops,
-        freeze=freeze,
+        freeze="until:block1",
         features="off",
         dataset__image_size=16,
         dataset__num_images=24,
         dataset__cache_dir=str(folder / "cache"),
         model__width=2,
-        model__num_blocks=2,
+        model__num_blocks=3,
         batch_size=24 // EPOCH_STEPS,
         epochs=EPOCHS,
         ema_decay=0.9,
@@ -82,11 +82,8 @@ def test_stopped_and_resumed_run_ends_with_the_same_bits(
     assert figures(whole) == figures(workdir)
 
 
-def test_frozen_stages_keep_their_bits(folder: Path) -> None:
-    settings = config(folder, freeze="until:block1")
-    before = prepare(settings).variables
-    train(settings, folder / "frozen")
-    after = load_trained(folder / "frozen", "latest").variables
+def test_frozen_stages_keep_their_bits(folder: Path, whole: Path) -> None:
+    before, after = prepare(config(folder)).variables, load_trained(whole, "latest").variables
     for collection in ("params", "batch_stats"):
         jax.tree.map(np.testing.assert_array_equal, *(tree[collection]["block1"] for tree in (before, after)))
     assert not np.array_equal(before["params"]["block2"]["conv"]["kernel"], after["params"]["block2"]["conv"]["kernel"])

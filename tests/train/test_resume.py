@@ -47,12 +47,14 @@ def get_config():
     config.optimizer.schedule = "plateau"
     config.optimizer.plateau_patience = 1
     config.optimizer.plateau_factor = 0.7
+    config.optimizer.plateau_min_delta = 0.1
     config.steps_per_call = 2
-    config.phases = ({"epochs": 6, "freeze": "backbone"}, {"epochs": 14, "freeze": "none"})
+    config.phases = ({"epochs": 4, "freeze": "backbone"}, {"epochs": 8, "freeze": "none"})
     return config
 """
-STEPS_PER_EPOCH, FIRST_PHASE_EPOCHS, EPOCHS = 8, 6, 20
+STEPS_PER_EPOCH, FIRST_PHASE_EPOCHS, EPOCHS = 8, 4, 12
 BOUNDARY, LAST_STEP = STEPS_PER_EPOCH * FIRST_PHASE_EPOCHS, STEPS_PER_EPOCH * EPOCHS
+STOPS = (14, BOUNDARY, 62)
 # Goes on as launch/train.py, but takes its time for every step and saves after every epoch, so that there is something
 # to kill.
 SLOWLY = """
@@ -111,7 +113,7 @@ def job(whole: Path) -> Job:
 def stopped(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
     """The workdir of a run that got three SIGTERMs: within an epoch, between two phases, within another epoch."""
     workdir = tmp_path_factory.mktemp("stopped") / "run"
-    for step in (14, BOUNDARY, 78):
+    for step in STOPS:
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as errors:
             send_sigterm_before(step, patch)
             assert call(train.main, config, f"--workdir={workdir}") == 143
@@ -233,7 +235,7 @@ def test_run_stopped_by_sigterm_goes_on_within_the_epoch_to_the_same_bits(
 ) -> None:
     assert finished_steps(stopped)[-1] % STEPS_PER_EPOCH != 0
     workdir = shutil.copytree(stopped, tmp_path / "run")
-    assert f"resuming from step 78 of {LAST_STEP}" in finish(config, workdir)
+    assert f"resuming from step {STOPS[-1]} of {LAST_STEP}" in finish(config, workdir)
     assert_same_run(workdir, whole, job)
 
 

@@ -1,11 +1,12 @@
 """The builders of public data sets, each on a miniature of what its publishers give away."""
 
 import csv as tables
+import functools
 import io
 import json
-import os
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,7 +19,7 @@ from covidjax.data.datasets import BUILDERS
 from covidjax.data.datasets.stored import stored
 from covidjax.data.picture import BadImageError
 from covidjax.errors import UserError
-from tests.data.images import encoded
+from tests.data.images import encoded, real_data
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed: make setup installs it")
 pytest.importorskip("nibabel", reason="nibabel is not installed: make setup installs it")
@@ -31,8 +32,17 @@ from covidjax.data.datasets.records import Record  # noqa: E402
 from tests.data import trees  # noqa: E402
 
 
-def prepared(name: str, tmp_path: Path) -> Path:
-    return prepare(name, trees.make(name, tmp_path / "manual"), tmp_path / "data")
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """Makes the tree of a data set and prepares it, once: the folders of both."""
+
+    @functools.cache
+    def made(name: str) -> tuple[Path, Path]:
+        root = tmp_path_factory.mktemp("set")
+        manual = trees.make(name, root / "manual")
+        return manual, prepare(name, manual, root / "data")
+
+    return made
 
 
 def records(folder: Path, *, decoded: bool = False) -> dict[str, list[dict[str, Any]]]:
@@ -61,9 +71,11 @@ def test_every_builder_has_a_tree() -> None:
 
 
 @pytest.mark.parametrize("name", trees.TREES)
-def test_a_set_is_prepared_from_the_published_layout(name: str, tmp_path: Path) -> None:
-    folder = prepared(name, tmp_path)
-    assert folder == tmp_path / "data" / name / "1.0.0"
+def test_a_set_is_prepared_from_the_published_layout_and_readable_through_tfds(name: str, prepared: Callable) -> None:
+    manual, folder = prepared(name)
+    data = manual.parent / "data"
+    assert folder == data / name / "1.0.0"
+    assert [path.name for path in data.iterdir()] == [name.partition("/")[0]]
     assert {path.suffix.split("-")[0] for path in folder.glob("*-of-*")} == {".array_record"}
     found = records(folder)
     expected = trees.TREES[name][1]
@@ -74,25 +86,18 @@ def test_a_set_is_prepared_from_the_published_layout(name: str, tmp_path: Path) 
     assert {type(record["image"]) for record in everything} == {bytes}
     assert all(record["source"] or name.startswith("csv") for record in everything)
     assert {record["fold"] for record in everything} in ({0, 1, 2, 3, 4}, {-1})
-    kept = [patient for patient in by_patient(folder) if patient]
-    for patient in kept:
+    for patient in filter(None, by_patient(folder)):
         assert len({r["fold"] for r in everything if r["patient"].decode() == patient}) == 1, patient
-    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [name.partition("/")[0]]
-
-
-@pytest.mark.parametrize("name", ["covid_ct", "covid_ct_seg/slices", "lgg_mri", "rsna_cohen/images"])
-def test_others_can_read_it_through_tfds(name: str, tmp_path: Path) -> None:
-    for record in [record for part in records(prepared(name, tmp_path), decoded=True).values() for record in part]:
+    for record in [record for part in records(folder, decoded=True).values() for record in part]:
         assert record["image"].shape == (16, 20, 3)
         assert record["image"].dtype == np.uint8
         assert record["mask"].shape == (16, 20, 1) if "mask" in record else record["label"] in (0, 1, 2)
 
 
-def test_jpeg_and_png_are_stored_byte_for_byte(tmp_path: Path) -> None:
-    for part in records(prepared("covid_ct", tmp_path)).values():
-        for record in part:
-            path = tmp_path / "manual" / "Images-processed" / record["id"].decode()
-            assert record["image"] == path.read_bytes()
+def test_jpeg_and_png_are_stored_byte_for_byte(prepared: Callable) -> None:
+    manual, folder = prepared("covid_ct")
+    for record in [record for part in records(folder).values() for record in part]:
+        assert record["image"] == (manual / "Images-processed" / record["id"].decode()).read_bytes()
 
 
 def test_other_formats_are_stored_as_png_without_loss() -> None:
@@ -142,8 +147,8 @@ def test_an_excel_file_is_read_by_the_places_of_its_cells(tmp_path: Path) -> Non
         covid_ct._sheet(b"not a zip file")
 
 
-def test_chest_xray_pneumonia_puts_val_back_into_train_and_reads_patients(tmp_path: Path) -> None:
-    folder = prepared("chest_xray_pneumonia", tmp_path)
+def test_chest_xray_pneumonia_puts_val_back_into_train_and_reads_patients(prepared: Callable) -> None:
+    _, folder = prepared("chest_xray_pneumonia")
     patients = by_patient(folder)
     assert patients["train-person1"] == [f"train/PNEUMONIA/person1_bacteria_{n}.jpeg" for n in (2, 3, 4874)]
     assert patients["test-person1"] == ["test/PNEUMONIA/person1_virus_6.jpeg"]
@@ -151,8 +156,8 @@ def test_chest_xray_pneumonia_puts_val_back_into_train_and_reads_patients(tmp_pa
     assert "10 images of train normal, published are 1349" in notes(folder)
 
 
-def test_covid_ct_takes_lists_and_patients_of_its_authors(tmp_path: Path) -> None:
-    folder = prepared("covid_ct", tmp_path)
+def test_covid_ct_takes_lists_and_patients_of_its_authors(prepared: Callable) -> None:
+    _, folder = prepared("covid_ct")
     assert by_patient(folder)["COVID-Patient 1"] == [f"CT_COVID/2020.03.01.2002959{n}-p15-109%{n}.png" for n in (2, 3)]
     assert by_patient(folder)["NonCOVID-patient 0"] == ["CT_NonCOVID/0%1.png", "CT_NonCOVID/1.jpg"]
     assert Counter(record["label"] for record in records(folder)["train"]) == {0: 6, 1: 6}
@@ -169,14 +174,14 @@ def test_patients_that_a_published_split_tears_apart_are_said(tmp_path: Path) ->
     assert json.loads((folder / "metadata.json").read_text())["torn"] == ["COVID-Patient 0", "COVID-Patient 4"]
 
 
-def test_sars_cov2_ct_says_that_its_split_is_by_image(tmp_path: Path) -> None:
-    folder = prepared("sars_cov2_ct", tmp_path)
+def test_sars_cov2_ct_says_that_its_split_is_by_image(prepared: Callable) -> None:
+    _, folder = prepared("sars_cov2_ct")
     assert "the patient of 20 of 20 images is unknown: the split is image-level" in notes(folder)
     assert "has no split of its own" in notes(folder)
 
 
-def test_covidx_finds_images_in_all_collections_and_draws_val(tmp_path: Path) -> None:
-    folder = prepared("covidx/plus", tmp_path)
+def test_covidx_finds_images_in_all_collections_and_draws_val(prepared: Callable) -> None:
+    _, folder = prepared("covidx/plus")
     found = records(folder)
     sources = Counter(record["source"].decode() for part in found.values() for record in part)
     assert set(sources) == {"cohen", "figure1", "actualmed", "rsna"}
@@ -187,8 +192,8 @@ def test_covidx_finds_images_in_all_collections_and_draws_val(tmp_path: Path) ->
     assert "the 6 COVID-19 images of val are ours" in notes(folder)
 
 
-def test_covidx_mini_is_a_balanced_part_of_plus(tmp_path: Path) -> None:
-    plus, mini = (records(prepared(f"covidx/{name}", tmp_path / name)) for name in ("plus", "mini"))
+def test_covidx_mini_is_a_balanced_part_of_plus(prepared: Callable) -> None:
+    plus, mini = (records(prepared(f"covidx/{name}")[1]) for name in ("plus", "mini"))
     assert {r["id"] for r in mini["train"]} <= {r["id"] for r in plus["train"]}
     part = [Record(f"{label}/{n}", Path(), label, split=split) for split in ("train", "val", "test") for label, size in
             (("normal", 300), ("pneumonia", 250), ("covid19", 160)) for n in range(size)]  # fmt: skip
@@ -208,8 +213,8 @@ def test_rsna_cohen_has_the_papers_counts_and_no_patient_on_two_sides() -> None:
     assert not sides["train"] & sides["test"]
 
 
-def test_rsna_cohen_boxes_repeat_images_and_images_do_not(tmp_path: Path) -> None:
-    boxes, images = prepared("rsna_cohen/boxes", tmp_path / "a"), prepared("rsna_cohen/images", tmp_path / "b")
+def test_rsna_cohen_boxes_repeat_images_and_images_do_not(prepared: Callable) -> None:
+    boxes, images = (prepared(f"rsna_cohen/{name}")[1] for name in ("boxes", "images"))
     count = {folder: sum(map(len, records(folder).values())) for folder in (boxes, images)}
     assert count == {boxes: 75, images: 60}
     assert "15 examples are further boxes of the same images" in notes(boxes)
@@ -228,28 +233,29 @@ def test_findings_of_either_version_of_the_table_are_known() -> None:
         assert [found.label for found in cohen.findings(listing, Path())] == [label]
 
 
-def test_darkcovid_has_the_patients_of_nih_and_of_the_table(tmp_path: Path) -> None:
-    folder = prepared("darkcovid", tmp_path)
+def test_darkcovid_has_the_patients_of_nih_and_of_the_table(prepared: Callable, tmp_path: Path) -> None:
+    _, folder = prepared("darkcovid")
     assert len(by_patient(folder)["cohen-0"]) == 2
     both = by_patient(folder)["nih-00001284"]
     assert {name.split("/")[0] for name in both} == {"No_findings", "Pneumonia"}
-    (tmp_path / "manual" / "metadata.csv").unlink()
-    bare = prepare("darkcovid", tmp_path / "manual", tmp_path / "bare")
+    root = trees.make("darkcovid", tmp_path / "manual")
+    (root / "metadata.csv").unlink()
+    bare = prepare("darkcovid", root, tmp_path / "bare")
     assert "the patient of 10 of 34 images is unknown" in notes(bare)
 
 
-def test_lgg_mri_has_masks_of_class_ids(tmp_path: Path) -> None:
-    found = records(prepared("lgg_mri", tmp_path))
-    for record in [record for part in found.values() for record in part]:
-        path = tmp_path / "manual" / "kaggle_3m" / record["id"].decode()
+def test_lgg_mri_has_masks_of_class_ids(prepared: Callable) -> None:
+    manual, folder = prepared("lgg_mri")
+    for record in [record for part in records(folder).values() for record in part]:
+        path = manual / "kaggle_3m" / record["id"].decode()
         mask = np.asarray(Image.open(path.with_name(path.stem + "_mask.tif")))
         np.testing.assert_array_equal(trees.pixels(record["mask"]), mask // 255)
         np.testing.assert_array_equal(trees.pixels(record["image"]), np.asarray(Image.open(path)))
         assert record["patient"].decode() == path.parent.name
 
 
-def test_covid_ct_seg_shows_the_window_the_way_radiologists_look(tmp_path: Path) -> None:
-    record = records(prepared("covid_ct_seg/slices", tmp_path))["train"][0]
+def test_covid_ct_seg_shows_the_window_the_way_radiologists_look(prepared: Callable) -> None:
+    record = records(prepared("covid_ct_seg/slices")[1])["train"][0]
     image, mask = trees.pixels(record["image"]), trees.pixels(record["mask"])
     values = np.linspace(-1500, 300, 20)
     expected = np.round((np.clip(values, -1350, 150) + 1350) / 1500 * 255)
@@ -281,15 +287,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name: str, part: str, t
         prepare(name, tmp_path, tmp_path)
 
 
-@pytest.fixture
-def data() -> Path:
-    if "COVIDJAX_DATA_DIR" not in os.environ:
-        pytest.skip("COVIDJAX_DATA_DIR is not set: the real lists and images are not tested")
-    return Path(os.environ["COVIDJAX_DATA_DIR"])
-
-
-def test_the_real_lists_of_covidx_have_the_published_counts(data: Path, tmp_path: Path) -> None:
-    shutil.copytree(data / "covidx_lists", tmp_path / "covidx_lists")
+def test_the_real_lists_of_covidx_have_the_published_counts(tmp_path: Path) -> None:
+    shutil.copytree(real_data("covidx_lists"), tmp_path / "covidx_lists")
     with pytest.raises(UserError) as caught:
         prepare("covidx/plus", tmp_path, tmp_path / "data")
     for part in (
@@ -301,14 +300,15 @@ def test_the_real_lists_of_covidx_have_the_published_counts(data: Path, tmp_path
         assert part in str(caught.value)
 
 
-def test_the_real_images_of_darkcovid_have_the_published_counts(data: Path, tmp_path: Path) -> None:
-    with (data / "cxr3" / "folds.csv").open(newline="") as file:
+def test_the_real_images_of_darkcovid_have_the_published_counts(tmp_path: Path) -> None:
+    cxr3 = real_data("cxr3")
+    with (cxr3 / "folds.csv").open(newline="") as file:
         rows = list(tables.DictReader(file))
     folders = {"normal": "No_findings", "pneumonia": "Pneumonia", "covid19": "Covid-19"}
     for row in rows:
         target = tmp_path / "X-Ray Image DataSet" / folders[row["label"]] / row["file"]
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(data / "cxr3" / row["split"] / row["label"] / row["file"])
+        target.symlink_to(cxr3 / row["split"] / row["label"] / row["file"])
     with (tmp_path / "metadata.csv").open("w", newline="") as file:
         cohen_rows = [(row["patient"].removeprefix("cohen-"), row["file"]) for row in rows if row["label"] == "covid19"]
         tables.writer(file).writerows([("patientid", "filename"), *cohen_rows])

@@ -3,18 +3,14 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from covidjax.config import default_config
-from covidjax.data import sources, stream
-from covidjax.data.examples import Examples
-from covidjax.data.order import batch_indices
+from covidjax.data import sources
+from covidjax.data.examples import SPLITS, Examples
 from covidjax.data.pairs import load as load_pairs
 from covidjax.errors import UserError
 from launch import evaluate, train
@@ -25,8 +21,7 @@ pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not in
 pytest.importorskip("nibabel", reason="nibabel is not installed: make setup installs it")
 from covidjax.data.datasets.prepare import prepare
 from tests.data import trees
-
-SPLITS = ("train", "val", "test")
+from tests.data.images import dataset_config
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +33,8 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def config(root: Path, tmp_path: Path, **changes: object) -> ConfigDict:
-    settings = {"name": "tfds", "root": str(root), "image_size": 8, "cache_dir": str(tmp_path / "cache")}
-    settings |= {"mask_classes": ("background", "x")}
-    return ConfigDict({**default_config().dataset.to_dict(), **settings, **changes})
+    settings = {"name": "tfds", "cache_dir": str(tmp_path / "cache"), "mask_classes": ("background", "x")}
+    return dataset_config(root, **{**settings, **changes})
 
 
 def test_images_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], tmp_path: Path) -> None:
@@ -160,15 +154,6 @@ def test_listing_a_split_and_loading_it_agree(roots: dict[str, Path], tmp_path: 
     assert found.labels.tolist() == list(listed.labels)
 
 
-def test_batches_of_the_stream_are_those_of_the_resident_split(roots: dict[str, Path], tmp_path: Path) -> None:
-    examples = sources.load(config(roots["covid_ct"], tmp_path), "train")
-    batches = stream.batches([{"image": examples.images, "label": examples.labels}], examples.turns(), 0, 4, 0, 6)
-    for step, batch in enumerate(batches):
-        rows = batch_indices(0, step, len(examples), 4)
-        np.testing.assert_array_equal(batch["image"], examples.images[rows])
-        np.testing.assert_array_equal(batch["label"], examples.labels[rows])
-
-
 @pytest.mark.slow
 def test_a_prepared_set_trains_and_is_evaluated(tmp_path: Path) -> None:
     root = trees.make("csv/labels", tmp_path / "manual")
@@ -183,8 +168,3 @@ def test_a_prepared_set_trains_and_is_evaluated(tmp_path: Path) -> None:
     assert run["data"]["train"]["patients_known"]
     assert any("the set has no split of its own" in note for note in run["notes"])
     assert json.loads((workdir / "evaluation_test.json").read_text())["num_examples"] == 4
-
-
-def test_a_command_does_not_import_tfds_before_it_is_needed() -> None:
-    code = "import sys, launch.train, launch.prepare; sys.exit('tensorflow_datasets' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

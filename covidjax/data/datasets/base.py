@@ -40,10 +40,8 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
         return self.checked
 
     def write(self, manual_dir: Path, download_dir: Path) -> None:
-        """Writes what `check` found. download_dir: for nothing, but TFDS makes it."""
-        if self.checked is None:
-            self.check(manual_dir)
-        count = len(self.checked.records) if self.checked else 0
+        """Writes the listing of `check`. download_dir: for nothing, but TFDS makes it."""
+        count = len((self.checked or self.check(manual_dir)).records)
         progress = Progress(f"{self.name}: writing", count)
         tfds.disable_progress_bar()
         with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):

@@ -50,18 +50,17 @@ class CovidCtSeg(ManualBuilder):
                 listing.notes.append(f"{len(images)} volumes; published are 9")
         source = "sirm" if self.builder_config.name == "slices" else "radiopaedia"
         for name, image, mask, patient in pairs:
-            volumes = _open(listing, image), _open(listing, mask)
-            if None in volumes:
+            volume, ids = _open(listing, image, WINDOW), _open(listing, mask, None)
+            if volume is None or ids is None:
                 continue
-            shapes = [volume.shape for volume in volumes if volume]
-            if shapes[0] != shapes[1] or len(shapes[0]) != 3:
-                listing.faults.append(f"{image} has the shape {shapes[0]} and {mask} {shapes[1]}: they must be equal")
+            shape = volume.shape
+            if shape != ids.shape or len(shape) != 3:
+                listing.faults.append(f"{image} has the shape {shape} and {mask} {ids.shape}: they must be equal")
                 continue
-            for index in range(shapes[0][2]):
-                slices = [functools.partial(volume.slice, index) for volume in volumes if volume]
-                listing.records.append(
-                    Record(f"{name}/{index:04d}", slices[0], patient=patient, source=source, mask=slices[1])
-                )
+            for index in range(shape[2]):
+                parts = [functools.partial(part.slice, index) for part in (volume, ids)]
+                record = Record(f"{name}/{index:04d}", parts[0], patient=patient, source=source, mask=parts[1])
+                listing.records.append(record)
         return listing
 
 
@@ -95,10 +94,9 @@ class _Volume:
         return png(Image.fromarray(np.ascontiguousarray(self.voxels[::-1, ::-1, index].T)))
 
 
-def _open(listing: Listing, path: Path) -> _Volume | None:
-    is_mask = path.name.startswith("tr_mask") or path.parent.name == "rp_msk"
+def _open(listing: Listing, path: Path, window: tuple[float, float] | None) -> _Volume | None:
     try:
-        return _Volume(path, None if is_mask else WINDOW)
+        return _Volume(path, window)
     except FileNotFoundError:
         listing.faults.append(f"{path} does not exist")
     except (OSError, EOFError, ValueError, ImageFileError) as error:

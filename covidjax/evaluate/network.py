@@ -44,7 +44,7 @@ def inference(
 def predict(forward: Forward, variables: Any, inputs: Any, batch_size: int, mesh: Mesh) -> np.ndarray:
     """Logits of all examples. inputs: what `forward` takes, of n examples -> [n, classes] float32 or float64."""
     parts = []
-    for batch, count in _padded(inputs, _divisible(batch_size, mesh)):
+    for batch, count in padded_batches(inputs, _divisible(batch_size, mesh)):
         logits = forward(variables, jax.device_put(batch, by_example(mesh)))
         parts.append(np.asarray(at_least_float32(logits))[:count])
     return np.concatenate(parts)
@@ -58,11 +58,11 @@ def answers(
     inputs: what `forward` takes, of n examples; targets: [n, ...].
     """
     parts = by_example(mesh)
-    for (batch, own), count in _padded((inputs, targets), _divisible(batch_size, mesh)):
+    for (batch, own), count in padded_batches((inputs, targets), _divisible(batch_size, mesh)):
         yield forward(variables, jax.device_put(batch, parts)), jax.device_put(own, parts), count
 
 
-def _padded(rows: Any, batch_size: int) -> Iterator[tuple[Any, int]]:
+def padded_batches(rows: Any, batch_size: int) -> Iterator[tuple[Any, int]]:
     """Batches of one size, the last filled up with zeros, and how many examples of each are real.
 
     rows: a tree of arrays [n, ...].

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from covidjax.console import Progress
 from covidjax.data.examples import Examples
 from covidjax.data.resident import device_room, host_room
 from covidjax.errors import UserError
+from covidjax.evaluate.network import padded_batches
 from covidjax.mesh import by_example, replicated
 from covidjax.process import cache_dir
 from covidjax.train.feature_store import FeatureStore
@@ -162,13 +163,13 @@ class PrefixFeatures:
             blank = jnp.zeros((*masks.shape, 1), recipe.model.numerics.param_dtype)
             return augmented(key, {"image": blank, "label": masks}, recipe)[1]
 
-        size, found = self._batch_size(), np.empty(targets.shape, targets.dtype)
-        for start in range(0, len(targets), size):
-            part = targets[start : start + size]
-            filled = np.zeros((size, *targets.shape[1:]), targets.dtype)
-            filled[: len(part)] = part
-            found[start : start + size] = np.asarray(moved(filled, _key_of_view(view, start)))[: len(part)]
-        return found
+        size = self._batch_size()
+        return np.concatenate(
+            [
+                np.asarray(moved(batch, _key_of_view(view, number * size)))[:count]
+                for number, (batch, count) in enumerate(padded_batches(targets, size))
+            ]
+        )
 
     def account(self, former: dict[str, Any]) -> dict[str, Any]:
         """For run.json: {'computed', 'reused', 'seconds'}, with what an earlier part of the run had."""
@@ -176,8 +177,7 @@ class PrefixFeatures:
         return {name: round(former.get(name, 0) + value, 2) for name, value in mine.items()}
 
     def _find_or_run(self, recipe: Recipe, variables: Any, images: np.ndarray, view: int | None) -> Any:
-        batch_size = self._batch_size()
-        batch = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
+        batch = jax.ShapeDtypeStruct((self._batch_size(), *images.shape[1:]), images.dtype)
         # The training and the validation split take the same program.
         same = (recipe.prefix, recipe.plan, recipe.preprocessing, recipe.augmentation, batch.shape, view is None)
         if same not in self._lowered:
@@ -194,7 +194,7 @@ class PrefixFeatures:
         self.computed += 1
         compiled = self.programs.find(lambda: lowered)
         self.compile_seconds += compiled.seconds
-        run = self._runner(compiled.call, variables, images, batch_size, view)
+        run = partial(self._run, compiled.call, variables, images, view or 0)
         size = _bytes(wanted)
         reason = self.store.room(size)
         if not reason:
@@ -220,28 +220,18 @@ class PrefixFeatures:
     def _batch_size(self) -> int:
         return -(-(32 if jax.default_backend() == "cpu" else 256) // self.mesh.size) * self.mesh.size
 
-    def _runner(
-        self, program: Any, variables: Any, images: np.ndarray, batch_size: int, view: int | None
-    ) -> Callable[[Any], None]:
-        parts, whole = by_example(self.mesh), replicated(self.mesh)
+    def _run(self, program: Any, variables: Any, images: np.ndarray, view: int, arrays: Any) -> None:
+        """Fills arrays [n, ...] with the features of images [n, ...]."""
+        parts, whole, size = by_example(self.mesh), replicated(self.mesh), self._batch_size()
         on_device = jax.device_put(variables, whole)
-
-        def run(arrays: Any) -> None:
-            progress = Progress("features", len(images), PATIENCE_SECONDS)
-            for start in range(0, len(images), batch_size):
-                part = images[start : start + batch_size]
-                filled = np.zeros((batch_size, *images.shape[1:]), images.dtype)
-                filled[: len(part)] = part
-                key = _key_of_view(view or 0, start)
-                outputs = program(on_device, jax.device_put(filled, parts), jax.device_put(key, whole))
-
-                def write(array: np.ndarray, output: jax.Array, start: int = start, count: int = len(part)) -> None:
-                    array[start : start + count] = np.asarray(output)[:count]
-
-                jax.tree.map(write, arrays, outputs)
-                progress.show(start + len(part))
-
-        return run
+        progress = Progress("features", len(images), PATIENCE_SECONDS)
+        for number, (batch, count) in enumerate(padded_batches(images, size)):
+            start = number * size
+            key = jax.device_put(_key_of_view(view, start), whole)
+            outputs = program(on_device, jax.device_put(batch, parts), key)
+            for array, output in zip(jax.tree.leaves(arrays), jax.tree.leaves(outputs), strict=True):
+                array[start : start + count] = np.asarray(output)[:count]
+            progress.show(start + count)
 
 
 def _key_of_view(view: int, start: int) -> jax.Array:

@@ -111,7 +111,7 @@ def prepare(config: ConfigDict) -> Job:
         raise UserError("config.sync_batch_norm=False needs config.parallel=pmap: under jit a batch is one batch")
     mesh = make_mesh(config.batch_size, config.accumulation_steps)
     task = tasks.of(config.model.name, config.loss.name)
-    train_split, val_split = _load(config, task)
+    train_split, val_split = _load(config.dataset, task)
     splits.check_disjoint(train_split, val_split)
     num_turns = len(train_split.turns())
     epoch_steps = steps_per_epoch(num_turns, config.batch_size)
@@ -161,12 +161,12 @@ def prepare(config: ConfigDict) -> Job:
     )
 
 
-def _load(config: ConfigDict, task: Task) -> list[Examples]:
+def _load(dataset: ConfigDict, task: Task) -> list[Examples]:
     """The training and the validation split; what is wrong with either is told at once."""
     found, faults = [], []
     for split in ("train", "val"):
         try:
-            found.append(sources.load(config.dataset, split, masks=task.masks))
+            found.append(sources.load(dataset, split, masks=task.masks))
         except UserError as error:
             faults.append(str(error))
     if faults:

@@ -29,7 +29,7 @@ PRECISIONS = {
 
 
 def labels(name: str) -> Literal["images", "pixels"]:
-    """What a network or an ensemble of this name labels."""
+    """The things that a network or an ensemble of this name labels."""
     return "pixels" if name in SEGMENTATION else "images"
 
 

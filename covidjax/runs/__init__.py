@@ -1,1 +1,1 @@
-"""What the commands do, one function each."""
+"""The work of the commands, one function each."""

@@ -1,4 +1,4 @@
-"""What a label is: the tasks, and which of them a network and a loss belong to."""
+"""Kinds of labels: the tasks, and which of them a network and a loss belong to."""
 
 from covidjax import models
 from covidjax.tasks.base import Task

@@ -1,4 +1,4 @@
-"""What networks do to pixels, which belongs to weights: of a new run from its config, of an old one from its record."""
+"""Preprocessing of pixels, which belongs to weights: of a new run from its config, of an old one from its record."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ class RunPreprocessing:
 
 
 def of_run(model: Any, channels: int, pretrained: str, preprocessing: str) -> RunPreprocessing:
-    """What the network of a run does to pixels. model: the section of the config; channels: of the images.
+    """The preprocessing of a run. model: the section of the config; channels: of the images.
 
     Raises UserError where the file or workdir that it depends on is gone.
     """
@@ -50,7 +50,7 @@ def of_weights(pretrained: str, model_name: str, channels: int) -> Preprocessing
 
 
 def recorded(workdir: Path) -> Preprocessing:
-    """What the network of a workdir does to pixels, as its run.json says: the weights it started from may be gone.
+    """The preprocessing of a workdir, as its run.json says: the weights it started from may be gone.
 
     Raises UserError for the workdir of an ensemble.
     """

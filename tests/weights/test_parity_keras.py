@@ -60,7 +60,7 @@ def keras_model(
 ) -> Any:
     """The model of `keras.applications`, giving logits, with random weights and statistics."""
     keras.backend.clear_session()  # layers without a name are numbered from the start
-    options = {"weights": None, "input_shape": (*size, 3), "include_top": include_top}
+    options: dict[str, Any] = {"weights": None, "input_shape": (*size, 3), "include_top": include_top}
     options |= {"classes": NUM_CLASSES, "classifier_activation": None} if include_top else {}
     with mock.patch.object(keras.initializers.VarianceScaling, "__call__", lambda _, shape, dtype: np.zeros(shape)):
         if num_blocks:

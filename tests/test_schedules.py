@@ -9,16 +9,7 @@ import pytest
 
 from covidjax import optim
 from covidjax.errors import UserError
-from tests.optimizers import RATE, dtypes, make_config
-
-
-def one_cycle_by_hand(step: int, total: int, pct_start: float, peak: float) -> float:
-    top = pct_start * total - 1
-    if step <= top:
-        start, end, fraction = peak / 25, peak, step / top
-    else:
-        start, end, fraction = peak, peak / 25 / 1e4, (step - top) / (total - 1 - top)
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))
+from tests.optimizers import RATE, dtypes, make_config, one_cycle_by_hand
 
 
 @pytest.mark.parametrize(("total", "pct_start"), [(100, 0.3), (240, 0.25), (77, 0.43)])

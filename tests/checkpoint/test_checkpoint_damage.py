@@ -9,6 +9,7 @@ import pytest
 
 from covidjax.checkpoint.checkpoint import Checkpoints
 from covidjax.errors import UserError
+from tests.commands import contents
 
 WEIGHTS = 4096
 
@@ -35,10 +36,6 @@ def restore_latest(directory: Path, step: int) -> tuple[str, ...]:
     assert restored.step == step
     assert (restored.state["weight"] == make_state(step)["weight"]).all()
     return restored.notes
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def names(directory: Path) -> set[str]:

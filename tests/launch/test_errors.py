@@ -40,21 +40,10 @@ def refusal_beside(capfd: pytest.CaptureFixture[str], workdir: Path, *arguments:
             "optimizer.learning_rat=1",
             "config.optimizer.learning_rat does not exist: did you mean config.optimizer.learning_rate?",
         ),
-        ("batchsize=4", "config.batchsize does not exist: did you mean config.batch_size?"),
-        ("learning_rate=1", "config.learning_rate does not exist: did you mean config.optimizer.learning_rate?"),
         ("epochs=many", "config.epochs is 'many': allowed is a whole number"),
-        ("model.width=2.5", "config.model.width is 2.5: allowed is a whole number"),
-        ("dataset.skip_bad=1", "config.dataset.skip_bad is 1: allowed is true or false"),
-        ("phases=1", "config.phases is 1: allowed is a tuple"),
         ("model.name=resnet19", "config.model.name is 'resnet19': allowed are cnn, "),
-        ("dataset.crop=centre", "allowed are center, pad, squash; did you mean 'center'?"),
-        ("batch_size=0", "config.batch_size is 0: allowed is from 1"),
-        ("dataset.channels=2", "config.dataset.channels is 2: allowed are 1 (gray) and 3 (RGB)"),
         ("dataset.name=folder", "config.dataset.root is empty"),
         ("epochs", "config.epochs has no value"),
-        ("ema_decay=1", "config.ema_decay is 1: allowed is from 0 to 0.99999"),
-        ("optimizer.momentum=1e999", "config.optimizer.momentum is inf: allowed is a number"),
-        ("lr_scale=(('block1',-1.0),)", "allowed are pairs of a pattern and a factor above 0"),
     ],
 )
 def test_wrong_override_is_named_with_what_is_allowed(
@@ -71,19 +60,11 @@ def test_wrong_override_is_named_with_what_is_allowed(
             "raise ValueError('first line\\nsecond line')",
             "{path} could not be evaluated: ValueError: first line second",
         ),
-        ("def get_config(:", "{path} could not be evaluated: SyntaxError: "),
-        ("", "{path} could not be evaluated: AttributeError: "),
         (
             "from covidjax.config import default_config\n"
             "def get_config():\n config = default_config()\n config.epoch = 1\n return config",
             'Did you mean "epochs" instead of "epoch"?',
         ),
-        (
-            "from covidjax.config import default_config\n"
-            "def get_config():\n config = default_config()\n config.epochs = 0\n return config",
-            "config.epochs is 0: allowed is from 1",
-        ),
-        ("def get_config():\n pass", "get_config in {path} returns NoneType"),
         ("def get_config():\n return {'epochs': 1}", "get_config in {path} returns dict"),
     ],
 )
@@ -117,11 +98,8 @@ def test_wrong_arguments_are_one_line_too(
     [
         ("batch_size=25", "config.batch_size 25 exceeds the 24 training images"),
         ("freeze=layer9", "freeze: 'layer9' matches no parameter: the stages are block1, block2, head"),
-        ("freeze=('block1/', 'layer9')", "freeze: 'layer9' matches no parameter: the stages are block1, block2, head"),
         ("freeze=until:layer9", "there is no stage 'layer9': allowed are block1, block2, head"),
         ("freeze=.*", "freeze '.*' leaves nothing to train: the stages are block1, block2, head"),
-        ("freeze=until:head", "freeze 'until:head' leaves nothing to train"),
-        ("lr_scale=(('layer9', 0.1),)", "lr_scale: 'layer9' matches no parameter"),
         ("accumulation_steps=3", "config.batch_size 4 is not a multiple of config.accumulation_steps 3"),
         ("loss.class_weights=(1.0, 2.0)", "class_weights"),
         ("phases=({'epochs': 1}, {'epochs': 1, 'freeze': 'layer9'})", "freeze: 'layer9' matches no parameter"),

@@ -78,19 +78,14 @@ def test_head_that_diverges_stands_last_and_without_figures(tmp_path: Path, capf
 
 
 REFUSED = [
-    (["--learning_rates=nan"], "--learning_rates is nan: allowed is a number"),
     (["--learning_rates=0"], "--learning_rates is 0.0: allowed is above 0"),
     (["--learning_rates=1e-3,x"], "--learning_rates is '1e-3,x': allowed are numbers with commas between them"),
     (["--learning_rates=1e-3,0.001"], "--learning_rates is '1e-3,0.001': every value once"),
     (["--weight_decays=-1"], "--weight_decays is -1.0: allowed is from 0"),
-    (["--weight_decays=inf"], "--weight_decays is inf"),
     (["--class_weights=even"], "--class_weights is 'even': allowed are none and balanced"),
-    (["--class_weights=none,none"], "--class_weights is 'none,none': every value once"),
-    (["--seeds=-1"], "--seeds is -1: allowed is from 0"),
     (["--seeds=0.5"], "--seeds is '0.5': allowed are numbers"),
     (["--seeds=0,1"], "with random initialisation every seed has a frozen prefix"),
     (["--config.features=off"], "a sweep trains from cached features on the device"),
-    (["--config.freeze=gradual:1"], "a sweep has one phase"),
 ]
 
 

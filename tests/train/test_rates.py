@@ -13,7 +13,7 @@ import pytest
 from covidjax import optim
 from covidjax.train.phases import make_phases
 from covidjax.train.step import train_step
-from tests.optimizers import make_config
+from tests.optimizers import make_config, one_cycle_by_hand
 from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
 
 
@@ -27,14 +27,6 @@ def fastai_one_cycle(position: float, peak: float, pct_start: float, final_divis
     if position < pct_start:
         return cosine(peak / 25, peak, position / pct_start)
     return cosine(peak, peak / final_divisor, (position - pct_start) / (1 - pct_start))
-
-
-def torch_one_cycle(step: int, total: int, peak: float, pct_start: float) -> float:
-    """torch.optim.lr_scheduler.OneCycleLR: the peak at step pct_start * total - 1, the end at the last step."""
-    top = pct_start * total - 1
-    if step <= top:
-        return cosine(peak / 25, peak, step / top)
-    return cosine(peak, peak / 25 / 1e4, (step - top) / (total - 1 - top))
 
 
 def slice_of_rates(low: float, high: float, count: int) -> list[float]:
@@ -74,7 +66,7 @@ def test_every_parameter_moves_by_the_rate_of_its_stage_at_its_step() -> None:
             for path, leaf in jax.tree.leaves_with_path(moved):
                 stage, kind = path[0].key, path[-1].key
                 peak = by_stage[stage] * (0.5 if (stage, kind) == ("head", "bias") else 1.0)
-                expected = torch_one_cycle(number, total, peak, pct_start)
+                expected = one_cycle_by_hand(number, total, pct_start, peak)
                 # Rates are in float32, and the cosine at its end is a difference of numbers as large as the peak.
                 assert float(jnp.max(jnp.abs(leaf - expected))) < 3e-7 * peak, (number, path)
 

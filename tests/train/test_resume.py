@@ -168,6 +168,13 @@ def arrays(state: Any) -> dict[str, np.ndarray]:
     }
 
 
+def differing(one: Any, other: Any) -> list[str]:
+    """The arrays of a state that another, which has to have the same ones, holds with other bits."""
+    found, expected = arrays(one), arrays(other)
+    assert found.keys() == expected.keys()
+    return [name for name, value in expected.items() if not np.array_equal(found[name], value)]
+
+
 def figures(workdir: Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl without what depends on the clock."""
     records = read_records(workdir / "metrics.jsonl")
@@ -176,11 +183,9 @@ def figures(workdir: Path) -> list[dict[str, Any]]:
 
 def assert_same_run(workdir: Path, whole: Path, job: Job) -> None:
     found, expected = restore(workdir, job), restore(whole, job)
-    found_arrays, expected_arrays = arrays(found.state), arrays(expected.state)
-    assert {name.split("[")[0] for name in expected_arrays} >= {".params", ".batch_stats", ".opt_state", ".average"}
-    assert found_arrays.keys() == expected_arrays.keys()
-    differing = [name for name, value in expected_arrays.items() if not np.array_equal(found_arrays[name], value)]
-    assert differing == []
+    fields = {name.split("[")[0] for name in arrays(expected.state)}
+    assert fields >= {".params", ".batch_stats", ".opt_state", ".average"}
+    assert differing(found.state, expected.state) == []
     assert found.progress["step"] == LAST_STEP
     assert found.progress["best"] == expected.progress["best"]
     assert figures(workdir) == figures(whole)

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from covidjax import config as configs
@@ -16,7 +15,7 @@ from covidjax.train.setup import prepare
 from covidjax.weights.workdir import open_checkpoints
 from launch import train
 from tests.commands import call
-from tests.train.test_resume import arrays, figures
+from tests.train.test_resume import differing, figures
 
 # Without augmentation, so that the first two phases train from cached features.
 CONFIG = """
@@ -114,10 +113,7 @@ def test_run_killed_in_its_second_and_third_phase_ends_with_the_same_bits(
     assert f"resuming from step 20 of {LAST_STEP}" in capsys.readouterr().out
 
     found, expected = restore(workdir), restore(whole)
-    found_arrays, expected_arrays = arrays(found.state), arrays(expected.state)
-    assert found_arrays.keys() == expected_arrays.keys()
-    differing = [name for name, value in expected_arrays.items() if not np.array_equal(found_arrays[name], value)]
-    assert differing == []
+    assert differing(found.state, expected.state) == []
     assert (found.step, found.progress["best"]) == (LAST_STEP, expected.progress["best"])
     assert figures(workdir) == figures(whole)
     for name in ("evaluation_val.json", "predictions_val.csv"):

@@ -144,7 +144,7 @@ def _decode_and_store(
                 if len(parts) == 2:
                     images[row] = decode_pair(*contents, mask_name=parts[1], **settings)
                 else:
-                    images[row] = decode_image(*contents, **settings)
+                    images[row] = decode_image(contents[0], **settings)
             except BadImageError as error:
                 return str(error)
             return ""

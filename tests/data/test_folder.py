@@ -236,7 +236,8 @@ def test_fold_that_is_not_there_is_an_error(tree: Callable) -> None:
 
 
 def test_cxr3_folds_cover_every_image_once_in_test_and_fold_0_is_the_shipped_split() -> None:
-    cxr3, names = real_data("cxr3"), []
+    cxr3 = real_data("cxr3")
+    names: list[str] = []
     for fold in range(5):
         files = {split: list_files(config(cxr3, fold=fold), split) for split in SPLITS}
         assert sum(len(part.names) for part in files.values()) == 1125

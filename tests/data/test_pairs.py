@@ -56,7 +56,7 @@ def beside(tmp_path: Path) -> Callable[..., Path]:
     return build
 
 
-def masks_of(root: Path, split: str, **changes: object) -> dict[str, str]:
+def masks_of(root: Path, split: str, **changes: object) -> dict[str, str | None]:
     files = list_pairs(config(root, **changes), split)
     return {row.name: row.mask for row in files.rows}
 

@@ -28,3 +28,12 @@ def make_report(probabilities: np.ndarray, labels: np.ndarray, **options: Any) -
         "resamples": 200,
     }
     return classification.classification_report(probabilities, labels, **(arguments | options))
+
+
+def mask_counts(predicted: np.ndarray, masks: np.ndarray, num_classes: int) -> np.ndarray:
+    """`overlap_counts` of masks, by numpy: two [n, height, width] int -> [n, num_classes, 3] int64."""
+    counts = np.empty((len(masks), num_classes, 3), np.int64)
+    for index, (guess, true) in enumerate(zip(predicted, masks, strict=True)):
+        matrix = classification.confusion_matrix(np.ravel(true), np.ravel(guess), num_classes)
+        counts[index] = np.stack([matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)], -1)
+    return counts

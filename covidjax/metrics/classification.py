@@ -171,9 +171,9 @@ def classification_report(
     return {
         "split": split,
         "num_examples": num_examples,
-        "loss": _number(loss),
+        "loss": number(loss),
         **_proportion("accuracy", hits.sum(), num_examples),
-        "balanced_accuracy": _number(_mean_over(present, _ratio(hits, support))),
+        "balanced_accuracy": number(_mean_over(present, _ratio(hits, support))),
         **_bootstrapped("macro_f1", _mean_over(present, f1), samples["macro_f1"]),
         **_bootstrapped("macro_auroc", _mean_over(present, areas), samples["macro_auroc"]),
         "ece": expected_calibration_error(probabilities, labels),
@@ -294,10 +294,11 @@ def _proportion(name: str, successes: int, total: int) -> dict[str, Any]:
 def _bootstrapped(name: str, value: Any, samples: np.ndarray) -> dict[str, Any]:
     defined = samples[np.isfinite(samples)]
     interval = np.percentile(defined, [2.5, 97.5]).tolist() if np.isfinite(value) and len(defined) else None
-    return {name: _number(value), f"{name}_ci95": interval}
+    return {name: number(value), f"{name}_ci95": interval}
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """A figure as JSON has it: None where it is not finite."""
     return float(value) if math.isfinite(value) else None
 
 

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from covidjax.errors import UserError
 from covidjax.metrics import classification
+from covidjax.metrics.classification import number
 
 CONVENTIONS = {
     "dice and iou": "mean over images; a class that is in neither mask nor prediction counts as 1",
@@ -36,15 +37,6 @@ def overlap_counts(logits: jax.Array, labels: jax.Array) -> jax.Array:
     predicted = jnp.argmax(logits, axis=-1)[..., None] == classes
     true = labels.astype(jnp.int32)[..., None] == classes
     return jnp.stack([jnp.sum(part, axis=(1, 2), dtype=jnp.int32) for part in (predicted & true, predicted, true)], -1)
-
-
-def mask_counts(predicted: np.ndarray, masks: np.ndarray, num_classes: int) -> np.ndarray:
-    """`overlap_counts` of masks on the host: two [n, height, width] int -> [n, num_classes, 3] int64."""
-    counts = np.empty((len(masks), num_classes, 3), np.int64)
-    for index, (guess, true) in enumerate(zip(predicted, masks, strict=True)):
-        matrix = classification.confusion_matrix(np.ravel(true), np.ravel(guess), num_classes)
-        counts[index] = np.stack([matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)], -1)
-    return counts
 
 
 def dice(counts: np.ndarray) -> np.ndarray:
@@ -78,51 +70,6 @@ def hausdorff95_of(predicted: np.ndarray, masks: np.ndarray, num_classes: int) -
     return np.array([[hausdorff95(guess == c, true == c) for c in range(num_classes)] for guess, true in pairs])
 
 
-def volume(masks: np.ndarray, spacing: Sequence[float]) -> float:
-    """Millilitres that a stack of masks covers.
-
-    masks: [slices, height, width] bool; spacing: millimetres from slice to slice, row to row and column to column.
-    """
-    return millilitres(int(np.count_nonzero(masks)), spacing)
-
-
-def millilitres(voxels: int, spacing: Sequence[float]) -> float:
-    """The volume of a number of voxels; spacing: as in `volume`.
-
-    Raises UserError for a spacing that is not three numbers above 0.
-    """
-    if len(spacing) != 3 or not all(math.isfinite(step) and step > 0 for step in spacing):
-        raise UserError(f"the spacing of a stack is {tuple(spacing)}; allowed are three numbers above 0, in mm")
-    return float(voxels * math.prod(spacing) / 1000)
-
-
-def lung_fraction(lesions: np.ndarray, lungs: np.ndarray) -> float:
-    """The part of the lungs that lesions take up: two [slices, height, width] bool -> 0 to 1, NaN without lungs.
-
-    `lungs` includes what is ill in them; lesions outside are not counted. All voxels have the same size.
-    """
-    total = np.count_nonzero(lungs)
-    return float(np.count_nonzero(lesions & lungs) / total) if total else math.nan
-
-
-def segmentation_report(
-    predicted: np.ndarray,
-    masks: np.ndarray,
-    names: Sequence[str],
-    patients: Sequence[str],
-    patients_known: bool,
-    classes: Sequence[str],
-    loss: float,
-    split: str,
-    *,
-    hausdorff: bool = False,
-) -> dict[str, Any]:
-    """`report_from_counts` of masks that are at hand: predicted, masks: [n, height, width] int."""
-    counts = mask_counts(predicted, masks, len(classes))
-    distances = hausdorff95_of(predicted, masks, len(classes)) if hausdorff else None
-    return report_from_counts(counts, names, patients, patients_known, classes, loss, split, distances=distances)
-
-
 def report_from_counts(
     counts: np.ndarray,
     names: Sequence[str],
@@ -138,7 +85,7 @@ def report_from_counts(
 ) -> dict[str, Any]:
     """The content of evaluation_<split>.json but for `checkpoint`, of Python numbers that are finite, or None.
 
-    counts: [n, classes, 3] int, of `overlap_counts` or `mask_counts`; names, patients: n identifiers; loss: mean over
+    counts: [n, classes, 3] int, of `overlap_counts`; names, patients: n identifiers; loss: mean over
     the images; distances: [n, classes] float of `hausdorff95_of`, if asked for. The first class is the background.
 
     Of each class and of all but the first together: Dice and IoU as means over the images, and pooled; and of each
@@ -173,7 +120,7 @@ def report_from_counts(
     return {
         "split": split,
         "num_examples": len(counts),
-        "loss": _number(loss),
+        "loss": number(loss),
         **_with_intervals(means),
         **({} if distances is None else _distance(distances[:, 1:])),
         "classes": list(classes),
@@ -207,7 +154,7 @@ def _per_image(
                 "predicted_pixels": int(counts[index, c, 1]),
             }
             if distances is not None:
-                of_classes[class_name]["hausdorff95"] = _number(distances[index, c])
+                of_classes[class_name]["hausdorff95"] = number(distances[index, c])
         means = {"dice": float(overlaps[1:].mean()), "iou": float(unions[1:].mean())}
         images.append({"file": name, "patient": patient, **means, "per_class": of_classes})
     return images
@@ -262,7 +209,3 @@ def _distance(distances: np.ndarray) -> dict[str, Any]:
         "hausdorff95": float(defined.mean()) if len(defined) else None,
         "hausdorff95_undefined": int(distances.size - len(defined)),
     }
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

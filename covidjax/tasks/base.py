@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from covidjax.data.examples import Examples
-from covidjax.losses import LossFunction, class_counts, correct_share
+from covidjax.losses import LossFunction, class_counts, class_weights, correct_share, loss_function
 from covidjax.tasks.page import Block
 
 # Batches of a split in inference: logits [batch, ...], targets [batch, ...] and how many of both are real.
@@ -91,13 +91,14 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Task(abc.ABC):
     """A kind of label: what it is, how a network learns it, how well it does, and what is written of that.
 
     labels: 'images' or 'pixels', whichever a network of the task labels, see `models.labels`
     words: what its networks do, after their name; of: what its losses and figures are of
-    losses: names of `config.loss.name`; best: names of `config.checkpoint.best`, with 1 where higher is better, else -1
+    losses: functions by names of `config.loss.name`; best: names of `config.checkpoint.best`, with 1 where higher is
+        better, else -1
     offers: what it can do beside: 'oversample', 'ensemble', 'sweep', 'hausdorff', 'overlays' (tiles and volumes too)
     masks: whether the data source reads masks; contents: what is kept of a training split, in words
     correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
@@ -111,7 +112,7 @@ class Task(abc.ABC):
     labels: str
     words: str
     of: str
-    losses: tuple[str, ...]
+    losses: Mapping[str, Callable[..., jax.Array]]
     best: Mapping[str, int]
     offers: frozenset[str]
     masks: bool
@@ -140,13 +141,14 @@ class Task(abc.ABC):
         """How many numbers the network gives for an image or a pixel."""
         return len(classes)
 
-    @abc.abstractmethod
     def train_loss(self, loss: Any, examples: Examples) -> LossFunction:
         """The loss that a section `config.loss` describes: (logits, targets) -> [batch]. examples: of training."""
+        weights = class_weights(loss.class_weights, self.epoch_targets(examples), examples.classes)
+        return loss_function(loss, weights, self.losses)
 
-    @abc.abstractmethod
     def plain_loss(self, loss: ConfigDict) -> LossFunction:
         """The loss as it is reported: without class weights and label smoothing."""
+        return loss_function(ConfigDict({**loss.to_dict(), "label_smoothing": 0.0}), None, self.losses)
 
     def check(self, model_name: str, dataset: Any, loss: Any) -> None:  # noqa: B027 - most tasks have nothing to check
         """Checks what a config has for this task alone. Raises UserError."""

@@ -35,19 +35,12 @@ def _batch_sums(logits: jax.Array, labels: jax.Array, count: jax.Array, loss: Lo
     return Sums.single_from_model_output(logits=logits, labels=labels, loss=loss(logits, labels), mask=mask)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Classification(Task):
     """Labels [n] int32, an index into the classes; an answer is the probabilities of the classes."""
 
     def targets(self, examples: Examples) -> np.ndarray:
         return examples.labels
-
-    def train_loss(self, loss: Any, examples: Examples) -> LossFunction:
-        weights = losses.class_weights(loss.class_weights, self.epoch_targets(examples), examples.classes)
-        return losses.loss_function(loss, weights)
-
-    def plain_loss(self, loss: ConfigDict) -> LossFunction:
-        return losses.loss_function(ConfigDict({**loss.to_dict(), "label_smoothing": 0.0}), None)
 
     def measure(self, answers: Answers, loss: LossFunction) -> dict[str, float]:
         total = Sums.empty()
@@ -97,7 +90,7 @@ CLASSIFICATION = Classification(
     labels="images",
     words="labels whole images",
     of="whole images",
-    losses=tuple(losses.LOSSES),
+    losses=losses.LOSSES,
     best={"loss": -1, "accuracy": 1},
     offers=frozenset({"oversample", "ensemble", "sweep"}),
     masks=False,

@@ -53,7 +53,7 @@ def _mask_figures(logits: jax.Array, masks: jax.Array, loss: LossFunction) -> tu
     return predicted, segmentation.overlap_counts(logits, masks), loss(logits, masks)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Segmentation(Task):
     """Masks [n, height, width] uint8 of class ids, the background first; an answer is the class id of each pixel."""
 
@@ -63,13 +63,6 @@ class Segmentation(Task):
                 f"the {examples.split} split has no masks: choose another data set, or a network for classification"
             )
         return examples.masks
-
-    def train_loss(self, loss: Any, examples: Examples) -> LossFunction:
-        weights = losses.class_weights(loss.class_weights, self.epoch_targets(examples), examples.classes)
-        return losses.loss_function(loss, weights, losses.MASK_LOSSES)
-
-    def plain_loss(self, loss: ConfigDict) -> LossFunction:
-        return losses.loss_function(ConfigDict({**loss.to_dict(), "label_smoothing": 0.0}), None, losses.MASK_LOSSES)
 
     def check(self, model_name: str, dataset: Any, loss: Any) -> None:
         if dataset.oversample:
@@ -192,7 +185,7 @@ SEGMENTATION = Segmentation(
     labels="pixels",
     words="answers with masks",
     of="masks",
-    losses=tuple(losses.MASK_LOSSES),
+    losses=losses.MASK_LOSSES,
     best={"loss": -1, "accuracy": 1, "dice": 1},
     offers=frozenset({"hausdorff", "overlays"}),
     masks=True,

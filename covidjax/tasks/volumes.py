@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -10,7 +11,6 @@ import numpy as np
 from covidjax import files
 from covidjax.data.listing import some_of
 from covidjax.errors import UserError
-from covidjax.metrics.segmentation import millilitres
 from covidjax.tasks.base import RESEARCH_USE
 
 LUNG = "lung"
@@ -27,7 +27,8 @@ class Slice:
 
 def check_spacing(spacing: Sequence[float]) -> None:
     """Raises UserError for a spacing that is not three numbers above 0."""
-    millilitres(0, spacing)
+    if len(spacing) != 3 or not all(math.isfinite(step) and step > 0 for step in spacing):
+        raise UserError(f"the spacing of a stack is {tuple(spacing)}; allowed are three numbers above 0, in mm")
 
 
 def stacks(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
@@ -57,7 +58,7 @@ def write_table(path: Path, slices: Sequence[Slice], classes: Sequence[str], spa
     rows = []
     for name, members in stacks(slices).items():
         pixels = np.sum([one.areas for one in members], axis=0)[1:]
-        row = [name, len(members), *(millilitres(int(count), spacing) for count in pixels)]
+        row = [name, len(members), *(float(count * math.prod(spacing) / 1000) for count in pixels)]
         if has_lung:
             within = int(pixels.sum())
             healthy = int(pixels[classes[1:].index(LUNG)])

@@ -13,6 +13,7 @@ from covidjax.metrics import segmentation
 from covidjax.metrics.mask_files import write_masks
 from covidjax.report import formats
 from covidjax.tasks.segmentation_page import choose
+from tests.predictions import mask_counts
 from tests.report.made_workdir import Page, write_report, write_run
 from tests.support import small_config
 
@@ -40,8 +41,9 @@ def predict(examples: Examples) -> np.ndarray:
 def write_evaluation(workdir: Path, examples: Examples) -> dict[str, Any]:
     predicted = predict(examples)
     assert examples.masks is not None
-    evaluation = segmentation.segmentation_report(
-        predicted, examples.masks, examples.names, examples.patients, True, CLASSES, 0.4567, examples.split
+    counts = mask_counts(predicted, examples.masks, len(CLASSES))
+    evaluation = segmentation.report_from_counts(
+        counts, examples.names, examples.patients, True, CLASSES, 0.4567, examples.split
     )
     evaluation["checkpoint"] = {"step": 48, "which": "best"}
     (workdir / f"evaluation_{examples.split}.json").write_text(json.dumps(evaluation))

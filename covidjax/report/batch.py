@@ -1,6 +1,7 @@
 """The first batch of a run as the network sees it, as a picture in the workdir."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +16,24 @@ CELL_SIDE = 160
 LETTERS = 14
 
 
-def write_batch(
-    workdir: Path, inputs: np.ndarray, targets: np.ndarray, classes: tuple[str, ...], batch_size: int
-) -> None:
+def write_batch(workdir: Path, inputs: np.ndarray, labels: Sequence[str | np.ndarray], batch_size: int) -> None:
     """Writes batch.jpg: images of the first batch as its step changes them, with the borders of their masks.
 
-    inputs: [n, height, width, channels] float32, as the network takes them; targets: labels [n] int32, whose names
-    stand below the images, or masks [n, height, width] uint8; batch_size: how many images the batch had, n of which
-    are shown, up to MAX_SHOWN.
+    inputs: [n, height, width, channels] float32, as the network takes them; labels: of each image a text that
+    stands below it, or a mask [height, width] uint8; batch_size: how many images the batch had, n of which are shown,
+    up to MAX_SHOWN.
     The description is the comment of the file. Raises UserError where the file cannot be written.
     """
-    masked = targets.ndim > 1
     shown = min(len(inputs), MAX_SHOWN)
     low, high = float(inputs[:shown].min()), float(inputs[:shown].max())
     gray = np.rint(255 * (inputs[:shown] - low) / max(high - low, 1e-9)).astype(np.uint8)
     cells = [
-        _masked(image, target) if masked else _labelled(image, classes[target])
-        for image, target in zip(gray, targets, strict=False)
+        _labelled(image, label) if isinstance(label, str) else _masked(image, label)
+        for image, label in zip(gray, labels, strict=False)
     ]
     what = f"{shown} of the {batch_size} images of the first batch, augmented and after preprocessing"
     grays = f"values from {low:.2f} (black) to {high:.2f} (white)"
-    outlines = "; lines: borders of the masks, moved with their images" if masked else ""
+    outlines = "; lines: borders of the masks, moved with their images" if not isinstance(labels[0], str) else ""
     content = io.BytesIO()
     _grid(cells).save(content, format="jpeg", quality=88, subsampling=0, comment=f"{what}; {grays}{outlines}.")
     files.write_bytes(workdir / NAME, content.getvalue())

@@ -69,7 +69,8 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
             state, progress = job.fresh_state(), RunProgress()
             targets = job.targets(job.train_split)
             inputs, targets = first_batch(job.recipes[0], job.train_split, targets, config.seed, config.batch_size)
-            batch.write_batch(workdir, inputs, targets, job.train_split.classes, config.batch_size)
+            labels = [job.task.label(target, job.train_split.classes) for target in targets]
+            batch.write_batch(workdir, inputs, labels, config.batch_size)
         else:
             state, progress = restored.state, RunProgress(**restored.progress)
             print(*restored.notes, f"\nresuming from step {progress.step} of {job.last_step}", sep="\n")

@@ -137,6 +137,10 @@ class Task(abc.ABC):
         once = self.targets(examples)
         return once if examples.repeats is None else once[examples.turns()]
 
+    @abc.abstractmethod
+    def label(self, target: np.ndarray, classes: Sequence[str]) -> str | np.ndarray:
+        """What a picture of an image shows of its target: a text, or a mask [height, width] uint8."""
+
     def num_outputs(self, classes: Sequence[str]) -> int:
         """How many numbers the network gives for an image or a pixel."""
         return len(classes)

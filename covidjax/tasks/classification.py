@@ -42,6 +42,9 @@ class Classification(Task):
     def targets(self, examples: Examples) -> np.ndarray:
         return examples.labels
 
+    def label(self, target: np.ndarray, classes: Sequence[str]) -> str:
+        return classes[target]
+
     def measure(self, answers: Answers, loss: LossFunction) -> dict[str, float]:
         total = Sums.empty()
         for logits, labels, count in answers:

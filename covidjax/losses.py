@@ -150,7 +150,7 @@ def _in_label_order(spec: Sequence[Any], classes: Sequence[str]) -> tuple[float,
 
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """How often each class occurs: labels [examples] int, or masks [images, height, width] -> [num_classes] int64."""
+    """Counts of the classes: labels [examples] int, or masks [images, height, width] -> [num_classes] int64."""
     if np.ndim(labels) == 1:
         return np.bincount(np.asarray(labels), minlength=num_classes)
     parts = (np.bincount(np.ravel(mask), minlength=num_classes) for mask in labels)  # one by one: ids become int64

@@ -111,7 +111,7 @@ class Checkpoints:
         return (self._best() or (None, None))[0]
 
     def score(self, metric: float | None) -> float | None:
-        """What is higher for a better metric; None for one that cannot be best."""
+        """A number that is higher for a better metric; None for one that cannot be best."""
         return self._sign * metric if metric is not None and math.isfinite(metric) else None
 
     def _best(self) -> tuple[float, int] | None:

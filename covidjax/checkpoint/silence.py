@@ -1,4 +1,4 @@
-"""What orbax and TensorStore print by themselves, kept off standard error: what it tells is raised as well."""
+"""Lines that orbax and TensorStore print by themselves, kept off standard error: what they tell is raised as well."""
 
 import dataclasses
 import logging

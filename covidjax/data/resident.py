@@ -1,4 +1,4 @@
-"""Where what a run trains on lives: on the device where it fits, else on the host, else on disk."""
+"""Placement of what a run trains on: on the device where it fits, else on the host, else on disk."""
 
 import os
 from typing import Any

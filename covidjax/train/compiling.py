@@ -24,7 +24,7 @@ class Compiling:
         self._begun: dict[tuple[int, bool], Future[Program]] = {}
 
     def steps_per_call(self, phase: Phase) -> int:
-        """How many steps one call of the program of a phase takes."""
+        """The number of steps that one call of the program of a phase takes."""
         if not self._job.resident(phase):
             return 1
         asked, epoch_steps = self._job.config.steps_per_call, self._job.steps_per_epoch
@@ -59,7 +59,7 @@ class Compiling:
         return self._programs.start(lambda: step.lower(job.phase_state(phase), *inputs))
 
     def account(self, phase: Phase) -> str:
-        """What the program of a phase cost and takes, and what `config.remat` saves, for the person who runs this."""
+        """Costs of the program of a phase, and the savings of `config.remat`, for the person who runs this."""
         program = self.wait(phase)
         now = program.memory.get("temporary", 0) / 2**20
         text = f"compiled in {program.seconds:.1f} s; a step takes {now:,.1f} MiB of temporary memory"
@@ -78,12 +78,12 @@ class Compiling:
         return {str(phase): begun.result().memory for (phase, counted), begun in self._begun.items() if not counted}
 
     def seconds(self) -> float:
-        """What all compilations so far took; in part they ran beside training."""
+        """The time of all compilations so far; in part they ran beside training."""
         return sum(begun.result().seconds for begun in self._begun.values() if begun.done())
 
 
 def choose_steps_per_call(asked: int, epoch_steps: int, flops_per_step: float) -> int:
-    """How many steps one call of the program takes.
+    """The number of steps that one call of the program takes.
 
     asked: config.steps_per_call. By itself as many as cost about a hundredth of a second, so that starting them costs
     nothing, as a divisor of the steps of an epoch, so that one program does.

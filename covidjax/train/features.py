@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Caching:
-    """What is cached in a phase.
+    """The features that a phase caches.
 
     placement: of the training features, 'device' | 'host' | 'disk', or '' where the phase trains on images.
     views: of each training image. validation: whether the validation split is measured from features.
@@ -93,7 +93,7 @@ def decide(
 
 
 def _place(configured_cache: str, size: int) -> tuple[str, str]:
-    """Where so many bytes of features go, and whose room that is; or '' and why nowhere."""
+    """The place for so many bytes of features, and whose room that is; or '' and why there is none."""
     room, where = device_room()
     if size <= room:
         return "device", where
@@ -119,7 +119,7 @@ def shapes(recipe: Recipe, images: tuple[int, ...]) -> Any:
 
 
 def feature_store(configured_cache: str) -> FeatureStore:
-    """Where the features of all runs are kept: in the folder that a config names, or the user's cache."""
+    """The store of the features of all runs: in the folder that a config names, or the user's cache."""
     return FeatureStore(cache_dir(configured_cache) / "features")
 
 

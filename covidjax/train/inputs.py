@@ -1,4 +1,4 @@
-"""What the steps of a phase take in: images or cached features, from the device or from the host."""
+"""The inputs of the steps of a phase: images or cached features, from the device or from the host."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ class PhaseInputs:
         return steps_per_epoch(len(self.turns), batch_size)
 
     def rows(self, step: int, seed: int, batch_size: int) -> np.ndarray:
-        """Where the examples of a step's batch are in the resident data: [batch] int32."""
+        """The rows of the resident data that are a step's batch: [batch] int32."""
         examples, views = batch_rows(seed, step, self.turns, batch_size, self.num_views)
         num_examples = len(jax.tree.leaves(self.views[0])[0]) // self.num_views
         return examples + views * np.int32(num_examples)

@@ -4,9 +4,10 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
+from jax.sharding import Mesh
 
 from covidjax import optim
 from covidjax.checkpoint.saver import Saver, Snapshot
@@ -27,7 +28,7 @@ from covidjax.train.writer import MetricsWriter, ProgressLines
 
 @dataclasses.dataclass(frozen=True)
 class RunProgress:
-    """What a checkpoint holds beside the state: finished steps, seconds of training, the best validation so far.
+    """The part of a checkpoint beside the state: finished steps, seconds of training, the best validation so far.
 
     phase, phase_step: where the last checkpoint stands, for whoever looks into it.
     """
@@ -41,7 +42,7 @@ class RunProgress:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loop:
-    """What the loop works with. stop_asked: whether the run is to end after the present call of the program."""
+    """The parts of a run that the loop works with. stop_asked: whether it is to end after the present call."""
 
     job: Job
     compiling: Compiling
@@ -95,7 +96,8 @@ def train_phase(
             figures = train_figures(job.task, recipe, state, sums)
             figures["images_per_second"] = round(steps * config.batch_size / seconds, 2)
             measured, progress = validate(loop, phase, state, forward, inputs, figures, progress)
-            state = next_epoch(job, phase, state, figures["loss"])
+            finished = progress.step % job.steps_per_epoch == 0  # else the phase ends within an epoch
+            state = next_epoch(state, figures["loss"] if finished else None, phase.optimizer, job.mesh)
             progress = save(loop, phase, state, progress, measured)
             began, began_step = time.monotonic(), progress.step
         elif every and progress.step % every == 0:
@@ -184,12 +186,13 @@ def mean(total: jax.Array, count: jax.Array) -> float:
     return float(total) / int(count) if int(count) else math.nan
 
 
-def next_epoch(job: Job, phase: Phase, state: TrainState, epoch_loss: float) -> TrainState:
-    """The state with which the next epoch begins: empty sums, and the plateau rule told of the loss."""
-    plateau = state.plateau
-    if int(state.step) % job.steps_per_epoch == 0:  # a phase that ends within an epoch has seen a part of one
-        plateau = optim.plateau_update(plateau, epoch_loss, phase.optimizer)
-    fresh = jax.device_put((plateau, StepMetrics.empty()), replicated(job.mesh))
+def next_epoch(state: TrainState, epoch_loss: float | None, optimizer: Any, mesh: Mesh) -> TrainState:
+    """The state with which the next epoch begins: empty sums, and the plateau rule applied to the loss.
+
+    epoch_loss: None after a part of an epoch, which says nothing of a plateau; optimizer: the section of the phase.
+    """
+    plateau = state.plateau if epoch_loss is None else optim.plateau_update(state.plateau, epoch_loss, optimizer)
+    fresh = jax.device_put((plateau, StepMetrics.empty()), replicated(mesh))
     return dataclasses.replace(state, plateau=fresh[0], metrics=fresh[1])
 
 

@@ -18,7 +18,7 @@ GOOD_STEPS = 2000  # in a row, until the scale doubles
 
 @flax.struct.dataclass
 class LossScale:
-    """What the loss is multiplied by, and what decides it; part of the train state.
+    """The factor on the loss, and what decides it; part of the train state.
 
     scale: [] float32; good_steps: [] int32, in a row since the scale last changed; skipped_steps: [] int32, of the run.
     """

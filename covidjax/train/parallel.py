@@ -1,4 +1,4 @@
-"""Where state and batches live: one named mesh over the local devices, and the step compiled over it."""
+"""Placement of state and batches: one named mesh over the local devices, and the step compiled over it."""
 
 import dataclasses
 from collections.abc import Callable

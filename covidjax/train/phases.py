@@ -42,7 +42,7 @@ class Phase:
     ema_decays: Pairs
 
     def plan(self, variables: Mapping[str, Any], stages: tuple[str, ...]) -> FreezePlan:
-        """What trains in the phase, and how. variables: {'params', 'batch_stats'} of arrays or shapes."""
+        """The plan of what trains in the phase, and how. variables: {'params', 'batch_stats'} of arrays or shapes."""
         return make_plan(
             self.freeze,
             variables,

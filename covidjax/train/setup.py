@@ -1,4 +1,4 @@
-"""Everything of a run that is settled before its first step: data, network, phases, recipes."""
+"""Everything of a run that is decided before its first step: data, network, phases, recipes."""
 
 import dataclasses
 from typing import Any
@@ -51,7 +51,7 @@ class Job:
 
     @property
     def task(self) -> Task:
-        """What the labels are."""
+        """The kind of label."""
         return tasks.of(self.config.model.name, self.config.loss.name)
 
     @property
@@ -64,7 +64,7 @@ class Job:
         return (self.caching[phase.index].placement or self.placement["placement"]) == "device"
 
     def targets(self, examples: Examples) -> np.ndarray:
-        """What the network is to answer to the images of a split: labels [n], or masks [n, height, width]."""
+        """The right answers to the images of a split: labels [n], or masks [n, height, width]."""
         return self.task.targets(examples)
 
     def fresh_state(self) -> TrainState:
@@ -177,7 +177,7 @@ def _load(dataset: ConfigDict, task: Task) -> list[Examples]:
 def make_recipe(
     config: ConfigDict, phase: Phase, model: Staged, begin: InitialVariables, train_split: Examples, epoch_steps: int
 ) -> Recipe:
-    """What a step of the phase does."""
+    """The recipe of the steps of a phase."""
     plan = phase.plan(begin.variables, model.stages)
     task = tasks.of(config.model.name, config.loss.name)
     return Recipe(
@@ -210,7 +210,7 @@ def _known_stages(stages: tuple[str, ...], model: Staged) -> tuple[str, ...]:
 
 
 def describe_freeze(job: Job, phase: Phase) -> dict[str, Any]:
-    """What a phase freezes and costs: {'phase', 'strategy', 'rows', 'summary', 'step_flops', 'features'}.
+    """The freeze table and the costs of a phase: {'phase', 'strategy', 'rows', 'summary', 'step_flops', 'features'}.
 
     step_flops: of one step, without the frozen prefix where its outputs are cached.
     """

@@ -1,4 +1,4 @@
-"""What a training step takes in and gives back."""
+"""The state that a training step takes in and gives back."""
 
 from typing import Any
 

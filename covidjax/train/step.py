@@ -23,7 +23,7 @@ Batch = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a step does, static and hashable; each phase of a run has one and compiles its own step.
+    """The parts of a step, static and hashable; each phase of a run has one and compiles its own step.
 
     learning_rate: the schedule, from the run's step schedule_start on: where the phase begins, or before it.
     loss, correct: (logits [batch, classes], labels [batch]) -> losses [batch], and float32 [batch] that is reported
@@ -133,7 +133,7 @@ def augmented(key: jax.Array, batch: Batch, recipe: Recipe) -> tuple[jax.Array, 
 
 
 def run_prefix(recipe: Recipe, variables: Any, images: jax.Array) -> Any:
-    """What flows into the first trained stage: the frozen prefix, run as inference in its own dtype.
+    """The inputs of the first trained stage: the outputs of the frozen prefix, run as inference in its own dtype.
 
     variables: {'params', 'batch_stats'} of the prefix at least; images: [batch, height, width, channels], values
     0..255 -> a tree of arrays [batch, ...].

@@ -18,7 +18,7 @@ HEADS = ("fc.", "classifier.", "aux_classifier.", "head.", "pre_logits.")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where one array of a network comes from.
+    """The origin of one array of a network.
 
     path: ours, from 'params' or 'batch_stats' down. source: the name of the tensor in the file.
     layout: how the tensor becomes the array:

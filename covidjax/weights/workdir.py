@@ -48,7 +48,7 @@ class Trained:
 
     @property
     def origin(self) -> str:
-        """Where its weights are from, in words."""
+        """The origin of its weights, in words."""
         return f"checkpoint of step {self.step}"
 
     @property

@@ -4,7 +4,6 @@ The rules on their own are held against Keras in test_optim.py, test_losses.py a
 """
 
 import dataclasses
-import types
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -166,13 +165,12 @@ def our_losses(config: ConfigDict, model: Staged, variables: Any, examples: Exam
     begin = InitialVariables(variables, make_preprocessing(config), ())
     recipe = setup.make_recipe(config, phase, model, begin, examples, epoch_steps)
     recipe = dataclasses.replace(recipe, prefix=model)
-    job: Any = types.SimpleNamespace(steps_per_epoch=epoch_steps, mesh=make_mesh(config.batch_size, 1))
     state = initial_state(recipe, variables, jax.random.key(0))
     take_step, found = jax.jit(partial(train_step, recipe=recipe)), []
     for part in batches(config):
         state = take_step(state, {"image": examples.images[part], "label": examples.labels[part]})
         found.append(float(state.metrics.loss))
-        state = loop.next_epoch(job, phase, state, found[-1])
+        state = loop.next_epoch(state, found[-1], phase.optimizer, make_mesh(config.batch_size, 1))
     return found
 
 

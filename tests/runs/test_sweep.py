@@ -94,7 +94,8 @@ def run_alone(config: ConfigDict, setting: HeadSettings) -> Head:
         labels = job.val_split.labels
         loss = float(jnp.mean(losses.softmax_cross_entropy(logits, jnp.asarray(labels))))
         figures.append((loss, float(np.mean(np.argmax(logits, -1) == labels))))
-        state = next_epoch(job, phase, state, float(state.metrics.loss) / int(state.metrics.steps))
+        loss_of_epoch = float(state.metrics.loss) / int(state.metrics.steps)
+        state = next_epoch(state, loss_of_epoch, phase.optimizer, job.mesh)
     best = max(range(EPOCHS), key=lambda epoch: (-figures[epoch][0], epoch))
     return Head(setting, best + 1, *figures[best], *figures[-1])
 

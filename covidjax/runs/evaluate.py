@@ -47,7 +47,7 @@ def describe(workdir: Path, split: str, result: dict[str, Any]) -> Iterator[str]
     origin = f"checkpoint of step {result['checkpoint']['step']}" if "checkpoint" in result else "mixture of networks"
     yield f"{split}: {result['num_examples']} examples, {origin}"
     config = configs.of_workdir(workdir)
-    yield from tasks.of(config.model.name, config.loss.name).told(result)
+    yield from tasks.of(config.model.name, config.loss.name).summary(result)
     for member, paired in zip(result.get("members", ()), result.get("comparison", ()), strict=True):
         yield f"  {member['name']}, weight {member['weight']:.3f}: accuracy {with_interval(member, 'accuracy')}"
         difference = with_interval(paired, "difference")

@@ -23,7 +23,7 @@ from covidjax.evaluate.tiles import Tiling
 from covidjax.process import prepare_process
 from covidjax.runs.ensemble import Mixture, load_network
 from covidjax.tasks import pictures
-from covidjax.tasks.base import Outcome, Prediction, Wanted
+from covidjax.tasks.base import Predicted, Prediction, Request
 from covidjax.weights.workdir import Trained, Which
 
 OVERLAY_SIDE = 1024  # longest side of an image in an overlay, which is for looking at
@@ -115,7 +115,7 @@ def predict(
     overlays_folder: Path | None = None,
     tiling: Tiling | None = None,
     spacing: tuple[float, ...] | None = None,
-) -> Outcome:
+) -> Predicted:
     """Predicts images; writes the table `output` and, for masks, the folder <stem of output>_masks beside it.
 
     The table of a classifier or a mixture: file, predicted, probability_<class>. Of masks: file, width, height, mask,
@@ -133,14 +133,14 @@ def predict(
     if "overlays" not in trained.task.offers and (overlays_folder, tiling, spacing) != (None, None, None):
         name = trained.config.model.name
         raise UserError(f"{name} {trained.task.words}: --overlays, --tile and --spacing are for masks")
-    wanted = Wanted(output, trained.config.dataset.crop, overlays_folder, spacing, tiled=tiling is not None)
+    request = Request(output, trained.config.dataset.crop, overlays_folder, spacing, tiled=tiling is not None)
     if isinstance(trained, Mixture):
         found = _mixed(trained, sources)
     elif tiling is None:
         found = _answers(trained, sources, shown=overlays_folder is not None)
     else:
         found = _tiled_answers(trained, sources, tiling, shown=overlays_folder is not None)
-    return trained.task.write_predictions(found, sources.names, trained.classes, wanted)
+    return trained.task.write_predictions(found, sources.names, trained.classes, request)
 
 
 def _answers(trained: Trained, sources: Sources, *, shown: bool = False) -> Iterator[Prediction]:

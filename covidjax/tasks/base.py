@@ -64,7 +64,7 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class Request:
     """What is to be written of predictions. table: its path, .csv; overlays, spacing: see `runs.predict.predict`.
 
     crop: `config.dataset.crop`; tiled: whether images were taken at their own size.
@@ -78,7 +78,7 @@ class Wanted:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Predicted:
     """What was predicted and written. counts: images by class, which `counted` puts in words; files: by their titles.
 
     notes: sentences for the person who asked.
@@ -182,7 +182,7 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def told(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
+    def summary(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
         """The lines on an evaluation for the person who asked for it."""
 
     def format_figures(self, figures: Mapping[str, float]) -> str:
@@ -197,11 +197,11 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def write_predictions(
-        self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], wanted: Wanted
-    ) -> Outcome:
+        self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request
+    ) -> Predicted:
         """Writes the table and what belongs to it; `runs.predict.predict` says what that is.
 
-        predictions: of the images `names`, each made when it is asked for, after what is wrong with `wanted` is told.
+        predictions: of the images `names`, each made when it is asked for, after what is wrong with `request` is said.
         """
 
 

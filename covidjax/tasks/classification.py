@@ -17,7 +17,7 @@ from covidjax import files, losses
 from covidjax.data.examples import Examples
 from covidjax.losses import LossFunction, at_least_float32
 from covidjax.metrics import classification
-from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Outcome, Prediction, Task, Wanted, with_interval
+from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
 from covidjax.tasks.classification_page import classification_blocks
 
 
@@ -66,7 +66,7 @@ class Classification(Task):
         classification.write_predictions(path, examples.names, examples.patients, labels, table, classes)
         return result
 
-    def told(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
+    def summary(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
         yield f"accuracy {with_interval(evaluation, 'accuracy')}"
         yield f"balanced accuracy {evaluation['balanced_accuracy']:.4f}, macro F1 {evaluation['macro_f1']:.4f}"
 
@@ -74,17 +74,17 @@ class Classification(Task):
         return np.asarray(losses.probabilities(jnp.asarray(logits), loss.name))
 
     def write_predictions(
-        self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], wanted: Wanted
-    ) -> Outcome:
+        self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request
+    ) -> Predicted:
         rows = [
             [one.name, classes[int(one.answer.argmax())], *one.answer.astype(np.float64).tolist(), RESEARCH_USE]
             for one in predictions
         ]
         header = ["file", "predicted", *(classification.PROBABILITY + name for name in classes), "use"]
-        files.write_csv(wanted.table, header, rows)
+        files.write_csv(request.table, header, rows)
         counts = collections.Counter(row[1] for row in rows)
-        return Outcome(
-            len(rows), "images by predicted class", {name: counts[name] for name in classes}, {"table": wanted.table}
+        return Predicted(
+            len(rows), "images by predicted class", {name: counts[name] for name in classes}, {"table": request.table}
         )
 
 

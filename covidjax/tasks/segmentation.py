@@ -20,7 +20,7 @@ from covidjax.errors import UserError
 from covidjax.losses import LossFunction
 from covidjax.metrics import mask_files, segmentation
 from covidjax.tasks import pictures, volumes
-from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Outcome, Prediction, Task, Wanted, with_interval
+from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
 from covidjax.tasks.segmentation_page import segmentation_blocks
 from covidjax.tasks.volumes import Slice
 
@@ -109,7 +109,7 @@ class Segmentation(Task):
         mask_files.write_predictions(workdir / f"predictions_{split}.csv", result["per_image"])
         return result
 
-    def told(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
+    def summary(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
         yield f"Dice {with_interval(evaluation, 'dice')}"
         yield f"IoU {with_interval(evaluation, 'iou')}"
         if evaluation.get("hausdorff95") is not None:
@@ -121,42 +121,42 @@ class Segmentation(Task):
         return logits.argmax(-1).astype(np.uint8)
 
     def write_predictions(
-        self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], wanted: Wanted
-    ) -> Outcome:
-        folder = wanted.table.with_name(f"{wanted.table.stem}_masks")
-        if wanted.overlays is not None and wanted.overlays.resolve() == folder.resolve():
-            raise UserError(f"--overlays: {wanted.overlays} is where the masks go: choose another folder")
+        self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request
+    ) -> Predicted:
+        folder = request.table.with_name(f"{request.table.stem}_masks")
+        if request.overlays is not None and request.overlays.resolve() == folder.resolve():
+            raise UserError(f"--overlays: {request.overlays} is where the masks go: choose another folder")
         file_names = _file_names(names)
-        if wanted.spacing is not None:
-            volumes.check_spacing(wanted.spacing)
+        if request.spacing is not None:
+            volumes.check_spacing(request.spacing)
         slices: list[Slice] = []
         with contextlib.ExitStack() as stack:
             new_masks = stack.enter_context(files.new_folder(folder))
-            new_overlays = None if wanted.overlays is None else stack.enter_context(files.new_folder(wanted.overlays))
+            new_overlays = None if request.overlays is None else stack.enter_context(files.new_folder(request.overlays))
             for one in predictions:
-                mask = one.answer if wanted.tiled else place_back(one.answer, one.size, wanted.crop)
+                mask = one.answer if request.tiled else place_back(one.answer, one.size, request.crop)
                 _save(Image.fromarray(pictures.values(mask, len(classes))), new_masks / file_names[one.name])
                 if new_overlays is not None:
                     _save(_overlay(one, mask, classes), new_overlays / file_names[one.name])
                 areas = np.bincount(mask.reshape(-1), minlength=len(classes)).tolist()
                 slices.append(Slice(one.name, one.size, tuple(areas)))
-            if wanted.spacing is not None:
+            if request.spacing is not None:
                 volumes.stacks(slices)  # what is wrong with them is told before anything is there
         header = ["file", "width", "height", "mask", *(f"pixels_{name}" for name in classes), "use"]
         rows = [
             [one.name, *one.size, f"{folder.name}/{file_names[one.name]}", *one.areas, RESEARCH_USE] for one in slices
         ]
-        files.write_csv(wanted.table, header, rows)
-        written = {"table": wanted.table, "masks": folder}
-        if wanted.overlays is not None:
-            written["overlays"] = wanted.overlays
-        if wanted.spacing is not None:
-            written["volumes"] = wanted.table.with_name(f"{wanted.table.stem}_volumes.csv")
-            volumes.write_table(written["volumes"], slices, classes, wanted.spacing)
+        files.write_csv(request.table, header, rows)
+        written = {"table": request.table, "masks": folder}
+        if request.overlays is not None:
+            written["overlays"] = request.overlays
+        if request.spacing is not None:
+            written["volumes"] = request.table.with_name(f"{request.table.stem}_volumes.csv")
+            volumes.write_table(written["volumes"], slices, classes, request.spacing)
         counts = {name: sum(one.areas[number] > 0 for one in slices) for number, name in enumerate(classes) if number}
         notes = ("what lies outside the centre square was not seen, and is background in the masks",)
-        unseen = wanted.crop == "center" and not wanted.tiled
-        return Outcome(len(rows), "images in which a class was found", counts, written, notes if unseen else ())
+        unseen = request.crop == "center" and not request.tiled
+        return Predicted(len(rows), "images in which a class was found", counts, written, notes if unseen else ())
 
 
 def _file_names(names: Sequence[str]) -> dict[str, str]:

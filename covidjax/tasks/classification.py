@@ -43,7 +43,7 @@ class Classification(Task):
         return examples.labels
 
     def label(self, target: np.ndarray, classes: Sequence[str]) -> str:
-        return classes[target]
+        return classes[int(target)]
 
     def measure(self, answers: Answers, loss: LossFunction) -> dict[str, float]:
         total = Sums.empty()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from covidjax import files
+from covidjax import files, tasks
 from covidjax.errors import UserError
 from covidjax.report.formats import is_number
 
@@ -68,7 +68,8 @@ def best_epoch(run: Run) -> int | None:
                 if line.get("step") == checkpoint.get("step"):
                     return line["epoch"]
     key = run.config.get("checkpoint", {}).get("best", "loss")
-    sign = 1.0 if key == "loss" else -1.0
+    names = (run.config.get(section, {}).get("name", "") for section in ("model", "loss"))
+    sign = -tasks.of(*names).best.get(key, -1)
     ranked = [(sign * _number(line.get(key)), -line["epoch"]) for line in val]  # of equal ones the last, as in training
     ranked = [pair for pair in ranked if math.isfinite(pair[0])]
     return -min(ranked)[1] if ranked else None

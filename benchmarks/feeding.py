@@ -16,7 +16,7 @@ from benchmarks.case import Case, Subject
 from benchmarks.jax_subject import describe, parameter_counts, peak_bytes, train_subject
 from covidjax import config as configs
 from covidjax.data.augment import Augmentation
-from covidjax.data.decode import decode_image
+from covidjax.data.picture import ImageSpec, decode_image
 from covidjax.errors import UserError
 from covidjax.freeze import flops
 from covidjax.mesh import divide, replicated
@@ -143,7 +143,7 @@ class Files:
 
     def __init__(self, root: Path, names: tuple[str, ...], dataset: ConfigDict) -> None:
         self._paths = np.array([str(root / name) for name in names])
-        self._settings = (dataset.image_size, dataset.channels, dataset.crop, dataset.enhancement)
+        self._spec = ImageSpec.of(dataset)
         self.shape = (len(names), dataset.image_size, dataset.image_size, dataset.channels)
         self.dtype = np.dtype(np.uint8)
 
@@ -152,4 +152,4 @@ class Files:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """rows: [batch] int -> [batch, height, width, channels] uint8, read and decoded now."""
-        return np.stack([decode_image(Path(path).read_bytes(), *self._settings) for path in self._paths[rows]])
+        return np.stack([decode_image(Path(path).read_bytes(), self._spec) for path in self._paths[rows]])

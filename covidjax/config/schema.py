@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from covidjax import losses, mesh, models, optim, tasks
-from covidjax.data import enhance, picture, resident, sources
+from covidjax.data import picture, resident, sources
 from covidjax.freeze.plan import BATCH_NORM_MODES
 from covidjax.models import cnn, layers, mixture, preprocessing, resnet, unet, vgg
 from covidjax.ops import choose as operations
@@ -161,7 +161,7 @@ KEYS = {
     "dataset.image_size": Key(128, "Pixels a side.", low=16, high=1e5),
     "dataset.channels": Key(1, "1 (gray) or 3 (RGB)."),
     "dataset.crop": Key("center", "To a square: cut, filled up with black, or squashed.", picture.CROPS),
-    "dataset.enhancement": Key("none", "'clahe' evens out the contrast, part by part.", enhance.ENHANCEMENTS),
+    "dataset.enhancement": Key("none", "'clahe' evens out the contrast, part by part.", picture.ENHANCEMENTS),
     "dataset.oversample": Key((), "How often training images of a class count in an epoch.", elements=TIMES),
     "dataset.placement": Key("auto", "Of the training images; 'auto': on the device if they fit.", resident.PLACEMENTS),
     "dataset.skip_bad": Key(False, "Leave out images that cannot be decoded instead of ending."),

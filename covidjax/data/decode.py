@@ -8,23 +8,25 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
 import PIL
 from ml_collections import ConfigDict
 from PIL import Image
 
 from covidjax.console import Progress, say
-from covidjax.data import enhance
+from covidjax.data import picture
 from covidjax.data.examples import Examples
-from covidjax.data.image_cache import load_cache, reserve_cache, store_cache
 from covidjax.data.listing import ImageFiles, Row
-from covidjax.data.picture import BadImageError, decode_image, decode_pair
+from covidjax.data.picture import BadImageError, ImageSpec, decode_image, decode_pair
+from covidjax.data.store import ArrayStore
 from covidjax.errors import UserError
 from covidjax.process import cache_dir
 
 FORMAT_VERSION = 1
+DAMAGED = "the cache folder {folder} is damaged ({reason}): decoding again"
 Result = TypeVar("Result")
 
 
@@ -37,34 +39,18 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
     Raises UserError for bad files: all of them at once, each with its reason.
     With `dataset.skip_bad` bad files are dropped and noted, unless all are bad.
     """
-    size, channels = int(dataset.image_size), int(dataset.channels)
-    settings = {"image_size": size, "channels": channels, "crop": str(dataset.crop)}
-    if dataset.enhancement != "none":  # images as they are keep the cache and the fingerprint that they always had
-        settings["enhancement"] = str(dataset.enhancement)
-    shape: tuple[int, ...] = (size, size, channels)
+    spec = ImageSpec.of(dataset)
+    size, channels, masks = spec.image_size, spec.channels, None
+    settings: dict[str, Any] = dataclasses.asdict(spec)
+    if spec.enhancement == "none":  # images as they are keep the fingerprint that they always had
+        del settings["enhancement"]
     if files.with_masks:
         settings["num_classes"] = len(files.classes)
-        shape = (size * size * (channels + 1),)
     bad, digests = _digest_files(files)
     readable = [index for index in range(len(files.rows)) if index not in bad]
     if not readable:
         raise _bad_files(files, bad)
-    notes = list(files.notes)
-    shape = (len(readable), *shape)
-    identity = [FORMAT_VERSION, PIL.__version__, settings, [(*_parts(files.rows[i]), digests[i]) for i in readable]]
-    if "enhancement" in settings:
-        identity.append(enhance.VERSION)
-    cache = cache_dir(dataset.cache_dir) / f"{_fingerprint(identity)}.npy"
-    cached = load_cache(cache, shape)
-    if cached is not None:
-        pixels, undecodable = cached
-        say(f"{files.split}: {len(readable) - len(undecodable)} images from the cache {cache}")
-    else:
-        pixels, undecodable, problem = _decode_and_store(
-            files, readable, digests, settings=settings, cache=cache, shape=shape
-        )
-        if problem:
-            notes.append(f"no image cache: {cache.parent} cannot be written ({problem})")
+    images, undecodable, notes = _decoded(files, readable, digests, spec, settings, cache_dir(dataset.cache_dir))
     bad.update({readable[row]: reason for row, reason in undecodable.items()})
     if bad and (len(bad) == len(files.rows) or not dataset.skip_bad):
         raise _bad_files(files, bad)
@@ -73,9 +59,8 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
         notes.append(f"{files.split}: {len(bad)} bad files were dropped: {dropped}")
     kept = [index for index in range(len(files.rows)) if index not in bad]
     good = dataclasses.replace(files, rows=tuple(files.rows[index] for index in kept))
-    names, labels, patients = good.names, good.labels, good.patients
-    content = [digests[index] for index in kept]
-    images, masks = pixels[: len(kept)], None
+    names, labels, patients, content = good.names, good.labels, good.patients, [digests[index] for index in kept]
+    images = images[: len(kept)]
     if files.with_masks:  # views of the rows, which copy nothing
         images, masks = images[:, : size * size * channels], images[:, size * size * channels :].reshape(-1, size, size)
         images = images.reshape(-1, size, size, channels)
@@ -88,9 +73,68 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
         patients_known=files.patients_known,
         classes=files.classes,
         fingerprint=_fingerprint([FORMAT_VERSION, settings, names, labels, files.classes, patients, content]),
-        notes=tuple(notes),
+        notes=(*files.notes, *notes),
         masks=masks,
     )
+
+
+def _decoded(
+    files: ImageFiles, readable: list[int], digests: list[str], spec: ImageSpec, settings: dict, folder: Path
+) -> tuple[np.ndarray, dict[int, str], list[str]]:
+    """The images (good ones first, in order), the reasons of the bad rows, and a note where they cannot be kept."""
+    size, channels = spec.image_size, spec.channels
+    shape = (len(readable), *((size * size * (channels + 1),) if files.with_masks else (size, size, channels)))
+    identity = [FORMAT_VERSION, PIL.__version__, settings, [(*_parts(files.rows[i]), digests[i]) for i in readable]]
+    key = _fingerprint([*identity, picture.ENHANCER] if "enhancement" in settings else identity)
+    store, wanted = ArrayStore(folder / "images", DAMAGED), jax.ShapeDtypeStruct(shape, np.uint8)
+    images = store.open(key, wanted)
+    if images is not None:
+        undecodable = dict(store.notes(key))
+        say(f"{files.split}: {len(readable) - len(undecodable)} images from the cache {store.folder / key}")
+        return images, undecodable, []
+
+    def decode_row(row: int) -> str:
+        index = readable[row]
+        parts = _parts(files.rows[index])
+        try:
+            contents = [files.read(name) for name in parts]
+        except OSError as error:
+            raise UserError(f"{parts[0]} was readable and no longer is ({error}): start again") from error
+        if " ".join(hashlib.sha256(content).hexdigest() for content in contents) != digests[index]:
+            raise UserError(f"{parts[0]} changed while it was being read: start again")
+        try:
+            if len(parts) == 2:
+                images[row] = decode_pair(*contents, parts[1], len(files.classes), spec)
+            else:
+                images[row] = decode_image(contents[0], spec)
+        except BadImageError as error:
+            return str(error)
+        return ""
+
+    def decode_rows() -> list[tuple[int, str]]:
+        progress = Progress(f"{files.split}: decoding", len(readable))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode_image refuses those by itself
+            reasons = in_parallel(decode_row, len(readable), progress)
+        good = [row for row, reason in enumerate(reasons) if not reason]
+        progress.finish(f"{files.split}: decoded {len(good)} images")
+        for target, row in enumerate(good):
+            if target != row:
+                images[target] = images[row]
+        return [(row, reason) for row, reason in enumerate(reasons) if reason]
+
+    reasons: list[tuple[int, str]] = []
+    notes = []
+    try:
+        with store.writing(key, wanted, reasons) as images:
+            reasons += decode_rows()
+        images.flags.writeable = False
+    except OSError as error:
+        notes = [f"no image cache: {store.folder} cannot be written ({error.strerror or type(error).__name__})"]
+        if images is None:
+            images = np.empty(shape, np.uint8)
+            reasons += decode_rows()
+    return images, dict(reasons), notes
 
 
 def _parts(row: Row) -> tuple[str, ...]:
@@ -121,53 +165,6 @@ def _digest_files(files: ImageFiles) -> tuple[dict[int, str], list[str]]:
     count = len(files.rows)
     results = in_parallel(digest, count, Progress(f"{files.split}: reading", count, patience=5))
     return {index: reason for index, (_, reason) in enumerate(results) if reason}, [digest for digest, _ in results]
-
-
-def _decode_and_store(
-    files: ImageFiles, readable: list[int], digests: list[str], *, settings: dict, cache: Path, shape: tuple[int, ...]
-) -> tuple[np.ndarray, dict[int, str], str]:
-    """The images (good ones first, in order), the reasons of the bad rows, and why there is no cache, or ''."""
-    temporary, problem = reserve_cache(cache, shape)
-    try:
-        images = np.empty(shape, np.uint8) if temporary is None else np.lib.format.open_memmap(temporary, mode="r+")
-
-        def decode_row(row: int) -> str:
-            index = readable[row]
-            parts = _parts(files.rows[index])
-            try:
-                contents = [files.read(name) for name in parts]
-            except OSError as error:
-                raise UserError(f"{parts[0]} was readable and no longer is ({error}): start again") from error
-            if " ".join(hashlib.sha256(content).hexdigest() for content in contents) != digests[index]:
-                raise UserError(f"{parts[0]} changed while it was being read: start again")
-            try:
-                if len(parts) == 2:
-                    images[row] = decode_pair(*contents, mask_name=parts[1], **settings)
-                else:
-                    images[row] = decode_image(contents[0], **settings)
-            except BadImageError as error:
-                return str(error)
-            return ""
-
-        progress = Progress(f"{files.split}: decoding", len(readable))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode_image refuses those by itself
-            reasons = in_parallel(decode_row, len(readable), progress)
-        good = [row for row, reason in enumerate(reasons) if not reason]
-        progress.finish(f"{files.split}: decoded {len(good)} images")
-        undecodable = {row: reason for row, reason in enumerate(reasons) if reason}
-        for target, row in enumerate(good):
-            if target != row:
-                images[target] = images[row]
-        if temporary is not None:
-            try:
-                images = store_cache(images, temporary, cache, undecodable)
-            except OSError as error:
-                problem = error.strerror or type(error).__name__
-        return images, undecodable, problem
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _bad_files(files: ImageFiles, bad: dict[int, str]) -> UserError:

@@ -15,8 +15,8 @@ import math
 import ml_collections
 import numpy as np
 
-from covidjax.data.enhance import equalised
 from covidjax.data.examples import SPLITS, Examples
+from covidjax.data.picture import equalised
 
 CLASSES = ("covid19", "normal", "pneumonia")
 MASK_CLASSES = ("background", "lung", "lesion")

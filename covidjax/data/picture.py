@@ -1,20 +1,27 @@
 """The bytes of one image file, or of an image and its mask, to one uint8 array."""
 
 import contextlib
+import dataclasses
 import io
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from typing import TypeVar
 
 import numpy as np
 import PIL
+from ml_collections import ConfigDict
 from PIL import Image, ImageOps
-
-from covidjax.data.enhance import equalised
+from skimage.exposure import equalize_adapthist
 
 Read = TypeVar("Read")
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 CROPS = ("center", "pad", "squash")
+ENHANCEMENTS = ("none", "clahe")
+ENHANCER = f"scikit-image {metadata.version('scikit-image')}"
+TILES = 8  # along a side, of an image whose contrast is enhanced
+SMALLEST_TILE = 16  # pixels a side: of fewer pixels a histogram is so thin that its limit no longer limits anything
+CLIP_LIMIT = 0.01  # of a tile's pixels in one of the 256 bins: 2.6 times what a flat histogram has there
 MAX_PIXELS = 1024**3 // 12  # where Pillow begins to suspect a decompression bomb: 89 million
 BLACK_AND_WHITE = (0, 255)
 MODES = {1: "L", 3: "RGB"}  # by the number of channels
@@ -24,33 +31,36 @@ class BadImageError(ValueError):
     """The bytes are no image that can be decoded; the message is the reason."""
 
 
-def decode_image(content: bytes, image_size: int, channels: int, crop: str, enhancement: str = "none") -> np.ndarray:
-    """One JPEG, PNG, BMP or TIFF file as [image_size, image_size, channels] uint8.
+@dataclasses.dataclass(frozen=True)
+class ImageSpec:
+    """How a file becomes what a network takes: [image_size, image_size, channels] uint8.
 
     In this order: EXIF orientation; 16-bit gray by its full range (value / 257, so a 12-bit picture in a 16-bit file
     stays dark; of 16-bit colour Pillow keeps the high byte); transparency flattened over black; luminance (ITU-R 601)
     for 1 channel, RGB for 3; `crop` 'center' = the centre square, 'pad' = letterbox with black, 'squash' = both sides.
     One resizer for all: Pillow's BILINEAR, whose filter widens when it shrinks (antialiased). No JPEG draft mode.
-    enhancement 'clahe' evens out the contrast of the luminance, with all levels of 16-bit gray (`enhance.equalised`).
+    enhancement 'clahe' evens out the contrast of the luminance, with all levels of 16-bit gray (`equalised`).
     That comes after the resizing, so that it costs the same for files of any size and does not raise the noise that
     shrinking removes, and before the letterbox, which stays black.
-
-    Raises BadImageError with the reason.
     """
-    return network_pixels(open_picture(content), image_size, channels, crop, enhancement)
+
+    image_size: int
+    channels: int
+    crop: str
+    enhancement: str = "none"
+
+    @classmethod
+    def of(cls, dataset: ConfigDict) -> "ImageSpec":
+        """The fields of these names of `config.dataset`."""
+        return cls(int(dataset.image_size), int(dataset.channels), str(dataset.crop), str(dataset.enhancement))
 
 
-def decode_pair(
-    content: bytes,
-    mask_content: bytes,
-    *,
-    mask_name: str,
-    image_size: int,
-    channels: int,
-    crop: str,
-    num_classes: int,
-    enhancement: str = "none",
-) -> np.ndarray:
+def decode_image(content: bytes, spec: ImageSpec) -> np.ndarray:
+    """One JPEG, PNG, BMP or TIFF file as `ImageSpec` says. Raises BadImageError with the reason."""
+    return network_pixels(open_picture(content), spec)
+
+
+def decode_pair(content: bytes, mask_content: bytes, mask_name: str, num_classes: int, spec: ImageSpec) -> np.ndarray:
     """An image, as `decode_image` decodes it, and its mask with the same crop, by the nearest pixel.
 
     The mask is PNG, BMP or TIFF without lossy compression, as large as the image (both after EXIF orientation), of 1
@@ -59,14 +69,8 @@ def decode_pair(
     Returns [image_size**2 * (channels + 1)] uint8, the image first, then the mask. Raises BadImageError with the
     reasons, those of the mask with `mask_name`.
     """
-    pixels, ids = open_pair(
-        content,
-        mask_content,
-        mask_name,
-        num_classes,
-        lambda picture: network_pixels(picture, image_size, channels, crop, enhancement),
-    )
-    placed = np.asarray(_letterboxed(_resize(Image.fromarray(ids), image_size, crop, Image.Resampling.NEAREST)))
+    pixels, ids = open_pair(content, mask_content, mask_name, num_classes, lambda image: network_pixels(image, spec))
+    placed = np.asarray(_letterboxed(_resize(Image.fromarray(ids), spec, Image.Resampling.NEAREST)))
     return np.concatenate([pixels.reshape(-1), placed.reshape(-1)])
 
 
@@ -127,15 +131,13 @@ def one_line_reasons() -> Iterator[None]:
         raise BadImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def network_pixels(
-    image: Image.Image, image_size: int, channels: int, crop: str, enhancement: str = "none"
-) -> np.ndarray:
+def network_pixels(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     """A picture as `decode_image` returns it: [image_size, image_size, channels] uint8."""
-    mode = MODES[channels]
+    mode = MODES[spec.channels]
     with one_line_reasons():
-        small = _resize(_levels(image, mode, enhancement), image_size, crop, Image.Resampling.BILINEAR)
-        picture = _letterboxed(_enhanced(small, mode, enhancement))
-        return np.asarray(picture).reshape(image_size, image_size, channels)
+        small = _resize(_levels(image, mode, spec.enhancement), spec, Image.Resampling.BILINEAR)
+        picture = _letterboxed(_enhanced(small, mode, spec.enhancement))
+        return np.asarray(picture).reshape(spec.image_size, spec.image_size, spec.channels)
 
 
 def own_pixels(image: Image.Image, channels: int, enhancement: str = "none") -> np.ndarray:
@@ -180,6 +182,19 @@ def _enhanced(picture: Image.Image, mode: str, enhancement: str) -> Image.Image:
         return Image.merge("YCbCr", (equal, *colours)).convert("RGB")
     levels = np.rint(np.asarray(picture)).astype(np.uint16 if picture.mode == "F" else np.uint8)
     return Image.fromarray(equalised(levels)).convert(mode)
+
+
+def equalised(luminance: np.ndarray) -> np.ndarray:
+    """Grey levels [height, width] uint8 or uint16 -> uint8 with the contrast of each part of the image evened out.
+
+    The result spans 0 to 255, whatever the range of the image; one of a single grey level stays as it is.
+    Zuiderveld, "Contrast limited adaptive histogram equalization", Graphics Gems IV, 1994, as scikit-image has it.
+    """
+    if luminance.min() == luminance.max():
+        return (luminance // (257 if luminance.dtype == np.uint16 else 1)).astype(np.uint8)
+    tile = [max(length // TILES, SMALLEST_TILE) for length in luminance.shape]
+    equal = equalize_adapthist(luminance, kernel_size=tile, clip_limit=CLIP_LIMIT)
+    return np.rint(255 * equal).astype(np.uint8)
 
 
 def _has_16_bits(image: Image.Image) -> bool:
@@ -247,13 +262,13 @@ def _values(mask: Image.Image) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _resize(picture: Image.Image, image_size: int, crop: str, filter_: Image.Resampling) -> Image.Image:
+def _resize(picture: Image.Image, spec: ImageSpec, filter_: Image.Resampling) -> Image.Image:
     """The picture at the size that it has within the square that the network takes."""
-    if crop == "center":
+    if spec.crop == "center":
         picture = picture.crop(_centre(picture.size))
-    width, height = image_size, image_size
-    if crop == "pad":
-        left, top, right, bottom = _letterbox(picture.size, image_size)
+    width, height = spec.image_size, spec.image_size
+    if spec.crop == "pad":
+        left, top, right, bottom = _letterbox(picture.size, spec.image_size)
         width, height = right - left, bottom - top
     return picture.resize((width, height), filter_)
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from covidjax import config as configs
 from covidjax.console import Progress
-from covidjax.data.picture import SUFFIXES, BadImageError, network_pixels, open_picture, own_pixels
+from covidjax.data.picture import SUFFIXES, BadImageError, ImageSpec, network_pixels, open_picture, own_pixels
 from covidjax.errors import UserError
 from covidjax.evaluate import tiles
 from covidjax.evaluate.network import inference
@@ -209,7 +209,7 @@ def _read(root: Path, name: str, *, dataset: ConfigDict, shown: bool, own_size: 
         if own_size:
             pixels = own_pixels(image, dataset.channels, dataset.enhancement)
         else:
-            pixels = network_pixels(image, dataset.image_size, dataset.channels, dataset.crop, dataset.enhancement)
+            pixels = network_pixels(image, ImageSpec.of(dataset))
         return Picture(name, pixels, image.size, _thumbnail(image) if shown else None)
     except BadImageError as error:
         return str(error)

@@ -15,16 +15,17 @@ from jax.sharding import Mesh
 from covidjax.console import Progress
 from covidjax.data.examples import Examples
 from covidjax.data.resident import device_room, host_room
+from covidjax.data.store import ArrayStore
 from covidjax.errors import UserError
 from covidjax.evaluate.network import padded_batches
 from covidjax.mesh import by_example, replicated
 from covidjax.process import cache_dir
-from covidjax.train.feature_store import FeatureStore
 from covidjax.train.programs import Programs
 from covidjax.train.step import Recipe, augmented, run_prefix
 from covidjax.weights.workdir import update_digest
 
 PATIENCE_SECONDS = 2.0
+DAMAGED = "the cached features in {folder} are damaged ({reason}): they are computed again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +119,9 @@ def shapes(recipe: Recipe, images: tuple[int, ...]) -> Any:
     return jax.eval_shape(lambda variables, image: run_prefix(recipe, variables, image), variables, abstract)
 
 
-def feature_store(configured_cache: str) -> FeatureStore:
+def feature_store(configured_cache: str) -> ArrayStore:
     """The store of the features of all runs: in the folder that a config names, or the user's cache."""
-    return FeatureStore(cache_dir(configured_cache) / "features")
+    return ArrayStore(cache_dir(configured_cache) / "features", DAMAGED)
 
 
 @dataclasses.dataclass(eq=False)
@@ -131,7 +132,7 @@ class PrefixFeatures:
     for the person who runs this.
     """
 
-    store: FeatureStore
+    store: ArrayStore
     mesh: Mesh
     programs: Programs
     computed: int = 0

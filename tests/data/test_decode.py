@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from covidjax.data import picture
-from covidjax.data.picture import CROPS, BadImageError, decode_image
+from covidjax.data.picture import CROPS, BadImageError, ImageSpec, decode_image
 from tests.data.images import encoded, gray, noise
 
 
@@ -50,11 +50,11 @@ def palette(transparency: int | None = None) -> bytes:
     ],
 )
 def test_every_mode_and_format_keeps_its_values(content: bytes, expected: tuple[int, int, int]) -> None:
-    color = decode_image(content, 8, 3, "center")
+    color = decode_image(content, ImageSpec(8, 3, "center"))
     assert color.dtype == np.uint8
     assert color.shape == (8, 8, 3)
     assert np.abs(color.astype(int) - np.array(expected)).max() <= 1
-    luminance = decode_image(content, 8, 1, "center")
+    luminance = decode_image(content, ImageSpec(8, 1, "center"))
     assert luminance.shape == (8, 8, 1)
     assert np.abs(luminance.astype(int) - np.dot(expected, (0.299, 0.587, 0.114))).max() <= 1
 
@@ -70,7 +70,9 @@ def test_exif_orientation_is_applied(suffix: str) -> None:
     upright[:, 8:] = 255
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a quarter turn clockwise: right becomes bottom
-    pixels = decode_image(encoded(Image.fromarray(upright), suffix, exif=exif.tobytes()), 16, 1, "center")[..., 0]
+    pixels = decode_image(encoded(Image.fromarray(upright), suffix, exif=exif.tobytes()), ImageSpec(16, 1, "center"))[
+        ..., 0
+    ]
     assert pixels[-1].min() > 250
     assert pixels[0].max() < 5
 
@@ -79,13 +81,13 @@ def test_crops_keep_what_they_promise() -> None:
     wide = np.full((20, 40), 50, np.uint8)
     wide[:, 10:30] = 200  # the centre square
     content = encoded(Image.fromarray(wide))
-    assert np.all(decode_image(content, 20, 1, "center") == 200)
-    padded = decode_image(content, 20, 1, "pad")[..., 0]
+    assert np.all(decode_image(content, ImageSpec(20, 1, "center")) == 200)
+    padded = decode_image(content, ImageSpec(20, 1, "pad"))[..., 0]
     assert np.all(padded[:5] == 0)
     assert np.all(padded[15:] == 0)
     assert padded[5:15, 0].tolist() == [50] * 10
     assert padded[5:15, 10].tolist() == [200] * 10
-    squashed = decode_image(content, 20, 1, "squash")[..., 0]
+    squashed = decode_image(content, ImageSpec(20, 1, "squash"))[..., 0]
     assert np.all(squashed[:, 0] == 50)
     assert np.all(squashed[:, 10] == 200)
     assert np.all(squashed[:, -1] == 50)
@@ -94,13 +96,13 @@ def test_crops_keep_what_they_promise() -> None:
 @pytest.mark.parametrize("crop", CROPS)
 def test_shrinking_is_antialiased(crop: str) -> None:
     checkerboard = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    pixels = decode_image(encoded(Image.fromarray(checkerboard)), 16, 1, crop)
+    pixels = decode_image(encoded(Image.fromarray(checkerboard)), ImageSpec(16, 1, crop))
     assert 120 <= pixels.min() <= pixels.max() <= 135
 
 
 def test_extreme_shapes_decode() -> None:
     for crop in CROPS:
-        assert decode_image(encoded(gray(9, (400, 1))), 8, 1, crop).shape == (8, 8, 1)
+        assert decode_image(encoded(gray(9, (400, 1))), ImageSpec(8, 1, crop)).shape == (8, 8, 1)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_extreme_shapes_decode() -> None:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_undecodable_bytes_have_a_one_line_reason(content: bytes, reason: str) -> None:
     with pytest.raises(BadImageError) as caught:
-        decode_image(content, 8, 1, "center")
+        decode_image(content, ImageSpec(8, 1, "center"))
     assert reason in str(caught.value)
     assert str(caught.value)
     assert "\n" not in str(caught.value)

@@ -8,8 +8,7 @@ from PIL import Image
 from skimage.exposure import equalize_adapthist
 
 from covidjax.data import phantom
-from covidjax.data.enhance import equalised
-from covidjax.data.picture import decode_image, open_picture, own_pixels
+from covidjax.data.picture import ImageSpec, decode_image, equalised, open_picture, own_pixels
 from tests.data.images import encoded
 from tests.support import small_config
 
@@ -24,7 +23,7 @@ def textured(size: int = SIZE) -> np.ndarray:
 
 
 def of(pixels: np.ndarray, channels: int = 1, crop: str = "squash", size: int = SIZE) -> np.ndarray:
-    return decode_image(encoded(Image.fromarray(pixels)), size, channels, crop, "clahe")
+    return decode_image(encoded(Image.fromarray(pixels)), ImageSpec(size, channels, crop, "clahe"))
 
 
 def test_contrast_is_raised_in_every_part_and_no_further_than_the_limit() -> None:
@@ -50,7 +49,7 @@ def test_image_of_one_grey_level_stays_as_it_is(dtype: type) -> None:
 
 def test_dark_16_bit_image_keeps_levels_that_8_bits_would_lose() -> None:
     twelve_bits = np.random.default_rng(2).integers(0, 4096, (SIZE, SIZE)).astype(np.uint16)
-    assert len(np.unique(decode_image(encoded(Image.fromarray(twelve_bits)), SIZE, 1, "squash"))) == 17
+    assert len(np.unique(decode_image(encoded(Image.fromarray(twelve_bits)), ImageSpec(SIZE, 1, "squash")))) == 17
     found = of(twelve_bits)
     assert len(np.unique(found)) > 200
     np.testing.assert_array_equal(found, of(16 * twelve_bits))
@@ -72,7 +71,7 @@ def test_of_colours_the_luminance_alone_is_enhanced() -> None:
 
 def test_image_is_enhanced_at_the_size_of_the_network_and_before_the_letterbox() -> None:
     wide = textured(2 * SIZE)[:SIZE]
-    small = decode_image(encoded(Image.fromarray(wide)), SIZE, 1, "pad")[..., 0]
+    small = decode_image(encoded(Image.fromarray(wide)), ImageSpec(SIZE, 1, "pad"))[..., 0]
     rows = np.flatnonzero(small.any(axis=1))
     assert 0 < len(rows) < SIZE
     found = of(wide, crop="pad")[..., 0]

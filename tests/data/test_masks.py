@@ -13,7 +13,7 @@ from PIL import Image
 from covidjax.data import decode as decode_module
 from covidjax.data.decode import decode
 from covidjax.data.listing import ImageFiles, Row
-from covidjax.data.picture import CROPS, BadImageError, decode_image, decode_pair
+from covidjax.data.picture import CROPS, BadImageError, ImageSpec, decode_image, decode_pair
 from covidjax.errors import UserError
 from tests.data.images import dataset_config, encoded, gray, noise
 
@@ -40,11 +40,10 @@ def palette(ids: np.ndarray, *colors: int) -> bytes:
     return encoded(image)
 
 
-def decoded(mask: bytes, num_classes: int = 2, image: bytes | None = None, size: int = 8, **changes: Any) -> np.ndarray:
+def decoded(mask: bytes, num_classes: int = 2, image: bytes | None = None, size: int = 8) -> np.ndarray:
     """The mask of a pair, [size, size]."""
-    settings: dict[str, Any] = {"image_size": size, "channels": 1, "crop": "center", "num_classes": num_classes}
-    content = encoded(gray(7)) if image is None else image
-    return decode_pair(content, mask, mask_name="m.png", **settings | changes)[size * size :].reshape(size, size)
+    content, spec = encoded(gray(7)) if image is None else image, ImageSpec(size, 1, "center")
+    return decode_pair(content, mask, "m.png", num_classes, spec)[size * size :].reshape(size, size)
 
 
 @pytest.mark.parametrize(
@@ -124,10 +123,10 @@ def test_mask_lies_on_its_image(crop: str, shape: tuple[int, int], channels: int
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     disc = (np.hypot(rows - shape[0] * 0.4, columns - shape[1] * 0.6) < 9).astype(np.uint8)
     content = of(disc * 255)
-    settings: dict[str, Any] = {"image_size": 48, "channels": channels, "crop": crop}
-    both = decode_pair(content, of(disc), mask_name="", num_classes=2, **settings)
+    spec = ImageSpec(48, channels, crop)
+    both = decode_pair(content, of(disc), "", 2, spec)
     image, mask = both[: -48 * 48].reshape(48, 48, channels), both[-48 * 48 :].reshape(48, 48)
-    np.testing.assert_array_equal(image, decode_image(content, **settings))
+    np.testing.assert_array_equal(image, decode_image(content, spec))
     assert set(np.unique(mask)) == {0, 1}
     clear = (image[..., 0] < 5) | (image[..., 0] > 250)
     assert clear.mean() > 0.6

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from covidjax import losses
-from covidjax.data.picture import decode_image
+from covidjax.data.picture import ImageSpec, decode_image
 from covidjax.errors import UserError
 from covidjax.evaluate.tiles import Tiling
 from covidjax.models.layers import FLOAT32, Conv, Numerics, Staged
@@ -96,7 +96,7 @@ def logits_of(trained: Trained, pixels: np.ndarray) -> np.ndarray:
 
 
 def network_pixels(folder: Path, name: str, crop: str = "center") -> np.ndarray:
-    return decode_image((folder / name).read_bytes(), image_size=SIZE, channels=1, crop=crop)
+    return decode_image((folder / name).read_bytes(), ImageSpec(SIZE, 1, crop))
 
 
 def test_folder_is_listed_with_its_folders_and_without_what_is_no_image(images: Path) -> None:
@@ -117,7 +117,9 @@ def test_images_are_enhanced_as_those_of_the_run_were(classifier: Trained, image
     config = classifier.config.copy_and_resolve_references()
     config.dataset.enhancement = "clahe"
     predict.predict(dataclasses.replace(classifier, config=config), predict.list_images(images), tmp_path / "p.csv")
-    pixels = [decode_image((images / name).read_bytes(), SIZE, 1, "center", "clahe") for name in sorted(SIZES)]
+    pixels = [
+        decode_image((images / name).read_bytes(), ImageSpec(SIZE, 1, "center", "clahe")) for name in sorted(SIZES)
+    ]
     logits = jnp.asarray(logits_of(classifier, np.stack(pixels)))
     expected = np.asarray(losses.probabilities(logits, "softmax_cross_entropy"))[:, 0]
     found = [float(row["probability_healthy"]) for row in read_table(tmp_path / "p.csv")]

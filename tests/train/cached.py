@@ -11,9 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from covidjax import losses, models
+from covidjax.data.store import ArrayStore
 from covidjax.mesh import make_mesh, replicated
-from covidjax.train.feature_store import FeatureStore
-from covidjax.train.features import PrefixFeatures
+from covidjax.train.features import DAMAGED, PrefixFeatures
 from covidjax.train.inputs import PhaseInputs
 from covidjax.train.parallel import jit_step
 from covidjax.train.programs import Programs
@@ -58,7 +58,7 @@ def pixel_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def passes(folder: Path) -> PrefixFeatures:
     """Those that keep features in a folder."""
-    return PrefixFeatures(FeatureStore(folder), make_mesh(1), Programs())
+    return PrefixFeatures(ArrayStore(folder, DAMAGED), make_mesh(1), Programs())
 
 
 def through_the_network(case: Case, steps: int) -> TrainState:

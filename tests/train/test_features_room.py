@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from covidjax.data import store
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError
-from covidjax.train import feature_store, features
+from covidjax.train import features
 from covidjax.train.features import Caching
 from tests.commands import contents
 from tests.disk import small_disk
@@ -33,7 +34,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     room: dict[str, float] = {"device": 0, "host": 0, "disk": 0}
     monkeypatch.setattr(features, "device_room", lambda: (room["device"], "a small device"))
     monkeypatch.setattr(features, "host_room", lambda: room["host"])
-    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=room["disk"]))
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=room["disk"]))
     return room
 
 
@@ -160,7 +161,7 @@ def test_damaged_features_are_told_and_computed_again(
 def test_disk_that_is_known_to_be_full_keeps_nothing_but_the_features_are_right(
     tmp_path: Path, case: Case, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=expected.nbytes - 1))
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=expected.nbytes - 1))
     own = passes(tmp_path / "features")
     np.testing.assert_array_equal(own.features(case.recipe, case.variables, case.images), expected)
     assert own.notes == [f"features: not kept for later runs ({tmp_path / 'features'} has 0 MiB free)"]
@@ -177,7 +178,7 @@ def test_disk_that_turns_out_to_be_full_keeps_nothing_but_the_features_are_right
     disk: Path, case: Case, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (disk / "filler").write_bytes(bytes(3 * 4096))
-    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
     own = passes(disk / "features")
     np.testing.assert_array_equal(own.features(case.recipe, case.variables, case.images), expected)
     assert own.notes == ["features: not kept for later runs (No space left on device)"]
@@ -187,7 +188,7 @@ def test_disk_that_turns_out_to_be_full_keeps_nothing_but_the_features_are_right
 def test_neither_disk_nor_memory_is_one_line(
     tmp_path: Path, case: Case, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     monkeypatch.setattr(features, "host_room", lambda: expected.nbytes - 1)
     with pytest.raises(UserError) as caught:
         passes(tmp_path).features(case.recipe, case.variables, case.images)

@@ -1,3 +1,5 @@
+"""Arrays on disk: bit for bit, whole or not at all, and what is damaged is never used."""
+
 import errno
 import json
 import os
@@ -16,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covidjax.train import feature_store
-from covidjax.train.feature_store import ABANDONED_SECONDS, RECORD, FeatureStore
+from covidjax.data import store as module
+from covidjax.data.store import ABANDONED_SECONDS, RECORD, ArrayStore
 from tests.commands import ROOT, contents
 from tests.disk import small_disk
 
@@ -32,13 +34,17 @@ WRITER = """
 import sys, time
 from pathlib import Path
 import jax, jax.numpy as jnp
-from covidjax.train.feature_store import FeatureStore
+from covidjax.data.store import ArrayStore
 
-with FeatureStore(Path(sys.argv[1])).writing(sys.argv[2], jax.ShapeDtypeStruct((1000, 8), jnp.float32)) as rows:
+with ArrayStore(Path(sys.argv[1]), "").writing(sys.argv[2], jax.ShapeDtypeStruct((1000, 8), jnp.float32)) as rows:
     rows[:500] = 1.0
     print("half of them", flush=True)
     time.sleep(600)
 """
+
+
+def store_in(folder: Path) -> ArrayStore:
+    return ArrayStore(folder, "{folder} is damaged ({reason}): made again")
 
 
 def values(seed: int = 0) -> Any:
@@ -46,12 +52,12 @@ def values(seed: int = 0) -> Any:
     return jax.tree.map(lambda shape: generator.normal(size=shape.shape).astype(shape.dtype), SHAPES)
 
 
-def write(store: FeatureStore, key: str = KEY, seed: int = 0) -> None:
+def write(store: ArrayStore, key: str = KEY, seed: int = 0) -> None:
     with store.writing(key, SHAPES) as arrays:
         jax.tree.map(np.copyto, arrays, values(seed))
 
 
-def assert_holds(store: FeatureStore, key: str = KEY, seed: int = 0) -> None:
+def assert_holds(store: ArrayStore, key: str = KEY, seed: int = 0) -> None:
     found, expected = store.open(key, SHAPES), values(seed)
     assert jax.tree.structure(found) == jax.tree.structure(expected)  # type: ignore[operator]
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -60,7 +66,7 @@ def assert_holds(store: FeatureStore, key: str = KEY, seed: int = 0) -> None:
 
 
 def test_arrays_come_back_bit_for_bit_as_read_only_maps(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path / "features")
+    store = store_in(tmp_path / "features")
     assert store.open(KEY, SHAPES) is None
     write(store)
     assert_holds(store)
@@ -71,7 +77,7 @@ def test_arrays_come_back_bit_for_bit_as_read_only_maps(tmp_path: Path) -> None:
 
 
 def test_bfloat16_keeps_every_bit_pattern(tmp_path: Path) -> None:
-    store, shape = FeatureStore(tmp_path), jax.ShapeDtypeStruct((2**16,), jnp.bfloat16)
+    store, shape = store_in(tmp_path), jax.ShapeDtypeStruct((2**16,), jnp.bfloat16)
     patterns = np.arange(2**16, dtype=np.uint16)  # with both zeros, infinities and all NaN
     with store.writing(KEY, shape) as rows:
         assert rows.dtype == jnp.bfloat16
@@ -82,100 +88,73 @@ def test_bfloat16_keeps_every_bit_pattern(tmp_path: Path) -> None:
 
 
 def test_keys_are_kept_apart(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path)
+    store = store_in(tmp_path)
     write(store, KEY, seed=0)
     write(store, OTHER_KEY, seed=1)
     assert_holds(store, KEY, seed=0)
     assert_holds(store, OTHER_KEY, seed=1)
 
 
-def flip_a_byte(folder: Path) -> None:
-    path = folder / "leaf1.npy"
+def test_notes_are_kept_as_they_are_at_the_end(tmp_path: Path) -> None:
+    notes: list[str] = []
+    with store_in(tmp_path).writing(KEY, SHAPES, notes):
+        notes.append("the last row is bad")
+    assert store_in(tmp_path).notes(KEY) == notes
+
+
+def flip_a_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
 
 
-def flip_a_byte_of_the_header(folder: Path) -> None:
-    path = folder / "leaf0.npy"
-    path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'<i4'"))
+def swap_two_files(path: Path) -> None:
+    os.replace(path, path.with_name("spare"))
+    os.replace(path.with_name("leaf1.npy"), path)
+    os.replace(path.with_name("spare"), path.with_name("leaf1.npy"))
 
 
-def truncate(folder: Path) -> None:
-    path = folder / "leaf0.npy"
-    os.truncate(path, path.stat().st_size - 1)
+def forget_a_checksum(path: Path) -> None:
+    record = json.loads(path.read_text())
+    del record["sha256"]["leaf1.npy"]
+    path.write_text(json.dumps(record))
 
 
-def empty(folder: Path) -> None:
-    os.truncate(folder / "leaf2.npy", 0)
+def come_from_another_key(path: Path) -> None:
+    write(store_in(path.parents[1]), OTHER_KEY, seed=1)
+    shutil.rmtree(path.parent)
+    shutil.copytree(path.parents[1] / OTHER_KEY, path.parent)
 
 
-def lose_a_file(folder: Path) -> None:
-    (folder / "leaf1.npy").unlink()
-
-
-def lose_the_record(folder: Path) -> None:
-    (folder / RECORD).unlink()
-
-
-def cut_the_record(folder: Path) -> None:
-    os.truncate(folder / RECORD, 40)
-
-
-def replace_the_record(folder: Path) -> None:
-    (folder / RECORD).write_text("[1, 2]")
-
-
-def spoil_the_record(folder: Path) -> None:
-    (folder / RECORD).write_bytes(b"\xff\xfe")
-
-
-def forget_a_checksum(folder: Path) -> None:
-    record = json.loads((folder / RECORD).read_text())
-    (folder / RECORD).write_text(json.dumps(record | {"sha256": record["sha256"][:1]}))
-
-
-def swap_two_files(folder: Path) -> None:
-    os.replace(folder / "leaf0.npy", folder / "spare")
-    os.replace(folder / "leaf1.npy", folder / "leaf0.npy")
-    os.replace(folder / "spare", folder / "leaf1.npy")
-
-
-def come_from_another_key(folder: Path) -> None:
-    store = FeatureStore(folder.parent)
-    write(store, OTHER_KEY, seed=1)
-    shutil.rmtree(folder)
-    shutil.copytree(folder.parent / OTHER_KEY, folder)
-
-
-DAMAGES = [
-    (flip_a_byte, "the checksum of leaf1.npy differs"),
-    (flip_a_byte_of_the_header, "the checksum of leaf0.npy differs"),
-    (truncate, "the checksum of leaf0.npy differs"),
-    (empty, "the checksum of leaf2.npy differs"),
-    (lose_a_file, "No such file or directory"),
-    (lose_the_record, "No such file or directory"),
-    (cut_the_record, "Unterminated string"),
-    (replace_the_record, "list indices must be integers"),
-    (spoil_the_record, "codec can't decode"),
-    (forget_a_checksum, "list index out of range"),
-    (swap_two_files, "the checksum of leaf0.npy differs"),
-    (come_from_another_key, "they belong to other weights or images"),
+# The file of a key that is damaged, how, and the reason that is told.
+DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
+    ("leaf1.npy", flip_a_byte, "the checksum of leaf1.npy differs"),
+    ("leaf0.npy", lambda path: path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'<i4'")), "leaf0.npy differs"),
+    ("leaf2.npy", lambda path: os.truncate(path, 0), "the checksum of leaf2.npy differs"),
+    ("leaf1.npy", Path.unlink, "No such file or directory"),
+    ("notes.json", lambda path: path.write_text('["others"]'), "the checksum of notes.json differs"),
+    (RECORD, Path.unlink, "No such file or directory"),
+    (RECORD, lambda path: os.truncate(path, 40), "Unterminated string"),
+    (RECORD, lambda path: path.write_text("[1, 2]"), "list indices must be integers"),
+    (RECORD, lambda path: path.write_bytes(b"\xff\xfe"), "codec can't decode"),
+    (RECORD, forget_a_checksum, "'leaf1.npy'"),
+    ("leaf0.npy", swap_two_files, "the checksum of leaf0.npy differs"),
+    (RECORD, come_from_another_key, "they belong to other weights or images"),
 ]
 
 
-@pytest.mark.parametrize(("damage", "reason"), DAMAGES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(("name", "damage", "reason"), DAMAGES)
 def test_damage_is_told_in_one_line_and_never_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], reason: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], object], reason: str
 ) -> None:
-    store = FeatureStore(tmp_path)
+    store = store_in(tmp_path)
     write(store)
-    damage(tmp_path / KEY)
+    damage(tmp_path / KEY / name)
     assert store.open(KEY, SHAPES) is None
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"the cached features in {tmp_path / KEY} are damaged (")
+    assert line.startswith(f"{tmp_path / KEY} is damaged (")
     assert reason in line
-    assert line.endswith("): they are computed again")
+    assert line.endswith("): made again")
     write(store)
     assert_holds(store)
     assert capsys.readouterr().err == ""
@@ -191,14 +170,14 @@ def test_damage_is_told_in_one_line_and_never_used(
     ],
 )
 def test_arrays_of_another_shape_or_type_are_not_used(tmp_path: Path, other: jax.ShapeDtypeStruct) -> None:
-    store, shape = FeatureStore(tmp_path), jax.ShapeDtypeStruct((7, 5), jnp.float32)
+    store, shape = store_in(tmp_path), jax.ShapeDtypeStruct((7, 5), jnp.float32)
     with store.writing(KEY, shape) as rows:
         rows[:] = 1.0
     assert store.open(KEY, other) is None
 
 
 def test_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path)
+    store = store_in(tmp_path)
     write(store, OTHER_KEY)
     before = contents(tmp_path)
     with pytest.raises(RuntimeError), store.writing(KEY, SHAPES) as arrays:
@@ -218,7 +197,7 @@ def test_killed_writer_leaves_nothing_that_is_used(tmp_path: Path) -> None:
     (left,) = tmp_path.iterdir()
     assert left.suffix == ".tmp"
 
-    store = FeatureStore(tmp_path)
+    store = store_in(tmp_path)
     assert store.open(KEY, SHAPES) is None
     write(store)
     assert_holds(store)
@@ -229,7 +208,7 @@ def test_killed_writer_leaves_nothing_that_is_used(tmp_path: Path) -> None:
 
 
 def test_of_two_writers_of_a_key_the_first_counts(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path)
+    store = store_in(tmp_path)
     with store.writing(KEY, SHAPES) as arrays:
         write(store)
         jax.tree.map(np.copyto, arrays, values())
@@ -238,15 +217,15 @@ def test_of_two_writers_of_a_key_the_first_counts(tmp_path: Path) -> None:
 
 
 def test_room_is_told_in_bytes_that_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = FeatureStore(tmp_path / "features")
-    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 2**20))
+    store = store_in(tmp_path / "features")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 2**20))
     assert store.room(3 * 2**20) == ""
     assert store.room(3 * 2**20 + 1) == f"{tmp_path / 'features'} has 3 MiB free"
 
 
 def test_folder_that_cannot_be_made_has_no_room(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert FeatureStore(tmp_path / "file" / "features").room(1) == f"{tmp_path / 'file' / 'features'}: Not a directory"
+    assert store_in(tmp_path / "file" / "features").room(1) == f"{tmp_path / 'file' / 'features'}: Not a directory"
 
 
 @pytest.fixture
@@ -256,7 +235,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk_is_an_error_before_the_first_row_and_leaves_nothing(disk: Path) -> None:
-    store = FeatureStore(disk / "features")
+    store = store_in(disk / "features")
     small, large = (jax.ShapeDtypeStruct((count, 2**10), jnp.float32) for count in (100, 200))
     with store.writing(OTHER_KEY, small) as rows:
         rows[:] = 1.0

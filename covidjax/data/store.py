@@ -1,4 +1,4 @@
-"""Outputs of a frozen prefix on disk, verified when they are opened again."""
+"""Arrays on disk under a key, verified when they are opened again: decoded images, outputs of a frozen prefix."""
 
 import contextlib
 import dataclasses
@@ -18,45 +18,50 @@ import numpy as np
 from covidjax import files
 from covidjax.console import say
 
-RECORD = "features.json"
+RECORD, NOTES = "record.json", "notes.json"
 ABANDONED_SECONDS = 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureStore:
-    """A folder with one subfolder a key: `leaf0.npy ...` and a record of what each file holds, with its SHA-256.
+class ArrayStore:
+    """A folder with one subfolder a key: `leaf0.npy ...`, notes, and a record with the SHA-256 of these files.
 
     A subfolder appears whole, by a rename, or not at all.
+    damaged: what to say of one that is not what was written, with `{folder}` and `{reason}`.
     """
 
     folder: Path
+    damaged: str
 
     def open(self, key: str, shapes: Any) -> Any | None:
         """The arrays of a key as read-only memory maps, or None where they are missing or not what was written.
 
         shapes: the tree of `jax.ShapeDtypeStruct` that is expected; the result has its structure.
         """
-        folder = self.folder / key
+        folder, leaves = self.folder / key, []
         if not folder.exists():
             return None
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             if record["key"] != key:
                 raise ValueError("they belong to other weights or images")
-            leaves = []
-            for index, shape in enumerate(jax.tree.leaves(shapes)):
-                path = folder / _name(index)
-                if record["sha256"][index] != files.digest(path):
-                    raise ValueError(f"the checksum of {path.name} differs")
-                leaf = np.load(path, mmap_mode="r")
+            for name in (NOTES, *_names(shapes)):
+                if record["sha256"][name] != files.digest(folder / name):
+                    raise ValueError(f"the checksum of {name} differs")
+            for name, shape in _names(shapes).items():
+                leaf = np.load(folder / name, mmap_mode="r")
                 if leaf.shape != shape.shape or leaf.dtype != _kept_as(shape.dtype):
-                    raise ValueError(f"{path.name} holds {leaf.dtype} {leaf.shape}")
+                    raise ValueError(f"{name} holds {leaf.dtype} {leaf.shape}")
                 leaves.append(leaf.view(shape.dtype))
             return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            say(f"the cached features in {folder} are damaged ({error}): they are computed again")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            say(self.damaged.format(folder=folder, reason=error))
             shutil.rmtree(folder, ignore_errors=True)
             return None
+
+    def notes(self, key: str) -> Any:
+        """The notes that `writing` kept beside the arrays of a key."""
+        return files.read_json(self.folder / key / NOTES)
 
     def room(self, size: int) -> str:
         """Why there is no room for so many bytes; empty where there is."""
@@ -68,9 +73,10 @@ class FeatureStore:
         return "" if size <= free else f"{self.folder} has {free / 2**20:,.0f} MiB free"
 
     @contextlib.contextmanager
-    def writing(self, key: str, shapes: Any) -> Iterator[Any]:
+    def writing(self, key: str, shapes: Any, notes: Any = None) -> Iterator[Any]:
         """Writable memory maps of the given shapes; they get the name of the key when the block ends well.
 
+        notes: what JSON can hold, kept as it is at the end of the block.
         Raises OSError where the disk is too full: all of the room is taken before the first row is written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -80,11 +86,12 @@ class FeatureStore:
                     shutil.rmtree(left)
         temporary = Path(tempfile.mkdtemp(prefix=f"{key[:16]}.", suffix=".tmp", dir=self.folder))
         try:
-            leaves = [_reserved(temporary / _name(i), shape) for i, shape in enumerate(jax.tree.leaves(shapes))]
+            leaves = [_reserved(temporary / name, shape) for name, shape in _names(shapes).items()]
             yield jax.tree.unflatten(jax.tree.structure(shapes), leaves)
             for leaf in leaves:
                 leaf.flush()
-            checksums = [files.digest(temporary / _name(index)) for index in range(len(leaves))]
+            (temporary / NOTES).write_text(json.dumps(notes), encoding="utf-8")
+            checksums = {name: files.digest(temporary / name) for name in (NOTES, *_names(shapes))}
             (temporary / RECORD).write_text(json.dumps({"key": key, "sha256": checksums}), encoding="utf-8")
             try:
                 os.rename(temporary, self.folder / key)
@@ -95,8 +102,9 @@ class FeatureStore:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _name(index: int) -> str:
-    return f"leaf{index}.npy"
+def _names(shapes: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """The file of each leaf."""
+    return {f"leaf{index}.npy": shape for index, shape in enumerate(jax.tree.leaves(shapes))}
 
 
 def _kept_as(dtype: np.dtype) -> np.dtype:

@@ -1,12 +1,9 @@
-"""The part that all sources of files share: rows of images, their table of patients, the choice of a split."""
+"""The part that all sources of files share: rows of images, and the choice of a split."""
 
-import collections
-import csv
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from covidjax.data.examples import SPLITS
 from covidjax.data.splits import assign_fold, check_patients_in_one_split, hold_out_eighth
 from covidjax.errors import UserError
 
@@ -72,53 +69,9 @@ class ImageFiles:
         return self.reader(name) if self.reader else (self.root / name).read_bytes()
 
 
-def visible(folder: Path, layout: str) -> list[Path]:
-    """The entries of a folder, sorted, without those that begin with a dot. Raises UserError where that fails."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be listed ({error.strerror}); {layout}") from error
-
-
 def some_of(names: Sequence[str]) -> str:
     """The first five names, for a note."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def table_rows(table: Path, columns: Sequence[str], place: str, on_disk: Iterable[Row]) -> list[Row]:
-    """The rows of a CSV file, in its order, held against the files that are there.
-
-    columns: patient, split and others that are needed; fold where the rows need one. place: how they make the name of
-    an image, such as '{split}/images/{file}'.
-    Raises UserError where the table cannot be read or lacks a column, for a row without a patient, fold or known split,
-    and, with all names, where table and files differ.
-    """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{table} lacks the columns {', '.join(missing)}; needed: {', '.join(columns)}")
-            records = [{column: (record[column] or "").strip() for column in columns} for record in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table} cannot be read: {error}; needed: UTF-8 text, {', '.join(columns)}") from error
-    for number, record in enumerate(records, start=2):
-        if not record["patient"] or not record.get("fold", "0").isdecimal():
-            raise UserError(f"{table} line {number}: needs a patient, and a fold that is 0 or a whole number above it")
-        if record["split"] not in SPLITS:
-            raise UserError(f"{table} line {number}: split is {record['split']!r}; allowed: {', '.join(SPLITS)}")
-    names, files = [place.format(**record) for record in records], {row.name: row for row in on_disk}
-    counts = collections.Counter(names)
-    faults = [f"{name} (file, but no row)" for name in sorted(files.keys() - counts.keys())]
-    faults += [f"{name} (row, but no file)" for name in sorted(counts.keys() - files.keys())]
-    faults += [f"{name} ({count} rows)" for name, count in sorted(counts.items()) if count > 1]
-    if faults:
-        raise UserError(f"{table} and the folders disagree on {len(faults)} files: {'; '.join(faults)}; mend either")
-    rows = []
-    for name, record in zip(names, records, strict=True):
-        fold = int(record.get("fold", -1))
-        rows.append(dataclasses.replace(files[name], split=record["split"], patient=record["patient"], fold=fold))
-    return rows
 
 
 def choose_split(files: ImageFiles, split: str, fold: int, table: Path, missing: str) -> ImageFiles:

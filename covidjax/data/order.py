@@ -1,6 +1,18 @@
-"""Which examples make which batch: a pure function, so that placement and restarts change nothing."""
+"""Which examples make which batch: a pure function, so that placement and restarts change nothing.
+
+An image of a class in `config.dataset.oversample` has several turns in an epoch.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from covidjax.data.examples import Examples
+from covidjax.errors import UserError
+
+MOST_TURNS = 1000
+Pairs = Sequence[tuple[str, int]]
 
 
 def steps_per_epoch(num_turns: int, batch_size: int) -> int:
@@ -31,3 +43,37 @@ def batch_rows(
     repetition = chosen - np.searchsorted(turns, examples).astype(np.int32)
     epoch = step // steps_per_epoch(len(turns), batch_size)
     return examples, (repetition + np.int32(epoch)) % np.int32(num_views)
+
+
+def oversampled(examples: Examples, pairs: Pairs) -> Examples:
+    """A training split in which each image of a class counts as often as its pair says; nothing is copied.
+
+    Raises UserError for pairs that `more_turns` refuses.
+    """
+    if not pairs:
+        return examples
+    numbers = np.bincount(examples.labels, minlength=len(examples.classes)).tolist()
+    counts = dict(zip(examples.classes, numbers, strict=True))
+    turns, times = len(examples) + more_turns(counts, pairs), dict(pairs)
+    repeats = np.array([times.get(name, 1) for name in examples.classes], np.int32)[examples.labels]
+    told = ", ".join(f"each of {counts[name]} images of {name} counts {times[name]} times" for name in times)
+    note = (
+        f"oversampling: {told}; an epoch has {turns} examples of {len(examples)} training images, and balanced class "
+        "weights go by these"
+    )
+    return dataclasses.replace(examples, repeats=repeats, notes=(*examples.notes, note))
+
+
+def more_turns(counts: Mapping[str, int], pairs: Pairs) -> int:
+    """The examples of an epoch of training beyond the images. counts: training images of each class.
+
+    Raises UserError for a class that is not there, or twice, and for a number that is not from 1 to 1000.
+    """
+    times = dict(pairs)
+    known = times.keys() <= counts.keys() and len(times) == len(pairs)
+    if not known or not all(1 <= number <= MOST_TURNS for number in times.values()):
+        raise UserError(
+            f"config.dataset.oversample is {tuple(map(tuple, pairs))!r}: allowed are pairs of a class, each once, and "
+            f"a whole number from 1 to {MOST_TURNS}; the classes are {', '.join(counts)}"
+        )
+    return sum((number - 1) * counts[name] for name, number in times.items())

@@ -14,7 +14,7 @@ from covidjax import models, tasks
 from covidjax.data import phantom, sources
 from covidjax.data.augment import Augmentation
 from covidjax.data.examples import Examples
-from covidjax.data.oversampling import more_turns
+from covidjax.data.order import more_turns
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import CACHED, default_strategies
 from covidjax.freeze.table import freeze_table

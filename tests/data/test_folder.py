@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from covidjax.data.examples import SPLITS
-from covidjax.data.folder import list_files, load
+from covidjax.data.sources import listed as list_files
+from covidjax.data.sources import load
 from covidjax.errors import UserError
 from tests.data.images import dataset_config as config
 from tests.data.images import opened_below, real_data, write_rows

@@ -8,8 +8,7 @@ import pytest
 
 from covidjax.data import phantom, sources, stream
 from covidjax.data.examples import Examples
-from covidjax.data.order import batch_indices, batch_rows, steps_per_epoch
-from covidjax.data.oversampling import more_turns, oversampled
+from covidjax.data.order import batch_indices, batch_rows, more_turns, oversampled, steps_per_epoch
 from covidjax.errors import UserError
 from covidjax.train.inputs import PhaseInputs
 from tests.support import small_config

@@ -1,6 +1,7 @@
 """Folders of images with masks: layouts, the table of patients, splits, and what is refused."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ from ml_collections import ConfigDict
 
 from covidjax.data import phantom, sources
 from covidjax.data.examples import SPLITS
-from covidjax.data.pairs import list_pairs, load
 from covidjax.errors import UserError
 from tests.data.images import dataset_config, opened_below, real_data, write_rows
 from tests.data.images import write_image as write
 
 HEADER = ("file", "patient", "split")
+load, list_pairs = (partial(function, masks=True) for function in (sources.load, sources.listed))
 
 
 def config(root: Path, **changes: object) -> ConfigDict:

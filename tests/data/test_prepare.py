@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from covidjax.data.datasets import BUILDERS
-from covidjax.data.datasets.stored import stored
 from covidjax.data.picture import BadImageError
 from covidjax.errors import UserError
 from tests.data.images import encoded, real_data
@@ -25,10 +24,10 @@ tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is
 pytest.importorskip("nibabel", reason="nibabel is not installed: make setup installs it")
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1  # noqa: E402
 
-from covidjax.data.datasets import cohen, covid_ct, covidx, rsna_cohen  # noqa: E402
-from covidjax.data.datasets.dicom import image_in_dicom  # noqa: E402
+from covidjax.data.datasets import ct, radiographs  # noqa: E402
 from covidjax.data.datasets.prepare import load_builder, prepare  # noqa: E402
 from covidjax.data.datasets.records import Record  # noqa: E402
+from covidjax.data.datasets.stored import image_in_dicom, stored  # noqa: E402
 from tests.data import trees  # noqa: E402
 
 
@@ -142,9 +141,9 @@ def test_an_excel_file_is_read_by_the_places_of_its_cells(tmp_path: Path) -> Non
         tmp_path / "book.xlsx", [["File name", "Patient ID", "", "Note"], ["a.png", None, "", " x & y"], ["b", 1]]
     )
     rows = [["File name", "Patient ID", "", "Note"], ["a.png", "", "", "x & y"], ["b", "1", "", ""]]
-    assert covid_ct._sheet((tmp_path / "book.xlsx").read_bytes()) == rows
+    assert ct._sheet((tmp_path / "book.xlsx").read_bytes()) == rows
     with pytest.raises(ValueError, match="no Excel file"):
-        covid_ct._sheet(b"not a zip file")
+        ct._sheet(b"not a zip file")
 
 
 def test_chest_xray_pneumonia_puts_val_back_into_train_and_reads_patients(prepared: Callable) -> None:
@@ -197,17 +196,17 @@ def test_covidx_mini_is_a_balanced_part_of_plus(prepared: Callable) -> None:
     assert {r["id"] for r in mini["train"]} <= {r["id"] for r in plus["train"]}
     part = [Record(f"{label}/{n}", Path(), label, split=split) for split in ("train", "val", "test") for label, size in
             (("normal", 300), ("pneumonia", 250), ("covid19", 160)) for n in range(size)]  # fmt: skip
-    drawn = covidx._mini(part)
-    assert {split: Counter(r.label for r in drawn if r.split == split) for split in covidx.PUBLISHED["mini"]} == {
-        split: Counter(counts) for split, counts in covidx.PUBLISHED["mini"].items()
-    }
-    assert drawn == covidx._mini(list(reversed(part)))
+    drawn = radiographs._mini(part)
+    assert {
+        split: Counter(r.label for r in drawn if r.split == split) for split in radiographs.Covidx.PUBLISHED["mini"]
+    } == {split: Counter(counts) for split, counts in radiographs.Covidx.PUBLISHED["mini"].items()}
+    assert drawn == radiographs._mini(list(reversed(part)))
 
 
 def test_rsna_cohen_has_the_papers_counts_and_no_patient_on_two_sides() -> None:
     boxes = [Record(f"{n} (box {b})", Path(), patient=f"p{n}") for n in range(6012) for b in range(1 + (n < 3543))]
     assert len(boxes) == 9555
-    split = rsna_cohen._split(boxes, (8603, 952))
+    split = radiographs._split(boxes, (8603, 952))
     assert Counter(record.split for record in split) == {"train": 8603, "test": 952}
     sides = {side: {r.patient for r in split if r.split == side} for side in ("train", "test")}
     assert not sides["train"] & sides["test"]
@@ -230,7 +229,7 @@ def test_findings_of_either_version_of_the_table_are_known() -> None:
         ("SARS", "pneumonia"),
     ):
         listing = mock.Mock(table=lambda *_, text=finding: [{**row, "finding": text}])
-        assert [found.label for found in cohen.findings(listing, Path())] == [label]
+        assert [found[2] for found in radiographs.findings(listing, Path())] == [label]
 
 
 def test_darkcovid_has_the_patients_of_nih_and_of_the_table(prepared: Callable, tmp_path: Path) -> None:

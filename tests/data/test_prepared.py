@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from covidjax.data import sources
 from covidjax.data.examples import SPLITS, Examples
-from covidjax.data.pairs import load as load_pairs
 from covidjax.errors import UserError
 from launch import evaluate, train
 from launch import prepare as prepare_command
@@ -95,8 +94,8 @@ def test_masks_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], t
     manual = roots["lgg_mri"].parents[2] / "manual" / "lgg_mri" / "kaggle_3m"
     settings = config(roots["lgg_mri"], tmp_path, channels=3)
     parts: list[Examples] = [sources.load(settings, split, masks=True) for split in SPLITS]
-    whole = load_pairs(config(manual, tmp_path, channels=3, name="folder"), "train")
-    rest = load_pairs(config(manual, tmp_path, channels=3, name="folder"), "val")
+    whole = sources.load(config(manual, tmp_path, channels=3, name="folder"), "train", masks=True)
+    rest = sources.load(config(manual, tmp_path, channels=3, name="folder"), "val", masks=True)
     expected: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for examples in (whole, rest):
         expected |= dict(

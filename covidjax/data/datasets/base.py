@@ -1,7 +1,9 @@
 """The base of all builders: features, the check of everything before anything is written, and the writing."""
 
 import abc
+import collections
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +13,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from covidjax.console import Progress
-from covidjax.data.datasets.records import Counts, Listing, Record, settle
+from covidjax.data.datasets.records import Listing, Record
+from covidjax.data.decode import in_parallel
+from covidjax.data.picture import BadImageError
+from covidjax.data.splits import draw_folds, draw_splits, hold_out_eighth
+from covidjax.errors import UserError
+
+Counts = Mapping[str, Mapping[str, int]]
 
 
 class ManualBuilder(tfds.core.GeneratorBasedBuilder):
@@ -20,13 +28,14 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
     Features: image (encoded, as it came or as PNG), label (where CLASSES) or mask (PNG of class ids, where
     MASK_CLASSES), id, patient ('' where unknown), source, fold (of five, by patient; -1: none) and held_out (of train,
     for val, where the published split has none).
-    PUBLISHED: images by split ('all': of the whole set) and class ('': of all classes).
+    PUBLISHED: images by split ('all': of the whole set) and class ('': of all classes), and by variant where there are
+    some.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     CLASSES: tuple[str, ...] = ()
     MASK_CLASSES: tuple[str, ...] = ()
-    PUBLISHED: Counts = {}
+    PUBLISHED: Mapping[str, Any] = {}
     checked: Listing | None = None
 
     @abc.abstractmethod
@@ -34,9 +43,37 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
         """The images below `root` in the published layout, with what is amiss; opens tables and lists only."""
 
     def check(self, root: Path) -> Listing:
-        """The images with splits and folds; all of them have been opened. Raises UserError with every fault."""
+        """The images with splits, folds and all notes, once every image has been opened.
+
+        Counts that differ from the published ones are a note. Raises UserError with every fault.
+        """
         listing = self.list_records(root)
-        self.checked = settle(self.name, listing, self.CLASSES, self.MASK_CLASSES, self.published())
+        records, faults = listing.records, list(listing.faults)
+        twice = [key for key, count in collections.Counter(record.name for record in records).items() if count > 1]
+        faults += [f"{key} is there more than once" for key in twice]
+        faults += _bad_images(self.name, records, len(self.MASK_CLASSES))
+        present = {record.label for record in records}
+        if records:
+            faults += [f"no image of class {label}" for label in self.CLASSES if label not in present]
+        if not records and not faults:
+            faults = ["no image was found"]
+        if faults:
+            raise UserError(f"{self.name}: {len(faults)} problems, nothing was written: {'; '.join(faults)}")
+        records, notes = _draw(records, self.CLASSES)
+        notes = listing.notes + notes + _differences(records, self.published())
+        splits = collections.defaultdict(set)
+        for record in records:
+            if record.patient:
+                splits[record.patient].add(record.split)
+        torn = tuple(sorted(patient for patient, parts in splits.items() if len(parts) > 1))
+        if torn:
+            notes.append(
+                f"the published split has {len(torn)} patients on two sides ({', '.join(torn[:5])}...): as it stands "
+                "it is image-level; dataset.fold=0 to 4 keep patients together"
+            )
+        if unknown := sum(not record.patient for record in records):
+            notes.append(f"the patient of {unknown} of {len(records)} images is unknown: the split is image-level")
+        self.checked = Listing(records, [], notes, torn)
         return self.checked
 
     def write(self, manual_dir: Path, download_dir: Path) -> None:
@@ -54,7 +91,7 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
 
     def published(self) -> Counts:
         """The published counts of this variant."""
-        return self.PUBLISHED
+        return self.PUBLISHED.get(self.builder_config.name, {}) if self.builder_config else self.PUBLISHED
 
     def _info(self) -> tfds.core.DatasetInfo:
         text, image = tfds.features.Text, tfds.features.Image
@@ -98,3 +135,55 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
             written.append(record.name)
             progress.show(len(written))
             yield record.name, {"image": image, "fold": record.fold, "held_out": record.held_out, **texts, **kind}
+
+
+def _bad_images(name: str, records: list[Record], num_mask_classes: int) -> list[str]:
+    def fault(index: int) -> str:
+        record = records[index]
+        try:
+            record.encoded(num_mask_classes)
+        except BadImageError as error:
+            return f"{record.name} ({error})"
+        except OSError as error:
+            return f"{record.name} ({error.strerror or type(error).__name__})"
+        return ""
+
+    progress = Progress(f"{name}: checking", len(records))
+    faults = [text for text in in_parallel(fault, len(records), progress) if text]
+    if records:
+        progress.finish(f"{name}: checked {len(records)} images")
+    return faults
+
+
+def _draw(records: list[Record], classes: tuple[str, ...]) -> tuple[list[Record], list[str]]:
+    """Records with folds and, where the set has none, with splits and images held out for val; and the notes."""
+    notes = []
+    labels = [classes.index(record.label) if classes else 0 for record in records]
+    patients = [record.patient or record.name for record in records]
+    splits = [record.split for record in records]
+    folds, held_out = [-1] * len(records), np.zeros(len(records), bool)
+    try:
+        folds = list(draw_folds(labels, patients))
+    except UserError as error:
+        notes.append(f"no folds: {error}")
+    if not all(splits):
+        splits = list(draw_splits(labels, patients))
+        notes.append("the set has no split of its own: one was drawn, by patient where known")
+    elif "val" not in splits:
+        train = [index for index, split in enumerate(splits) if split == "train"]
+        held_out[train] = hold_out_eighth([labels[index] for index in train], [patients[index] for index in train])
+        notes.append(f"no val split: {held_out.sum()} images of train are held out as val, by patient where known")
+    drawn = zip(records, splits, folds, held_out.tolist(), strict=True)
+    return [dataclasses.replace(one, split=split, fold=fold, held_out=out) for one, split, fold, out in drawn], notes
+
+
+def _differences(records: list[Record], published: Counts) -> list[str]:
+    def differ(split: str, wanted: Mapping[str, int]) -> Iterator[str]:
+        part = [record for record in records if split in (record.split, "all")]
+        for label, count in wanted.items():
+            found = sum(label in (record.label, "") for record in part)
+            if found != count:
+                yield f"{found} images of {' '.join((split, label)).strip()}, published are {count}"
+
+    lines = [line for split, wanted in published.items() for line in differ(split, wanted)]
+    return [f"counts differ from the published ones: {'; '.join(lines)}"] if lines else []

@@ -2,9 +2,18 @@
 
 import io
 
+import numpy as np
+import pydicom
 from PIL import Image
+from pydicom import uid
+from pydicom.encaps import get_frame
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import pixel_array
 
-from covidjax.data.picture import open_pair, open_picture, own_pixels
+from covidjax.data.picture import BadImageError, one_line_reasons, open_pair, open_picture, own_pixels
+
+DICOM_JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)
+DICOM_KINDS = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422")
 
 
 def stored(content: bytes) -> bytes:
@@ -38,3 +47,32 @@ def png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def image_in_dicom(content: bytes) -> bytes:
+    """The JPEG file in a DICOM file of one frame, byte for byte, and all other pixels as PNG.
+
+    In the PNG the levels of gray, 2 to the power of BitsStored, span all of 8 or 16 bits, and the image of MONOCHROME1,
+    which has white for 0, is inverted (PS3.3 C.7.6.3.1.2). Modality and VOI tables are not applied.
+    Raises BadImageError with the reason, such as a compression that no installed decoder of pydicom reads.
+    """
+    with one_line_reasons():
+        try:
+            dataset = pydicom.dcmread(io.BytesIO(content))
+        except InvalidDicomError as error:
+            raise BadImageError("not a DICOM file") from error
+        if "PixelData" not in dataset:
+            raise BadImageError("a DICOM file without an image")
+        if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
+            raise BadImageError(f"{frames} frames: save each as a file of its own")
+        kind = dataset.get("PhotometricInterpretation", "MONOCHROME2")
+        if dataset.file_meta.TransferSyntaxUID in DICOM_JPEG and kind != "MONOCHROME1":
+            return get_frame(dataset.PixelData, 0, number_of_frames=1)
+        if kind not in DICOM_KINDS or dataset.PixelRepresentation:
+            raise BadImageError(f"{kind} of {'signed' if dataset.PixelRepresentation else 'unsigned'} values")
+        values, highest = pixel_array(dataset), 2**dataset.BitsStored - 1
+    values = np.minimum(values, highest).astype(np.int64)
+    if kind == "MONOCHROME1":
+        values = highest - values
+    dtype = np.uint16 if highest > 255 and values.ndim == 2 else np.uint8
+    return png(Image.fromarray((values * np.iinfo(dtype).max // highest).astype(dtype)))

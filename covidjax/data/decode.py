@@ -40,7 +40,6 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
     With `dataset.skip_bad` bad files are dropped and noted, unless all are bad.
     """
     spec = ImageSpec.of(dataset)
-    size, channels, masks = spec.image_size, spec.channels, None
     settings: dict[str, Any] = dataclasses.asdict(spec)
     if spec.enhancement == "none":  # images as they are keep the fingerprint that they always had
         del settings["enhancement"]
@@ -50,7 +49,7 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
     readable = [index for index in range(len(files.rows)) if index not in bad]
     if not readable:
         raise _bad_files(files, bad)
-    images, undecodable, notes = _decoded(files, readable, digests, spec, settings, cache_dir(dataset.cache_dir))
+    arrays, undecodable, notes = _decoded(files, readable, digests, spec, settings, cache_dir(dataset.cache_dir))
     bad.update({readable[row]: reason for row, reason in undecodable.items()})
     if bad and (len(bad) == len(files.rows) or not dataset.skip_bad):
         raise _bad_files(files, bad)
@@ -60,13 +59,9 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
     kept = [index for index in range(len(files.rows)) if index not in bad]
     good = dataclasses.replace(files, rows=tuple(files.rows[index] for index in kept))
     names, labels, patients, content = good.names, good.labels, good.patients, [digests[index] for index in kept]
-    images = images[: len(kept)]
-    if files.with_masks:  # views of the rows, which copy nothing
-        images, masks = images[:, : size * size * channels], images[:, size * size * channels :].reshape(-1, size, size)
-        images = images.reshape(-1, size, size, channels)
     return Examples(
         split=files.split,
-        images=images,
+        images=arrays[0][: len(kept)],
         labels=np.array(labels, np.int32),
         names=names,
         patients=patients,
@@ -74,24 +69,24 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
         classes=files.classes,
         fingerprint=_fingerprint([FORMAT_VERSION, settings, names, labels, files.classes, patients, content]),
         notes=(*files.notes, *notes),
-        masks=masks,
+        masks=arrays[1][: len(kept)] if files.with_masks else None,
     )
 
 
 def _decoded(
     files: ImageFiles, readable: list[int], digests: list[str], spec: ImageSpec, settings: dict, folder: Path
-) -> tuple[np.ndarray, dict[int, str], list[str]]:
-    """The images (good ones first, in order), the reasons of the bad rows, and a note where they cannot be kept."""
-    size, channels = spec.image_size, spec.channels
-    shape = (len(readable), *((size * size * (channels + 1),) if files.with_masks else (size, size, channels)))
+) -> tuple[list[np.ndarray], dict[int, str], list[str]]:
+    """Images and masks (good ones first, in order), the reasons of the bad rows, and a note where they are not kept."""
     identity = [FORMAT_VERSION, PIL.__version__, settings, [(*_parts(files.rows[i]), digests[i]) for i in readable]]
     key = _fingerprint([*identity, picture.ENHANCER] if "enhancement" in settings else identity)
-    store, wanted = ArrayStore(folder / "images", DAMAGED), jax.ShapeDtypeStruct(shape, np.uint8)
-    images = store.open(key, wanted)
-    if images is not None:
+    square = (len(readable), spec.image_size, spec.image_size)
+    shapes = [(*square, spec.channels), square] if files.with_masks else [(*square, spec.channels)]
+    store, wanted = ArrayStore(folder / "images", DAMAGED), [jax.ShapeDtypeStruct(shape, np.uint8) for shape in shapes]
+    arrays: Any = store.open(key, wanted)
+    if arrays is not None:
         undecodable = dict(store.notes(key))
         say(f"{files.split}: {len(readable) - len(undecodable)} images from the cache {store.folder / key}")
-        return images, undecodable, []
+        return arrays, undecodable, []
 
     def decode_row(row: int) -> str:
         index = readable[row]
@@ -103,10 +98,12 @@ def _decoded(
         if " ".join(hashlib.sha256(content).hexdigest() for content in contents) != digests[index]:
             raise UserError(f"{parts[0]} changed while it was being read: start again")
         try:
-            if len(parts) == 2:
-                images[row] = decode_pair(*contents, parts[1], len(files.classes), spec)
+            if files.with_masks:
+                arrays[0][row], arrays[1][row] = decode_pair(
+                    contents[0], contents[1], parts[1], len(files.classes), spec
+                )
             else:
-                images[row] = decode_image(contents[0], spec)
+                arrays[0][row] = decode_image(contents[0], spec)
         except BadImageError as error:
             return str(error)
         return ""
@@ -119,22 +116,23 @@ def _decoded(
         good = [row for row, reason in enumerate(reasons) if not reason]
         progress.finish(f"{files.split}: decoded {len(good)} images")
         for target, row in enumerate(good):
-            if target != row:
-                images[target] = images[row]
+            for array in arrays if target != row else ():
+                array[target] = array[row]
         return [(row, reason) for row, reason in enumerate(reasons) if reason]
 
     reasons: list[tuple[int, str]] = []
     notes = []
     try:
-        with store.writing(key, wanted, reasons) as images:
+        with store.writing(key, wanted, reasons) as arrays:
             reasons += decode_rows()
-        images.flags.writeable = False
+        for array in arrays:
+            array.flags.writeable = False
     except OSError as error:
         notes = [f"no image cache: {store.folder} cannot be written ({error.strerror or type(error).__name__})"]
-        if images is None:
-            images = np.empty(shape, np.uint8)
+        if arrays is None:
+            arrays = [np.empty(shape, np.uint8) for shape in shapes]
             reasons += decode_rows()
-    return images, dict(reasons), notes
+    return arrays, dict(reasons), notes
 
 
 def _parts(row: Row) -> tuple[str, ...]:

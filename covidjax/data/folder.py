@@ -22,7 +22,7 @@ from covidjax.data.listing import ImageFiles, Row, choose_split, some_of
 from covidjax.data.picture import SUFFIXES
 from covidjax.errors import UserError
 
-CLASS_COLUMNS = ("file", "label", "patient", "split", "fold")
+CLASS_COLUMNS: tuple[str, ...] = ("file", "label", "patient", "split", "fold")
 PAIR_COLUMNS = ("file", "patient", "split")
 MASK = "_mask"
 CLASS_LAYOUT = f"expected layout: root/train|val|test/<class>/<image>, images ending in {' '.join(SUFFIXES)}"

@@ -3,9 +3,8 @@
 import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
-from typing import TypeVar
 
 import numpy as np
 import PIL
@@ -13,7 +12,6 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 from skimage.exposure import equalize_adapthist
 
-Read = TypeVar("Read")
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 CROPS = ("center", "pad", "squash")
@@ -60,32 +58,28 @@ def decode_image(content: bytes, spec: ImageSpec) -> np.ndarray:
     return network_pixels(open_picture(content), spec)
 
 
-def decode_pair(content: bytes, mask_content: bytes, mask_name: str, num_classes: int, spec: ImageSpec) -> np.ndarray:
+def decode_pair(
+    content: bytes, mask_content: bytes, mask_name: str, num_classes: int, spec: ImageSpec
+) -> tuple[np.ndarray, np.ndarray]:
     """An image, as `decode_image` decodes it, and its mask with the same crop, by the nearest pixel.
 
     The mask is PNG, BMP or TIFF without lossy compression, as large as the image (both after EXIF orientation), of 1
     channel or of equal ones. Its values are the class ids 0 to num_classes - 1, or, for two classes, 0 and 255; those
     of a palette are its indices, unless all its colours in use are black or white.
-    Returns [image_size**2 * (channels + 1)] uint8, the image first, then the mask. Raises BadImageError with the
-    reasons, those of the mask with `mask_name`.
+    Returns the image and [image_size, image_size] uint8. Raises BadImageError with the reasons, those of the mask with
+    `mask_name`.
     """
-    pixels, ids = open_pair(content, mask_content, mask_name, num_classes, lambda image: network_pixels(image, spec))
-    placed = np.asarray(_letterboxed(_resize(Image.fromarray(ids), spec, Image.Resampling.NEAREST)))
-    return np.concatenate([pixels.reshape(-1), placed.reshape(-1)])
+    image, ids = open_pair(content, mask_content, mask_name, num_classes)
+    small = _resize(Image.fromarray(ids), spec, Image.Resampling.NEAREST)
+    return network_pixels(image, spec), np.asarray(_letterboxed(small))
 
 
-def open_pair(
-    content: bytes, mask_content: bytes, mask_name: str, num_classes: int, read: Callable[[Image.Image], Read]
-) -> tuple[Read, np.ndarray]:
-    """The result of `read` for an image, and the class ids of its mask as `decode_pair` demands them.
-
-    Raises BadImageError with the reasons of both, those of the mask with `mask_name`.
-    """
+def open_pair(content: bytes, mask_content: bytes, mask_name: str, num_classes: int) -> tuple[Image.Image, np.ndarray]:
+    """The loaded picture, and the class ids of its mask as `decode_pair` demands them. Raises BadImageError as that."""
     reasons: list[str] = []
-    picture = image = ids = None
+    picture = ids = None
     try:
         picture = open_picture(content)
-        image = read(picture)
     except BadImageError as error:
         reasons.append(str(error))
     try:
@@ -96,9 +90,9 @@ def open_pair(
         ids = class_ids(mask, num_classes)
     except BadImageError as error:
         reasons.append(f"its mask {mask_name}: {error}")
-    if reasons or image is None or ids is None:
+    if picture is None or ids is None:
         raise BadImageError("; ".join(reasons))
-    return image, ids
+    return picture, ids
 
 
 def open_picture(content: bytes) -> Image.Image:

@@ -20,10 +20,8 @@ def hold_out_eighth(labels: Sequence[int], patients: Sequence[str] | None) -> np
     The first fold of scikit-learn's StratifiedGroupKFold(8, shuffle=True, random_state=0), or of StratifiedKFold with
     the same arguments where `patients` is None. It depends on nothing else: no training seed moves it.
 
-    labels: [n] class indices
-    patients: n patient identifiers, or None: images are held out one by one
-    returns: [n] bool, True = held out
-    raises UserError if nothing could be held out, or if a class would have no image left to train on
+    labels: [n] class indices; patients: n identifiers, or None: images are held out one by one. Returns [n] bool.
+    Raises UserError if nothing could be held out, or if a class would have no image left to train on.
     """
     label_array = np.asarray(labels)
     held_out = np.zeros(len(label_array), bool)
@@ -117,20 +115,15 @@ def check_patients_in_one_split(splits: Sequence[str], patients: Sequence[str]) 
     for split, patient in zip(splits, patients, strict=True):
         by_split.setdefault(split, set()).add(patient)
     for first, second in itertools.combinations(sorted(by_split), 2):
-        _refuse_shared(first, second, by_split[first] & by_split[second])
+        if shared := by_split[first] & by_split[second]:
+            shown = ", ".join(sorted(shared)[:10]) + (", ..." if len(shared) > 10 else "")
+            raise UserError(
+                f"{len(shared)} patients are in both {first} and {second}: {shown}; each patient may be in one split "
+                "only: move all images of a patient to one split"
+            )
 
 
 def check_disjoint(a: Examples, b: Examples) -> None:
     """Raises UserError if a patient is in both. Where either has no patient identifiers, nothing can be checked."""
     if a.patients_known and b.patients_known:
-        _refuse_shared(a.split, b.split, set(a.patients) & set(b.patients))
-
-
-def _refuse_shared(first: str, second: str, shared: set[str]) -> None:
-    if not shared:
-        return
-    shown = ", ".join(sorted(shared)[:10]) + (", ..." if len(shared) > 10 else "")
-    raise UserError(
-        f"{len(shared)} patients are in both {first} and {second}: {shown}; each patient may be in one split only: "
-        "move all images of a patient to one split"
-    )
+        check_patients_in_one_split([a.split] * len(a) + [b.split] * len(b), a.patients + b.patients)

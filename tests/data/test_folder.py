@@ -1,23 +1,50 @@
-"""Folders of images by class: labels, the table of patients, splits, and what is refused."""
+"""Folders of images by class or with masks: layouts, the table of patients, splits, and what is refused."""
 
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from covidjax.data.examples import SPLITS
-from covidjax.data.sources import listed as list_files
-from covidjax.data.sources import load
+from covidjax.data import phantom, sources
+from covidjax.data.examples import SPLITS, Examples
+from covidjax.data.listing import ImageFiles
 from covidjax.errors import UserError
 from tests.data.images import dataset_config as config
 from tests.data.images import opened_below, real_data, write_rows
 from tests.data.images import write_image as write
 
-HEADER = ("file", "label", "patient", "split", "fold")
+CLASS_HEADER = ("file", "label", "patient", "split", "fold")
+PAIR_HEADER = ("file", "patient", "split")
+
+
+def load(root: Path, split: str, **changes: object) -> Examples:
+    return sources.load(config(root, **changes), split)
+
+
+def pair_config(root: Path, **changes: object) -> ConfigDict:
+    return config(root, **{"mask_classes": ("background", "lung"), **changes})
+
+
+def load_pairs(root: Path, split: str, **changes: object) -> Examples:
+    return sources.load(pair_config(root, **changes), split, masks=True)
+
+
+def list_pairs(root: Path, split: str, **changes: object) -> ImageFiles:
+    return sources.listed(pair_config(root, **changes), split, masks=True)
+
+
+def read_table(root: Path) -> list[list[str]]:
+    with (root / "folds.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))[1:]
+
+
+def write_pairs(root: Path, rows: Sequence[Sequence[object]], header: Sequence[str] = PAIR_HEADER) -> None:
+    write_rows(root / "splits.csv", header, rows)
 
 
 @pytest.fixture
@@ -34,28 +61,49 @@ def tree(tmp_path: Path) -> Callable[..., Path]:
                     patient = f"{split}-{label}-{number // 2}"
                     rows.append((f"{split}{number}.png", label, patient, split, number // 2 % 5))
         if table:
-            write_table(root, rows)
+            write_rows(root / "folds.csv", CLASS_HEADER, rows)
         return root
 
     return build
 
 
-def write_table(root: Path, rows: list, header: tuple[str, ...] = HEADER) -> None:
-    write_rows(root / "folds.csv", header, rows)
+@pytest.fixture
+def flat(tmp_path: Path) -> Callable[..., Path]:
+    """Make root/images/<number>.jpg and root/masks/<number>.png; with `table` two images for each patient."""
+
+    def build(count: int = 8, table: bool = True, ending: str = ".png") -> Path:
+        root = tmp_path / "root"
+        for number in range(count):
+            write(root / "images" / f"{number}.jpg", number)
+            write(root / "masks" / f"{number}{ending}", 255 * (number % 2))
+        if table:
+            write_pairs(root, [(f"{n}.jpg", f"p{n // 2}", SPLITS[n // 2 % 3]) for n in range(count)])
+        return root
+
+    return build
 
 
-def read_table(root: Path) -> list[list[str]]:
-    with (root / "folds.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))[1:]
+@pytest.fixture
+def beside(tmp_path: Path) -> Callable[..., Path]:
+    """Make root/<patient>/<name>.tif with <name>_mask.tif, three for each patient."""
+
+    def build(num_patients: int = 16, below: str = "") -> Path:
+        root = tmp_path / "root"
+        for patient in range(num_patients):
+            for number in range(3):
+                write(root / below / f"TCGA_{patient:02}" / f"TCGA_{patient:02}_{number}.tif", patient)
+                write(root / below / f"TCGA_{patient:02}" / f"TCGA_{patient:02}_{number}_mask.tif", 255)
+        return root
+
+    return build
 
 
 def test_labels_and_names_follow_the_folders(tree: Callable) -> None:
     root = tree(3)
     for suffix in ("JPG", "jpeg", "Bmp"):
         write(root / "train" / "cat" / f"x.{suffix}")
-    examples = load(config(root), "train")
-    assert examples.classes == ("cat", "dog")
-    assert len(examples) == 9
+    examples = load(root, "train")
+    assert (examples.classes, len(examples)) == (("cat", "dog"), 9)
     assert list(examples.names) == sorted(examples.names)
     for name, label in zip(examples.names, examples.labels, strict=True):
         assert (root / name).is_file()
@@ -65,19 +113,14 @@ def test_labels_and_names_follow_the_folders(tree: Callable) -> None:
     assert "no patient ids: the split is image-level" in examples.notes
 
 
-def test_other_splits_are_never_opened(tree: Callable) -> None:
-    root = tree()
-    with opened_below(root) as opened:
-        load(config(root), "train")
-    assert {name.split("/")[0] for name in opened} == {"train"}
-
-
-def test_bad_test_files_do_not_stop_training(tree: Callable) -> None:
+def test_other_splits_are_never_opened_and_their_faults_do_not_stop_training(tree: Callable) -> None:
     root = tree()
     (root / "test" / "cat" / "test0.png").write_bytes(b"")
-    assert len(load(config(root), "train")) == 8
+    with opened_below(root) as opened:
+        assert len(load(root, "train")) == 8
+    assert {name.split("/")[0] for name in opened} == {"train"}
     with pytest.raises(UserError, match=r"test0\.png"):
-        load(config(root), "test")
+        load(root, "test")
 
 
 @pytest.mark.parametrize("missing", ["root", "train", "test"])
@@ -85,78 +128,57 @@ def test_missing_folder_is_named_with_the_layout(tree: Callable, missing: str) -
     root = tree(splits=tuple(split for split in SPLITS if split != missing))
     path = root.parent / "nowhere" if missing == "root" else root / missing
     with pytest.raises(UserError, match=f"{path} .*<class>/<image>"):
-        load(config(path if missing == "root" else root), "test")
+        load(path if missing == "root" else root, "test")
+    if missing == "test":
+        assert len(load(root, "train")) == 8
 
 
-def test_missing_test_folder_does_not_stop_training(tree: Callable) -> None:
-    assert len(load(config(tree(splits=("train", "val"))), "train")) == 8
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("train/a.png",), "has no class folders; expected layout"),
+        (("train/images/a.png", "train/masks/a.png"), r"masks, which are no classes: .*model\.name='unet'"),
+        (("train/cat/a.png", "val/cow/notes.txt"), "without images: .*/root/val/cow"),
+        (("train/cat/a.png", "train/dog/a.png", "test/cow/a.png"), "train lacks: cow; allowed: cat, dog"),
+    ],
+)
+def test_wrong_folders_are_named(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
+    for file in files:
+        path = tmp_path / "root" / file
+        write(path.with_suffix(".png"))
+        path.with_suffix(".png").rename(path)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "root", "train")
 
 
-def test_train_without_class_folders_shows_the_layout(tmp_path: Path) -> None:
-    write(tmp_path / "root" / "train" / "a.png")
-    with pytest.raises(UserError, match="has no class folders; expected layout"):
-        load(config(tmp_path / "root"), "train")
-
-
-def test_images_and_masks_are_no_classes(tmp_path: Path) -> None:
-    for folder in ("images", "masks"):
-        write(tmp_path / "root" / "train" / folder / "a.png")
-    with pytest.raises(UserError, match=r"images and their masks, which are no classes: .*model\.name='unet'"):
-        load(config(tmp_path / "root"), "train")
-
-
-def test_empty_class_folder_is_named(tree: Callable) -> None:
-    root = tree()
-    (root / "val" / "cow").mkdir()
-    (root / "val" / "cow" / "notes.txt").write_text("no image")
-    with pytest.raises(UserError, match=f"without images: {root / 'val' / 'cow'}"):
-        load(config(root), "train")
-
-
-def test_class_that_train_lacks_is_named(tree: Callable) -> None:
-    root = tree()
-    write(root / "test" / "cow" / "a.png")
-    with pytest.raises(UserError, match="train lacks: cow; allowed: cat, dog"):
-        load(config(root), "train")
-
-
-def test_class_that_test_lacks_keeps_its_label(tree: Callable) -> None:
-    root = tree()
+def test_a_class_may_be_absent_from_test_but_needs_a_good_training_image(tree: Callable) -> None:
+    root = tree(2)
     for path in (root / "test" / "cat").iterdir():
         path.unlink()
     (root / "test" / "cat").rmdir()
-    examples = load(config(root), "test")
-    assert examples.classes == ("cat", "dog")
-    assert set(examples.labels) == {1}
-
-
-def test_a_class_without_a_good_image_is_an_error(tree: Callable) -> None:
-    root = tree(2)
+    examples = load(root, "test")
+    assert (examples.classes, set(examples.labels)) == (("cat", "dog"), {1})
     for path in (root / "train" / "cat").iterdir():
         path.write_bytes(b"bad")
     with pytest.raises(UserError, match="left in class cat"):
-        load(config(root, skip_bad=True), "train")
+        load(root, "train", skip_bad=True)
 
 
-def test_ignored_entries_are_noted_and_hidden_ones_passed_over(tree: Callable) -> None:
+def test_ignored_entries_are_noted_and_hidden_ones_passed_over_and_a_broken_link_is_bad(tree: Callable) -> None:
     root = tree()
     (root / "train" / "cat" / "scan.dcm").write_bytes(b"")
     (root / "train" / "cat" / "._train0.png").write_bytes(b"")
     (root / "train" / ".cache").mkdir()
-    examples = load(config(root), "train")
+    examples = load(root, "train")
     assert len(examples) == 8
     assert sum("1 entries" in note and "train/cat/scan.dcm" in note for note in examples.notes) == 1
-
-
-def test_broken_link_is_a_bad_file(tree: Callable) -> None:
-    root = tree()
     os.symlink("nowhere", root / "train" / "cat" / "link.png")
     with pytest.raises(UserError, match=r"link\.png \(No such file"):
-        load(config(root), "train")
+        load(root, "train")
 
 
 def test_table_gives_patients(tree: Callable) -> None:
-    examples = load(config(tree(table=True)), "val")
+    examples = load(tree(table=True), "val")
     assert examples.patients_known
     assert examples.patients == tuple(f"val-{label}-{number}" for label in ("cat", "dog") for number in (0, 0, 1, 1))
     assert examples.notes == ()
@@ -166,42 +188,35 @@ def test_table_and_folders_must_agree_on_every_file(tree: Callable) -> None:
     root = tree(table=True)
     rows = read_table(root)
     write(root / "train" / "cat" / "extra.png")
-    write_table(root, [*rows, rows[0], ["gone.png", "dog", "p", "val", "0"], ["lost.png", "dog", "p", "test", "0"]])
+    added = [rows[0], ["gone.png", "dog", "p", "val", "0"], ["lost.png", "dog", "p", "test", "0"]]
+    write_rows(root / "folds.csv", CLASS_HEADER, [*rows, *added])
     with pytest.raises(UserError) as caught:
-        load(config(root), "train")
-    message = str(caught.value)
-    assert "4 files" in message
-    for part in ("train/cat/extra.png (file,", "val/dog/gone.png (row,", "test/dog/lost.png (row,", "(2 rows)"):
-        assert part in message
+        load(root, "train")
+    for part in ("4 files", "train/cat/extra.png (file,", "dog/gone.png (row,", "dog/lost.png (row,", "(2 rows)"):
+        assert part in str(caught.value)
 
 
-def test_table_line_without_a_fold_is_named(tree: Callable) -> None:
-    root = tree(table=True)
-    rows = read_table(root)
-    rows[3][4] = ""
-    write_table(root, rows)
-    with pytest.raises(UserError, match="line 5"):
-        load(config(root), "train")
-
-
-def test_table_without_a_column_is_refused(tree: Callable) -> None:
-    root = tree(table=True)
-    write_table(root, read_table(root), header=("file", "label", "who", "split", "fold"))
-    with pytest.raises(UserError, match="lacks the columns patient"):
-        load(config(root), "train")
-
-
-def test_table_that_is_no_text_is_refused(tree: Callable) -> None:
-    root = tree()
-    (root / "folds.csv").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(UserError, match="cannot be read"):
-        load(config(root), "train")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("train-cat-0,train,0", "train-cat-0,train,", 1), "line 2: needs a patient, and a"),
+        (lambda text: text.replace("patient", "who", 1), "lacks the columns patient"),
+        (lambda text: text.replace("train-cat-0", "", 1), "line 2: needs a patient"),
+        (lambda text: text.replace(",val,", ",dev,", 1), "split is 'dev'; allowed: train, val, test"),
+        (lambda text: text + "\udcff", "cannot be read"),
+    ],
+)
+def test_a_wrong_table_is_refused(tree: Callable, change: Callable[[str], str], message: str) -> None:
+    table = tree(table=True) / "folds.csv"
+    table.write_bytes(change(table.read_text()).encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=message):
+        load(table.parent, "train")
 
 
 @pytest.mark.parametrize("table", [False, True])
 def test_without_val_a_fixed_part_of_train_is_held_out(tree: Callable, table: bool) -> None:
     root = tree(48, splits=("train", "test"), table=table)
-    train, val = load(config(root, seed=1), "train"), load(config(root, seed=2), "val")
+    train, val = load(root, "train", seed=1), load(root, "val", seed=2)
     assert not set(train.names) & set(val.names)
     assert len(train) + len(val) == 96
     assert Counter(val.labels.tolist()) == {0: 6, 1: 6}
@@ -212,48 +227,215 @@ def test_without_val_a_fixed_part_of_train_is_held_out(tree: Callable, table: bo
         assert any("no val split: 12 images" in note for note in notes)
         assert any("by patient" in note for note in notes) == table
         assert any("image-level" in note for note in notes) != table
-    assert load(config(root), "test").notes == (() if table else ("no patient ids: the split is image-level",))
+    assert load(root, "test").notes == (() if table else ("no patient ids: the split is image-level",))
 
 
 def test_fold_replaces_the_split_folders(tree: Callable) -> None:
     root = tree(40, table=True)
     fold_of = {f"{split}/{label}/{file}": int(fold) for file, label, _, split, fold in read_table(root)}
     for fold in (0, 3):
-        lists = {split: list_files(config(root, fold=fold), split) for split in SPLITS}
+        lists = {split: sources.listed(config(root, fold=fold), split) for split in SPLITS}
         assert {name for name, number in fold_of.items() if number == fold} == set(lists["test"].names)
         assert sorted(name for files in lists.values() for name in files.names) == sorted(fold_of)
         assert {name.split("/")[0] for name in lists["train"].names} == set(SPLITS)
         for files in lists.values():
             assert [files.classes[label] for label in files.labels] == [name.split("/")[1] for name in files.names]
-
-
-def test_fold_that_is_not_there_is_an_error(tree: Callable) -> None:
-    root = tree(10, table=True)
     with pytest.raises(UserError, match="allowed: 0, 1, 2, 3, 4, or -1"):
-        load(config(root, fold=7), "train")
+        load(root, "train", fold=7)
     (root / "folds.csv").unlink()
     with pytest.raises(UserError, match=r"folds\.csv does not exist"):
-        load(config(root, fold=0), "train")
+        load(root, "train", fold=0)
 
 
-def test_cxr3_folds_cover_every_image_once_in_test_and_fold_0_is_the_shipped_split() -> None:
+def test_cxr3_folds_cover_every_image_once_in_test_and_fold_0_is_the_shipped_split(tmp_path: Path) -> None:
     cxr3 = real_data("cxr3")
     names: list[str] = []
     for fold in range(5):
-        files = {split: list_files(config(cxr3, fold=fold), split) for split in SPLITS}
+        files = {split: sources.listed(config(cxr3, fold=fold), split) for split in SPLITS}
         assert sum(len(part.names) for part in files.values()) == 1125
-        assert not set(files["train"].patients) & set(files["val"].patients)
-        assert not (set(files["train"].patients) | set(files["val"].patients)) & set(files["test"].patients)
+        patients = {split: set(part.patients) for split, part in files.items()}
+        assert len(set.union(*patients.values())) == sum(map(len, patients.values()))
         names += files["test"].names
         if fold == 0:
             assert [len(files[split].names) for split in SPLITS] == [787, 113, 225]
-            assert all(files[split] == list_files(config(cxr3), split) for split in SPLITS)
+            assert all(files[split] == sources.listed(config(cxr3), split) for split in SPLITS)
     assert len(set(names)) == len(names) == 1125
-
-
-def test_cxr3_decodes(tmp_path: Path) -> None:
-    examples = load(config(real_data("cxr3"), image_size=32, cache_dir=str(tmp_path)), "val")
-    assert examples.images.shape == (113, 32, 32, 1)
+    examples = load(cxr3, "val", image_size=32, cache_dir=str(tmp_path))
     assert np.bincount(examples.labels).tolist() == [13, 50, 50]
     assert len(set(examples.patients)) == 76
     assert 20 < examples.images.mean() < 230
+
+
+@pytest.mark.parametrize("ending", [".png", "_mask.png", ".tif", "_mask.bmp"])
+def test_images_and_masks_side_by_side_with_a_table(flat: Callable, ending: str) -> None:
+    root = flat(ending=ending)
+    with opened_below(root) as opened:
+        examples = load_pairs(root, "train")
+    assert {Path(name).stem.removesuffix("_mask") for name in opened} == {"splits", "0", "1", "6", "7"}
+    assert examples.names == ("images/0.jpg", "images/1.jpg", "images/6.jpg", "images/7.jpg")
+    masks = {row.name: row.mask for row in list_pairs(root, "val").rows}
+    assert masks == {f"images/{n}.jpg": f"masks/{n}{ending}" for n in (2, 3)}
+    assert examples.patients == ("p0", "p0", "p3", "p3")
+    assert examples.patients_known
+    assert examples.classes == ("background", "lung")
+    assert examples.masks is not None
+    assert examples.masks[:, 0, 0].tolist() == [0, 1, 0, 1]
+    assert examples.images[:, 0, 0, 0].tolist() == [0, 1, 6, 7]
+    assert examples.labels.tolist() == [0] * 4
+    assert "train: 2 of 4 masks are empty" in examples.notes
+
+
+def test_split_folders_with_images_and_masks(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for split in SPLITS:
+        for number in range(2):
+            write(root / split / "images" / f"{number}.png", number)
+            write(root / split / "masks" / f"{number}_mask.png", 1)
+    for split in SPLITS:
+        masks = {row.name: row.mask for row in list_pairs(root, split).rows}
+        assert masks == {f"{split}/images/{n}.png": f"{split}/masks/{n}_mask.png" for n in range(2)}
+    assert "no patient ids: the split is image-level" in load_pairs(root, "test").notes
+    write_pairs(root, [(f"{n}.png", f"{split}{n}", split) for split in SPLITS for n in range(2)])
+    assert load_pairs(root, "test").patients == ("test0", "test1")
+
+
+@pytest.mark.parametrize("below", ["", "kaggle_3m"])
+def test_a_mask_beside_its_image_in_the_folder_of_the_patient(beside: Callable, below: str) -> None:
+    root = beside(below=below)
+    train, val = (list_pairs(root, split) for split in ("train", "val"))
+    assert (len(train.names), len(val.names)) == (42, 6)
+    assert not set(train.patients) & set(val.patients)
+    for files in (train, val):
+        assert files.patients_known
+        for row in files.rows:
+            assert row.patient == Path(row.name).parent.name
+            assert row.mask == row.name.replace(".tif", "_mask.tif")
+        assert any("no val split: 6 images" in note and "by patient" in note for note in files.notes)
+    with pytest.raises(UserError, match=r"has no test split: add test rows to .*splits\.csv"):
+        list_pairs(root, "test")
+    place = f"{below}/" if below else ""
+    rows = [(f"{place}TCGA_{p:02}/TCGA_{p:02}_{n}.tif", f"q{p}", SPLITS[p % 3]) for p in range(16) for n in range(3)]
+    write_pairs(root, rows)
+    assert set(list_pairs(root, "test").patients) == {"q2", "q5", "q8", "q11", "q14"}
+
+
+def test_split_folders_of_patients_are_no_pool(beside: Callable) -> None:
+    root = beside(12)
+    for split, patients in (("train", range(8)), ("val", (8, 9)), ("test", (10,))):
+        (root / split).mkdir()
+        for patient in patients:
+            (root / f"TCGA_{patient:02}").rename(root / split / f"TCGA_{patient:02}")
+    with pytest.raises(UserError, match=r"images outside them: TCGA_11/TCGA_11_0\.tif"):
+        list_pairs(root, "train")
+    (root / "TCGA_11").rename(root / "test" / "TCGA_11")
+    assert set(list_pairs(root, "test").patients) == {"TCGA_10", "TCGA_11"}
+    assert [len(list_pairs(root, split).names) for split in SPLITS] == [24, 6, 6]
+    (root / "test" / "TCGA_11").rename(root / "test" / "TCGA_00")
+    with pytest.raises(UserError, match="both test and train: TCGA_00"):
+        list_pairs(root, "train")
+
+
+def test_without_a_table_or_val_rows_a_fixed_part_is_held_out(flat: Callable) -> None:
+    root = flat(48, table=False)
+    train, val = (list_pairs(root, split) for split in ("train", "val"))
+    assert (len(train.names), len(val.names), train.patients_known) == (42, 6, False)
+    assert any("by image: no patient ids, so this is image-level" in note for note in val.notes)
+    write_pairs(root, [(f"{n}.jpg", f"p{n // 2}", "test" if n < 4 else "train") for n in range(48)])
+    train, val, test = (list_pairs(root, split) for split in SPLITS)
+    assert (len(train.names) + len(val.names), len(test.names)) == (44, 4)
+    assert val.names and not set(train.patients) & set(val.patients)
+
+
+def test_fold_of_pairs_needs_its_column(flat: Callable) -> None:
+    root = flat(40)
+    with pytest.raises(UserError, match="lacks the columns fold"):
+        list_pairs(root, "test", fold=1)
+    write_pairs(root, [(f"{n}.jpg", f"p{n // 2}", "train", n // 2 % 4) for n in range(40)], (*PAIR_HEADER, "fold"))
+    assert set(list_pairs(root, "test", fold=1).patients) == {f"p{n}" for n in range(1, 20, 4)}
+
+
+def test_all_faults_are_listed_in_one_message_before_training(flat: Callable) -> None:
+    root = flat(24, table=False)
+    write(root / "masks" / "0.png", 255, (8, 9))
+    (root / "masks" / "1.png").unlink()
+    write(root / "masks" / "2.png", 3)
+    (root / "masks" / "3.png").unlink()
+    write(root / "masks" / "3.jpg", 255)
+    write(root / "masks" / "4_mask.png", 255)
+    write(root / "images" / "5.png", 255)
+    rows = [(f"{n}.jpg", f"p{n}", "train") for n in range(23)]
+    write_pairs(root, [*rows, ("5.png", "p5", "train"), ("23.jpg", "p23", "val")])
+    with pytest.raises(UserError) as caught:
+        load_pairs(root, "train")
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (
+        "7 of 24 train files are bad",
+        "dataset.skip_bad=true",
+        "0.jpg (its mask masks/0.png: 8 x 9 pixels, but the image has 8 x 8)",
+        "1.jpg (it has no mask masks/1.png)",
+        "2.jpg (its mask masks/2.png: class ids 3 are out of range",
+        "3.jpg (its mask masks/3.jpg: lossy JPEG",
+        "4.jpg (it has 2 masks: 4.png, 4_mask.png; keep one)",
+        "5.jpg (2 images have the name 5, and one mask)",
+        "5.png (2 images have the name 5, and one mask)",
+    ):
+        assert part in message
+    assert len(load_pairs(root, "val")) == 1
+    examples = load_pairs(root, "train", skip_bad=True)
+    assert examples.names == tuple(sorted(f"images/{n}.jpg" for n in range(6, 23)))
+    assert any("7 bad files were dropped" in note and "1.jpg (it has no mask" in note for note in examples.notes)
+
+
+def test_what_is_no_pair_is_noted(flat: Callable) -> None:
+    root = flat()
+    write(root / "masks" / "orphan.png")
+    (root / "images" / "notes.txt").write_text("no image")
+    write(root / "images" / ".hidden.png")
+    (note,) = (note for note in list_pairs(root, "val").notes if "ignored" in note)
+    assert "2 entries" in note
+    assert "images/notes.txt, masks/orphan.png" in note
+
+
+@pytest.mark.parametrize("folders", [(), ("images",), ("train/images", "train/masks"), ("train/cat", "train/dog")])
+def test_a_wrong_layout_shows_the_right_ones(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=r"root does not exist or is no folder; expected layout"):
+        list_pairs(tmp_path / "root", "train")
+    (tmp_path / "root").mkdir()
+    for folder in folders:
+        write(tmp_path / "root" / folder / f"{Path(folder).name}.png")
+    with pytest.raises(UserError, match=r"(masks does not exist|has no image with a mask); expected layout"):
+        list_pairs(tmp_path / "root", "train")
+
+
+def test_masks_that_teach_nothing_are_an_error_and_an_unseen_class_is_noted(flat: Callable) -> None:
+    root, classes = flat(), ("background", "lung", "lesion")
+    for number in range(8):
+        write(root / "masks" / f"{number}.png", number % 2)
+    notes = load_pairs(root, "train", mask_classes=classes).notes
+    assert "no training mask has a pixel of lesion: what is not seen is not learnt" in notes
+    assert not any("lesion" in note for note in load_pairs(root, "val", mask_classes=classes).notes)
+    for number in range(8):
+        write(root / "masks" / f"{number}.png", 0)
+    with pytest.raises(UserError, match="all 4 training masks .* are empty"):
+        load_pairs(root, "train")
+    assert "val: 2 of 2 masks are empty" in load_pairs(root, "val").notes
+
+
+def test_the_task_chooses_the_labels_of_phantoms() -> None:
+    settings = config(Path(), name="phantom", seed=5, image_size=32, num_images=12)
+    whole, pixels = (sources.load(settings, "train", masks=masks) for masks in (False, True))
+    assert (whole.classes, pixels.classes) == (phantom.CLASSES, ("background", "lung", "lesion"))
+    assert pixels.masks is not None and not pixels.labels.any()
+    assert set(np.unique(pixels.masks)) == {0, 1, 2}
+    np.testing.assert_array_equal(whole.images, pixels.images)
+
+
+@pytest.mark.parametrize(("split", "images", "patients"), [("train", 119, 78), ("val", 18, 11), ("test", 35, 23)])
+def test_lungseg_decodes_as_its_readme_says(tmp_path: Path, split: str, images: int, patients: int) -> None:
+    examples = load_pairs(real_data("lungseg"), split, image_size=64, cache_dir=str(tmp_path))
+    assert examples.masks is not None
+    assert (len(examples), len(set(examples.patients))) == (images, patients)
+    assert examples.notes == ()
+    fractions = examples.masks.mean(axis=(1, 2))
+    assert 0.08 < fractions.min() < fractions.max() < 0.75

@@ -30,8 +30,8 @@ def stored_pair(content: bytes, mask_content: bytes, mask_name: str, num_classes
 
     Raises BadImageError with the reasons of both.
     """
-    image, ids = open_pair(content, mask_content, mask_name, num_classes, lambda picture: _stored(content, picture))
-    return image, png(Image.fromarray(ids))
+    picture, ids = open_pair(content, mask_content, mask_name, num_classes)
+    return _stored(content, picture), png(Image.fromarray(ids))
 
 
 def _stored(content: bytes, picture: Image.Image) -> bytes:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,19 +87,15 @@ def test_bfloat16_keeps_every_bit_pattern(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.view(np.uint16), patterns)
 
 
-def test_keys_are_kept_apart(tmp_path: Path) -> None:
-    store = store_in(tmp_path)
+def test_keys_are_kept_apart_and_notes_as_they_are_at_the_end(tmp_path: Path) -> None:
+    store, notes = store_in(tmp_path), ["before"]
     write(store, KEY, seed=0)
-    write(store, OTHER_KEY, seed=1)
+    with store.writing(OTHER_KEY, SHAPES, notes) as arrays:
+        jax.tree.map(np.copyto, arrays, values(1))
+        notes.append("the last row is bad")
     assert_holds(store, KEY, seed=0)
     assert_holds(store, OTHER_KEY, seed=1)
-
-
-def test_notes_are_kept_as_they_are_at_the_end(tmp_path: Path) -> None:
-    notes: list[str] = []
-    with store_in(tmp_path).writing(KEY, SHAPES, notes):
-        notes.append("the last row is bad")
-    assert store_in(tmp_path).notes(KEY) == notes
+    assert (store.notes(KEY), store.notes(OTHER_KEY)) == (None, notes)
 
 
 def flip_a_byte(path: Path) -> None:
@@ -221,27 +217,19 @@ def test_room_is_told_in_bytes_that_are_free(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 2**20))
     assert store.room(3 * 2**20) == ""
     assert store.room(3 * 2**20 + 1) == f"{tmp_path / 'features'} has 3 MiB free"
-
-
-def test_folder_that_cannot_be_made_has_no_room(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert store_in(tmp_path / "file" / "features").room(1) == f"{tmp_path / 'file' / 'features'}: Not a directory"
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    with small_disk(tmp_path / "disk", 2**20) as folder:
-        yield folder
-
-
-def test_full_disk_is_an_error_before_the_first_row_and_leaves_nothing(disk: Path) -> None:
-    store = store_in(disk / "features")
+def test_full_disk_is_an_error_before_the_first_row_and_leaves_nothing(tmp_path: Path) -> None:
     small, large = (jax.ShapeDtypeStruct((count, 2**10), jnp.float32) for count in (100, 200))
-    with store.writing(OTHER_KEY, small) as rows:
-        rows[:] = 1.0
-    assert store.room(200 * 2**12)
-    with pytest.raises(OSError) as caught, store.writing(KEY, large):
-        raise AssertionError("the block is not reached")
-    assert caught.value.errno == errno.ENOSPC
-    assert [path.name for path in (disk / "features").iterdir()] == [OTHER_KEY]
-    assert store.open(OTHER_KEY, small) is not None
+    with small_disk(tmp_path / "disk", 2**20) as disk:
+        store = store_in(disk / "features")
+        with store.writing(OTHER_KEY, small) as rows:
+            rows[:] = 1.0
+        assert store.room(200 * 2**12)
+        with pytest.raises(OSError) as caught, store.writing(KEY, large):
+            raise AssertionError("the block is not reached")
+        assert caught.value.errno == errno.ENOSPC
+        assert [path.name for path in (disk / "features").iterdir()] == [OTHER_KEY]
+        assert store.open(OTHER_KEY, small) is not None

@@ -72,21 +72,21 @@ def _scan_classes(root: Path) -> tuple[list[Row], str, list[str]]:
     rows: list[Row] = []
     ignored: list[str] = []
     empty: list[str] = []
-    class_folders: dict[str, list[str]] = {}
+    classes: dict[str, list[str]] = {}
     for split in SPLITS:
         entries = _visible(root / split, CLASS_LAYOUT) if (root / split).is_dir() else []
-        class_folders[split] = [path.name for path in entries if path.is_dir()]
+        classes[split] = [path.name for path in entries if path.is_dir()]
         ignored += [f"{split}/{path.name}" for path in entries if not path.is_dir()]
-        for label in class_folders[split]:
+        for label in classes[split]:
             files = _visible(root / split / label, CLASS_LAYOUT)
             images = {path.name for path in files if path.suffix.lower() in SUFFIXES and not path.is_dir()}
             rows += [Row(f"{split}/{label}/{name}", split, label) for name in sorted(images)]
             ignored += [f"{split}/{label}/{path.name}" for path in files if path.name not in images]
-            if not images:
-                empty.append(str(root / split / label))
-    if not class_folders["train"]:
+            empty += [] if images else [str(root / split / label)]
+    train = classes["train"]
+    if not train:
         raise UserError(f"{root / 'train'} has no class folders; {CLASS_LAYOUT}")
-    if class_folders["train"] == ["images", "masks"]:
+    if train == ["images", "masks"]:
         raise UserError(
             f"{root / 'train'} holds images and their masks, which are no classes: choose a network for segmentation, "
             "such as config.model.name='unet'"
@@ -94,12 +94,8 @@ def _scan_classes(root: Path) -> tuple[list[Row], str, list[str]]:
     if empty:
         raise UserError(f"class folders without images: {', '.join(empty)}; fill or remove them; {CLASS_LAYOUT}")
     for split in SPLITS[1:]:
-        unknown = sorted(set(class_folders[split]) - set(class_folders["train"]))
-        if unknown:
-            raise UserError(
-                f"{root / split} has classes that train lacks: {', '.join(unknown)}; "
-                f"allowed: {', '.join(class_folders['train'])}"
-            )
+        if unknown := ", ".join(sorted(set(classes[split]) - set(train))):
+            raise UserError(f"{root / split} has classes that train lacks: {unknown}; allowed: {', '.join(train)}")
     return rows, "{split}/{label}/{file}", ignored
 
 
@@ -216,8 +212,7 @@ def _table_rows(table: Path, columns: Sequence[str], place: str, on_disk: Iterab
     faults += [f"{name} ({count} rows)" for name, count in sorted(counts.items()) if count > 1]
     if faults:
         raise UserError(f"{table} and the folders disagree on {len(faults)} files: {'; '.join(faults)}; mend either")
-    rows = []
-    for name, record in zip(names, records, strict=True):
-        fold = int(record.get("fold", -1))
-        rows.append(dataclasses.replace(files[name], split=record["split"], patient=record["patient"], fold=fold))
-    return rows
+    return [
+        dataclasses.replace(files[name], split=own["split"], patient=own["patient"], fold=int(own.get("fold", -1)))
+        for name, own in zip(names, records, strict=True)
+    ]

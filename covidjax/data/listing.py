@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from covidjax.data.splits import assign_fold, check_patients_in_one_split, hold_out_eighth
 from covidjax.errors import UserError
 
@@ -81,25 +83,24 @@ def choose_split(files: ImageFiles, split: str, fold: int, table: Path, missing:
     known. fold k: see `covidjax.data.splits.assign_fold`, with the rows in their order; it needs a table.
     Raises UserError: `missing`, where there is no such split, and for a patient in two splits.
     """
-    rows, notes, known = files.rows, list(files.notes), files.patients_known
-    present, classes = {row.split for row in rows}, sorted({row.label for row in rows})
+    rows, notes, patients = files.rows, list(files.notes), [row.patient for row in files.rows]
+    splits: Sequence[str] = [row.split for row in rows]
+    classes = sorted({row.label for row in rows})
+    labels = [classes.index(row.label) for row in rows]
     if fold != -1:
         if not table.exists():
             raise UserError(f"dataset.fold is {fold}, but {table} does not exist: add it, or set it to -1")
-        labels = [classes.index(row.label) for row in rows]
-        assigned = assign_fold([row.fold for row in rows], fold, labels, [row.patient for row in rows])
-        rows = tuple(dataclasses.replace(row, split=name) for row, name in zip(rows, assigned, strict=True))
-    elif split not in present and split != "val":
+        splits = assign_fold([row.fold for row in rows], fold, labels, patients)
+    elif split not in splits and split != "val":
         raise UserError(missing)
-    elif "val" not in present and split != "test":
-        train = [row for row in rows if row.split == "train"]
-        patients = [row.patient for row in train] if known else None
-        held_out = hold_out_eighth([classes.index(row.label) for row in train], patients)
-        val = {row.name for row, out in zip(train, held_out, strict=True) if out}
-        rows = tuple(dataclasses.replace(row, split="val") if row.name in val else row for row in rows)
+    elif "val" not in splits and split != "test":
+        known = files.patients_known
+        held_out = hold_out_eighth(labels, patients if known else None, np.asarray(splits) == "train")
+        splits = np.where(held_out, "val", splits).tolist()
         unit = "by patient" if known else "by image: no patient ids, so this is image-level"
-        notes.append(f"no val split: {len(val)} images of train are held out as val, {unit}; no seed changes them")
-    if known:
-        check_patients_in_one_split([row.split for row in rows], [row.patient for row in rows])
+        notes.append(f"no val split: {sum(held_out)} images of train are held out as val, {unit}; no seed changes them")
+    if files.patients_known:
+        check_patients_in_one_split(splits, patients)
+    rows = tuple(dataclasses.replace(row, split=own) for row, own in zip(rows, splits, strict=True))
     chosen = sorted((row for row in rows if row.split == split), key=lambda row: row.name)
     return dataclasses.replace(files, split=split, rows=tuple(chosen), notes=tuple(notes))

@@ -3,6 +3,7 @@
 import itertools
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -14,23 +15,26 @@ HELD_OUT_PARTS = 8
 NUM_FOLDS = 5
 
 
-def hold_out_eighth(labels: Sequence[int], patients: Sequence[str] | None) -> np.ndarray:
+def hold_out_eighth(
+    labels: Sequence[int], patients: Sequence[str] | None, among: np.ndarray | None = None
+) -> np.ndarray:
     """About one eighth of the images, with the class proportions of the whole and no patient torn apart.
 
     The first fold of scikit-learn's StratifiedGroupKFold(8, shuffle=True, random_state=0), or of StratifiedKFold with
     the same arguments where `patients` is None. It depends on nothing else: no training seed moves it.
 
-    labels: [n] class indices; patients: n identifiers, or None: images are held out one by one. Returns [n] bool.
+    labels: [n] class indices; patients: n identifiers, or None: images are held out one by one; among: [n] bool, the
+    images that count, all by default. Returns [n] bool.
     Raises UserError if nothing could be held out, or if a class would have no image left to train on.
     """
-    label_array = np.asarray(labels)
-    held_out = np.zeros(len(label_array), bool)
-    num_groups = len(label_array) if patients is None else len(set(patients))
-    unit = "images" if patients is None else "patients"
+    chosen = np.arange(len(labels)) if among is None else np.flatnonzero(among)
+    own_labels, own_patients = np.asarray(labels)[chosen], None if patients is None else np.asarray(patients)[chosen]
+    num_groups, unit = (len(chosen), "images") if patients is None else (len(set(own_patients)), "patients")
     too_few = f"{num_groups} {unit} are too few to hold out an eighth for val: add data, or a val folder of your own"
-    held_out[_parts(HELD_OUT_PARTS, labels, patients, too_few)[0]] = True
-    if not held_out.any() or set(label_array[~held_out]) != set(label_array):
+    held_out, part = np.zeros(len(labels), bool), _parts(HELD_OUT_PARTS, own_labels, own_patients, too_few)[0]
+    if not len(part) or set(np.delete(own_labels, part)) != set(own_labels):
         raise UserError(too_few)
+    held_out[chosen[part]] = True
     return held_out
 
 
@@ -45,13 +49,11 @@ def assign_fold(folds: Sequence[int], fold: int, labels: Sequence[int], patients
         raise UserError(
             f"dataset.fold is {fold}; allowed: {', '.join(map(str, available))}, or -1 for the split folders"
         )
-    rest = [index for index, number in enumerate(folds) if number != fold]
-    if not rest:
+    if len(available) == 1:
         raise UserError(f"dataset.fold is {fold} and folds.csv has no other fold: nothing is left to train on")
-    assigned = np.full(len(folds), "test", dtype=object)
-    held_out = hold_out_eighth([labels[index] for index in rest], [patients[index] for index in rest])
-    assigned[rest] = np.where(held_out, "val", "train")
-    return tuple(str(split) for split in assigned)
+    test = np.asarray(folds) == fold
+    held_out = hold_out_eighth(labels, patients, ~test)
+    return tuple(np.where(test, "test", np.where(held_out, "val", "train")).tolist())
 
 
 def draw_folds(labels: Sequence[int], patients: Sequence[str], num_folds: int = NUM_FOLDS) -> tuple[int, ...]:
@@ -72,7 +74,7 @@ def draw_folds(labels: Sequence[int], patients: Sequence[str], num_folds: int = 
     return tuple(folds.tolist())
 
 
-def _parts(num_parts: int, labels: Sequence[int], groups: Sequence[str] | None, too_few: str) -> list[np.ndarray]:
+def _parts(num_parts: int, labels: Any, groups: Any, too_few: str) -> list[np.ndarray]:
     """The indices of the images in each part. Raises UserError: `too_few`."""
     splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
     try:

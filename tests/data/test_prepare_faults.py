@@ -1,8 +1,8 @@
 """What is wrong with the files of a data set: all of it in one message, and nothing half-prepared left behind."""
 
-import csv as tables
 import gzip
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -52,7 +52,8 @@ def test_every_problem_is_in_one_message_and_nothing_is_left(tmp_path: Path, cap
     data.mkdir()
     before = contents(tmp_path)
     arguments = ("--dataset=covid_ct", f"--manual_dir={root}", f"--data_dir={data}")
-    message = refusal_of_prepare(capfd, *arguments)
+    with mock.patch("tests.commands.SPLITS", ("train", "val", "test", "covid_ct")):  # lines of progress
+        message = refusal(capfd, command.main, *arguments)
     for part in (
         "covid_ct: 9 problems, nothing was written",
         "CT_NonCOVID/1.jpg (not a JPEG, PNG, BMP or TIFF image)",
@@ -69,67 +70,60 @@ def test_every_problem_is_in_one_message_and_nothing_is_left(tmp_path: Path, cap
     assert contents(tmp_path) == before
 
 
-def refusal_of_prepare(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line of an error, after lines of progress."""
-    with mock.patch("tests.commands.SPLITS", ("train", "val", "test", "covid_ct")):
-        return refusal(capfd, command.main, *arguments)
-
-
-def test_problems_of_masks_are_listed_together(tmp_path: Path) -> None:
-    root = trees.make("lgg_mri", tmp_path / "manual") / "kaggle_3m"
-    folder = root / "TCGA_CS_490_19970222"
+def spoil_masks(root: Path) -> None:
+    folder = root / "kaggle_3m" / "TCGA_CS_490_19970222"
     (folder / "TCGA_CS_490_19970222_1_mask.tif").unlink()
     (folder / "TCGA_CS_490_19970222_2.tif").unlink()
     Image.new("L", (9, 9)).save(folder / "TCGA_CS_490_19970222_10_mask.tif")
-    Image.new("L", (20, 16), 9).save(root / "TCGA_DU_491_19970222" / "TCGA_DU_491_19970222_1_mask.tif")
-    with pytest.raises(UserError) as caught:
-        prepare("lgg_mri", root, tmp_path / "data")
-    for part in (
-        "4 problems",
-        "19970222_1.tif has no mask",
-        "19970222_2_mask.tif has no image",
-        "9 x 9 pixels, but the image has 20 x 16",
-        "class ids 9 are out of range",
-    ):
-        assert part in str(caught.value)
+    Image.new("L", (20, 16), 9).save(folder.with_name("TCGA_DU_491_19970222") / "TCGA_DU_491_19970222_1_mask.tif")
 
 
-def test_problems_of_volumes_are_listed_together(tmp_path: Path) -> None:
-    root = trees.make("covid_ct_seg/volumes", tmp_path / "manual")
+def spoil_volumes(root: Path) -> None:
     (root / "rp_im" / "1.nii.gz").write_bytes(b"no volume")
     (root / "rp_msk" / "2.nii.gz").unlink()
     shutil.copy(root / "rp_msk" / "4.nii.gz", root / "rp_msk" / "3.nii.gz")
     truncated = gzip.decompress((root / "rp_im" / "5.nii.gz").read_bytes())[:2000]
     (root / "rp_im" / "5.nii.gz").write_bytes(gzip.compress(truncated))
-    with pytest.raises(UserError) as caught:
-        prepare("covid_ct_seg/volumes", root, tmp_path / "data")
-    for part in ("1.nii.gz is no NIfTI file", "2.nii.gz does not exist", "they must be equal", "5.nii.gz is damaged"):
-        assert part in str(caught.value)
 
 
-def test_problems_of_a_table_are_listed_by_line(tmp_path: Path) -> None:
-    root = trees.make("csv/labels", tmp_path / "manual")
-    with (root / "images.csv").open(newline="") as file:
-        rows = list(tables.reader(file))
+def spoil_table(root: Path) -> None:
+    rows = [line.split(",") for line in (root / "images.csv").read_text().splitlines()]
     (root / "images" / "3.png").unlink()
     rows[2][1] = ""
-    rows = [[*row, split] for row, split in zip(rows, ["split", "train", "test", "dev", *[""] * 17], strict=True)]
-    with (root / "images.csv").open("w", newline="") as file:
-        tables.writer(file).writerows(rows)
-    with pytest.raises(UserError) as caught:
-        prepare("csv", root, tmp_path / "data")
-    for part in ("line 3: there is no label", "line 4: split is 'dev'", "line 5: images/3.png is not", "rows without"):
-        assert part in str(caught.value)
+    splits = ["split", "train", "test", "dev", *[""] * 17]
+    (root / "images.csv").write_text("".join(f"{','.join(row)},{own}\n" for row, own in zip(rows, splits, strict=True)))
 
 
-def test_absent_images_of_a_list_are_all_named(tmp_path: Path) -> None:
-    root = trees.make("covidx/plus", tmp_path / "manual")
+def spoil_lists(root: Path) -> None:
     (root / "Figure1-COVID-chestxray-dataset" / "images" / "COVID-00001.jpg").unlink()
     (root / "covid-chestxray-dataset" / "images" / "covid-19-0.jpg").unlink()
-    with pytest.raises(
-        UserError, match=r"2 images of train_COVIDx2\.txt are in none .*: covid-19-0\.jpg, COVID-00001\.jpg"
-    ):
-        prepare("covidx/plus", root, tmp_path / "data")
+
+
+SPOILT: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "lgg_mri": (spoil_masks, (
+        "4 problems", "19970222_1.tif has no mask", "19970222_2_mask.tif has no image",
+        "9 x 9 pixels, but the image has 20 x 16", "class ids 9 are out of range",
+    )),
+    "covid_ct_seg/volumes": (spoil_volumes, (
+        "1.nii.gz is no NIfTI file", "2.nii.gz does not exist", "they must be equal", "5.nii.gz is damaged",
+    )),
+    "csv/labels": (spoil_table, (
+        "line 3: there is no label", "line 4: split is 'dev'", "line 5: images/3.png is not", "rows without",
+    )),
+    "covidx/plus": (spoil_lists, (
+        "2 images of train_COVIDx2.txt are in none of the collections: covid-19-0.jpg, COVID-00001.jpg",
+    )),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_problems_of_a_kind_of_set_are_listed_together(name: str, tmp_path: Path) -> None:
+    root, (spoil, parts) = trees.make(name, tmp_path / "manual"), SPOILT[name]
+    spoil(root)
+    with pytest.raises(UserError) as caught:
+        prepare(name, root, tmp_path / "data")
+    for part in parts:
+        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -148,15 +142,13 @@ def test_a_broken_off_preparation_leaves_nothing(error: BaseException, tmp_path:
     assert prepare("sars_cov2_ct", root, tmp_path / "deep" / "data").exists()
 
 
-def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
-    root, left = trees.make("sars_cov2_ct", tmp_path / "manual"), tmp_path / "data" / ".sars_cov2_ct.preparing" / "half"
+def test_what_a_killed_process_left_is_cleared_away_and_a_prepared_set_left_as_it_is(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    left = tmp_path / "data" / ".sars_cov2_ct.preparing" / "half"  # by a process that was killed
     left.mkdir(parents=True)
-    prepare("sars_cov2_ct", root, tmp_path / "data")
-    assert not left.parent.exists()
-
-
-def test_a_prepared_set_is_left_as_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = prepare("sars_cov2_ct", trees.make("sars_cov2_ct", tmp_path / "manual"), tmp_path / "data")
+    assert not left.parent.exists()
     before = contents(tmp_path / "data")
     shutil.rmtree(tmp_path / "manual" / "COVID")
     assert prepare("sars_cov2_ct", tmp_path / "manual", tmp_path / "data") == folder

@@ -1,6 +1,5 @@
 """Training data out of sets that `launch/prepare.py` wrote."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -94,13 +93,10 @@ def test_masks_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], t
     manual = roots["lgg_mri"].parents[2] / "manual" / "lgg_mri" / "kaggle_3m"
     settings = config(roots["lgg_mri"], tmp_path, channels=3)
     parts: list[Examples] = [sources.load(settings, split, masks=True) for split in SPLITS]
-    whole = sources.load(config(manual, tmp_path, channels=3, name="folder"), "train", masks=True)
-    rest = sources.load(config(manual, tmp_path, channels=3, name="folder"), "val", masks=True)
     expected: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for examples in (whole, rest):
-        expected |= dict(
-            zip(examples.names, zip(examples.images, np.asarray(examples.masks), strict=True), strict=True)
-        )
+    for split in SPLITS[:2]:
+        own = sources.load(config(manual, tmp_path, channels=3, name="folder"), split, masks=True)
+        expected |= dict(zip(own.names, zip(own.images, np.asarray(own.masks), strict=True), strict=True))
     assert sum(map(len, parts)) == len(expected) == 30
     assert any("masks are empty" in note for part in parts for note in part.notes)
     for part in parts:
@@ -144,13 +140,6 @@ def test_a_damaged_set_is_named(damage: str, roots: dict[str, Path], tmp_path: P
         assert len(sources.load(config(root, tmp_path), "train")) == 12
     with pytest.raises(UserError, match=f"{root}.* is damaged .*: prepare it again"):
         sources.load(config(root, tmp_path), "test")
-
-
-def test_listing_a_split_and_loading_it_agree(roots: dict[str, Path], tmp_path: Path) -> None:
-    settings = config(roots["covid_ct"], tmp_path)
-    found, listed = sources.load(settings, "val"), sources.listed(settings, "val")
-    assert dataclasses.astuple(found)[3] == listed.names
-    assert found.labels.tolist() == list(listed.labels)
 
 
 @pytest.mark.slow

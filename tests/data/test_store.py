@@ -76,17 +76,6 @@ def test_arrays_come_back_bit_for_bit_as_read_only_maps(tmp_path: Path) -> None:
         found[0][0] = 0
 
 
-def test_bfloat16_keeps_every_bit_pattern(tmp_path: Path) -> None:
-    store, shape = store_in(tmp_path), jax.ShapeDtypeStruct((2**16,), jnp.bfloat16)
-    patterns = np.arange(2**16, dtype=np.uint16)  # with both zeros, infinities and all NaN
-    with store.writing(KEY, shape) as rows:
-        assert rows.dtype == jnp.bfloat16
-        rows[:] = patterns.view(jnp.bfloat16)
-    found = store.open(KEY, shape)
-    assert found is not None
-    np.testing.assert_array_equal(found.view(np.uint16), patterns)
-
-
 def test_keys_are_kept_apart_and_notes_as_they_are_at_the_end(tmp_path: Path) -> None:
     store, notes = store_in(tmp_path), ["before"]
     write(store, KEY, seed=0)

@@ -170,20 +170,18 @@ def _draw(records: list[Record], classes: tuple[str, ...]) -> tuple[list[Record]
         splits = list(draw_splits(labels, patients))
         notes.append("the set has no split of its own: one was drawn, by patient where known")
     elif "val" not in splits:
-        train = [index for index, split in enumerate(splits) if split == "train"]
-        held_out[train] = hold_out_eighth([labels[index] for index in train], [patients[index] for index in train])
+        held_out = hold_out_eighth(labels, patients, np.asarray(splits) == "train")
         notes.append(f"no val split: {held_out.sum()} images of train are held out as val, by patient where known")
     drawn = zip(records, splits, folds, held_out.tolist(), strict=True)
     return [dataclasses.replace(one, split=split, fold=fold, held_out=out) for one, split, fold, out in drawn], notes
 
 
 def _differences(records: list[Record], published: Counts) -> list[str]:
-    def differ(split: str, wanted: Mapping[str, int]) -> Iterator[str]:
-        part = [record for record in records if split in (record.split, "all")]
+    lines = []
+    for split, wanted in published.items():
+        labels = [record.label for record in records if split in (record.split, "all")]
         for label, count in wanted.items():
-            found = sum(label in (record.label, "") for record in part)
+            found = sum(label in (own, "") for own in labels)
             if found != count:
-                yield f"{found} images of {' '.join((split, label)).strip()}, published are {count}"
-
-    lines = [line for split, wanted in published.items() for line in differ(split, wanted)]
+                lines.append(f"{found} images of {' '.join((split, label)).strip()}, published are {count}")
     return [f"counts differ from the published ones: {'; '.join(lines)}"] if lines else []

@@ -46,7 +46,6 @@ class CovidCt(ManualBuilder):
     }
 
     def list_records(self, root: Path) -> Listing:
-        """The images that the authors' lists name."""
         listing = Listing()
         patients = {
             "covid": _patients(listing, root / "COVID-CT-MetaInfo.xlsx"),
@@ -123,7 +122,6 @@ class CovidCtSeg(ManualBuilder):
     MASK_CLASSES = ("background", "ground_glass", "consolidation", "pleural_effusion")
 
     def list_records(self, root: Path) -> Listing:
-        """Every slice of the volumes; only their headers are read."""
         listing, source = Listing(), "radiopaedia"
         if self.builder_config.name == "slices":
             pairs, source = [("tr_im", _named(root, "tr_im"), _named(root, "tr_mask"), "")], "sirm"

@@ -38,7 +38,6 @@ class ChestXrayPneumonia(ManualBuilder):
     PUBLISHED = {"train": {"normal": 1349, "pneumonia": 3883}, "test": {"normal": 234, "pneumonia": 390}}
 
     def list_records(self, root: Path) -> Listing:
-        """Published train and test."""
         listing, root = Listing(), inside(root, "chest_xray")
         folders = {"train": "train", "test": "test"} | ({"val": "train"} if (root / "val").is_dir() else {})
         for folder, split in folders.items():
@@ -67,7 +66,6 @@ class Darkcovid(ManualBuilder):
     PUBLISHED = {"all": {"no_findings": 500, "pneumonia": 500, "covid19": 125}}
 
     def list_records(self, root: Path) -> Listing:
-        """All images."""
         listing, table = Listing(), root / "metadata.csv"
         rows = listing.table(table, ("patientid", "filename")) if table.exists() else []
         patients = {Path(row["filename"]).stem: f"cohen-{row['patientid']}" for row in rows}
@@ -97,7 +95,6 @@ class SarsCov2Ct(ManualBuilder):
     PUBLISHED = {"all": {"noncovid": 1229, "covid": 1252}}
 
     def list_records(self, root: Path) -> Listing:
-        """All slices."""
         listing = Listing()
         for label, name in self.FOLDERS.items():
             for path in listing.images(root / name):
@@ -120,7 +117,6 @@ class LggMri(ManualBuilder):
     PUBLISHED = {"all": {"": 3929}}
 
     def list_records(self, root: Path) -> Listing:
-        """The pairs of every patient's folder."""
         listing, root = Listing(), inside(root, "kaggle_3m")
         folders = sorted(path for path in root.glob("TCGA_*") if path.is_dir())
         if not folders:
@@ -156,11 +152,9 @@ class Csv(ManualBuilder):
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("labels", "masks")]
 
     def has_masks(self) -> bool:
-        """As the variant says."""
         return self.builder_config.name == "masks"
 
     def list_records(self, root: Path) -> Listing:
-        """The rows of the table; the classes are its labels, sorted."""
         listing, kind = Listing(), "mask" if self.has_masks() else "label"
         rows = listing.table(root / TABLE, ("path", kind))
         if len({bool(row.get("split")) for row in rows}) > 1:

@@ -85,7 +85,6 @@ class Covidx(ManualBuilder):
     }
 
     def list_records(self, root: Path) -> Listing:
-        """The images that the lists name, and the drawn validation images."""
         listing, files = Listing(), {source: _files_of(root, source) for source in FOLDERS}
         absent, named = collections.defaultdict(list), set()
         for table, split in LISTS.items():
@@ -132,7 +131,6 @@ class RsnaCohen(ManualBuilder):
     }
 
     def list_records(self, root: Path) -> Listing:
-        """All images, with their boxes or without."""
         listing, boxes = Listing(), self.builder_config.name == "boxes"
         absent: dict[str, list[str]] = collections.defaultdict(list)
         groups: dict[tuple[str, str], list[Record]] = collections.defaultdict(list)

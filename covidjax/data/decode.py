@@ -45,23 +45,21 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
         del settings["enhancement"]
     if files.with_masks:
         settings["num_classes"] = len(files.classes)
-    bad, digests = _digest_files(files)
-    readable = [index for index in range(len(files.rows)) if index not in bad]
-    if not readable:
+    digests, bad = _digest_files(files)
+    if not digests:
         raise _bad_files(files, bad)
-    arrays, undecodable, notes = _decoded(files, readable, digests, spec, settings, cache_dir(dataset.cache_dir))
-    bad.update({readable[row]: reason for row, reason in undecodable.items()})
+    arrays, undecodable, notes = _decoded(_without(files, bad), digests, spec, settings, cache_dir(dataset.cache_dir))
+    bad |= undecodable
     if bad and (len(bad) == len(files.rows) or not dataset.skip_bad):
         raise _bad_files(files, bad)
     if bad:
-        dropped = "; ".join(f"{files.rows[index].name} ({reason})" for index, reason in sorted(bad.items()))
+        dropped = "; ".join(f"{name} ({reason})" for name, reason in sorted(bad.items()))
         notes.append(f"{files.split}: {len(bad)} bad files were dropped: {dropped}")
-    kept = [index for index in range(len(files.rows)) if index not in bad]
-    good = dataclasses.replace(files, rows=tuple(files.rows[index] for index in kept))
-    names, labels, patients, content = good.names, good.labels, good.patients, [digests[index] for index in kept]
+    good = _without(files, bad)
+    names, labels, patients, content = good.names, good.labels, good.patients, [digests[name] for name in good.names]
     return Examples(
         split=files.split,
-        images=arrays[0][: len(kept)],
+        images=arrays[0][: len(names)],
         labels=np.array(labels, np.int32),
         names=names,
         patients=patients,
@@ -69,33 +67,33 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
         classes=files.classes,
         fingerprint=_fingerprint([FORMAT_VERSION, settings, names, labels, files.classes, patients, content]),
         notes=(*files.notes, *notes),
-        masks=arrays[1][: len(kept)] if files.with_masks else None,
+        masks=arrays[1][: len(names)] if files.with_masks else None,
     )
 
 
 def _decoded(
-    files: ImageFiles, readable: list[int], digests: list[str], spec: ImageSpec, settings: dict, folder: Path
-) -> tuple[list[np.ndarray], dict[int, str], list[str]]:
-    """Images and masks (good ones first, in order), the reasons of the bad rows, and a note where they are not kept."""
-    identity = [FORMAT_VERSION, PIL.__version__, settings, [(*_parts(files.rows[i]), digests[i]) for i in readable]]
+    files: ImageFiles, digests: dict[str, str], spec: ImageSpec, settings: dict, folder: Path
+) -> tuple[list[np.ndarray], dict[str, str], list[str]]:
+    """Images and masks (good ones first, in order), why others are bad, by name, and a note where they are not kept."""
+    count = len(files.rows)
+    identity = [FORMAT_VERSION, PIL.__version__, settings, [(*_parts(row), digests[row.name]) for row in files.rows]]
     key = _fingerprint([*identity, picture.ENHANCER] if "enhancement" in settings else identity)
-    square = (len(readable), spec.image_size, spec.image_size)
+    square = (count, spec.image_size, spec.image_size)
     shapes = [(*square, spec.channels), square] if files.with_masks else [(*square, spec.channels)]
     store, wanted = ArrayStore(folder / "images", DAMAGED), [jax.ShapeDtypeStruct(shape, np.uint8) for shape in shapes]
     arrays: Any = store.open(key, wanted)
     if arrays is not None:
-        undecodable = dict(store.notes(key))
-        say(f"{files.split}: {len(readable) - len(undecodable)} images from the cache {store.folder / key}")
-        return arrays, undecodable, []
+        bad = store.notes(key)
+        say(f"{files.split}: {count - len(bad)} images from the cache {store.folder / key}")
+        return arrays, bad, []
 
     def decode_row(row: int) -> str:
-        index = readable[row]
-        parts = _parts(files.rows[index])
+        parts = _parts(files.rows[row])
         try:
             contents = [files.read(name) for name in parts]
         except OSError as error:
             raise UserError(f"{parts[0]} was readable and no longer is ({error}): start again") from error
-        if " ".join(hashlib.sha256(content).hexdigest() for content in contents) != digests[index]:
+        if " ".join(hashlib.sha256(content).hexdigest() for content in contents) != digests[parts[0]]:
             raise UserError(f"{parts[0]} changed while it was being read: start again")
         try:
             if files.with_masks:
@@ -108,31 +106,34 @@ def _decoded(
             return str(error)
         return ""
 
-    def decode_rows() -> list[tuple[int, str]]:
-        progress = Progress(f"{files.split}: decoding", len(readable))
+    def decode_rows() -> dict[str, str]:
+        progress = Progress(f"{files.split}: decoding", count)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode_image refuses those by itself
-            reasons = in_parallel(decode_row, len(readable), progress)
+            reasons = in_parallel(decode_row, count, progress)
         good = [row for row, reason in enumerate(reasons) if not reason]
         progress.finish(f"{files.split}: decoded {len(good)} images")
         for target, row in enumerate(good):
             for array in arrays if target != row else ():
                 array[target] = array[row]
-        return [(row, reason) for row, reason in enumerate(reasons) if reason]
+        return {name: reason for name, reason in zip(files.names, reasons, strict=True) if reason}
 
-    reasons: list[tuple[int, str]] = []
-    notes = []
+    bad, notes = {}, []
     try:
-        with store.writing(key, wanted, reasons) as arrays:
-            reasons += decode_rows()
+        with store.writing(key, wanted, bad) as arrays:
+            bad |= decode_rows()
         for array in arrays:
             array.flags.writeable = False
     except OSError as error:
         notes = [f"no image cache: {store.folder} cannot be written ({error.strerror or type(error).__name__})"]
         if arrays is None:
             arrays = [np.empty(shape, np.uint8) for shape in shapes]
-            reasons += decode_rows()
-    return arrays, dict(reasons), notes
+            bad |= decode_rows()
+    return arrays, bad, notes
+
+
+def _without(files: ImageFiles, bad: dict[str, str]) -> ImageFiles:
+    return dataclasses.replace(files, rows=tuple(row for row in files.rows if row.name not in bad))
 
 
 def _parts(row: Row) -> tuple[str, ...]:
@@ -144,8 +145,8 @@ def _fingerprint(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _digest_files(files: ImageFiles) -> tuple[dict[int, str], list[str]]:
-    """The reasons why files cannot be read, by index, and the SHA-256 of each file (with that of its mask)."""
+def _digest_files(files: ImageFiles) -> tuple[dict[str, str], dict[str, str]]:
+    """By name of the image: the SHA-256 of each file (with that of its mask), and why others cannot be read."""
 
     def digest(index: int) -> tuple[str, str]:
         row = files.rows[index]
@@ -161,12 +162,13 @@ def _digest_files(files: ImageFiles) -> tuple[dict[int, str], list[str]]:
         return " ".join(digests), "; ".join(reasons)
 
     count = len(files.rows)
-    results = in_parallel(digest, count, Progress(f"{files.split}: reading", count, patience=5))
-    return {index: reason for index, (_, reason) in enumerate(results) if reason}, [digest for digest, _ in results]
+    found = in_parallel(digest, count, Progress(f"{files.split}: reading", count, patience=5))
+    named = list(zip(files.names, found, strict=True))
+    return {name: own for name, (own, bad) in named if not bad}, {name: bad for name, (_, bad) in named if bad}
 
 
-def _bad_files(files: ImageFiles, bad: dict[int, str]) -> UserError:
-    listed = "; ".join(f"{files.root / files.rows[index].name} ({reason})" for index, reason in sorted(bad.items()))
+def _bad_files(files: ImageFiles, bad: dict[str, str]) -> UserError:
+    listed = "; ".join(f"{files.root / name} ({reason})" for name, reason in sorted(bad.items()))
     advice = "mend or remove them, or set dataset.skip_bad=true to drop them"
     if len(bad) == len(files.rows):
         advice = "no good file is left: check dataset.root"

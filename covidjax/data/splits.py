@@ -29,7 +29,8 @@ def hold_out_eighth(
     """
     chosen = np.arange(len(labels)) if among is None else np.flatnonzero(among)
     own_labels, own_patients = np.asarray(labels)[chosen], None if patients is None else np.asarray(patients)[chosen]
-    num_groups, unit = (len(chosen), "images") if patients is None else (len(set(own_patients)), "patients")
+    num_groups = len(chosen) if own_patients is None else len(set(own_patients))
+    unit = "images" if patients is None else "patients"
     too_few = f"{num_groups} {unit} are too few to hold out an eighth for val: add data, or a val folder of your own"
     held_out, part = np.zeros(len(labels), bool), _parts(HELD_OUT_PARTS, own_labels, own_patients, too_few)[0]
     if not len(part) or set(np.delete(own_labels, part)) != set(own_labels):

@@ -159,7 +159,7 @@ def test_a_damaged_cache_is_rebuilt_and_said(
     files, dataset = make([encoded(gray(value)) for value in (1, 2)])
     decode(files, dataset)
     (folder,) = cached(dataset)
-    (folder / "notes.json").write_text('[[0, "so it says"]]')
+    (folder / "notes.json").write_text('{"a/000.png": "so it says"}')
     capsys.readouterr()
     for _ in range(2):
         assert decode(files, dataset).images[:, 0, 0, 0].tolist() == [1, 2]
@@ -198,7 +198,7 @@ def test_cache_folder_holds_only_what_is_whole(make: Callable, monkeypatch: pyte
         decode(files, dataset)
     assert not cached(dataset)
     with monkeypatch.context() as patch, pytest.raises(UserError, match="changed while it was being read"):
-        patch.setattr(decode_module, "_digest_files", lambda _: ({}, ["0" * 64]))
+        patch.setattr(decode_module, "_digest_files", lambda _: ({files.names[0]: "0" * 64}, {}))
         decode(files, dataset)
     assert not cached(dataset)
     decode(files, dataset)

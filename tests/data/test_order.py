@@ -74,11 +74,8 @@ def test_placement_does_not_change_a_bit_of_training() -> None:
     config = small_config("cnn", model__width=2, model__num_blocks=2, model__dropout=0.2, **changes)
     model = make_model(config)
     variables = make_variables(model)
-    recipe, mesh, examples = (
-        make_recipe(config, model, variables),
-        make_mesh(8),
-        make_examples(np.arange(29, dtype=np.int32) % 3, 32),
-    )
+    recipe, mesh = make_recipe(config, model, variables), make_mesh(8)
+    examples = make_examples(np.arange(29, dtype=np.int32) % 3, 32)
     split = jax.device_put(arrays(examples), replicated(mesh))
     resident_step, streamed_step = (jit_step(recipe, mesh, resident=resident) for resident in (True, False))
 
@@ -97,11 +94,7 @@ def test_placement_does_not_change_a_bit_of_training() -> None:
             state = streamed_step(state, jax.device_put(batch, by_example(mesh)))
         return state
 
-    states = [
-        resident(fresh_state()),
-        streamed(fresh_state(), 0, 6),
-        streamed(streamed(fresh_state(), 0, 4), 4, 6),
-    ]
+    states = [resident(fresh_state()), streamed(fresh_state(), 0, 6), streamed(streamed(fresh_state(), 0, 4), 4, 6)]
     leaves = [jax.tree.leaves(dataclasses.replace(state, key=jax.random.key_data(state.key))) for state in states]
     assert int(states[0].step) == 6
     for one, two, resumed in zip(*leaves, strict=True):
@@ -136,13 +129,18 @@ def rows_of_epoch(turns: np.ndarray, epoch: int, batch_size: int = BATCH, views:
     return [pair for batch in batches for pair in zip(*(array.tolist() for array in batch), strict=True)]
 
 
-def test_each_image_of_a_class_has_its_turns_in_every_epoch() -> None:
-    found = oversampled(make_examples(), TIMES)
-    turns = found.turns()
+def test_each_image_of_a_class_has_its_turns_in_every_epoch_and_sees_all_views_in_time() -> None:
+    turns = oversampled(make_examples(), TIMES).turns()
     assert (len(turns), turns.dtype) == (15, np.int32)
-    for epoch in range(4):
-        counts = collections.Counter(example for example, _ in rows_of_epoch(turns, epoch))
+    seen = collections.defaultdict(set)
+    for epoch in range(VIEWS):
+        rows = rows_of_epoch(turns, epoch)
+        assert len(set(rows)) == len(rows) == 15
+        counts = collections.Counter(example for example, _ in rows)
         assert [counts[index] for index in range(7)] == REPEATS.tolist()
+        for example, view in rows:
+            seen[example].add(view)
+    assert all(views == set(range(VIEWS)) for views in seen.values())
     assert rows_of_epoch(turns, 0) != rows_of_epoch(turns, 1)
 
 
@@ -159,24 +157,13 @@ def test_images_are_not_copied_and_the_note_says_what_counts() -> None:
     assert oversampled(plain, ()) is plain
 
 
-def test_without_oversampling_the_order_is_that_of_the_make_examples() -> None:
+def test_without_oversampling_the_order_is_that_of_the_examples() -> None:
     turns = make_examples().turns()
     for step in range(9):
         found, views = batch_rows(0, step, turns, 2, num_views=3)
         np.testing.assert_array_equal(found, batch_indices(0, step, 7, 2))
         assert views.tolist() == [step // 3 % 3] * 2
         assert (found.dtype, views.dtype) == (np.int32, np.int32)
-
-
-def test_copies_of_an_image_see_different_views_in_an_epoch_and_each_all_of_them_in_time() -> None:
-    turns = oversampled(make_examples(), TIMES).turns()
-    seen = collections.defaultdict(set)
-    for epoch in range(VIEWS):
-        rows = rows_of_epoch(turns, epoch)
-        assert len(set(rows)) == len(rows) == 15
-        for example, view in rows:
-            seen[example].add(view)
-    assert all(views == set(range(VIEWS)) for views in seen.values())
 
 
 def test_stream_gives_the_rows_of_the_resident_views() -> None:
@@ -203,11 +190,12 @@ def test_only_the_training_split_is_oversampled() -> None:
     assert not any("oversampling" in note for note in val.notes)
 
 
-def test_phantoms_are_counted_without_drawing_one() -> None:
+def test_turns_are_counted_from_the_numbers_of_images() -> None:
     dataset = small_config(dataset__num_images=33, dataset__image_size=16).dataset
-    drawn = phantom.load(dataset, "train")
-    expected = dict(zip(CLASSES, np.bincount(drawn.labels).tolist(), strict=True))
-    assert phantom.training_counts(dataset) == expected
+    drawn = np.bincount(phantom.load(dataset, "train").labels).tolist()
+    assert phantom.training_counts(dataset) == dict(zip(CLASSES, drawn, strict=True))
+    assert more_turns({"covid19": 2, "normal": 3, "pneumonia": 2}, TIMES) == 15 - 7
+    assert more_turns({"background": 10**6}, ()) == 0
 
 
 @pytest.mark.parametrize(
@@ -220,9 +208,3 @@ def test_pairs_that_do_not_fit_are_refused_with_the_names_of_the_classes(pairs: 
     assert message.startswith(f"config.dataset.oversample is {pairs!r}: allowed are pairs of a class")
     assert message.endswith("from 1 to 1000; the classes are covid19, normal, pneumonia")
     assert "\n" not in message
-
-
-def test_turns_are_counted_from_the_numbers_of_images() -> None:
-    counts = {"covid19": 2, "normal": 3, "pneumonia": 2}
-    assert more_turns(counts, TIMES) == 15 - 7
-    assert more_turns({"background": 10**6}, ()) == 0

@@ -206,20 +206,19 @@ def _mini(records: list[Record]) -> list[Record]:
 
 def _rows(listing: Listing, root: Path) -> list[tuple[str, str, str, str]]:
     """Source, file, patient and class, with a row for each box."""
-    rows = []
-    for row in listing.table(root / RSNA / "stage_2_detailed_class_info.csv", ("patientid", "class")):
-        if row["class"] == "Normal":
-            rows.append(("rsna", row["patientid"], f"rsna-{row['patientid']}", "normal"))
-    for row in listing.table(root / RSNA / "stage_2_train_labels.csv", ("patientid", "target")):
-        if row["target"] == "1":
-            rows.append(("rsna", row["patientid"], f"rsna-{row['patientid']}", "pneumonia"))
+    tables = (("detailed_class_info", "class", "Normal", "normal"), ("train_labels", "target", "1", "pneumonia"))
+    rows = [
+        ("rsna", row["patientid"], f"rsna-{row['patientid']}", label)
+        for table, column, value, label in tables
+        for row in listing.table(root / RSNA / f"stage_2_{table}.csv", ("patientid", column))
+        if row[column] == value
+    ]
     return rows + [("cohen", *found) for found in findings(listing, root)]
 
 
 def _boxes(group: list[Record]) -> list[Record]:
     """The records with a number behind the name of every further box."""
-    seen: collections.Counter[str] = collections.Counter()
-    numbered = []
+    seen, numbered = collections.Counter[str](), []
     for record in group:
         seen[record.name] += 1
         box = f" (box {seen[record.name]})" if seen[record.name] > 1 else ""

@@ -24,6 +24,15 @@ from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
 from covidjax.weights import inputs as weight_inputs
 
+# All that could touch a frozen parameter.
+EVERYTHING_ON: dict[str, Any] = {
+    "optimizer__name": "adamw",
+    "optimizer__weight_decay": 0.1,
+    "optimizer__clip_norm": 1.0,
+    "accumulation_steps": 2,
+    "ema_decay": 0.9,
+}
+
 
 def small_config(model: str = "cnn", **changes: Any) -> ConfigDict:
     """The defaults with a model and dotted changes, such as `optimizer__name='sgd'`."""

@@ -89,8 +89,7 @@ def parity_error(start: Any, ours: Any, theirs: Any) -> float:
 
 
 @pytest.mark.parametrize(("name", "options"), RULES)
-@pytest.mark.parametrize("extras", [{}, {"weight_decay": 0.1, "clip_norm": 0.5}], ids=["plain", "decay_and_clip"])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(("dtype", "extras"), [(np.float32, {}), (np.float64, {"weight_decay": 0.1, "clip_norm": 0.5})])
 def test_each_rule_moves_parameters_as_keras_does(
     keras: Any, name: str, options: dict[str, Any], extras: dict[str, float], dtype: Any
 ) -> None:
@@ -102,17 +101,6 @@ def test_each_rule_moves_parameters_as_keras_does(
         theirs = keras_train(keras, config, options, params, gradients)
         assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(ours))
         assert parity_error(params, ours, theirs) < (1e-12 if dtype == np.float64 else 1e-5)
-
-
-@pytest.mark.parametrize("name", ["adam", "adamax"])
-@pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-4, 1e-6])
-def test_small_gradients_keep_the_rules_of_keras(keras: Any, name: str, scale: float) -> None:
-    with jax.enable_x64(True):
-        config = make_config(name=name)
-        params = make_params(np.float64)
-        gradients = [jax.tree.map(lambda leaf: scale * leaf, tree) for tree in make_gradients(params)]
-        theirs = keras_train(keras, config, {}, params, gradients)
-        assert parity_error(params, train(config, params, gradients), theirs) < 1e-12
 
 
 def test_adam_adds_epsilon_before_the_bias_correction() -> None:

@@ -1,4 +1,3 @@
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,8 +68,7 @@ def by_numpy(name: str, logits: Any, labels: Any, weights: tuple[float, ...], ga
 
 
 @pytest.mark.parametrize("name", MASK_LOSSES)
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(("weights", "dtype"), [(None, np.float32), (WEIGHTS, np.float64)])
 def test_losses_equal_their_formulas(name: str, weights: tuple[float, ...] | None, dtype: Any) -> None:
     with jax.enable_x64(dtype == np.float64):
         logits, labels = make_batch(dtype)
@@ -102,17 +100,6 @@ def certain(label: int) -> np.ndarray:
     return logits
 
 
-def test_undecided_network_by_hand() -> None:
-    labels, logits = EMPTY.copy(), np.zeros((1, 4, 4, 2), np.float32)
-    labels[0, :, 0] = 1
-    assert make("softmax_cross_entropy")(logits, labels).item() == pytest.approx(math.log(2))
-    assert make("sigmoid_cross_entropy")(logits, labels).item() == pytest.approx(math.log(2))
-    assert make("focal", focal_gamma=3.0)(logits, labels).item() == pytest.approx(math.log(2) / 8)
-    dice = 1 - ((2 * 4 * 0.5 + 1) / (16 * 0.5 + 4 + 1) + (2 * 12 * 0.5 + 1) / (16 * 0.5 + 12 + 1)) / 2
-    assert make("dice")(logits, labels).item() == pytest.approx(dice)
-    assert make("cross_entropy_dice")(logits, labels).item() == pytest.approx(math.log(2) + dice)
-
-
 @pytest.mark.parametrize("name", ["dice", "tversky"])
 def test_empty_mask_costs_what_is_predicted_in_it(name: str) -> None:
     loss, some = make(name), certain(0)
@@ -121,30 +108,6 @@ def test_empty_mask_costs_what_is_predicted_in_it(name: str) -> None:
     false, missed = (3, 3) if name == "dice" else (2 * 0.3 * 3, 2 * 0.7 * 3)
     assert loss(some, EMPTY).item() == pytest.approx(1 - (1 / (false + 1) + 27 / (26 + missed + 1)) / 2)
     assert loss(certain(1), EMPTY + 1).item() == 0.0
-
-
-@pytest.mark.parametrize("name", MASK_LOSSES)
-def test_each_image_is_on_its_own(name: str) -> None:
-    """So that accumulation over parts of a batch, and a part for each device, give the loss of the whole."""
-    logits, labels = make_batch()
-    loss, (images, masks) = make(name, WEIGHTS), map(np.asarray, (logits, labels))
-    alone = [loss(images[i : i + 1], masks[i : i + 1]).item() for i in range(5)]
-    np.testing.assert_allclose(loss(logits, labels), alone, rtol=1e-6)
-
-
-def test_dice_is_tversky_of_one_half_and_focal_of_0_the_cross_entropy() -> None:
-    batch = make_batch()
-    np.testing.assert_allclose(make("dice")(*batch), make("tversky", tversky_beta=0.5)(*batch), rtol=1e-6)
-    exact = make("softmax_cross_entropy", WEIGHTS)(*batch)
-    np.testing.assert_allclose(make("focal", WEIGHTS, focal_gamma=0.0)(*batch), exact, rtol=1e-6)
-
-
-def test_a_weight_of_zero_leaves_a_class_out_of_the_overlap() -> None:
-    logits, labels = make_batch()
-    merged = jnp.stack([jnp.logaddexp(logits[..., 0], logits[..., 1]), logits[..., 2]], -1)
-    for name in ("dice", "tversky"):
-        only = make(name, (0.0, 0.0, 3.0))(logits, labels)
-        np.testing.assert_allclose(only, make(name, (0.0, 1.0))(merged, labels // 2), rtol=1e-5)
 
 
 def test_label_smoothing_is_that_of_the_pixels() -> None:
@@ -189,14 +152,6 @@ def test_half_precision_logits_are_computed_in_float32(name: str) -> None:
     values = make(name)(half, labels)
     assert values.dtype == jnp.float32
     np.testing.assert_array_equal(values, make(name)(half.astype(jnp.float32), labels))
-
-
-def test_loss_is_a_static_argument_of_jit() -> None:
-    logits, labels = make_batch()
-    compiled = jax.jit(lambda loss, logits, labels: loss(logits, labels), static_argnums=0)
-    for name in MASK_LOSSES:
-        loss = make_eager(name, WEIGHTS)
-        np.testing.assert_allclose(compiled(loss, logits, labels), make(name, WEIGHTS)(logits, labels), rtol=1e-6)
 
 
 def test_balanced_weights_average_to_one_over_the_pixels() -> None:

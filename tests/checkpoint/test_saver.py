@@ -106,13 +106,6 @@ def test_save_that_goes_on_is_not_waited_for_unless_it_must(clock: Clock) -> Non
     assert list(disk.saved) == [0, 19]
 
 
-def test_best_state_that_was_passed_over_is_on_disk_in_the_end(clock: Clock) -> None:
-    disk = SlowDisk(clock, seconds=5.0)
-    run(disk, [1.0, 7.0, 9.0, 8.0, 3.0, 2.0])
-    assert list(disk.saved) == [0, 2, 5]
-    assert disk.best_step() == 2
-
-
 def test_what_is_best_on_disk_in_the_end_does_not_depend_on_time(clock: Clock) -> None:
     draw = random.Random(1)
     for _ in range(200):
@@ -125,12 +118,6 @@ def test_what_is_best_on_disk_in_the_end_does_not_depend_on_time(clock: Clock) -
             assert max(disk.saved) == len(metrics) - 1
         scores = [(metric, step) for step, metric in enumerate(metrics) if metric is not None and np.isfinite(metric)]
         assert found == {max(scores)[1]}
-
-
-def test_of_equal_metrics_the_later_is_best(clock: Clock) -> None:
-    disk = SlowDisk(clock, seconds=50.0)
-    run(disk, [1.0, 5.0, 5.0, 5.0, 2.0])
-    assert disk.best_step() == 3
 
 
 def test_best_of_an_earlier_part_of_the_run_counts(clock: Clock) -> None:

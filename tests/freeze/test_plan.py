@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from covidjax import models
@@ -38,7 +38,6 @@ def test_equal_plans_are_equal_keys_of_the_compilation_cache() -> None:
     assert all(other != plan for other in others)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.lists(st.booleans(), min_size=14, max_size=14).filter(lambda flags: not all(flags)), st.integers(0))
 def test_merge_undoes_split(frozen: list[bool], seed: int) -> None:
     model, variables = shapes("cnn")
@@ -129,11 +128,6 @@ def test_a_batch_norm_mode_that_does_not_fit_is_refused(pairs: Any, message: str
     with pytest.raises(UserError) as caught:
         plan_of("cnn", "none", batch_norm=pairs)
     assert str(caught.value).startswith(message)
-
-
-def test_table_prints_the_batch_norm_mode_of_each_stage() -> None:
-    _, rows, _ = table_of("cnn", "last:2", batch_norm=(("block1", "batch"),))
-    assert [row["batch_norm"] for row in rows] == ["batch", "running", "running", "batch", "-"]
 
 
 def test_the_first_rate_factor_that_matches_wins() -> None:
@@ -263,7 +257,7 @@ def test_table_charges_only_what_trains(strategy: Any) -> None:
     assert lines[-1] == summary
 
 
-@pytest.mark.parametrize("strategy", ["none", "until:block2", "backbone"])
+@pytest.mark.parametrize("strategy", ["none", "until:block2"])
 def test_table_agrees_with_the_flops_of_the_step(strategy: str) -> None:
     config = small_config("cnn", freeze=strategy)
     model = models.build(config.model, 3, config.precision)

@@ -19,18 +19,12 @@ from tests.commands import (
     contents,
     images_of,
     refusal,
-    tiny_config,
     write_image,
     write_images,
 )
 
 NUM_TRAINING_IMAGES = IMAGES_PER_CLASS["train"] * len(CLASSES)
 FIRST, SECOND, THIRD = "train/healthy/2.png", "train/ill/0.png", "train/ill/5.png"
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_config(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture(scope="module")

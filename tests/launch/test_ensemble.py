@@ -23,11 +23,10 @@ ROUNDS = 5
 
 
 @pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def members(tmp_path_factory: pytest.TempPathFactory, config: str, trained: Path) -> tuple[Path, Path]:
     """The workdirs of two networks, which no test may change."""
     folder = tmp_path_factory.mktemp("members")
-    config = tiny_config(folder)
-    assert call(train.main, config, f"--workdir={folder / 'a'}") == 0
+    shutil.copytree(trained, folder / "a")
     assert call(train.main, config, f"--workdir={folder / 'b'}", *(f"--config.{each}" for each in SECOND)) == 0
     return folder / "a", folder / "b"
 
@@ -38,17 +37,17 @@ def flags(*paths: Path | str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, members: tuple[Path, Path]) -> Path:
+def mixture(tmp_path_factory: pytest.TempPathFactory, members: tuple[Path, Path]) -> Path:
     """The workdir of a finished ensemble, which no test may change."""
-    workdir = tmp_path_factory.mktemp("trained") / "mix"
+    workdir = tmp_path_factory.mktemp("mixture") / "mix"
     assert call(train.main, *flags(*members), f"--workdir={workdir}") == 0
     return workdir
 
 
 @pytest.fixture
-def mixed(trained: Path, tmp_path: Path) -> Path:
+def mixed(mixture: Path, tmp_path: Path) -> Path:
     """A copy of that workdir."""
-    return shutil.copytree(trained, tmp_path / "mix")
+    return shutil.copytree(mixture, tmp_path / "mix")
 
 
 @pytest.fixture
@@ -69,8 +68,8 @@ def weighted(tables: list[np.ndarray], workdir: Path) -> np.ndarray:
     return np.tensordot(files.read_json(workdir / "run.json")["ensemble"]["weights"], np.stack(tables), 1)
 
 
-def test_an_ensemble_leaves_a_workdir_like_other_runs(trained: Path, members: tuple[Path, Path]) -> None:
-    run, config = files.read_json(trained / "run.json"), files.read_json(trained / "config.json")
+def test_an_ensemble_leaves_a_workdir_like_other_runs(mixture: Path, members: tuple[Path, Path]) -> None:
+    run, config = files.read_json(mixture / "run.json"), files.read_json(mixture / "config.json")
     recorded = run["ensemble"]
     assert [member["name"] for member in recorded["members"]] == ["a", "b"]
     assert [(member["image_size"], member["channels"]) for member in recorded["members"]] == [(16, 1), (24, 3)]
@@ -78,7 +77,7 @@ def test_an_ensemble_leaves_a_workdir_like_other_runs(trained: Path, members: tu
     assert recorded["forward_passes"] == {"val": 2}
     assert run["test_reads"] == [] and run["data"].keys() == {"val"}
     assert config["dataset"] == files.read_json(members[0] / "config.json")["dataset"]
-    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (mixture / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(ROUNDS + 1))
     assert [lines[0][f"weight_{index}"] for index in (0, 1)] == [0.5, 0.5]
     if recorded["chosen_round"] is not None:
@@ -86,11 +85,11 @@ def test_an_ensemble_leaves_a_workdir_like_other_runs(trained: Path, members: tu
         assert [chosen["weight_0"], chosen["weight_1"]] == recorded["weights"]
 
 
-def test_mixture_is_the_weighted_mean_of_what_the_members_answered(trained: Path, members: tuple[Path, Path]) -> None:
-    tables = [classification.read_predictions(folder / "predictions_val.csv") for folder in (*members, trained)]
-    expected = weighted([table.probabilities for table in tables[:2]], trained)
+def test_mixture_is_the_weighted_mean_of_what_the_members_answered(mixture: Path, members: tuple[Path, Path]) -> None:
+    tables = [classification.read_predictions(folder / "predictions_val.csv") for folder in (*members, mixture)]
+    expected = weighted([table.probabilities for table in tables[:2]], mixture)
     np.testing.assert_allclose(tables[2].probabilities, expected, atol=1e-6)
-    result = files.read_json(trained / "evaluation_val.json")
+    result = files.read_json(mixture / "evaluation_val.json")
     own = [files.read_json(folder / "evaluation_val.json") for folder in members]
     for told, alone in zip(result["members"], own, strict=True):
         assert told["accuracy"] == alone["accuracy"]
@@ -144,11 +143,11 @@ def test_finished_ensemble_started_again_is_left_as_it_is(
     assert len(passes) == seen
 
 
-def test_ensemble_that_was_cut_off_is_made_anew(members: tuple[Path, Path], trained: Path, mixed: Path) -> None:
+def test_ensemble_that_was_cut_off_is_made_anew(members: tuple[Path, Path], mixture: Path, mixed: Path) -> None:
     (mixed / "report.html").unlink()
     assert call(train.main, *flags(*members), f"--workdir={mixed}") == 0
-    assert (mixed / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
-    assert (mixed / "evaluation_val.json").read_bytes() == (trained / "evaluation_val.json").read_bytes()
+    assert (mixed / "metrics.jsonl").read_bytes() == (mixture / "metrics.jsonl").read_bytes()
+    assert (mixed / "evaluation_val.json").read_bytes() == (mixture / "evaluation_val.json").read_bytes()
     assert (mixed / "report.html").exists()
 
 
@@ -187,12 +186,12 @@ def test_equal_weights_are_chosen_on_no_split(members: tuple[Path, Path], tmp_pa
 
 
 def test_new_images_are_predicted_by_each_member_at_its_own_size(
-    capsys: pytest.CaptureFixture[str], members: tuple[Path, Path], trained: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], members: tuple[Path, Path], mixture: Path, tmp_path: Path
 ) -> None:
     for seed in range(3):
         write_image(tmp_path / "images" / f"{seed}.png", seed, size=20 + seed)
     tables = []
-    for folder in (*members, trained):
+    for folder in (*members, mixture):
         output = tmp_path / f"{folder.name}.csv"
         given = [f"--workdir={folder}", f"--images={tmp_path / 'images'}", f"--output={output}"]
         assert call(predict.main, *given) == 0
@@ -200,7 +199,7 @@ def test_new_images_are_predicted_by_each_member_at_its_own_size(
             rows = list(csv.DictReader(file))
         scores = [[float(row[name]) for name in row if name.startswith("probability_")] for row in rows]
         tables.append(np.array(scores))
-    np.testing.assert_allclose(tables[2], weighted(tables[:2], trained), atol=1e-6)
+    np.testing.assert_allclose(tables[2], weighted(tables[:2], mixture), atol=1e-6)
     assert "3 images; mixture of a, b" in capsys.readouterr().out
     wrong = [*given, "--checkpoint=latest"]
     assert "an ensemble has none" in refusal(capsys, predict.main, *wrong)
@@ -259,15 +258,15 @@ def test_member_that_does_not_fit_is_refused(
 
 
 def test_ensembles_of_too_few_or_of_ensembles_are_refused(
-    capfd: pytest.CaptureFixture[str], members: tuple[Path, Path], trained: Path, tmp_path: Path
+    capfd: pytest.CaptureFixture[str], members: tuple[Path, Path], mixture: Path, tmp_path: Path
 ) -> None:
     workdir = f"--workdir={tmp_path / 'mix'}"
     assert "names 1 workdirs: an ensemble has two" in refusal(capfd, train.main, *flags(members[0]), workdir)
     assert f"names {members[0]} twice" in refusal(capfd, train.main, *flags(members[0], members[0]), workdir)
-    said = refusal(capfd, train.main, *flags(members[0], trained), workdir)
-    assert f"{trained} is an ensemble, which has no network of its own: name one of its members, {members[0]}" in said
-    said = refusal(capfd, train.main, tiny_config(tmp_path), workdir, f"--config.pretrained={trained}")
-    assert f"{trained} is an ensemble" in said
+    said = refusal(capfd, train.main, *flags(members[0], mixture), workdir)
+    assert f"{mixture} is an ensemble, which has no network of its own: name one of its members, {members[0]}" in said
+    said = refusal(capfd, train.main, tiny_config(tmp_path), workdir, f"--config.pretrained={mixture}")
+    assert f"{mixture} is an ensemble" in said
 
 
 def test_changed_command_or_changed_member_is_refused(

@@ -8,21 +8,8 @@ import pytest
 
 from covidjax.runs import record
 from launch import train
-from tests.commands import ROOT, call, contents, only_error, refusal, tiny_config
+from tests.commands import ROOT, contents, only_error, refusal
 from tests.support import on_devices
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_config(tmp_path_factory.mktemp("config"))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
-    """The workdir of a finished run, which no test may change."""
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    assert call(train.main, config, f"--workdir={workdir}") == 0
-    return workdir
 
 
 def refusal_beside(capfd: pytest.CaptureFixture[str], workdir: Path, *arguments: object) -> str:
@@ -50,31 +37,6 @@ def test_wrong_override_is_named_with_what_is_allowed(
     capfd: pytest.CaptureFixture[str], config: str, trained: Path, override: str, expected: str
 ) -> None:
     assert expected in refusal_beside(capfd, trained, config, f"--config.{override}")
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        (None, "there is no file '{path}'"),
-        (
-            "raise ValueError('first line\\nsecond line')",
-            "{path} could not be evaluated: ValueError: first line second",
-        ),
-        (
-            "from covidjax.config import default_config\n"
-            "def get_config():\n config = default_config()\n config.epoch = 1\n return config",
-            'Did you mean "epochs" instead of "epoch"?',
-        ),
-        ("def get_config():\n return {'epochs': 1}", "get_config in {path} returns dict"),
-    ],
-)
-def test_wrong_config_file_is_named_with_the_reason(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, trained: Path, source: str | None, expected: str
-) -> None:
-    path = tmp_path / "wrong.py"
-    if source is not None:
-        path.write_text(source)
-    assert expected.format(path=path) in refusal_beside(capfd, trained, f"--config={path}")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -18,7 +16,6 @@ from covidjax.train.writer import read_records
 from covidjax.weights.workdir import load_trained
 from launch import train
 from tests.commands import call, refusal, tiny_config
-from tests.disk import small_disk
 
 FROZEN = "--config.freeze=backbone"
 
@@ -86,41 +83,6 @@ def test_run_from_features_says_what_the_run_through_the_network_says(tmp_path: 
     assert "features: not cached (config.features is off)" in through.output
     for one, other in zip(figures(first), figures(through), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
-
-
-def test_damaged_features_are_told_in_one_line_and_computed_again(tmp_path: Path, first: Finished) -> None:
-    store = tmp_path / "cache" / "features"
-    shutil.copytree(first.store, store)
-    path = store / first.kept()[0] / "leaf0.npy"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    second = run(tmp_path, FROZEN, cache=store.parent)
-    assert second.errors == (
-        f"the cached features in {path.parent} are damaged (the checksum of leaf0.npy differs): they are computed "
-        "again\n"
-    )
-    assert second.counts() == (1, 1)
-    assert figures(second) == figures(first)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    with small_disk(tmp_path / "disk", 4 * 4096) as folder:
-        yield folder
-
-
-def test_full_cache_disk_keeps_no_features_and_changes_nothing_else(
-    tmp_path: Path, disk: Path, first: Finished
-) -> None:
-    (disk / "filler").write_bytes(bytes(4 * 4096))
-    second = run(tmp_path, FROZEN, cache=disk)
-    assert second.errors == ""
-    assert second.counts() == (2, 0)
-    assert figures(second) == figures(first)
-    (note,) = {line for line in second.output.splitlines() if "not kept" in line}
-    assert note.startswith("features: not kept for later runs (")
-    assert note in files.read_json(second.workdir / "run.json")["notes"]
 
 
 def test_features_that_are_asked_for_and_cannot_be_are_refused(

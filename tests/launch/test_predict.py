@@ -10,18 +10,11 @@ import numpy as np
 import pytest
 
 from covidjax import files
-from launch import predict, train
-from tests.commands import call, contents, refusal, tiny_config, write_image
+from launch import predict
+from tests.commands import call, contents, refusal, write_image
 
 IMAGES = ("a.png", "b.png", "more/c.png")
 USE = "Research use only - not for clinical decisions."
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("classifier")
-    assert call(train.main, tiny_config(folder), f"--workdir={folder / 'run'}") == 0
-    return folder / "run"
 
 
 @pytest.fixture
@@ -37,12 +30,12 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def test_classifier_writes_a_table_and_leaves_the_run_alone(
-    capsys: pytest.CaptureFixture[str], classifier: Path, images: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], trained: Path, images: Path, tmp_path: Path
 ) -> None:
-    before, output = contents(classifier), tmp_path / "predictions.csv"
-    assert call(predict.main, f"--workdir={classifier}", f"--images={images}", f"--output={output}") == 0
-    assert contents(classifier) == before
-    rows, classes = read_table(output), list(files.read_json(classifier / "run.json")["data"]["train"]["classes"])
+    before, output = contents(trained), tmp_path / "predictions.csv"
+    assert call(predict.main, f"--workdir={trained}", f"--images={images}", f"--output={output}") == 0
+    assert contents(trained) == before
+    rows, classes = read_table(output), list(files.read_json(trained / "run.json")["data"]["train"]["classes"])
     assert [row["file"] for row in rows] == list(IMAGES)
     for row in rows:
         probabilities = [float(row[f"probability_{name}"]) for name in classes]
@@ -69,7 +62,7 @@ def test_classifier_writes_a_table_and_leaves_the_run_alone(
 def test_wrong_arguments_are_one_line_and_write_nothing(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    classifier: Path,
+    trained: Path,
     images: Path,
     tmp_path: Path,
     arguments: list[str],
@@ -77,19 +70,6 @@ def test_wrong_arguments_are_one_line_and_write_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = contents(tmp_path)
-    flags = [f"--workdir={classifier}", f"--images={images}", *arguments]
+    flags = [f"--workdir={trained}", f"--images={images}", *arguments]
     assert expected in refusal(capfd, predict.main, *flags)
-    assert contents(tmp_path) == before
-
-
-def test_bad_images_are_one_line_and_write_nothing(
-    capfd: pytest.CaptureFixture[str], classifier: Path, images: Path, tmp_path: Path
-) -> None:
-    for name in ("0.jpg", "z.png"):
-        (images / name).write_text("no image")
-    before = contents(tmp_path)
-    message = refusal(
-        capfd, predict.main, f"--workdir={classifier}", f"--images={images}", f"--output={tmp_path / 'p.csv'}"
-    )
-    assert message.startswith("2 of 5 images are bad: ")
     assert contents(tmp_path) == before

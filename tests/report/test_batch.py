@@ -88,10 +88,3 @@ def test_picture_tells_how_many_images_it_shows_and_their_values(
     coloured = np.abs(picture[..., 0] - picture[..., 2]) > 60
     assert coloured.any() == masks
     assert [path.name for path in tmp_path.iterdir()] == ["batch.jpg"]
-
-
-def test_no_more_than_twelve_images_are_shown(tmp_path: Path, examples: Examples) -> None:
-    batch_view.write_batch(tmp_path, examples.images[:20].astype(np.float32), ["normal"] * 20, 20)
-    found = batch_view.read_batch(tmp_path)
-    assert found is not None
-    assert found[1].startswith("12 of the 20 images")

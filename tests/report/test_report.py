@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +15,6 @@ from covidjax.errors import UserError
 from covidjax.report import formats, run, workdir
 from tests.report.made_workdir import (
     CLASSES,
-    EPOCHS,
     NUM_EXAMPLES,
     Page,
     make_examples,
@@ -201,26 +199,6 @@ def test_metrics_that_are_not_finite_missing_or_cut_are_told_and_left_out(run_fo
     assert "Best epoch" not in read.text
 
 
-def test_the_last_line_of_an_epoch_counts(run_folder: Path) -> None:
-    write_metrics(run_folder)
-    with (run_folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 48, "epoch": 2, "phase": 0, "split": "val", "loss": 0.125}) + "\n")
-    epochs, losses = workdir.values(workdir.read(run_folder), "val", "loss")
-    assert epochs == list(range(1, EPOCHS + 1))
-    assert losses[1] == 0.125
-
-
-def test_validation_within_an_epoch_is_drawn_and_no_best_epoch(run_folder: Path) -> None:
-    write_metrics(run_folder)
-    best = workdir.best_epoch(workdir.read(run_folder))
-    with (run_folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 36, "epoch": 1.5, "phase": 0, "split": "val", "loss": -1.0}) + "\n")
-    read = workdir.read(run_folder)
-    epochs, losses = workdir.values(read, "val", "loss")
-    assert (epochs[:3], losses[1], read.unreadable_lines) == ([1, 1.5, 2], -1.0, 0)
-    assert workdir.best_epoch(read) == best
-
-
 def test_best_epoch_is_that_of_the_evaluated_checkpoint(run_folder: Path) -> None:
     write_metrics(run_folder)
     read = workdir.read(run_folder)
@@ -231,49 +209,6 @@ def test_best_epoch_is_that_of_the_evaluated_checkpoint(run_folder: Path) -> Non
     (run_folder / "evaluation_val.json").write_text(json.dumps(evaluation))
     assert workdir.best_epoch(workdir.read(run_folder)) == 7
     assert sum(b"<!-- best, epoch 7 -->" in data for data, _ in write_report(run_folder).figures) == 2
-
-
-def test_freeze_table_adds_up(written: Written) -> None:
-    head, *rows, total = written.read.table("Stage", "Optimizer state")
-    assert len(head) == 7
-    assert rows[0] == ["stem", "9,536", "0", "0", "2.400", "0", "running"]
-    assert rows[-1] == ["head", "1,539", "1,539", "12.0\N{NO-BREAK SPACE}KiB", "< 0.001", "< 0.001", "-"]
-    assert total[:6] == ["all stages", "11,178,051", "1,539", "12.0\N{NO-BREAK SPACE}KiB", "56.600", "< 0.001"]
-
-
-def test_split_without_patient_ids_is_called_a_split_by_image(run_folder: Path) -> None:
-    record = json.loads((run_folder / "run.json").read_text())
-    record["data"]["val"]["patients_known"] = False
-    (run_folder / "run.json").write_text(json.dumps(record))
-    rows = {row[0]: row for row in write_report(run_folder).table("Split", "Fingerprint")[1:]}
-    assert rows["train"][2:4] == ["512", "patient"]
-    assert rows["val"][2:4] == ["unknown", "image (no patient ids)"]
-    assert rows["val"][6] == "0123456789ab"
-
-
-def test_every_config_key_is_listed(written: Written) -> None:
-    rows = {row[0]: row[1] for row in written.read.table("Key", "Value")[1:]}
-    assert list(rows) == sorted(rows)
-    assert rows["phases[1].optimizer.learning_rate"] == "0.0001"
-    assert rows["lr_scale"] == '[["layer1", 0.01]]'
-    assert rows["dataset.root"] == '"/data/cxr3"'
-
-
-def test_images_per_second_comes_from_the_epochs_where_the_run_recorded_none(run_folder: Path) -> None:
-    assert "Images per second1,035" in write_report(run_folder).text
-    (run_folder / "run.json").unlink()
-    rates = (1.0, 61.2, 60.0, 63.0)
-    lines = [{"step": i, "epoch": i, "phase": 0, "split": "train", "images_per_second": r} for i, r in enumerate(rates)]
-    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert "Images per second60.6" in write_report(run_folder).text
-
-
-def test_drawing_leaves_matplotlib_as_it_was(run_folder: Path) -> None:
-    write_metrics(run_folder)
-    with matplotlib.rc_context({"font.size": 7.0}):
-        before = dict(matplotlib.rcParams)
-        write_report(run_folder)
-        assert dict(matplotlib.rcParams) == before
 
 
 def test_figures_that_are_undefined_show_a_dash(run_folder: Path) -> None:

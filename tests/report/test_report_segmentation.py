@@ -102,30 +102,6 @@ def test_worst_median_and_best_images_are_shown_with_their_dice(run_folder: Path
             assert f"{name} {scores['dice']:.3f}" in caption
 
 
-def test_pages_without_images_or_masks_say_so(run_folder: Path) -> None:
-    examples = make_examples("val")
-    write_evaluation(run_folder, examples)
-    assert "This page was written without the images of this split." in write_report(run_folder).text
-    for path in (run_folder / "masks_val").iterdir():
-        path.unlink()
-    read = write_report(run_folder, {"val": examples})
-    assert "Predicted masks are missing in masks_val: run launch/evaluate.py again." in read.text
-    assert not captions(read)
-
-
-def test_curves_are_those_of_loss_dice_and_rate(run_folder: Path) -> None:
-    lines = [
-        {"step": 4 * epoch, "epoch": epoch, "phase": 0, "split": split, "loss": 1 / epoch, "dice": 1 - 1 / (epoch + 1),
-         "accuracy": 0.99, "learning_rate": 1e-3}
-        for epoch in (1, 2, 3) for split in ("train", "val")
-    ]  # fmt: skip
-    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    read = write_report(run_folder)
-    shown = [attributes["alt"] for tag, attributes in read.tags if tag == "img"]
-    assert shown == [f"{name} against epoch" for name in ("Loss", "Dice", "Learning rate")]
-    assert "Best epoch, by validation dice: 3." in read.text
-
-
 @pytest.mark.parametrize("count", range(1, 41))
 def test_no_image_is_shown_twice_and_each_is_where_its_dice_puts_it(count: int) -> None:
     random = np.random.default_rng(count)

@@ -1,5 +1,4 @@
 import dataclasses
-import itertools
 import json
 import re
 from functools import cache
@@ -16,7 +15,6 @@ from launch import freeze as freeze_command
 from tests.commands import call, images_of, refusal, tiny_config, write_images
 from tests.support import small_config
 
-STAGES = ("block1", "block2", "head")
 CACHED = ("until:block1",)
 
 
@@ -29,23 +27,6 @@ def setting(model: str = "cnn", **changes: Any) -> Setting:
 @cache
 def found(strategy: str, cached: bool = False, model: str = "cnn") -> Cost:
     return costs.predict(setting(model), strategy, costs.full_flops(setting(model)), cached=cached)
-
-
-@pytest.mark.slow
-def test_a_step_costs_less_with_every_further_frozen_stage() -> None:
-    strategies = setting().default_strategies()
-    assert strategies == ("none", "until:block1", "backbone", "norm", "bitfit")
-    staircase = [found(strategy) for strategy in strategies[:3]]
-    for before, after in itertools.pairwise(staircase):
-        assert after.flops < before.flops
-        assert after.speedup_vs_none > before.speedup_vs_none
-        assert after.trainable_params < before.trainable_params
-        assert after.optimizer_bytes < before.optimizer_bytes
-        assert after.temp_bytes < before.temp_bytes
-    assert staircase[0].speedup_vs_none == 1
-    # What trains no kernel saves the gradients of the kernels, but not those of the maps.
-    for name in ("norm", "bitfit"):
-        assert found("backbone").flops < found(name).flops < found("none").flops
 
 
 def test_a_network_without_normalisation_is_not_compared_under_norm() -> None:
@@ -75,21 +56,6 @@ def test_feature_bytes_are_those_of_the_map_that_enters_the_first_trained_stage(
     assert found("none").feature_bytes == 0
     assert found("until:block1").feature_bytes == 16 * 16 * 4 * 4  # 4 features of 4 bytes
     assert found("backbone").feature_bytes == 8 * 4  # after the head's mean over space
-
-
-@pytest.mark.slow
-def test_segmentation_networks_have_costs_too() -> None:
-    unet = setting("unet")
-    recipe = unet.recipe_of("until:down3")
-    rows, _ = unet.table(recipe)
-    assert 0 < sum(row["forward_flops"] + row["backward_flops"] for row in rows) < costs.full_flops(unet)
-    assert unet.batch(recipe)["label"].shape == (4, 32, 32)
-    # The maps that skip ahead are features as well as the last one.
-    maps = [(4, 32, 32, 4), (4, 16, 16, 8), (4, 8, 8, 16), (4, 4, 4, 16)]
-    assert [leaf.shape for leaf in unet.features(recipe)] == maps
-    for cached in (False, True):
-        lowered = costs.lower_step(unet, dataclasses.replace(recipe, cached=cached))
-        assert "stablehlo.convolution" in lowered.as_text()
 
 
 def test_strategies_that_do_not_fit_are_refused() -> None:

@@ -62,12 +62,6 @@ def test_accuracy_of_a_round_multiplies_the_weights() -> None:
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-12)
 
 
-def test_weights_move_with_the_accuracies_of_the_round_and_not_with_those_of_the_split() -> None:
-    correct = np.array([[True, True, True, False], [False, False, False, True]])
-    ahead = np.diff(by_accuracy(correct, np.array([[0], [3], [1], [2]]))[:, 0])
-    assert list(np.sign(ahead)) == [1, -1, 1, 1]
-
-
 @pytest.mark.parametrize("how", MIXES)
 def test_gradient_moves_the_weights_down_the_loss(how: str) -> None:
     probabilities, labels = answers(0)

@@ -297,19 +297,6 @@ def test_network_that_answers_with_nan_is_refused(classifier: Trained, images: P
     assert not (tmp_path / "p.csv").exists()
 
 
-def test_what_a_classifier_does_not_have_is_refused(classifier: Trained, images: Path, tmp_path: Path) -> None:
-    sources = predict.list_images(images)
-    for extra in ({"overlays_folder": tmp_path / "over"}, {"tiling": Tiling(64, 16)}, {"spacing": (1.0, 1.0, 1.0)}):
-        with pytest.raises(UserError, match="cnn labels whole images"):
-            predict.predict(classifier, sources, tmp_path / "p.csv", **extra)
-
-
-def test_output_that_is_no_table_is_refused(classifier: Trained, images: Path, tmp_path: Path) -> None:
-    for output in (tmp_path, tmp_path / "folder"):
-        with pytest.raises(UserError, match="such as predictions.csv"):
-            predict.predict(classifier, predict.list_images(images), output)
-
-
 def test_former_table_is_replaced(classifier: Trained, images: Path, tmp_path: Path) -> None:
     output = tmp_path / "p.csv"
     for source in (images, images / "a.png"):

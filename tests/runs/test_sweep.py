@@ -166,18 +166,6 @@ def test_single_seed_without_pretrained_weights_has_the_prefix_of_that_seed(conf
         assert_same(result.heads, run_alone(config, HeadSettings(1e-2, 0.0, "none", 5)))
 
 
-@pytest.mark.slow
-def test_head_that_diverges_hinders_no_other(config: ConfigDict) -> None:
-    config = changed(config, precision="float32", optimizer__name="sgd", optimizer__momentum=0.0)
-    said: list[str] = []
-    result = train_heads(config, (1e-2, 1e6), (0.0, 1e6), ("none",), (3,), said.append)
-    (wild,) = (o for o in result.heads if not np.isfinite(o.loss))
-    assert (wild.settings, wild.best_epoch) == (HeadSettings(1e6, 1e6, "none", 3), EPOCHS)
-    assert not np.isfinite(wild.last_loss)
-    assert_same(result.heads, run_alone(config, HeadSettings(1e-2, 0.0, "none", 3)), tolerance=1e-5)
-    assert all(np.isfinite(float(line.split()[-1])) for line in said)
-
-
 def test_best_epoch_is_by_the_figure_of_the_config_and_the_later_of_equal_ones(config: ConfigDict) -> None:
     with jax.enable_x64(True):
         config = changed(config, checkpoint__best="accuracy", optimizer__learning_rate=1e-9)

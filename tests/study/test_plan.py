@@ -72,11 +72,6 @@ def test_trials_with_the_same_frozen_prefix_and_weights_follow_each_other(tmp_pa
     ]
 
 
-def test_gradual_unfreezing_is_a_strategy(tmp_path: Path) -> None:
-    chosen = make_study(tmp_path, ("gradual:2", "none"))
-    assert {trial.strategy for trial in chosen.trials()} == {"gradual:2", "none"}
-
-
 def test_names_of_trials_are_plain_and_stay_apart() -> None:
     assert Trial("until:layer3", 1e-3, 2).name == "until-layer3_lr0.001_seed2"
     assert Trial("norm+last:2", (1e-5, 1e-3), 0).name == "norm+last-2_lr1e-05-0.001_seed0"

@@ -1,8 +1,6 @@
 """The verdict of a study and its page, from runs that were made up."""
 
 import dataclasses
-import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from covidjax.study import results as study_results
 from covidjax.study.results import Condition, Result, Verdict
 from tests.report.made_workdir import Page
 from tests.study.made import ARMS, make_result, make_study
-from tests.support import small_config
 
 SEEDS = (0, 1, 2)
 
@@ -140,30 +137,6 @@ def test_page_shows_the_figures_of_the_study(tmp_path: Path) -> None:
     assert [row[0] for row in runs[1:]] == [trial.name for trial in study.trials()]
 
 
-def test_study_of_masks_compares_dice_and_has_no_word_of_accuracy(tmp_path: Path) -> None:
-    study = dataclasses.replace(make_study(tmp_path, ("none", "backbone")), config=small_config("unet"))
-    results = [of_masks(make_result(trial)) for trial in study.trials()]
-    read, verdict, _ = write_page(tmp_path, results, study)
-    assert verdict.best is not None and "the highest mean validation Dice" in verdict.sentence
-    results_text = read.text.partition("ensemble")[0]  # behind it are the settings, which have the word
-    assert "Dice" in results_text and "ccuracy" not in results_text and "AUROC" not in results_text
-    for head in (("Strategy", "SD"), ("Run", "Status")):
-        assert {"Dice", "IoU"} <= set(read.table(*head)[0])
-    shown = {row[0]: row[2] for row in read.table("Strategy", "SD")[1:]}
-    for condition in study_results.make_conditions(study, results):
-        assert shown[condition.label].startswith(f"{condition.over_seeds('val_dice').mean:.3f} ")
-    study_results.write_csv(tmp_path / "study.csv", results, study.comparison)
-    first_line = (tmp_path / "study.csv").read_text().splitlines()[0]
-    assert "val_dice,val_dice_low,val_dice_high,val_loss" in first_line and "accuracy" not in first_line
-
-
-def of_masks(result: Result) -> Result:
-    """The same with its accuracy as Dice."""
-    named = {key.replace("accuracy", "dice").replace("macro_auroc", "iou"): key for key in result.figures}
-    curves = {"dice": result.curves["accuracy"], "loss": result.curves["loss"]}
-    return dataclasses.replace(result, figures={new: result.figures[old] for new, old in named.items()}, curves=curves)
-
-
 def test_page_of_a_study_without_memory_or_finished_runs_is_still_written(tmp_path: Path) -> None:
     study = make_study(tmp_path, ("none", "backbone"), seeds=(0,))
     results = [make_result(trial) for trial in study.trials()]
@@ -197,15 +170,3 @@ def test_test_split_of_other_runs_than_the_chosen_is_pointed_out(tmp_path: Path)
     assert "also read for other runs" not in read.text
     other = next(name for name in study.strategies if name != label(verdict.chosen))
     assert f"also read for other runs: {other}_lr0.001_seed0" in write_page(tmp_path, evaluated(other), study)[0].text
-
-
-def test_table_has_an_empty_cell_where_a_figure_is_unknown(tmp_path: Path) -> None:
-    study = make_study(tmp_path)
-    trial = study.trials()[0]
-    study_results.write_csv(tmp_path / "study.csv", [failed(make_result(trial))], study.comparison)
-    head, line = (tmp_path / "study.csv").read_text().splitlines()
-    row = dict(zip(head.split(","), line.split(","), strict=True))
-    assert (row["status"], row["message"], row["val_accuracy"]) == ("failed", "<not> finite", "")
-    assert tuple(row) == study_results.columns(study.comparison)
-    assert math.isclose(float(row["learning_rate"]), 1e-3)
-    assert json.loads(row["seed"]) == trial.seed

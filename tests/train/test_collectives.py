@@ -13,20 +13,20 @@ from covidjax.runs import costs
 from tests.support import on_devices, small_config
 from tests.train.networks import layers, live
 from tests.train.programs import QUICKLY, reduced_elements
-from tests.train.test_freeze_programs import EVERYTHING_ON
+from tests.train.test_freeze_programs import CHANGES
 
 # Both are sums over the batch, of a step or of one of its parts: the loss and the number of correct answers. The
 # gradient norm and the check for finite values come from the reduced gradients, which every device has.
 METRICS = 2
 STRATEGIES = {
-    "cnn": ("none", "norm", "last:2"),
+    "cnn": ("norm", "last:2"),
     "resnet18": ("none", "until:layer3", "backbone", "norm", "bitfit"),
 }
 
 
 def setting(model: str) -> costs.Setting:
     sizes = {"dataset__image_size": 32, "batch_size": 8, "model__width": 2, "model__num_blocks": 2}
-    return costs.make_setting(small_config(model, **sizes, **EVERYTHING_ON), 3)
+    return costs.make_setting(small_config(model, **sizes, **CHANGES), 3)
 
 
 def child(model: str, path: Path) -> None:

@@ -72,7 +72,6 @@ def test_what_is_computed_otherwise_is_compiled_anew(job: Job) -> None:
     others = (
         with_recipe(job, learning_rate=lambda step: jnp.asarray(2e-3)),
         weighted(job, (1.0, 2.0, 4.0)),
-        weighted(job, (1.0, 2.0, 3.0)),
     )
     found = set()
     for number, other in enumerate(others, start=1):

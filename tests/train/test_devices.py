@@ -19,18 +19,20 @@ from covidjax.tasks.classification import CLASSIFICATION
 from covidjax.train.parallel import jit_step
 from covidjax.train.state import TrainState
 from covidjax.train.step import Batch, Recipe, augmented, train_forward, train_step
-from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, on_devices, small_config
+from tests.support import (
+    EVERYTHING_ON,
+    make_batch,
+    make_model,
+    make_recipe,
+    make_state,
+    make_variables,
+    on_devices,
+    small_config,
+)
 
 MODELS = ("cnn", "resnet18")
 pytestmark = pytest.mark.slow  # what all of them share takes minutes; test_collectives is for every day
 STEPS = 20
-EVERYTHING_ON: dict[str, Any] = {
-    "precision": "float64",
-    "optimizer__name": "adamw",
-    "optimizer__weight_decay": 0.1,
-    "optimizer__clip_norm": 1.0,
-    "ema_decay": 0.9,
-}
 # A rate so high that the parameters after the step are the gradient, but for the rounding of the parameters.
 RATE = 2.0**12
 ONE_GRADIENT: dict[str, Any] = {"optimizer__name": "sgd", "optimizer__momentum": 0.0, "optimizer__learning_rate": RATE}
@@ -62,7 +64,7 @@ def arrays(prefix: str, tree: Any) -> dict[str, np.ndarray]:
 def twenty_steps(name: str) -> dict[str, np.ndarray]:
     """Loss before each step, and parameters, statistics and averages after the last."""
     with jax.enable_x64(True):
-        recipe, state = prepare(name, EVERYTHING_ON)
+        recipe, state = prepare(name, {**EVERYTHING_ON, "precision": "float64", "accumulation_steps": 1})
         mesh = make_mesh(8)
         whole, parts = replicated(mesh), by_example(mesh)
 

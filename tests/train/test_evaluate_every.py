@@ -38,7 +38,6 @@ def config(folder: Path, **changes: Any) -> ConfigDict:
         "model__num_blocks": 2,
         "batch_size": BATCH,
         "feature_views": 2,
-        "augment__sharpen": 0.5,
         "augment__contrast": 0.2,
         "loss__class_weights": "balanced",
         "optimizer__learning_rate": 0.12,  # so high that the best validation loss is within an epoch

@@ -11,7 +11,7 @@ import pytest
 
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.train.step import run_prefix
-from tests.support import small_config
+from tests.support import EVERYTHING_ON, small_config
 from tests.train.cached import (
     Case,
     assert_same_training,
@@ -24,14 +24,6 @@ from tests.train.cached import (
 )
 
 TOLERANCES = {"float64": 1e-8, "float32": 1e-4}
-EVERYTHING_ON: dict[str, Any] = {
-    "optimizer__name": "adamw",
-    "optimizer__weight_decay": 0.1,
-    "optimizer__clip_norm": 1.0,
-    "ema_decay": 0.9,
-    "accumulation_steps": 2,
-    "model__dropout": 0.2,
-}
 TINY: dict[str, Any] = {"model__width": 4, "model__num_blocks": 3, "batch_size": 4}
 
 
@@ -42,14 +34,17 @@ def check_same_parameters(
     folder: Path, name: str, size: int, freeze: str, precision: str, steps: int, **changes: Any
 ) -> None:
     with jax.enable_x64(precision == "float64"):
-        changes = {**TINY, **EVERYTHING_ON, "freeze": freeze, "precision": precision, **changes}
+        changes = {**TINY, **EVERYTHING_ON, "model__dropout": 0.2, "freeze": freeze, "precision": precision, **changes}
         case = make_case(small_config(name, **changes), size, of_pixels=name.startswith("unet"))
         assert_same_training(
             case, from_features(case, folder, steps), through_the_network(case, steps), TOLERANCES[precision]
         )
 
 
-@pytest.mark.parametrize(("freeze", "precision"), [("until:block1", "float64"), ("backbone", "float32")])
+@pytest.mark.parametrize(
+    ("freeze", "precision"),
+    [("until:block1", "float64"), pytest.param("backbone", "float32", marks=pytest.mark.slow)],
+)
 def test_cnn_has_the_same_parameters_after_fifty_steps(tmp_path: Path, freeze: str, precision: str) -> None:
     changes = {"model__width": 2, "model__num_blocks": 2}
     check_same_parameters(tmp_path, "cnn", 16, freeze, precision, 50, **changes)

@@ -25,18 +25,11 @@ from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe, train_step
 from covidjax.train.writer import read_records
 from covidjax.weights.workdir import load_trained
-from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
+from tests.support import EVERYTHING_ON, make_batch, make_model, make_recipe, make_state, make_variables, small_config
 from tests.train.cached import from_features, make_case, through_the_network, trained_part
 
 SIZE = 8
 GOOD, BAD = {"a": jnp.ones(2)}, {"a": jnp.array([1.0, jnp.inf])}
-EVERYTHING_ON: dict[str, Any] = {
-    "optimizer__name": "adamw",
-    "optimizer__weight_decay": 0.1,
-    "optimizer__clip_norm": 1.0,
-    "accumulation_steps": 2,
-    "ema_decay": 0.9,
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -169,6 +162,7 @@ def test_what_is_not_finite_at_any_scale_is_reported(half: Subject) -> None:
         loop.fetch_sums(state, half.recipe, saver)
 
 
+@pytest.mark.slow
 def test_first_loss_and_gradient_norm_are_those_of_float32(half: Subject) -> None:
     full = make_subject("float32")
     states = half.step(at_scale(half.state(), 256.0), make_batch(SIZE)), full.step(full.state(), make_batch(SIZE))

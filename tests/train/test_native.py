@@ -32,7 +32,7 @@ def config(folder: Path, ops: str = "native") -> ConfigDict:
         dataset__num_images=24,
         dataset__cache_dir=str(folder / "cache"),
         model__width=2,
-        model__num_blocks=3,
+        model__num_blocks=2,
         batch_size=24 // EPOCH_STEPS,
         epochs=EPOCHS,
         ema_decay=0.9,
@@ -89,6 +89,7 @@ def test_frozen_stages_keep_their_bits(folder: Path, whole: Path) -> None:
     assert not np.array_equal(before["params"]["block2"]["conv"]["kernel"], after["params"]["block2"]["conv"]["kernel"])
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_run_on_xla(folder: Path, whole: Path) -> None:
     on_xla = config(folder, ops="xla")
     other = train(on_xla, folder / "xla").parent

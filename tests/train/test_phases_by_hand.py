@@ -46,9 +46,8 @@ LOW, HIGH = 2.0**-10, 2.0**-6  # and so all rates are exact in float32, in which
 RATES = {"block1": 2.0**-10, "block2": 2.0**-8, "head": 2.0**-6}
 DECAYS = {"block1": 0.0, "block2": 0.125, "head": 0.25}
 AVERAGES = {"block1": 0.75, "block2": 0.75, "head": 0.5}
-# Each phase by what trains in it: block2 and the head stop and come back.
+# Each phase by what trains in it: block2 comes late, the head stops and comes back.
 PHASES: list[tuple[Any, int, set[str]]] = [
-    ("backbone", 4, {"head"}),
     (("block2",), 3, {"block1", "head"}),
     (("head",), 2, {"block1", "block2"}),
     ("none", 4, {"block1", "block2", "head"}),

@@ -12,15 +12,22 @@ import pytest
 
 from covidjax.mesh import divide, replicated
 from covidjax.train.parallel import mapped_step, throttle
-from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, on_devices, small_config
+from tests.support import (
+    EVERYTHING_ON,
+    make_batch,
+    make_model,
+    make_recipe,
+    make_state,
+    make_variables,
+    on_devices,
+    small_config,
+)
 
 STEPS = 20
 CHANGES: dict[str, Any] = {
+    **EVERYTHING_ON,
     "precision": "float64",
-    "optimizer__name": "adamw",
-    "optimizer__weight_decay": 0.1,
-    "optimizer__clip_norm": 1.0,
-    "ema_decay": 0.9,
+    "accumulation_steps": 1,
     "augment__rotate": 10.0,
     "augment__brightness": 0.2,
     "augment__sharpen": 0.5,

@@ -10,15 +10,7 @@ from flax import traverse_util
 
 from covidjax import optim
 from covidjax.train.step import Recipe, train_step
-from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
-
-EVERYTHING_ON: dict[str, Any] = {
-    "optimizer__name": "adamw",
-    "optimizer__weight_decay": 0.1,
-    "optimizer__clip_norm": 1.0,
-    "accumulation_steps": 2,
-    "ema_decay": 0.9,
-}
+from tests.support import EVERYTHING_ON, make_batch, make_model, make_recipe, make_state, make_variables, small_config
 
 
 @pytest.mark.parametrize("strategy", ["until:layer3", "backbone", "all_but_norm"])
@@ -46,17 +38,15 @@ def test_frozen_stages_of_a_resnet_keep_their_bits(model_name: str, strategy: st
 STRATEGIES = {"adamw": "until:block2", "sgd": "backbone", "rmsprop": "all_but_norm", "adamax": ("block[13]/conv",)}
 
 
-@pytest.mark.parametrize("optimizer", STRATEGIES)
-def test_frozen_parameters_and_statistics_keep_their_bits(optimizer: str) -> None:
-    assert_frozen_bits_kept("cnn", 16, optimizer, STRATEGIES[optimizer])
+def test_frozen_parameters_and_statistics_keep_their_bits() -> None:
+    assert_frozen_bits_kept("cnn", 16, "adamw", STRATEGIES["adamw"], model__width=2, model__num_blocks=3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", STRATEGIES)
 def test_frozen_parameters_and_statistics_keep_their_bits_with_every_optimizer(optimizer: str) -> None:
-    for other, strategy in STRATEGIES.items():
-        if other != optimizer:
-            assert_frozen_bits_kept("cnn", 32, optimizer, strategy)
+    for strategy in STRATEGIES.values():
+        assert_frozen_bits_kept("cnn", 32, optimizer, strategy)
 
 
 @pytest.mark.slow
@@ -66,8 +56,8 @@ def test_frozen_parameters_and_statistics_keep_their_bits_in_float16() -> None:
 
 def assert_frozen_bits_kept(model_name: str, size: int, optimizer: str, strategy: Any, **options: Any) -> None:
     """After 20 steps what is frozen has its bits, and all that trains has moved."""
-    changes = EVERYTHING_ON | {"optimizer__name": optimizer} | options
-    config = small_config(model_name, freeze=strategy, model__width=4, augment__rotate=5.0, **changes)
+    changes = EVERYTHING_ON | {"optimizer__name": optimizer, "model__width": 4} | options
+    config = small_config(model_name, freeze=strategy, augment__rotate=5.0, **changes)
     model = make_model(config)
     variables = make_variables(model, size)
     recipe = make_recipe(config, model, variables)
@@ -150,19 +140,3 @@ def test_plateau_scale_scales_the_step(tiny: tuple[Recipe, dict[str, Any], Any])
     whole, scaled = (kernel(step(state, make_batch(16)).params) - start for state in (full, half))
     np.testing.assert_allclose(scaled, 0.5 * whole, atol=1e-7)
     assert np.abs(whole).max() > 1e-5
-
-
-@pytest.mark.slow
-def test_rate_factors_scale_the_move_of_their_stage_only() -> None:
-    moves = []
-    for lr_scale in ((), (("block2/", 0.25),)):
-        config = small_config("cnn", optimizer__name="sgd", lr_scale=lr_scale)
-        model = make_model(config)
-        variables = make_variables(model)
-        recipe = make_recipe(config, model, variables)
-        state = jax.jit(partial(train_step, recipe=recipe))(make_state(recipe, variables), make_batch())
-        moves.append(jax.tree.map(lambda new, old: np.asarray(new - old), state.params, variables["params"]))
-    for stage in moves[0]:
-        factor = 0.25 if stage == "block2" else 1.0
-        for full, scaled in zip(jax.tree.leaves(moves[0][stage]), jax.tree.leaves(moves[1][stage]), strict=True):
-            np.testing.assert_allclose(scaled, factor * full, atol=3e-7)

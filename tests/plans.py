@@ -1,5 +1,6 @@
 """Plans of the networks, from the shapes of their variables; nothing is computed."""
 
+import functools
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ CNN_STAGES = ("block1", "block2", "block3", "block4", "head")
 RESNET_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
 
 
+@functools.cache
 def shapes(name: str, num_classes: int = 3, channels: int = 1) -> tuple[Staged, dict[str, Any]]:
     """A network and the shapes of its variables; nothing is computed."""
     model = make_model(small_config(name), num_classes)

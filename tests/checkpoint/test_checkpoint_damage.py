@@ -105,19 +105,6 @@ def test_damaged_checkpoint_asked_for_by_name_is_refused_and_left_alone(tmp_path
     assert contents(tmp_path) == before
 
 
-def test_one_instance_restores_what_it_saved_and_saves_a_damaged_step_again(tmp_path: Path) -> None:
-    with open_checkpoints(tmp_path) as checkpoints:
-        for step in (2, 3):
-            checkpoints.save(step, make_state(step), {}, None)
-        saved = checkpoints.restore_latest(lambda step: make_state(0))
-        assert saved is not None and saved.step == 3
-        flip_byte(tmp_path)
-        saved = checkpoints.restore_latest(lambda step: make_state(0))
-        assert saved is not None and saved.step == 2
-        checkpoints.save(3, make_state(3), {}, None)
-    assert restore_latest(tmp_path, 3) == ()
-
-
 def test_damage_of_an_older_checkpoint_is_found_before_it_is_needed(tmp_path: Path) -> None:
     save_steps(tmp_path, [3, 4])
     reason = flip_byte(tmp_path)
@@ -135,15 +122,6 @@ def test_training_does_not_start_over_when_all_checkpoints_are_damaged(tmp_path:
         checkpoints.restore_latest(lambda step: make_state(0))
     assert f"(2: file progress/metadata is missing; 3: {reason})" in str(error.value)
     assert contents(tmp_path) == before
-
-
-def test_step_damaged_twice_is_set_aside_twice(tmp_path: Path) -> None:
-    save_steps(tmp_path, [2, 3])
-    for _ in range(2):
-        flip_byte(tmp_path)
-        restore_latest(tmp_path, 2)
-        save_steps(tmp_path, [3])
-    assert names(tmp_path / "damaged") == {"3", "3+"}
 
 
 def test_checkpoint_without_manifest_is_not_used_and_its_step_can_be_saved_again(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from jax import lax
 
 from covidjax.errors import UserError
 from covidjax.evaluate.tiles import Tiling, blended_logits, windows
-from tests.support import make_model, make_variables, small_config
 
 RECEPTIVE_FIELD = 11  # of `pooling_network`, at most: 1 + 3 + 1 pixels beyond a pixel on either side
 SIDES = [(1, 1), (15, 9), (17, 40), (64, 31)]
@@ -107,18 +106,3 @@ def test_impossible_tiles_are_refused(tile: int, overlap: int, expected: str) ->
 
 def test_greatest_overlap_that_is_named_is_allowed() -> None:
     assert Tiling(128, 64).step == 32
-
-
-@pytest.mark.slow
-def test_unet_in_tiles_equals_the_image_in_one() -> None:
-    config = small_config("unet", model__width=2)
-    model = make_model(config)
-    variables, image = make_variables(model), noise(410, 340)
-
-    @jax.jit
-    def network(pixels: jax.Array) -> jax.Array:
-        return model.apply(variables, pixels[None].astype(jnp.float32) / 255)[0]
-
-    whole = np.asarray(network(image))
-    blended = np.concatenate(list(blended_logits(lambda part: np.asarray(network(part)), image, Tiling(320, 192))))
-    np.testing.assert_allclose(blended, whole, rtol=0, atol=1e-5 * np.abs(whole).max())

@@ -224,18 +224,10 @@ def table_of(name: str, strategy: Any, batch_norm: Any = "auto", **sizes: Any) -
     return recipe.plan, *freeze_table(recipe.plan, model, variables, images, recipe.tx)
 
 
-def test_table_of_a_resnet_counts_the_published_number_of_parameters() -> None:
-    count = 11_689_512
-    _, rows, summary = table_of("resnet18", "none", num_classes=1000, channels=3)
-    assert sum(row["parameters"] for row in rows) == sum(row["trainable"] for row in rows) == count
-    assert [row["stage"] for row in rows] == [*RESNET_STAGES]
-    assert summary.startswith(f"{count:,} of {count:,} parameters train; a step costs ")
-
-
-@pytest.mark.parametrize("strategy", ["until:layer2", "all_but_norm"])
+@pytest.mark.parametrize("strategy", ["until:block2", "all_but_norm"])
 def test_table_charges_only_what_trains(strategy: Any) -> None:
-    plan, rows, summary = table_of("resnet18", strategy)
-    _, variables = shapes("resnet18")
+    plan, rows, summary = table_of("cnn", strategy)
+    _, variables = shapes("cnn")
     trainable, _ = plan.split(variables["params"])
     for row in rows:
         leaves = jax.tree.leaves(trainable[row["stage"]])
@@ -253,7 +245,7 @@ def test_table_charges_only_what_trains(strategy: Any) -> None:
     full = sum(row["forward_flops"] + row["full_backward_flops"] for row in rows)
     assert f"a step costs {step / 1e9:.2f} GFLOP, {step / full:.0%} of the {full / 1e9:.2f} GFLOP" in summary
     lines = format_table(rows, summary).splitlines()
-    assert [line.split()[0] for line in lines[1:-1]] == [*RESNET_STAGES]
+    assert [line.split()[0] for line in lines[1:-1]] == [*CNN_STAGES]
     assert lines[-1] == summary
 
 

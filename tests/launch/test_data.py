@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from covidjax import files
 from launch import evaluate, train
@@ -110,21 +108,6 @@ def test_bad_files_are_skipped_when_asked_and_recorded(tmp_path: Path, config: s
     assert run["data"]["train"]["num_examples"] == NUM_TRAINING_IMAGES - 3
     (note,) = [note for note in run["notes"] if "bad files were dropped" in note]
     assert all(name in note for name in (FIRST, SECOND, THIRD))
-
-
-def test_images_of_16_bit_palette_and_alpha_are_read(tmp_path: Path, config: str, copy: Path) -> None:
-    random = np.random.default_rng(0)
-    deep = Image.fromarray(random.integers(0, 2**16, (20, 20), np.uint16))
-    color = Image.fromarray(random.integers(0, 256, (20, 20, 3), np.uint8))
-    clear = Image.fromarray(random.integers(0, 256, (20, 20, 4), np.uint8))
-    odd: dict[str, Any] = {FIRST: deep, SECOND: color.quantize(16), THIRD: clear}
-    for name, image in odd.items():
-        image.save(copy / name)
-        with Image.open(copy / name) as written:
-            assert written.mode == {FIRST: "I;16", SECOND: "P", THIRD: "RGBA"}[name]
-    workdir = tmp_path / "run"
-    assert call(train.main, config, *images_of(copy), f"--workdir={workdir}") == 0
-    assert files.read_json(workdir / "run.json")["data"]["train"]["num_examples"] == NUM_TRAINING_IMAGES
 
 
 def test_training_opens_no_test_image_and_evaluation_of_test_does(

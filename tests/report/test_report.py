@@ -1,7 +1,6 @@
 import dataclasses
 import io
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -168,21 +167,6 @@ def test_a_folder_without_a_run_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run\.json"):
         run.write(tmp_path, {})
     assert not (tmp_path / "report.html").exists()
-
-
-def test_interrupted_write_leaves_the_old_report(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = run.write(run_folder, {}).read_bytes()
-    (run_folder / "run.json").unlink()
-    files = sorted(run_folder.iterdir())
-
-    def full_disk(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(UserError, match="No space left"):
-        run.write(run_folder, {})
-    assert (run_folder / "report.html").read_bytes() == before
-    assert sorted(run_folder.iterdir()) == files
 
 
 def test_metrics_that_are_not_finite_missing_or_cut_are_told_and_left_out(run_folder: Path) -> None:

@@ -118,7 +118,6 @@ def test_the_curve_is_that_of_a_loop_written_by_hand(tmp_path: Path) -> None:
         variants: list[dict[str, Any]] = [
             {"features": "off"},
             {"features": "on"},
-            {"features": "off", "dataset__placement": "stream", "parallel": "pmap"},
         ]
         by_hand: list[float] = []
         for changes in variants:
@@ -225,7 +224,7 @@ def test_noise_alone_is_hardly_ever_taken_for_a_fall() -> None:
     assert taken <= 12  # 3 % of them
 
 
-@pytest.mark.parametrize("length", [1, 15, 100])
+@pytest.mark.parametrize("length", [1, 100])
 def test_every_curve_can_be_drawn(length: int) -> None:
     for curve in (made(falling(30)[:length], 0.1), made(np.full(length, 1.1)), made(np.zeros(length))):
         with Image.open(io.BytesIO(find_lr.draw(curve, find_lr.suggest(curve, 100)))) as image:

@@ -137,19 +137,6 @@ def test_page_shows_the_figures_of_the_study(tmp_path: Path) -> None:
     assert [row[0] for row in runs[1:]] == [trial.name for trial in study.trials()]
 
 
-def test_page_of_a_study_without_memory_or_finished_runs_is_still_written(tmp_path: Path) -> None:
-    study = make_study(tmp_path, ("none", "backbone"), seeds=(0,))
-    results = [make_result(trial) for trial in study.trials()]
-    bare = [
-        dataclasses.replace(r, figures={k: v for k, v in r.figures.items() if not k.endswith("_bytes")})
-        for r in results
-    ]
-    assert "Not recorded by these runs: memory of a step." in write_page(tmp_path, bare, study)[0].text
-    read = write_page(tmp_path, list(map(failed, results)), study)[0]
-    assert "No run has finished yet." in read.text
-    assert "No epoch has finished yet." in read.text
-
-
 def test_test_split_of_other_runs_than_the_chosen_is_pointed_out(tmp_path: Path) -> None:
     study = make_study(tmp_path, ("until:layer3", "backbone"), seeds=SEEDS)
     results = [make_result(trial) for trial in study.trials()]

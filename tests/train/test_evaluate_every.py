@@ -79,6 +79,7 @@ def latest(workdir: Path, job: Job) -> Restored:
         return checkpoints.restore("latest", job.abstract_state(LAST_STEP))
 
 
+@pytest.mark.slow
 def test_training_is_the_same_to_the_bit_with_and_without_it(plain: Path, measured: Path, job: Job) -> None:
     assert differing(latest(plain, job).state, latest(measured, job).state) == []
     best = latest(measured, job).progress["best"]
@@ -128,14 +129,14 @@ def test_run_that_was_stopped_and_resumed_writes_the_same_lines_once(
 # ---- Oversampling in a run ----
 
 
-def test_epochs_and_class_weights_go_by_the_repeated_counts_and_the_record_says_so(plain: Path, job: Job) -> None:
+def test_epochs_and_class_weights_go_by_the_repeated_counts_and_the_record_says_so(measured: Path, job: Job) -> None:
     labels = job.train_split.labels
     counts = np.bincount(labels) * np.array([5, 1, 1])
     assert counts.sum() == TURNS
     assert (job.steps_per_epoch, job.last_step) == (EPOCH_STEPS, LAST_STEP)
     weights = losses.class_weights("balanced", np.repeat([0, 1, 2], counts), job.train_split.classes)
     assert job.recipes[0].loss.keywords["class_weights"] == weights  # type: ignore[attr-defined]
-    run = files.read_json(plain / "run.json")
+    run = files.read_json(measured / "run.json")
     assert run["data"]["train"]["num_examples"] == IMAGES
     (note,) = [note for note in run["notes"] if note.startswith("oversampling")]
     assert f"an epoch has {TURNS} examples of {IMAGES} training images" in note
@@ -146,8 +147,8 @@ def test_images_and_features_of_a_class_that_counts_more_are_held_once(job: Job)
     assert len(job.train_split.images) == IMAGES
 
 
-def test_checkpoint_of_the_second_phase_is_found_in_it(plain: Path, job: Job) -> None:
-    trained = load_trained(plain, LAST_STEP)
-    restored = latest(plain, job).state
+def test_checkpoint_of_the_second_phase_is_found_in_it(measured: Path, job: Job) -> None:
+    trained = load_trained(measured, LAST_STEP)
+    restored = latest(measured, job).state
     jax.tree.map(np.testing.assert_array_equal, dict(trained.variables["params"]), dict(restored.params))
     assert trained.step == LAST_STEP

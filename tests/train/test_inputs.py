@@ -60,17 +60,6 @@ def test_every_step_is_taken_once_in_order_by_calls_that_stay_within_their_epoch
             assert all(count == steps_per_call for _, count in calls)
 
 
-def test_run_that_was_stopped_between_two_calls_takes_the_same_calls() -> None:
-    draw = random.Random(1)
-    for _ in range(200):
-        epoch_steps = draw.randint(1, 20)
-        settings = epoch_steps, draw.randint(1, epoch_steps), draw.choice((0, draw.randint(1, 30)))
-        last = draw.randint(1, 60)
-        calls = list(split_into_calls(0, last, *settings))
-        number = draw.randrange(len(calls))
-        assert list(split_into_calls(calls[number][0], last, *settings)) == calls[number:]
-
-
 def test_pauses_cut_only_the_calls_that_they_fall_into() -> None:
     assert list(split_into_calls(0, 24, 24, 8, 10)) == [(0, 8), (8, 2), (10, 6), (16, 4), (20, 4)]
     assert list(split_into_calls(24, 48, 24, 8, 24)) == [(24, 8), (32, 8), (40, 8)]

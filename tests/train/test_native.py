@@ -66,6 +66,7 @@ def test_run_says_what_it_runs_on(whole: Path) -> None:
     assert CHOICE.note in files.read_json(whole / "run.json")["notes"]
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_run_ends_with_the_same_bits(
     folder: Path, whole: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from tests.models.test_models import draw_images, random_variables
 from tests.support import make_model, small_config
 
 pytestmark = pytest.mark.usefixtures("few_blocks")
-SIZE = (35, 41)
+SIZE = (33, 35)
 CASES: dict[str, dict[str, Any]] = {
     "cnn": {"num_blocks": 2, "dropout": 0.5},
     "vgg16": {"head": "paper"},

@@ -1,3 +1,5 @@
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -7,12 +9,16 @@ import pytest
 from flax import traverse_util
 
 from covidjax.models.deeplab import DeepLabV3
+from covidjax.models.layers import Numerics
+from covidjax.models.resnet import LAYERS
+from covidjax.ops.choose import choose
 from covidjax.weights.torchvision import entries
+from tests.weights.parity import stage_outputs
 
 # Parameters that torchvision prints for its files, less those of aux_classifier (1024 x 256 x 9, BatchNorm, 256 x 21).
 AUXILIARY = 1024 * 256 * 9 + 2 * 256 + 256 * 21 + 21
 PUBLISHED = {"resnet50": 42_004_074 - AUXILIARY, "resnet101": 60_996_202 - AUXILIARY}
-SIZE = (65, 81)
+SIZE = (33, 49)
 
 
 def shapes(model: DeepLabV3, size: tuple[int, int] = SIZE, channels: int = 3) -> dict[str, Any]:
@@ -67,15 +73,32 @@ def test_the_file_of_a_classifier_fills_the_backbone_and_nothing_else() -> None:
     assert "layer3.0.downsample.0.weight" in {entry.source for entry in found}
 
 
-def torch_network(backbone: str) -> tuple[Any, dict[str, np.ndarray]]:
+@pytest.fixture(scope="module")
+def shallow() -> Iterator[None]:
+    """A block of each kind: with and without a convolution beside it, and with each dilation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LAYERS, "resnet50", (1, 1, 2, 2))
+        yield
+
+
+@functools.cache
+def torch_network(num_blocks: tuple[int, ...]) -> tuple[Any, dict[str, np.ndarray]]:
     torch = pytest.importorskip("torch")
     from tests.models import torch_deeplab  # noqa: PLC0415
 
     torch.set_num_threads(1)
-    network = torch_deeplab.DeepLabV3(backbone, 3).eval()
+    network = torch_deeplab.DeepLabV3(num_blocks, 3).eval()
     tensors = random_tensors(network)
     network.load_state_dict({name: torch.from_numpy(values) for name, values in tensors.items()}, strict=False)
     return network, tensors
+
+
+def both(backbone: str = "resnet50") -> tuple[DeepLabV3, dict[str, Any], Any]:
+    """Our network, its variables, and that of PyTorch."""
+    network, tensors = torch_network(LAYERS[backbone])
+    model = DeepLabV3(3, backbone, numerics=Numerics(native=choose("auto").native))
+    assert {entry.source for entry in entries(model)} == set(tensors)
+    return model, mapped(model, tensors), network
 
 
 def to_torch(array: np.ndarray) -> Any:
@@ -91,47 +114,50 @@ def relative_error(found: Any, reference: Any) -> float:
     return float(np.max(np.abs(np.asarray(found) - reference)) / np.max(np.abs(reference)))
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", pytest.param("resnet101", marks=pytest.mark.slow)])
-def test_every_stage_equals_the_torch_network(backbone: str) -> None:
-    network, tensors = torch_network(backbone)
-    model = DeepLabV3(3, backbone)
-    assert {entry.source for entry in entries(model)} == set(tensors)
+def assert_every_stage_is_that_of_torch(backbone: str) -> None:
+    model, variables, network = both(backbone)
     images = np.random.default_rng(1).normal(size=(1, *SIZE, 3)).astype(np.float32)
-    expected, variables = network(to_torch(images)), mapped(model, tensors)
-    flowing: Any = jnp.asarray(images)
-    for stage, following in zip(model.stages, (*model.stages[1:], None), strict=True):
-        flowing = jax.jit(lambda v, x, a=stage, b=following: model.apply(v, x, start=a, stop=b))(variables, flowing)
-        found = flowing if stage == "head" else flowing[1]
-        assert relative_error(found, expected[stage]) < 1e-4, stage
+    expected = network(to_torch(images))
+    for stage, found in stage_outputs(model, variables, images).items():
+        assert relative_error(found if stage == "head" else found[1], expected[stage]) < 1e-4, stage
 
 
-@pytest.mark.parametrize("size", [(39, 3), (3, 39)], ids=str)
-def test_atrous_rates_equal_those_of_the_torch_network_on_a_map_wider_than_the_largest(size: tuple[int, int]) -> None:
-    network, tensors = torch_network("resnet50")
-    model = DeepLabV3(3, "resnet50")
+def test_every_stage_equals_the_torch_network(shallow: None) -> None:
+    assert_every_stage_is_that_of_torch("resnet50")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", PUBLISHED)
+def test_every_stage_of_a_published_depth_equals_the_torch_network(backbone: str) -> None:
+    assert_every_stage_is_that_of_torch(backbone)
+
+
+@pytest.mark.parametrize("size", [(39, 3), pytest.param((3, 39), marks=pytest.mark.slow)], ids=str)
+def test_atrous_rates_equal_those_of_the_torch_network_on_a_map_wider_than_the_largest(
+    size: tuple[int, int], shallow: None
+) -> None:
+    model, variables, network = both()
     map_ = np.random.default_rng(2).normal(size=(1, *size, 2048)).astype(np.float32)
     state = (jnp.zeros((1, 8, 8, 0)), jnp.asarray(map_))
-    _, found = model.apply(mapped(model, tensors), state, start="decoder", stop="head")
+    _, found = model.apply(variables, state, start="decoder", stop="head")
     assert relative_error(found, network.classifier[:-1](to_torch(map_))) < 1e-4
 
 
-def test_gradients_equal_those_of_the_torch_network() -> None:
-    network, tensors = torch_network("resnet50")
-    model = DeepLabV3(3, "resnet50")
+def test_gradients_equal_those_of_the_torch_network(shallow: None) -> None:
+    model, variables, network = both()
     generator = np.random.default_rng(3)
-    map_ = np.abs(generator.normal(size=(1, 5, 6, 1024))).astype(np.float32)
-    weights = generator.normal(size=(1, 33, 41, 3)).astype(np.float32)
-    variables = mapped(model, tensors)
+    map_ = np.abs(generator.normal(size=(1, 3, 4, 1024))).astype(np.float32)
+    weights = generator.normal(size=(1, 17, 25, 3)).astype(np.float32)
 
     def loss(params: Any) -> jax.Array:
-        state = (jnp.zeros((1, 33, 41, 0)), jnp.asarray(map_))
+        state = (jnp.zeros((1, 17, 25, 0)), jnp.asarray(map_))
         logits: Any = model.apply({**variables, "params": params}, state, start="layer4")
         return jnp.sum(weights * logits)
 
     gradients = traverse_util.flatten_dict(jax.jit(jax.grad(loss))(variables["params"]), sep="/")
     functional = pytest.importorskip("torch").nn.functional
     logits = network.classifier(network.backbone.layer4(to_torch(map_)))
-    logits = functional.interpolate(logits, (33, 41), mode="bilinear", align_corners=False)
+    logits = functional.interpolate(logits, (17, 25), mode="bilinear", align_corners=False)
     (to_torch(weights) * logits).sum().backward()
     pairs = {
         "layer4/block2/conv2/kernel": network.backbone.layer4[1].conv2.weight,

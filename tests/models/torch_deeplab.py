@@ -6,8 +6,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-NUM_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
-
 
 class Bottleneck(nn.Module):
     def __init__(self, channels: int, features: int, stride: int, dilation: int) -> None:
@@ -55,9 +53,8 @@ class ASPP(nn.Module):
 
 
 class DeepLabV3(nn.Module):
-    def __init__(self, backbone: str, num_classes: int) -> None:
+    def __init__(self, counts: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
-        counts = NUM_BLOCKS[backbone]
         self.backbone = nn.Module()
         self.backbone.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.backbone.bn1 = nn.BatchNorm2d(64)

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from covidjax import models
 from covidjax.models.layers import Staged
 from covidjax.weights import files, keras, torchvision
 from covidjax.weights.load import COUNTERS, Entry, LoadReport, match, place
-from tests.support import small_config
+from tests.support import make_model, small_config
 
 TOLERANCE = 1e-4  # largest absolute error over largest absolute value
 GRADIENT_TOLERANCE = 1e-3
@@ -57,8 +56,7 @@ def network(name: str, num_classes: int, num_blocks: tuple[int, ...] = (), **opt
 
     Names and shapes of the published depths are in test_manifest.py: a block of each kind tells the arithmetic.
     """
-    config = small_config(name, **{f"model__{key}": value for key, value in options.items()})
-    model = models.build(config.model, num_classes, "float32")
+    model = make_model(small_config(name, **{f"model__{key}": value for key, value in options.items()}), num_classes)
     return dataclasses.replace(model, num_blocks=num_blocks) if num_blocks else model  # type: ignore[call-arg]
 
 

@@ -15,14 +15,23 @@ from covidjax.models.resnet import LAYERS
 os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
 ROOT = Path(__file__).parents[1]
 LONGEST = (
-    "tests/ops/test_native_library.py",
     "tests/train/",
-    "tests/configs/test_papers_keras.py",
-    "tests/benchmarks/",
     "tests/launch/",
+    "tests/models/",
+    "tests/ops/",
+    "tests/weights/",
+    "tests/freeze/",
+    "tests/benchmarks/",
+    "tests/checkpoint/",
+    "tests/study/",
+    "tests/runs/",
+    "tests/data/",
+    "tests/configs/",
+    "tests/evaluate/",
+    "tests/report/",
 )
 # Examples of a property: few, always the same; the slow tests of the native operations ask for the thorough profile.
-hypothesis.settings.register_profile("few", max_examples=8, derandomize=True, deadline=None)
+hypothesis.settings.register_profile("few", max_examples=5, derandomize=True, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=40, deadline=None)
 hypothesis.settings.load_profile("few")
 

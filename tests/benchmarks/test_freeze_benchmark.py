@@ -17,7 +17,7 @@ from covidjax.train.step import run_prefix
 from tests.benchmarks.test_records import CONTRACT
 from tests.commands import call, refusal
 
-SMALL: dict[str, Any] = {"model": "cnn", "batch_size": 4, "image_size": 32, "width": 2}
+SMALL: dict[str, Any] = {"model": "cnn", "batch_size": 4, "image_size": 16, "width": 2}
 TOY = [
     *("--model=cnn", "--batch_size=4", "--image_size=32", "--width=2"),
     *("--samples=1", "--min_sample_seconds=0.001", "--max_foreign_share=1e9"),

@@ -1,10 +1,12 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.case import IMPLEMENTATIONS, Case, missing
-from benchmarks.harness import Measurement, Protocol, check_protocol, measure
+from benchmarks.harness import Protocol, check_protocol, measure
 from benchmarks.worker import busy_ticks
 from covidjax.errors import UserError
 
@@ -20,34 +22,26 @@ def sampled(log: Path, names: str) -> list[str]:
     return [line.split()[0] for line in log.read_text().splitlines()][2 * len(names) :]
 
 
-def test_each_case_has_a_process_of_its_own_and_takes_its_turn_in_every_round(tmp_path: Path) -> None:
-    log, names = tmp_path / "log", "abc"
-    found = measure([case("Noted", log, name) for name in names], QUICK, lambda line: None)
-    order = sampled(log, names)
-    assert [set(order[start : start + 3]) for start in (0, 3, 6)] == [set(names)] * 3
+def test_each_case_has_a_process_and_variables_of_its_own_and_takes_its_turn_in_every_round(tmp_path: Path) -> None:
+    log, names, rounds = tmp_path / "log", "abc", 6
+    variables = {"a": (("COVIDJAX_TEST_VARIABLE", "yes"),)}
+    cases = [case("Noted", log, name, environment=variables.get(name, ())) for name in names]
+    found = measure(cases, dataclasses.replace(QUICK, samples=rounds), lambda line: None)
+    orders = [tuple(order) for order in np.reshape(sampled(log, names), (rounds, len(names)))]
+    assert [set(order) for order in orders] == [set(names)] * rounds
+    assert len(set(orders)) > 1
     assert len({measurement.facts["pid"] for measurement in found}) == 3
-    assert [len(measurement.step_seconds) for measurement in found] == [3, 3, 3]
+    assert [len(measurement.step_seconds) for measurement in found] == [rounds] * 3
     assert all(measurement.facts["peak_bytes"] == 77 for measurement in found)
+    assert [measurement.facts["variable"] for measurement in found] == ["yes", None, None]
 
 
-def test_orders_differ_between_rounds(tmp_path: Path) -> None:
-    log, names = tmp_path / "log", "abcd"
-    protocol = Protocol(samples=6, min_sample_seconds=0.004, warm_up_steps=2, max_foreign_share=100.0)
-    measure([case("Noted", log, name) for name in names], protocol, lambda line: None)
-    order = sampled(log, names)
-    assert len({tuple(order[start : start + 4]) for start in range(0, 24, 4)}) > 1
-
-
-def test_disturbed_samples_are_dropped_and_counted_and_end_with_the_rounds(tmp_path: Path) -> None:
-    protocol = Protocol(samples=3, max_rounds=4, min_sample_seconds=0.004, warm_up_steps=2, max_foreign_share=-1.0)
-    (found,) = measure([case("Noted", tmp_path / "log")], protocol, lambda line: None)
-    assert (found.dropped, found.step_seconds, found.foreign_checked) == (4, [], True)
-
-
-def test_on_an_accelerator_no_sample_is_dropped(tmp_path: Path) -> None:
-    protocol = Protocol(samples=3, min_sample_seconds=0.004, warm_up_steps=2, max_foreign_share=-1.0)
-    (found,) = measure([case("OnAccelerator", tmp_path / "log")], protocol, lambda line: None)
-    assert (found.dropped, len(found.step_seconds), found.foreign_checked) == (0, 3, False)
+def test_disturbed_samples_are_dropped_and_counted_but_on_an_accelerator(tmp_path: Path) -> None:
+    protocol = dataclasses.replace(QUICK, max_rounds=4, max_foreign_share=-1.0)
+    cases = [case(subject, tmp_path / subject) for subject in ("Noted", "OnAccelerator")]
+    disturbed, kept = measure(cases, protocol, lambda line: None)
+    assert (disturbed.dropped, disturbed.step_seconds, disturbed.foreign_checked) == (4, [], True)
+    assert (kept.dropped, len(kept.step_seconds), kept.foreign_checked) == (0, 3, False)
 
 
 def test_a_failure_is_one_line_and_the_others_go_on(tmp_path: Path) -> None:
@@ -67,13 +61,6 @@ def test_a_failure_is_one_line_and_the_others_go_on(tmp_path: Path) -> None:
 def test_what_a_person_can_mend_ends_the_measurement(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="^one is refused$"):
         measure([case("refused", tmp_path / "log")], QUICK, lambda line: None)
-
-
-def test_variables_of_a_case_reach_its_process_only(tmp_path: Path) -> None:
-    environment = (("COVIDJAX_TEST_VARIABLE", "yes"),)
-    cases = [case("Noted", tmp_path / "1", environment=environment), case("Noted", tmp_path / "2")]
-    found: list[Measurement] = measure(cases, QUICK, lambda line: None)
-    assert [measurement.facts["variable"] for measurement in found] == ["yes", None]
 
 
 def test_busy_time_is_that_of_the_cores_in_use_without_idle_and_waiting() -> None:

@@ -19,7 +19,7 @@ os.environ["KERAS_BACKEND"] = "jax"
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-3
 MODULES = {"flax": "flax_plain", "torch": "torch_eager", "keras": "keras_jax"}
 SIZES = {  # model: (batch size, image size, width)
-    "cnn": (8, 32, 0),
+    "cnn": (4, 16, 4),
     "vgg16": (4, 32, 0),
     "unet": (2, 32, 4),
     "resnet18": (4, 64, 0),

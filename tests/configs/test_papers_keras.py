@@ -208,7 +208,10 @@ def check(ours: list[float], theirs: list[float]) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [("model.width=8", "model.num_blocks=2", "batch_size=8"), pytest.param((), id="whole", marks=pytest.mark.slow)],
+    [
+        ("model.width=4", "model.num_blocks=1", "batch_size=4", "dataset.image_size=16"),
+        pytest.param((), id="whole", marks=pytest.mark.slow),
+    ],
 )
 def test_li2023_trains_as_keras_does(keras64: Any, changes: tuple[str, ...]) -> None:
     config = load_config("li2023_pneumonia.py", *changes)

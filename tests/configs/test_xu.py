@@ -15,9 +15,10 @@ STAGES = (*ENCODER, "decoder", "head")
 PHASES = (((6.92e-4, 1e-3), 0.7), ((8e-9, 6.68e-6), 0.8))
 
 
+@pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize("name", ["xu2021_unet", "xu2021_deeplabv3"])
 def test_frozen_encoder_then_everything_at_rates_that_grow_from_stage_to_stage(name: str) -> None:
-    setting = costs.make_setting(configs.load(str(FOLDER / f"{name}.py"), []), 2)
+    setting = costs.make_setting(configs.load(str(FOLDER / f"{name}.py"), ["--config.dataset.image_size=32"]), 2)
     recipes = [setting.recipe(phase) for phase in setting.phases()]
     assert [recipe.plan.frozen_prefix for recipe in recipes] == [ENCODER, ()]
     for phase, recipe, ((low, high), peak_at) in zip(setting.phases(), recipes, PHASES, strict=True):

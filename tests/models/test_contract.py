@@ -119,7 +119,7 @@ def test_logits_of_masks_lie_on_the_pixels_of_any_image(case: str, size: tuple[i
     assert logits.shape == (2, *size, 3)
 
 
-@pytest.mark.parametrize("case", ["cnn", "unet, bilinear"])
+@pytest.mark.parametrize("case", ["cnn", pytest.param("unet, bilinear", marks=pytest.mark.slow)])
 def test_half_precision_is_close_to_single(case: str) -> None:
     exact, half = (build(case, precision=precision) for precision in ("float32", "bfloat16"))
     variables, images = random_variables(exact, (20, 20)), draw_images((20, 20))

@@ -6,29 +6,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-
-class Bottleneck(nn.Module):
-    def __init__(self, channels: int, features: int, stride: int, dilation: int) -> None:
-        super().__init__()
-        wide = 4 * features
-        self.conv1, self.bn1 = nn.Conv2d(channels, features, 1, bias=False), nn.BatchNorm2d(features)
-        self.conv2 = nn.Conv2d(features, features, 3, stride, padding=dilation, dilation=dilation, bias=False)
-        self.bn2 = nn.BatchNorm2d(features)
-        self.conv3, self.bn3 = nn.Conv2d(features, wide, 1, bias=False), nn.BatchNorm2d(wide)
-        self.downsample = None
-        if stride != 1 or channels != wide:
-            self.downsample = nn.Sequential(nn.Conv2d(channels, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.bn1(self.conv1(x)).relu()
-        y = self.bn2(self.conv2(y)).relu()
-        y = self.bn3(self.conv3(y))
-        return (y + (x if self.downsample is None else self.downsample(x))).relu()
+from benchmarks.peers.torch_networks import Bottleneck
 
 
 def layer(channels: int, features: int, count: int, stride: int, dilations: tuple[int, int]) -> nn.Sequential:
-    first = Bottleneck(channels, features, stride, dilations[0])
-    return nn.Sequential(first, *(Bottleneck(4 * features, features, 1, dilations[1]) for _ in range(count - 1)))
+    blocks = [Bottleneck(channels, features, stride)]
+    blocks += [Bottleneck(4 * features, features, 1) for _ in range(count - 1)]
+    for number, block in enumerate(blocks):
+        block.conv2.dilation = block.conv2.padding = (dilations[number > 0],) * 2
+    return nn.Sequential(*blocks)
 
 
 def conv_norm_relu(channels: int, features: int, size: int, dilation: int = 1) -> list[nn.Module]:

@@ -176,7 +176,7 @@ def test_batches_of_changing_size_and_the_same_again_give_the_same_bits() -> Non
     step = jax.jit(jax.value_and_grad(partial(loss, native=True)))
     plain = jax.jit(jax.value_and_grad(partial(loss, native=False)))
     before: dict[int, Any] = {}
-    for size in (4, 1, 7, 4, 1, 7):
+    for size in (4, 1, 4, 1):
         found = jax.device_get(step(ARGUMENTS, normal(size, 16, 16, 5)))
         assert_close(found, plain(ARGUMENTS, normal(size, 16, 16, 5)), 1e-4)
         for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(before.setdefault(size, found)), strict=True):

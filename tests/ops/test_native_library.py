@@ -211,7 +211,10 @@ assert jnp.abs(ours - xlas).max() < 1e-5
 @needs_native
 @pytest.mark.parametrize(
     ("setting", "more", "policy"),
-    [({"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "active"}, 2, "ACTIVE"), ("one processor", 0, "PASSIVE")],
+    [
+        pytest.param({"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "active"}, 2, "ACTIVE", marks=pytest.mark.slow),
+        ("one processor", 0, "PASSIVE"),
+    ],
 )
 def test_threads_are_those_of_the_affinity_or_of_the_variables_and_sleep_unless_the_user_says_otherwise(
     setting: dict[str, str] | str, more: int, policy: str

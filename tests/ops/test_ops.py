@@ -1,57 +1,12 @@
-import itertools
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from covidjax import ops
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
-NONE: Padding = ((0, 0), (0, 0))
-
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
-
-
-def windows(shape: tuple[int, int], size: tuple[int, int], strides: tuple[int, int]) -> list[tuple[int, int]]:
-    """Top left corners of the windows, row by row."""
-    rows, columns = (range(0, extent - part + 1, step) for extent, part, step in zip(shape, size, strides, strict=True))
-    return list(itertools.product(rows, columns))
-
-
-def convolution_by_loop(
-    inputs: np.ndarray, kernel: np.ndarray, strides: tuple[int, int], padding: Padding
-) -> np.ndarray:
-    padded = np.pad(inputs, ((0, 0), *padding, (0, 0)))
-    size = (kernel.shape[0], kernel.shape[1])
-    corners = windows((padded.shape[1], padded.shape[2]), size, strides)
-    values = [np.einsum("nhwi,hwio->no", padded[:, r : r + size[0], c : c + size[1]], kernel) for r, c in corners]
-    rows = len({row for row, _ in corners})
-    return np.stack(values, 1).reshape(len(inputs), rows, -1, kernel.shape[-1])
-
-
-@pytest.mark.parametrize(
-    ("size", "strides", "padding"),
-    [
-        ((1, 1), (1, 1), NONE),
-        ((1, 1), (2, 2), NONE),
-        ((3, 3), (1, 1), ((1, 1), (1, 1))),
-        ((3, 3), (2, 2), ((1, 1), (1, 1))),
-        ((3, 5), (2, 1), ((0, 2), (1, 3))),
-        ((5, 4), (1, 3), NONE),
-    ],
-)
-def test_convolution_is_the_sum_over_its_windows(
-    size: tuple[int, int], strides: tuple[int, int], padding: Padding
-) -> None:
-    inputs, kernel = draw(2, 7, 9, 3), draw(*size, 3, 4, seed=1)
-    expected = convolution_by_loop(inputs, kernel, strides, padding)
-    found = ops.convolution(
-        jnp.asarray(inputs, jnp.float32), jnp.asarray(kernel, jnp.float32), strides=strides, padding=padding
-    )
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 def test_global_average_pool_is_the_mean_over_space() -> None:

@@ -1,0 +1,163 @@
+"""Every command of README.md and docs/ runs, on small data and small networks; the notebook runs as it is."""
+
+import importlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.commands import ROOT, call, write_image
+
+pytestmark = pytest.mark.docs
+
+PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+# These are run by .ci/run itself, or install something.
+RUN_BY_CI = ("make ", "pip install ")
+SMALL_RUN = (
+    "--config.dataset.image_size=32",
+    "--config.batch_size=4",
+    "--config.epochs=1",
+    "--config.steps_per_call=1",
+)
+SMALL_BENCHMARK = ("--batch_size=4", "--image_size=32", "--samples=1", "--max_rounds=1", "--min_sample_seconds=0.001")
+CLASSES = ("covid19", "normal", "pneumonia")
+
+
+def commands(page: str) -> list[str]:
+    """The lines of the code blocks without a language, without their comments."""
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    lines = [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith(("python ", *RUN_BY_CI))]
+
+
+def test_commands_are_found_where_readers_find_them() -> None:
+    assert len(commands("README.md")) >= 7
+    assert all(
+        re.match(r"python (launch|benchmarks)/|python -m covidjax", line)
+        for page in PAGES
+        for line in commands(page)
+        if not line.startswith(RUN_BY_CI)
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small data under the names that the pages use."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, classes in (("FOLDER", CLASSES), ("NORMAL_PNEUMONIA", CLASSES[1:]), ("NORMAL_COVID19", CLASSES[:2])):
+        rows = ["file,label,patient,split,fold"]
+        for split, count in (("train", 6), ("val", 3), ("test", 3)):
+            for label, known in enumerate(classes):
+                for number in range(count):
+                    place = f"{split}/{known}/{number}.png"
+                    write_image(folder / name / place, seed=100 * label + number + 10 * len(split))
+                    rows.append(f"{place},{known},{split}{label}{number},{split},{number % 3}")
+        (folder / name / "folds.csv").write_text("\n".join(rows) + "\n")
+    rows = ["file,patient,split"]
+    for number in range(12):
+        name, split = f"{number}.png", ("train", "train", "val", "test")[number % 4]
+        write_image(folder / "MASKS" / "images" / name, seed=number)
+        write_mask(folder / "MASKS" / "masks" / name, number)
+        rows.append(f"{name},{number},{split}")
+    (folder / "MASKS" / "splits.csv").write_text("\n".join(rows) + "\n")
+    shutil.copytree(folder / "MASKS" / "images", folder / "IMAGES")
+    shutil.copytree(folder / "FOLDER" / "train", folder / "DIR" / "images")
+    rows = ["path,label,patient"]
+    for path in sorted((folder / "DIR" / "images").rglob("*.png")):
+        rows.append(f"{path.relative_to(folder / 'DIR')},{path.parent.name},{path.parent.name}{path.stem}")
+    (folder / "DIR" / "images.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def write_mask(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros((20, 20), np.uint8)
+    mask[4 : 10 + number % 4, 5:15] = 1
+    Image.fromarray(mask).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with the checkout's folders, the data, and the runs that pages take for granted."""
+    for name in ("launch", "configs", "benchmarks", "covidjax"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for path in data.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    yield tmp_path
+
+
+def taken_for_granted(page: str) -> list[str]:
+    """Commands whose workdirs a page names without making them."""
+    member = "python launch/train.py --config=configs/cxr3.py:cnn --config.dataset.root=FOLDER --workdir=runs/{}"
+    if page == "docs/ensembles.md":
+        return [member.format("a"), f"{member.format('b')} --config.seed=1"]
+    if page == "docs/papers.md":
+        source = "python launch/train.py --config=configs/ljung2020.py:best --config.dataset.name=folder"
+        return [
+            f"{source} --config.pretrained= --config.dataset.root=FOLDER --config.dataset.channels=1 --workdir=runs/source"
+        ]
+    return []
+
+
+def small(command: str) -> list[str]:
+    """The arguments of a command on small data, a small network in place of a large one, and no download."""
+    if "lungseg" in command:
+        command = command.replace("root=FOLDER", "root=MASKS") + (
+            " --config.model.width=2" if "--config=" in command else ""
+        )
+    if "--pretrained=keras/" in command or ".pretrained=timm/" in command:
+        command = re.sub(r"pretrained=(keras|timm)/\S+", "pretrained=", command)
+    arguments = shlex.split(command)[1:]
+    if arguments[0].startswith("benchmarks/"):
+        changed = {
+            "resnet50": "cnn",
+            "resnet18": "cnn",
+            "unet_resnet34": "unet",
+            "cnn,resnet18": "cnn",
+            "none,until:layer3,backbone,cached": "none,until:block2,cached",
+            "until:layer4,cached:until:layer4": "until:middle,cached:until:middle",
+            "1,2,4,8": "1",
+        }
+        for number, argument in enumerate(arguments):
+            flag, _, value = argument.partition("=")
+            arguments[number] = (
+                f"{flag}={changed.get(value, value)}" if flag in ("--model", "--strategies", "--devices") else argument
+            )
+        kept = [one for one in arguments if not one.startswith(("--batch_size", "--image_size", "--peers"))]
+        peers = [] if "ops.py" in command or "input.py" in command or "scaling.py" in command else ["--peers=flax"]
+        return [*kept, *peers, *SMALL_BENCHMARK]
+    if "--config=" in command and "ensemble.py" not in command:
+        own = [flag for flag in SMALL_RUN if flag.partition("=")[0] + "=" not in command.replace("image_size=64", "")]
+        arguments += [
+            flag for flag in own if not (flag.startswith("--config.epochs") and "ljung2020.py:best" in command)
+        ]
+    return arguments
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_runs(page: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for command in [*taken_for_granted(page), *commands(page)]:
+        if command.startswith(RUN_BY_CI):
+            continue
+        script, *arguments = small(command)
+        if script.startswith("launch/"):
+            status = call(importlib.import_module(script.removesuffix(".py").replace("/", ".")).main, *arguments)
+        else:
+            status = subprocess.run([sys.executable, script, *arguments], check=False).returncode
+        assert status == 0, f"{command}\nran as {script} {shlex.join(arguments)}\n{capfd.readouterr().err[-2000:]}"
+
+
+def test_notebook_runs_from_top_to_bottom(folder: Path) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    assert (folder / "runs" / "notebook" / "report.html").is_file()

@@ -101,10 +101,8 @@ def taken_for_granted(page: str) -> list[str]:
     if page == "docs/ensembles.md":
         return [member.format("a"), f"{member.format('b')} --config.seed=1"]
     if page == "docs/papers.md":
-        source = "python launch/train.py --config=configs/ljung2020.py:best --config.dataset.name=folder"
-        return [
-            f"{source} --config.pretrained= --config.dataset.root=FOLDER --config.dataset.channels=1 --workdir=runs/source"
-        ]
+        source = "python launch/train.py --config=configs/ljung2020.py:best --workdir=runs/source --config.pretrained="
+        return [f"{source} --config.dataset.name=folder --config.dataset.root=FOLDER --config.dataset.channels=1"]
     return []
 
 

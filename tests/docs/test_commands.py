@@ -56,9 +56,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split, count in (("train", 6), ("val", 3), ("test", 3)):
             for label, known in enumerate(classes):
                 for number in range(count):
-                    place = f"{split}/{known}/{number}.png"
-                    write_image(folder / name / place, seed=100 * label + number + 10 * len(split))
-                    rows.append(f"{place},{known},{split}{label}{number},{split},{number % 3}")
+                    file = f"{split}{label}{number}.png"
+                    write_image(folder / name / split / known / file, seed=100 * label + number + 10 * len(split))
+                    rows.append(f"{file},{known},{split}{label}{number},{split},{number % 3}")
         (folder / name / "folds.csv").write_text("\n".join(rows) + "\n")
     rows = ["file,patient,split"]
     for number in range(12):

@@ -101,7 +101,7 @@ def drawn_in_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("drawn_in_numpy")
-@pytest.mark.parametrize("freeze_name", ["backbone", "cached:until:block2"])
+@pytest.mark.parametrize("freeze_name", ["cached:until:block2", pytest.param("backbone", marks=pytest.mark.slow)])
 def test_an_epoch_takes_every_image_once(freeze_name: str) -> None:
     case = Case(OURS, freeze=freeze_name, options=((strategies.EPOCH_IMAGES, 12),), **SMALL)
     subject = strategies.build(case)

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from covidjax.errors import UserError
+from covidjax.freeze.plan import make_plan
+from covidjax.freeze.strategies import default_strategies
 from covidjax.models.layers import BatchNorm, Staged
 from tests.support import make_model, small_config
 
@@ -40,7 +43,7 @@ def assert_same_bits(tree: Any, other: Any) -> None:
         np.testing.assert_array_equal(leaf, twin)
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("train", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eval", "train"])
 def test_the_network_is_the_sequence_of_its_spans_to_the_bit(train: bool) -> None:
     model = make_model(small_config("cnn", model__width=4, model__num_blocks=2, model__dropout=0.5))
     variables = random_variables(model)
@@ -139,3 +142,35 @@ def test_only_the_named_stages_update_their_statistics() -> None:
             for pair in zip(*map(jax.tree.leaves, (old, updated["batch_stats"][stage])), strict=True)
         ]
         assert not any(same) if stage == "block2" else all(same), stage
+
+
+# ---- Without normalisation ----
+
+CONVOLUTIONS = ("block1/conv", "block2/conv")
+
+
+def plain_cnn() -> tuple[Staged, Any]:
+    config = small_config("cnn", model__normalisation="none", model__num_blocks=2, model__pooling="flatten")
+    model = make_model(config, 2)
+    return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+
+
+def test_without_normalisation_convolutions_have_biases_and_start_as_in_keras() -> None:
+    _, variables = plain_cnn()
+    assert set(variables) == {"params"}
+    leaves = traverse_util.flatten_dict(variables["params"], sep="/")
+    assert {path.rpartition("/")[0] for path in leaves} == {*CONVOLUTIONS, "head/dense"}
+    for path in CONVOLUTIONS:
+        kernel = leaves[f"{path}/kernel"]
+        limit = np.sqrt(6 / (9 * (kernel.shape[2] + kernel.shape[3])))  # Glorot and Bengio 2010, uniform
+        assert 0.9 * limit < np.abs(kernel).max() <= limit
+        assert not leaves[f"{path}/bias"].any()
+    assert leaves["head/dense/kernel"].shape == (4 * 4 * 32, 2)
+
+
+def test_without_normalisation_there_is_no_strategy_for_it() -> None:
+    model, variables = plain_cnn()
+    paths = traverse_util.flatten_dict(variables["params"], sep="/")
+    assert "norm" not in default_strategies(model.stages, paths)
+    with pytest.raises(UserError, match="no normalisation"):
+        make_plan("norm", variables, model.stages)

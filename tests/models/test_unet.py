@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -8,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 
-from covidjax import models
 from covidjax.freeze.plan import make_plan
 from covidjax.freeze.table import freeze_table
 from covidjax.models.layers import Numerics, Staged, resize_bilinear
@@ -18,17 +15,9 @@ from covidjax.models.resnet import BOTTLENECK, LAYERS, ResNet
 from covidjax.models.unet import SelfAttention, UNet, UNetResNet, UpConv
 from covidjax.ops.choose import choose
 from tests.models.test_models import draw_images, random_variables
+from tests.support import make_model, small_config
 
 SIZE = (61, 67)
-
-
-def model_config(name: str, **changes: Any) -> ConfigDict:
-    config = {"name": name, "width": 4, "dropout": 0.0, "arrangement": "torchvision", "normalised_features": False}
-    return ConfigDict({**config, "upsampling": "transposed", "attention": False, **changes})
-
-
-def build(name: str, num_classes: int = 2, **changes: Any) -> Staged:
-    return models.build(model_config(name, **changes), num_classes, "float32")
 
 
 def shapes(model: Staged, channels: int = 1) -> dict[str, Any]:
@@ -61,15 +50,6 @@ def test_parameter_counts_are_those_that_xu_prints(
     )
     digits = 10**2 if printed % 1 else 1
     assert math.floor(without / 1e6 * digits) / digits == printed  # cut off, not rounded
-
-
-def flow(model: Staged, variables: Any, flowing: Any) -> dict[str, Any]:
-    """Shapes of what leaves each stage."""
-    found = {}
-    for stage, following in zip(model.stages, (*model.stages[1:], None), strict=True):
-        run = functools.partial(model.apply, start=stage, stop=following)
-        flowing = found[stage] = jax.eval_shape(run, variables, flowing)
-    return found
 
 
 @pytest.mark.usefixtures("few_blocks")
@@ -109,7 +89,7 @@ def test_attention_sits_after_the_block_that_joins_layer2_and_starts_as_the_iden
     )
     modules = seen["intermediates"]["decoder"]
     assert modules["attention"]["__call__"][0].shape == modules["up2"]["__call__"][0][-1].shape == (1, 8, 9, 128)
-    maps = flow(model, shapes(model), images)["layer4"]
+    maps = jax.eval_shape(lambda v, x: model.apply(v, x, stop="decoder"), shapes(model), images)
     assert maps[3].shape[1:3] == (8, 9)  # layer2
 
     maps = [jax.random.normal(jax.random.key(number), leaf.shape) for number, leaf in enumerate(maps)]
@@ -175,7 +155,7 @@ def test_transposed_convolution_equals_torch() -> None:
     "name", ["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet_resnet18", "deeplabv3_resnet50"))]
 )
 def test_a_frozen_prefix_has_its_costs_although_skips_cross_its_edge(name: str) -> None:
-    model = build(name)
+    model = make_model(small_config(name, model__width=4), 2)
     variables, images = shapes(model), jax.ShapeDtypeStruct((2, *SIZE, 1), jnp.float32)
     edge = model.stages[2]
     plan = make_plan(f"until:{edge}", variables, model.stages)

@@ -15,10 +15,10 @@ CHOICE = choose("auto")
 pytestmark = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
 
 DIVIDED = """
-import jax, jax.numpy as jnp, numpy as np
+import jax
 from jax.sharding import NamedSharding, PartitionSpec as P
 from covidjax.ops.choose import choose
-from tests.ops.test_native import ARGUMENTS, loss, normal
+from tests.ops.test_native import ARGUMENTS, assert_close, loss, normal
 from functools import partial
 assert choose("native").native
 mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -30,14 +30,11 @@ program = step.lower(ARGUMENTS, inputs).compile()
 text = program.as_text()
 assert "covidjax_convolution_" in text
 assert "f32[2,16,16,5]" in text and "all-gather" not in text and "all-reduce" in text, text
-for own, other in zip(jax.tree.leaves(step(ARGUMENTS, inputs)), jax.tree.leaves(expected), strict=True):
-    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
-mapped = jax.pmap(jax.grad(partial(loss, native=True)), in_axes=(None, 0))(ARGUMENTS, inputs.reshape(4, 2, 16, 16, 5))
-single = jax.jit(jax.vmap(jax.grad(partial(loss, native=False)), in_axes=(None, 0)))(
-    ARGUMENTS, inputs.reshape(4, 2, 16, 16, 5)
-)
-for own, other in zip(jax.tree.leaves(mapped), jax.tree.leaves(single), strict=True):
-    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
+assert_close(step(ARGUMENTS, inputs), expected, 2e-5)
+of_part, parts = jax.grad(partial(loss, native=True)), inputs.reshape(4, 2, 16, 16, 5)
+mapped, single = jax.pmap(of_part, in_axes=(None, 0))(ARGUMENTS, parts), jax.jit(of_part)
+for number, part in enumerate(parts):
+    assert_close(jax.tree.map(lambda leaf: leaf[number], mapped), single(ARGUMENTS, part), 2e-5)
 print("divided as it should be")
 """
 
@@ -54,12 +51,12 @@ def test_devices_that_share_a_batch_each_convolve_their_part_and_gather_nothing(
 
 PROCESS = """
 import sys
-import jax, numpy as np
+import jax
 from functools import partial
 from jax.sharding import NamedSharding, PartitionSpec as P
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 from covidjax.ops.choose import choose
-from tests.ops.test_native import ARGUMENTS, loss, normal
+from tests.ops.test_native import ARGUMENTS, assert_close, loss, normal
 assert choose("native").native
 mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 inputs = normal(8, 16, 16, 5)
@@ -70,8 +67,7 @@ assert "covidjax_convolution_" in text and "all-gather" not in text and "all-red
 found = step(ARGUMENTS, batch)
 with jax.default_device(jax.local_devices()[0]):
     expected = jax.jit(jax.grad(partial(loss, native=False)))(ARGUMENTS, inputs)
-for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-    np.testing.assert_allclose(own, other, rtol=0, atol=2e-5 * np.abs(other).max())
+assert_close(found, expected, 2e-5)
 print("divided as it should be")
 """
 

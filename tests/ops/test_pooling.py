@@ -165,3 +165,8 @@ def test_gradient_of_a_maximum_is_the_same_however_xla_rounds_the_map_when_it_ma
         )
         for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9 * np.abs(other).max())
+
+
+def test_global_average_pool_is_the_mean_over_space() -> None:
+    inputs = draw((2, 5, 3, 4))
+    np.testing.assert_allclose(ops.global_average_pool(inputs), np.mean(inputs, (1, 2)), atol=1e-6)

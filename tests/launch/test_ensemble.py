@@ -143,14 +143,6 @@ def test_finished_ensemble_started_again_is_left_as_it_is(
     assert len(passes) == seen
 
 
-def test_ensemble_that_was_cut_off_is_made_anew(members: tuple[Path, Path], mixture: Path, mixed: Path) -> None:
-    (mixed / "report.html").unlink()
-    assert call(train.main, *flags(*members), f"--workdir={mixed}") == 0
-    assert (mixed / "metrics.jsonl").read_bytes() == (mixture / "metrics.jsonl").read_bytes()
-    assert (mixed / "evaluation_val.json").read_bytes() == (mixture / "evaluation_val.json").read_bytes()
-    assert (mixed / "report.html").exists()
-
-
 def test_weights_from_the_test_split_brand_everything(
     capsys: pytest.CaptureFixture[str], members: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -12,10 +12,10 @@ import pytest
 from covidjax import config as configs
 from covidjax import files
 from covidjax.train.setup import prepare
-from covidjax.train.writer import read_records
 from covidjax.weights.workdir import load_trained
 from launch import train
 from tests.commands import call, refusal, tiny_config
+from tests.train.test_resume import figures
 
 FROZEN = "--config.freeze=backbone"
 
@@ -55,13 +55,6 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return run(folder, FROZEN, cache=folder / "cache")
 
 
-def figures(finished: Finished) -> list[dict[str, float]]:
-    """What metrics.jsonl says, training before validation, without what depends on the clock."""
-    records = read_records(finished.workdir / "metrics.jsonl")
-    assert [record.pop("split") for record in records] == ["train", "val"]
-    return [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
-
-
 def test_second_run_with_the_same_prefix_reuses_its_features(tmp_path: Path, first: Finished) -> None:
     assert first.counts() == (2, 0)
     assert len(first.kept()) == 2
@@ -81,7 +74,7 @@ def test_run_from_features_says_what_the_run_through_the_network_says(tmp_path: 
     through = run(tmp_path, FROZEN, "--config.features=off", cache=tmp_path / "cache")
     assert through.counts() == (0, 0)
     assert "features: not cached (config.features is off)" in through.output
-    for one, other in zip(figures(first), figures(through), strict=True):
+    for one, other in zip(figures(first.workdir), figures(through.workdir), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
 
 

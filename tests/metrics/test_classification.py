@@ -68,13 +68,6 @@ def test_weighted_auroc_equals_auroc_of_repeated_data() -> None:
     np.testing.assert_array_equal(classification.weighted_auroc(scores, positive, counts.astype(np.float64)), repeated)
 
 
-def test_weighted_auroc_is_nan_where_a_class_is_not_drawn() -> None:
-    positive = np.array([True, True, False, False])
-    weights = np.array([[1.0, 1, 1, 1], [0, 0, 2, 2], [2, 2, 0, 0]])
-    areas = classification.weighted_auroc(np.array([0.9, 0.8, 0.1, 0.2]), positive, weights)
-    np.testing.assert_array_equal(areas, [1.0, np.nan, np.nan])
-
-
 def test_resampling_moves_all_images_of_a_patient_together() -> None:
     clusters = np.array([2, 0, 1, 2, 0, 2, 3])
     weights = classification.resample_weights(clusters, np.random.default_rng(0), 500)

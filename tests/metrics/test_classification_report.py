@@ -14,10 +14,6 @@ from tests.predictions import CLASSES, make_predictions, make_report
 PROPORTIONS = ("precision", "recall", "specificity")
 
 
-def width(interval: list[float]) -> float:
-    return interval[1] - interval[0]
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_report_equals_scikit_learn(seed: int) -> None:
     probabilities, labels = make_predictions(seed)
@@ -61,21 +57,6 @@ def test_bootstrap_equals_figures_of_resampled_data() -> None:
     report = make_report(probabilities, labels, patients=patients, seed=7, resamples=40)
     assert report["macro_f1_ci95"] == pytest.approx(np.percentile(f1, [2.5, 97.5]), abs=1e-12)
     assert report["macro_auroc_ci95"] == pytest.approx(np.percentile(areas, [2.5, 97.5]), abs=1e-12)
-
-
-def test_patients_with_equal_images_widen_the_intervals() -> None:
-    probabilities, labels = make_predictions(1, count=40)
-    repeats = 6
-    patients = np.repeat([f"p{index}" for index in range(40)], repeats)
-    arguments = np.repeat(probabilities, repeats, axis=0), np.repeat(labels, repeats)
-    by_patient = make_report(*arguments, patients=tuple(patients))
-    by_image = make_report(*arguments, patients=tuple(patients), patients_known=False)
-    once = make_report(probabilities, labels, patients=tuple(patients[::repeats]))
-    for key in ("macro_f1", "macro_auroc"):
-        assert by_patient[key] == by_image[key] == pytest.approx(once[key])
-        # sqrt(6) = 2.4 in the limit; and copies of an image teach nothing.
-        assert width(by_patient[f"{key}_ci95"]) > 1.8 * width(by_image[f"{key}_ci95"])
-        assert by_patient[f"{key}_ci95"] == pytest.approx(once[f"{key}_ci95"], abs=1e-12)
 
 
 def test_unknown_patients_are_never_grouped() -> None:

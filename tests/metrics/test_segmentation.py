@@ -3,10 +3,8 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 from scipy.spatial.distance import cdist
 
 from covidjax.errors import UserError
@@ -75,26 +73,6 @@ def test_report_equals_a_plain_computation(count: int) -> None:
     assert report["num_examples"] == count
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 7])
-def test_counts_of_batches_equal_those_of_the_saved_masks(batch_size: int) -> None:
-    """An odd set, its last batch filled up with zeros, over all devices there are."""
-    generator = np.random.default_rng(2)
-    logits = generator.normal(size=(7, 6, 5, 3)).astype(np.float32)
-    masks = generator.integers(0, 3, (7, 6, 5), np.uint8)
-    count = jax.jit(segmentation.overlap_counts)
-    mesh = jax.make_mesh((jax.local_device_count(),), ("data",))
-    whole = -(-batch_size // mesh.size) * mesh.size
-    parts = []
-    for start in range(0, 7, whole):
-        fill = max(0, start + whole - 7)
-        batch = [np.pad(a[start : start + whole], [(0, fill)] + [(0, 0)] * (a.ndim - 1)) for a in (logits, masks)]
-        found = count(*jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data"))))
-        assert found.dtype == jnp.int32
-        parts.append(np.asarray(found)[: whole - fill])
-    expected = mask_counts(logits.argmax(-1), masks, 3)
-    np.testing.assert_array_equal(np.concatenate(parts), expected)
-
-
 def test_equal_logits_are_the_first_class() -> None:
     count = jax.jit(segmentation.overlap_counts)
     counts = count(np.zeros((1, 2, 2, 2), np.float32), np.ones((1, 2, 2), np.uint8))
@@ -126,18 +104,6 @@ def test_bootstrap_equals_figures_of_resampled_images() -> None:
     for index, key in enumerate(("dice", "iou", "dice_pooled", "iou_pooled")):
         expected = np.percentile(np.array(resampled)[:, index], [2.5, 97.5])
         assert report[f"{key}_ci95"] == pytest.approx(expected, abs=1e-12)
-
-
-def test_patients_with_equal_images_widen_the_intervals() -> None:
-    predicted, masks = (np.repeat(array, 6, axis=0) for array in make_masks(20))
-    patients = tuple(np.repeat([f"p{index}" for index in range(20)], 6))
-    by_patient = make_report(predicted, masks, patients=patients)
-    by_image = make_report(predicted, masks, patients=patients, patients_known=False)
-    assert by_patient["dice"] == by_image["dice"]
-    low, high = by_patient["dice_ci95"]
-    assert high - low > 1.8 * (by_image["dice_ci95"][1] - by_image["dice_ci95"][0])
-    assert by_patient["intervals"] == {"dice and iou": "bootstrap by patient, 200 resamples, 95 % percentile"}
-    assert "by image (no patient ids)" in by_image["intervals"]["dice and iou"]
 
 
 def test_single_patient_gives_no_interval_and_perfect_masks_one() -> None:

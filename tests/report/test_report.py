@@ -14,7 +14,6 @@ from covidjax.errors import UserError
 from covidjax.report import formats, run, workdir
 from tests.report.made_workdir import (
     CLASSES,
-    NUM_EXAMPLES,
     Page,
     make_examples,
     predict,
@@ -137,14 +136,6 @@ def test_images_appear_only_for_examples_at_hand(run_folder: Path) -> None:
     assert "written without the images" in write_report(run_folder).text
     for at_hand in ({}, {"test": make_examples("train")}, {"val": make_examples("test")}):
         assert not any(".png" in caption for _, caption in write_report(run_folder, at_hand).figures)
-
-
-def test_predictions_of_another_evaluation_are_pointed_out(run_folder: Path) -> None:
-    evaluation = write_evaluation(run_folder, make_examples("test"))
-    assert "another evaluation" not in write_report(run_folder).text
-    changed = {**evaluation, "num_examples": NUM_EXAMPLES + 1}
-    (run_folder / "evaluation_test.json").write_text(json.dumps(changed))
-    assert "holds 90 examples and is from another evaluation" in write_report(run_folder).text
 
 
 def test_config_and_metrics_are_enough(tmp_path: Path) -> None:

@@ -15,8 +15,6 @@ from launch import freeze as freeze_command
 from tests.commands import call, images_of, refusal, tiny_config, write_images
 from tests.support import small_config
 
-CACHED = ("until:block1",)
-
 
 @cache
 def setting(model: str = "cnn", **changes: Any) -> Setting:
@@ -34,28 +32,22 @@ def test_a_network_without_normalisation_is_not_compared_under_norm() -> None:
     assert (names[0], names[-2:]) == ("none", ("backbone", "bitfit"))
 
 
-@pytest.mark.parametrize("strategy", ["until:block1", "norm"])
-def test_flops_and_optimizer_bytes_are_the_sums_of_the_plan_table(strategy: str) -> None:
+def test_flops_and_optimizer_bytes_are_the_sums_of_the_plan_table() -> None:
+    strategy = "until:block1"
     rows, _ = setting().table(setting().recipe_of(strategy))
     assert found(strategy).flops == sum(row["forward_flops"] + row["backward_flops"] for row in rows)
     assert found(strategy).optimizer_bytes == sum(row["optimizer_bytes"] for row in rows)
     assert found(strategy).total_params == sum(row["parameters"] for row in rows)
 
 
-@pytest.mark.parametrize("strategy", CACHED)
-def test_cached_features_save_the_forward_pass_of_the_frozen_prefix(strategy: str) -> None:
+def test_cached_features_save_the_forward_pass_of_the_frozen_prefix() -> None:
+    strategy = "until:block1"
     plain, cached = found(strategy), found(strategy, cached=True)
     assert cached.strategy == f"cached:{strategy}"
     assert cached.flops == pytest.approx(plain.flops - plain.prefix_flops * plain.batch_size)
     assert cached.prefix_flops == plain.prefix_flops > 0
-    assert cached.feature_bytes == plain.feature_bytes > 0
+    assert cached.feature_bytes == plain.feature_bytes == 16 * 16 * 4 * 4  # 4 features of 4 bytes
     assert cached.trainable_params == plain.trainable_params
-
-
-def test_feature_bytes_are_those_of_the_map_that_enters_the_first_trained_stage() -> None:
-    assert found("none").feature_bytes == 0
-    assert found("until:block1").feature_bytes == 16 * 16 * 4 * 4  # 4 features of 4 bytes
-    assert found("backbone").feature_bytes == 8 * 4  # after the head's mean over space
 
 
 def test_strategies_that_do_not_fit_are_refused() -> None:

@@ -295,10 +295,3 @@ def test_network_that_answers_with_nan_is_refused(classifier: Trained, images: P
     with pytest.raises(UserError, match="step 7 answers with what is no number"):
         predict.predict(trained, predict.list_images(images), tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()
-
-
-def test_former_table_is_replaced(classifier: Trained, images: Path, tmp_path: Path) -> None:
-    output = tmp_path / "p.csv"
-    for source in (images, images / "a.png"):
-        predict.predict(classifier, predict.list_images(source), output)
-    assert [row["file"] for row in read_table(output)] == ["a.png"]

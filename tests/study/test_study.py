@@ -16,9 +16,9 @@ import pytest
 
 from covidjax import files
 from covidjax.train import loop
-from covidjax.train.writer import read_records
 from launch import study, train
 from tests.commands import ROOT, call, contents, refusal, tiny_config
+from tests.train.test_resume import figures
 
 STRATEGIES, SEEDS = ("none", "backbone"), (0, 1)
 PLAN = ["--strategies=none,backbone", "--seeds=0,1", "--config.epochs=2"]
@@ -80,7 +80,7 @@ def rows(workdir: Path) -> dict[str, dict[str, str]]:
         return {row["workdir"]: row for row in csv.DictReader(file)}
 
 
-def figures(workdir: Path) -> dict[str, dict[str, str]]:
+def without_times(workdir: Path) -> dict[str, dict[str, str]]:
     """The same without what depends on the clock."""
     return {
         name: {key: value for key, value in row.items() if key not in CLOCKED} for name, row in rows(workdir).items()
@@ -91,17 +91,12 @@ def changed_at(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def records(workdir: Path) -> list[dict[str, Any]]:
-    lines = read_records(workdir / "metrics.jsonl")
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
-
-
 def test_run_of_a_study_is_what_the_train_command_gives(finished: Path, config: str, tmp_path: Path) -> None:
     strategy, seed = "backbone", 1
     flags = [f"--config.freeze={strategy}", f"--config.seed={seed}", f"--config.dataset.cache_dir={tmp_path / 'cache'}"]
     assert call(train.main, config, *flags, PLAN[-1], f"--workdir={tmp_path / 'alone'}") == 0
     own = finished / "runs" / f"{strategy}_lr0.001_seed{seed}"
-    assert records(own) == records(tmp_path / "alone")
+    assert figures(own) == figures(tmp_path / "alone")
     for name in ("predictions_val.csv", "evaluation_val.json"):
         assert (own / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
@@ -138,12 +133,12 @@ def test_each_program_is_compiled_once_and_counted(finished: Path) -> None:
 
 @pytest.mark.slow
 def test_finished_run_is_not_repeated_when_seeds_are_added(copied: Path, config: str) -> None:
-    before, table = changed_at(copied / "runs"), figures(copied)
+    before, table = changed_at(copied / "runs"), without_times(copied)
     assert call(study.main, config, PLAN[0], "--seeds=0,1,2", PLAN[2], f"--workdir={copied}") == 0
     after = changed_at(copied / "runs")
     assert {name: after[name] for name in before if "/" in name} == {k: v for k, v in before.items() if "/" in k}
-    assert {name for name in figures(copied)} - table.keys() == {f"runs/{s}_lr0.001_seed2" for s in STRATEGIES}
-    assert {name: figures(copied)[name] for name in table} == table
+    assert {name for name in without_times(copied)} - table.keys() == {f"runs/{s}_lr0.001_seed2" for s in STRATEGIES}
+    assert {name: without_times(copied)[name] for name in table} == table
     assert files.read_json(copied / "study.json")["seeds"] == [0, 1, 2]
 
 
@@ -179,7 +174,7 @@ def test_study_killed_in_the_middle_goes_on_to_the_same_figures(
     assert not (workdir / "study.html").exists()
     assert call(study.main, *arguments) == 0
     assert (workdir / "study.html").exists()
-    assert figures(workdir) == figures(finished)
+    assert without_times(workdir) == without_times(finished)
 
 
 def test_sigterm_between_runs_stops_cleanly(

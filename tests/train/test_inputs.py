@@ -133,16 +133,6 @@ def test_epochs_take_turns_with_the_views_which_are_the_same_for_every_seed(tmp_
     np.testing.assert_array_equal(again.views[0]["features"], feed.views[0]["features"])
 
 
-def test_other_augmentation_has_views_of_its_own_and_the_same_validation_features(
-    tmp_path: Path, augmented_job: Job
-) -> None:
-    make_inputs(augmented_job, augmented_job.phases[0], augmented_job.variables, passes(tmp_path))
-    recipe = dataclasses.replace(augmented_job.recipes[0], augmentation=Augmentation(brightness=0.3))
-    other, own = dataclasses.replace(augmented_job, recipes=(recipe,)), passes(tmp_path)
-    make_inputs(other, other.phases[0], other.variables, own)
-    assert (own.computed, own.reused) == (VIEWS, 1)
-
-
 def test_validation_features_are_of_the_images_as_they_are(tmp_path: Path, job: Job, augmented_job: Job) -> None:
     expected = plain_features(job, job.variables, job.val_split.images)
     for each in (job, augmented_job):
@@ -155,14 +145,6 @@ def test_images_of_equal_pixels_look_different_in_a_view_also_in_another_batch(t
     images = np.repeat(case.images[:1], 80, axis=0)  # more than one batch of the pass
     found = passes(tmp_path).features(case.recipe, case.variables, images, view=0)
     assert len({row.tobytes() for row in found}) == 80
-
-
-def test_images_stand_in_for_features_that_are_not_cached(tmp_path: Path, job: Job) -> None:
-    job, own = uncached(job), passes(tmp_path)
-    feed = make_inputs(job, job.phases[0], job.variables, own)
-    assert (own.computed, own.reused, feed.num_views, feed.start) == (0, 0, 1, None)
-    np.testing.assert_array_equal(feed.views[0]["image"], job.train_split.images)
-    assert feed.val is job.val_split.images
 
 
 def uncached(job: Job) -> Job:

@@ -107,11 +107,6 @@ def test_two_thousand_good_steps_double_the_scale_up_to_the_largest() -> None:
         assert as_numbers(scale.after(GOOD)[0]) == (after, 0, 5)
 
 
-def test_at_the_smallest_scale_every_step_counts() -> None:
-    scale, counts = LossScale(jnp.float32(1), jnp.int32(7), jnp.int32(0)).after(BAD)
-    assert (bool(counts), as_numbers(scale)) == (True, (1.0, 0, 0))
-
-
 @pytest.mark.parametrize("precision", models.PRECISIONS)
 def test_only_activations_in_float16_have_a_scale(precision: str) -> None:
     dtype, _ = models.PRECISIONS[precision]

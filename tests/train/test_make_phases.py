@@ -77,14 +77,6 @@ def test_gradual_frees_one_stage_after_the_other(strategy: str, epochs: int, exp
     assert [phase.index for phase in phases] == [*range(len(expected))]
 
 
-def test_gradual_goes_through_one_schedule() -> None:
-    config = tiny_config(freeze="gradual:2", epochs=7, optimizer__schedule="cosine")
-    (whole,) = make_phases(tiny_config(epochs=7, optimizer__schedule="cosine"), steps_per_epoch=10)
-    for phase in make_phases(config, steps_per_epoch=10):
-        for step in (phase.first_step, phase.last_step - 1):
-            assert rate_of(phase, step) == rate_of(whole, step)
-
-
 def test_a_phase_can_be_given_in_steps_and_end_within_an_epoch() -> None:
     config = tiny_config(phases=({"steps": 7}, {"epochs": 1}, {"steps": 25, "freeze": "backbone"}))
     assert spans(make_phases(config, steps_per_epoch=10)) == [("none", 0, 7), ("none", 7, 17), ("backbone", 17, 42)]

@@ -25,6 +25,14 @@ from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
 from covidjax.weights import inputs as weight_inputs
 
+# A network of two blocks on 24 phantoms, as `commands.TINY_CONFIG` has it.
+TINY: dict[str, Any] = {
+    "dataset__image_size": 16,
+    "dataset__num_images": 24,
+    "model__width": 2,
+    "model__num_blocks": 2,
+    "batch_size": 4,
+}
 # All that could touch a frozen parameter.
 EVERYTHING_ON: dict[str, Any] = {
     "optimizer__name": "adamw",

@@ -16,10 +16,12 @@ from covidjax import config as configs
 from covidjax import files
 from covidjax.data import sources
 from covidjax.data.examples import Examples
+from covidjax.metrics import segmentation
 from covidjax.models import unet
 from covidjax.train.writer import read_records
 from launch import evaluate, predict, study, sweep, train
 from tests.commands import call, contents, refusal, write_image
+from tests.predictions import mask_counts
 
 CLASSES = ("background", "lung", "lesion")
 AUGMENTED = "--config.augment.flip=true"
@@ -79,22 +81,12 @@ def saved_masks(workdir: Path, examples: Examples) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)) for path in paths])
 
 
-def overlaps(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Dice and IoU of each image and each class but the background, by counting pixels."""
-    dice, iou = np.ones((2, len(true), len(CLASSES) - 1))
-    for index, (guess, mask) in enumerate(zip(predicted, true, strict=True)):
-        for c in range(1, len(CLASSES)):
-            both, either = np.sum((guess == c) & (mask == c)), np.sum((guess == c) | (mask == c))
-            if either:
-                dice[index, c - 1], iou[index, c - 1] = 2 * both / (both + either), both / either
-    return dice, iou
-
-
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_dice_and_iou_are_those_of_the_saved_masks(trained: Path, split: str) -> None:
     examples, result = split_of(trained, split), files.read_json(trained / f"evaluation_{split}.json")
     assert examples.masks is not None
-    dice, iou = overlaps(saved_masks(trained, examples), examples.masks)
+    counts = mask_counts(saved_masks(trained, examples), examples.masks, len(CLASSES))[:, 1:]
+    dice, iou = segmentation.dice(counts), segmentation.iou(counts)
     assert result["num_examples"] == len(examples) == NUM_TEST
     assert result["classes"] == list(CLASSES)
     assert result["dice"] == pytest.approx(dice.mean(), rel=1e-12)

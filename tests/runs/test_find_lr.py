@@ -23,7 +23,7 @@ from covidjax.train.setup import Job, prepare
 from launch import find_lr as command
 from launch import train
 from tests.commands import call, contents, refusal, tiny_config
-from tests.support import small_config
+from tests.support import TINY, small_config
 
 STEPS = 40
 RATES = np.geomspace(1e-7, 10, 100)
@@ -38,12 +38,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> str:
 def exact_config(cache_dir: Path, **changes: Any) -> ConfigDict:
     """A first phase with a frozen stage, a pair of rates, factors, momentum, decay and clipping, in float64."""
     return small_config(
-        dataset__image_size=16,
-        dataset__num_images=24,
+        **TINY,
         dataset__cache_dir=str(cache_dir),
-        model__width=2,
-        model__num_blocks=2,
-        batch_size=4,
         precision="float64",
         optimizer__name="sgd",
         optimizer__learning_rate=1e-5,

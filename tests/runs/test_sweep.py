@@ -22,20 +22,11 @@ from covidjax.train.parallel import jit_step
 from covidjax.train.phases import evaluation_variables
 from covidjax.train.setup import prepare
 from covidjax.weights import inputs
-from tests.support import make_model, make_variables, small_config
+from tests.support import TINY, make_model, make_variables, small_config
 from tests.train.cached import passes
 
 EPOCHS = 4
-TINY: dict[str, Any] = {
-    "model__width": 2,
-    "model__num_blocks": 2,
-    "dataset__image_size": 16,
-    "dataset__num_images": 24,
-    "batch_size": 4,
-    "epochs": EPOCHS,
-    "freeze": "backbone",
-    "precision": "float64",
-}
+SWEPT: dict[str, Any] = {**TINY, "epochs": EPOCHS, "freeze": "backbone", "precision": "float64"}
 WEIGHTS = (1.0, 2.5, 0.5)
 RATES, DECAYS, CLASS_WEIGHTS, SEEDS = (1e-3, 2e-2), (0.0, 0.3), ("none", WEIGHTS), (3, 4)
 # Two opposite corners each, which tell apart any two knobs that were mixed up.
@@ -50,7 +41,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of weights without a head."""
     path = tmp_path_factory.mktemp("weights") / "prefix.safetensors"
     with jax.enable_x64(True):
-        variables = make_variables(make_model(small_config("cnn", **TINY)), 16)
+        variables = make_variables(make_model(small_config("cnn", **SWEPT)), 16)
     leaves = traverse_util.flatten_dict(variables, sep="/")
     prefix = {name: np.asarray(leaf) for name, leaf in leaves.items() if "head" not in name}
     save_file(prefix, path, {"preprocessing": inputs.encode(Preprocessing())})
@@ -59,7 +50,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path, pretrained: Path) -> ConfigDict:
-    return small_config("cnn", **TINY, pretrained=str(pretrained), dataset__cache_dir=str(tmp_path / "cache"))
+    return small_config("cnn", **SWEPT, pretrained=str(pretrained), dataset__cache_dir=str(tmp_path / "cache"))
 
 
 def changed(config: ConfigDict, **changes: Any) -> ConfigDict:

@@ -15,16 +15,8 @@ from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
-from tests.support import make_model, make_recipe, make_state, make_variables, small_config
+from tests.support import TINY, make_model, make_recipe, make_state, make_variables, small_config
 
-TINY: dict[str, Any] = {
-    "model__width": 2,
-    "model__num_blocks": 2,
-    "dataset__image_size": 16,
-    "dataset__num_images": 24,
-    "batch_size": 4,
-    "freeze": "backbone",
-}
 ONE_STEP = (1e12,)  # FLOPs of a step so large that a call takes one
 
 
@@ -33,7 +25,7 @@ ONE_STEP = (1e12,)  # FLOPs of a step so large that a call takes one
 
 @pytest.fixture(scope="module")
 def job() -> Job:
-    return prepare(small_config("cnn", **TINY, features="off"))
+    return prepare(small_config("cnn", **TINY, freeze="backbone", features="off"))
 
 
 def with_recipe(job: Job, **changes: Any) -> Job:

@@ -17,7 +17,7 @@ from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.writer import read_records
 from covidjax.weights.workdir import load_trained, open_checkpoints
-from tests.support import send_sigterm_before, small_config
+from tests.support import TINY, send_sigterm_before, small_config
 from tests.train.test_resume import differing, figures
 
 EVERY = 3
@@ -30,13 +30,9 @@ WITHIN = [step for step in range(EVERY, LAST_STEP, EVERY) if step % EPOCH_STEPS]
 def config(folder: Path, **changes: Any) -> ConfigDict:
     """Two phases that train the head from cached views of each image; their calls take several steps."""
     settings: dict[str, Any] = {
-        "dataset__image_size": 16,
-        "dataset__num_images": IMAGES,
+        **TINY,
         "dataset__cache_dir": str(folder / "cache"),
         "dataset__oversample": (("covid19", 5),),
-        "model__width": 2,
-        "model__num_blocks": 2,
-        "batch_size": BATCH,
         "feature_views": 2,
         "augment__contrast": 0.2,
         "loss__class_weights": "balanced",

@@ -19,18 +19,10 @@ from covidjax.train.parallel import jit_step
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import TrainState
 from covidjax.train.step import run_prefix
-from tests.support import make_caching, small_config
+from tests.support import TINY, make_caching, small_config
 from tests.train.cached import make_case, passes
 
-TINY: dict[str, Any] = {
-    "model__width": 2,
-    "model__num_blocks": 2,
-    "dataset__image_size": 16,
-    "dataset__num_images": 24,
-    "batch_size": 5,
-    "epochs": 5,
-    "freeze": "until:block1",
-}
+FROZEN: dict[str, Any] = {**TINY, "batch_size": 5, "epochs": 5, "freeze": "until:block1"}
 EPOCH_STEPS = 4  # batches of 5 from 24 images
 VIEWS = 3
 
@@ -80,7 +72,7 @@ def test_calls_bring_the_rows_of_their_steps() -> None:
 
 @pytest.fixture(scope="module")
 def job() -> Job:
-    return prepare(small_config("cnn", **TINY))
+    return prepare(small_config("cnn", **FROZEN))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +81,7 @@ def augmented_job(job: Job) -> Job:
     config = job.config.copy_and_resolve_references()
     config.feature_views = VIEWS
     recipe = dataclasses.replace(job.recipes[0], augmentation=Augmentation(brightness=0.2))
-    caching = make_caching(config, recipe, TINY["epochs"], job.train_split, job.val_split)
+    caching = make_caching(config, recipe, FROZEN["epochs"], job.train_split, job.val_split)
     return dataclasses.replace(job, config=config, recipes=(recipe,), caching=(caching,))
 
 
@@ -141,7 +133,7 @@ def test_validation_features_are_of_the_images_as_they_are(tmp_path: Path, job: 
 
 
 def test_images_of_equal_pixels_look_different_in_a_view_also_in_another_batch(tmp_path: Path) -> None:
-    case = make_case(small_config("cnn", **TINY, augment__brightness=0.2), 8)
+    case = make_case(small_config("cnn", **FROZEN, augment__brightness=0.2), 8)
     images = np.repeat(case.images[:1], 80, axis=0)  # more than one batch of the pass
     found = passes(tmp_path).features(case.recipe, case.variables, images, view=0)
     assert len({row.tobytes() for row in found}) == 80
@@ -160,7 +152,7 @@ def placed(job: Job, monkeypatch: pytest.MonkeyPatch, place: str) -> Job:
     with monkeypatch.context() as patch:
         patch.setattr(features, "device_room", lambda: (1e9 if place == "device" else 0, "a device"))
         patch.setattr(features, "host_room", lambda: 1e9 if place == "host" else 0)
-        caching = make_caching(job.config, job.recipes[0], TINY["epochs"], job.train_split, job.val_split)
+        caching = make_caching(job.config, job.recipes[0], FROZEN["epochs"], job.train_split, job.val_split)
     assert caching.placement == place
     return dataclasses.replace(job, caching=(caching,))
 

@@ -23,7 +23,16 @@ from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe, train_step
 from covidjax.train.writer import read_records
 from covidjax.weights.workdir import load_trained
-from tests.support import EVERYTHING_ON, make_batch, make_model, make_recipe, make_state, make_variables, small_config
+from tests.support import (
+    EVERYTHING_ON,
+    TINY,
+    make_batch,
+    make_model,
+    make_recipe,
+    make_state,
+    make_variables,
+    small_config,
+)
 from tests.train.cached import from_features, make_case, through_the_network, trained_part
 
 SIZE = 8
@@ -190,16 +199,7 @@ def test_cached_features_train_as_the_network_does(tmp_path: Path) -> None:
 
 
 def run_config(cache_dir: Path) -> ConfigDict:
-    return small_config(
-        precision="float16",
-        dataset__image_size=16,
-        dataset__num_images=24,
-        dataset__cache_dir=str(cache_dir),
-        model__width=2,
-        model__num_blocks=2,
-        batch_size=4,
-        epochs=2,
-    )
+    return small_config(**TINY, precision="float16", dataset__cache_dir=str(cache_dir), epochs=2)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from covidjax.runs.train import train
 from covidjax.train.programs import Programs
 from covidjax.train.setup import prepare
 from covidjax.weights.workdir import load_trained, open_checkpoints
-from tests.support import send_sigterm_before, small_config
+from tests.support import TINY, send_sigterm_before, small_config
 from tests.train.test_resume import arrays, figures
 
 CHOICE = choose("auto")
@@ -28,12 +28,8 @@ def config(folder: Path, ops: str = "native") -> ConfigDict:
         ops=ops,
         freeze="until:block1",
         features="off",
-        dataset__image_size=16,
-        dataset__num_images=24,
+        **TINY,
         dataset__cache_dir=str(folder / "cache"),
-        model__width=2,
-        model__num_blocks=2,
-        batch_size=24 // EPOCH_STEPS,
         epochs=EPOCHS,
         ema_decay=0.9,
         optimizer__name="adamw",

@@ -91,6 +91,7 @@ def test_features_that_are_asked_for_and_cannot_be_are_refused(
     )
 
 
+@pytest.mark.slow
 def test_run_with_a_frozen_backbone_starts_one_that_trains_everything_and_the_other_way_round(
     tmp_path: Path, first: Finished
 ) -> None:

@@ -134,6 +134,7 @@ def taken(recipe: Recipe, variables: Any, split: Any, rows: np.ndarray, steps_of
 
 
 @pytest.mark.slow  # its bits are those of the compiler's own optimisations
+@pytest.mark.slow
 def test_calls_that_are_cut_give_the_same_bits() -> None:
     # Of this network a step outside of a loop has other roundings than within one.
     changes: dict[str, Any] = {"model__width": 8, "model__num_blocks": 3, "augment__contrast": 0.2}

@@ -64,7 +64,10 @@ def test_the_encoder_is_the_classifier_up_to_its_head(name: str) -> None:
         assert {stage: own[stage] for stage in encoder} == {stage: stages[stage] for stage in encoder}
     if name == "resnet18":
         numerics = Numerics(native=choose("auto").native)
-        model, classifier = (dataclasses.replace(each, numerics=numerics) for each in (model, classifier))
+        model, classifier = (
+            dataclasses.replace(model, numerics=numerics),
+            dataclasses.replace(classifier, numerics=numerics),
+        )
         variables, images = random_variables(model, SIZE), draw_images(SIZE)
 
         @jax.jit

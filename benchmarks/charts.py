@@ -36,9 +36,9 @@ def _panel(axis: Any, key: tuple[Any, ...], rows: Sequence[Record]) -> None:
     rows = sorted(rows, key=lambda row: row["images_per_s"])
     values = [row["images_per_s"] for row in rows]
     low, high = ([row["batch_size"] / row[name] * 1e3 for row in rows] for name in ("step_ms_p90", "step_ms_p10"))
-    reach = [
-        [value - end for value, end in zip(values, low, strict=True)],
-        [end - value for value, end in zip(values, high, strict=True)],
+    reach = [  # recorded figures are rounded, so that of one sample an end may lie on the wrong side
+        [max(value - end, 0.0) for value, end in zip(values, low, strict=True)],
+        [max(end - value, 0.0) for value, end in zip(values, high, strict=True)],
     ]
     names = [row["impl"] + (f" ({row['ops']})" if row["ops"] else "") for row in rows]
     colours = [OURS if row["impl"] == "covidjax" else THEIRS for row in rows]

@@ -51,8 +51,8 @@ def _points(axes: Any, records: Sequence[Record], places: Sequence[float], name:
     """Medians with the span from p10 to p90; our own carry their number."""
     heights = [record["time_ratio_vs_none"] for record in records]
     spans = [
-        [h - r["time_ratio_p10"] for h, r in zip(heights, records, strict=True)],
-        [r["time_ratio_p90"] - h for h, r in zip(heights, records, strict=True)],
+        [max(h - r["time_ratio_p10"], 0.0) for h, r in zip(heights, records, strict=True)],
+        [max(r["time_ratio_p90"] - h, 0.0) for h, r in zip(heights, records, strict=True)],
     ]
     ours = name == "covidjax"
     color, marker = (MEASURED, "o") if ours else PEERS.get(name, OTHER_PEER)

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import jax
+
 from covidjax.errors import Interrupted, UserError
+from covidjax.process import cache_dir, keep_memory, processor_name
 
 STOPPED_BY_SIGTERM = 143
 STOPPED_BY_SIGPIPE = 141
@@ -89,3 +92,15 @@ def fail(message: str) -> None:
     """Prints one line on standard error and ends with status 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def prepare_process(precision: str) -> str:
+    """Settings of the whole process, before the first array is made; returns what became of the allocator.
+
+    Compiled programs are kept in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.
+    """
+    if precision == "float64":
+        jax.config.update("jax_enable_x64", True)
+    if getattr(jax.config, "jax_compilation_cache_dir") is None:  # noqa: B009 (the type checker does not know it)
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir("") / "programs" / processor_name()))
+    return keep_memory()

@@ -1,12 +1,11 @@
-"""Settings of a whole process: the allocator, the folder of caches, the kind of processor."""
+"""Facts and settings of a process: allocator, folder of caches, processor, revision. No framework is imported here."""
 
 import ctypes
 import hashlib
 import os
 import platform
+import subprocess
 from pathlib import Path
-
-import jax
 
 # glibc's malloc.h: parameter numbers of mallopt. Without these XLA:CPU faults its buffers in again at every step.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
@@ -46,13 +45,15 @@ def cache_dir(configured: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "covidjax"
 
 
-def prepare_process(precision: str) -> str:
-    """Settings of the whole process, before the first array is made; returns what became of the allocator.
+def git_revision() -> str:
+    """The revision of the source, with '+changes' where files differ from it; 'unknown' outside a checkout."""
+    folder = Path(__file__).parent
 
-    Compiled programs are kept in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.
-    """
-    if precision == "float64":
-        jax.config.update("jax_enable_x64", True)
-    if getattr(jax.config, "jax_compilation_cache_dir") is None:  # noqa: B009 (the type checker does not know it)
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir("") / "programs" / processor_name()))
-    return keep_memory()
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from covidjax import command
 from covidjax import config as configs
+from covidjax.command import prepare_process
 from covidjax.data import sources
-from covidjax.process import prepare_process
 from covidjax.runs import evaluate
 
 

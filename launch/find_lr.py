@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from covidjax import command
+from covidjax.command import prepare_process
 from covidjax.config.flags import parse_with_config
-from covidjax.process import prepare_process
 from covidjax.runs import find_lr
 
 

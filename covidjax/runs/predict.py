@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from covidjax import config as configs
+from covidjax.command import prepare_process
 from covidjax.console import Progress
 from covidjax.data.picture import SUFFIXES, BadImageError, ImageSpec, network_pixels, open_picture, own_pixels
 from covidjax.errors import UserError
 from covidjax.evaluate import tiles
 from covidjax.evaluate.network import inference
 from covidjax.evaluate.tiles import Tiling
-from covidjax.process import prepare_process
 from covidjax.runs.ensemble import Mixture, load_network
 from covidjax.tasks import pictures
 from covidjax.tasks.base import Predicted, Prediction, Request

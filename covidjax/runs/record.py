@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from covidjax import config as configs
 from covidjax import files
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError
+from covidjax.process import git_revision
 from covidjax.tasks.base import Task
 from covidjax.train.setup import Job
 from covidjax.weights import inputs
@@ -163,17 +163,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed as a package"
     return found
-
-
-def git_revision() -> str:
-    """The revision of the source, with '+changes' where files differ from it; 'unknown' outside a checkout."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

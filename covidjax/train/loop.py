@@ -79,13 +79,13 @@ def train_phase(
 ) -> tuple[TrainState, RunProgress]:
     """The steps that are left of one phase."""
     job, recipe, config = loop.job, loop.job.recipes[phase.index], loop.job.config
-    size, every = loop.compiling.steps_per_call(phase), config.evaluate_every_steps
+    usual, size, every = loop.compiling.wait(phase), loop.compiling.steps_per_call(phase), config.evaluate_every_steps
     forward = make_forward(recipe.model, recipe.preprocessing, job.mesh, inputs.start)
     loop.lines.restart(progress.step)
     began, began_step, shown = time.monotonic(), progress.step, time.monotonic()
     span = (progress.step, phase.last_step)
     for count, arguments in inputs.calls(job.mesh, config.parallel, config.seed, config.batch_size, span, size, every):
-        program = loop.compiling.wait(phase, counted=count != size)
+        program = usual if count == size else loop.compiling.wait(phase, counted=True)
         state = program.call(state, *arguments)
         parallel.throttle(state, job.mesh)
         progress = dataclasses.replace(progress, step=progress.step + count)

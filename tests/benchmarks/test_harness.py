@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,9 @@ def test_missing_packages_are_named_with_the_remedy(monkeypatch: pytest.MonkeyPa
 def test_impossible_protocols_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"--{next(iter(fields))} is 0"):
         check_protocol(Protocol(**fields))
+
+
+def test_what_every_worker_imports_is_no_framework() -> None:
+    """JAX in the process of a peer would share its threads and count in its memory."""
+    code = "import sys, benchmarks.worker, benchmarks.harness; assert not {'jax', 'torch', 'keras'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

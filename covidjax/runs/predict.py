@@ -19,9 +19,9 @@ from covidjax.console import Progress
 from covidjax.data.picture import SUFFIXES, BadImageError, ImageSpec, network_pixels, open_picture, own_pixels
 from covidjax.errors import UserError
 from covidjax.evaluate import tiles
+from covidjax.evaluate.members import Mixture, load_network
 from covidjax.evaluate.network import inference
 from covidjax.evaluate.tiles import Tiling
-from covidjax.runs.ensemble import Mixture, load_network
 from covidjax.tasks import pictures
 from covidjax.tasks.base import Predicted, Prediction, Request
 from covidjax.weights.workdir import Trained, Which

@@ -25,6 +25,7 @@ from covidjax.train import features
 from covidjax.train.features import Caching
 from covidjax.train.phases import Phase, enter_phase, initial_state, make_phases, phase_at
 from covidjax.train.state import TrainState
+from covidjax.train.statistics import check_batch_statistics
 from covidjax.train.step import Recipe
 from covidjax.weights.start import InitialVariables, initial_variables
 
@@ -125,6 +126,10 @@ def prepare(config: ConfigDict) -> Job:
     begin = initial_variables(config, model, train_split.images.shape[1:])
     phases = make_phases(config, epoch_steps)
     recipes = tuple(make_recipe(config, phase, model, begin, train_split, epoch_steps) for phase in phases)
+    sharing = config.batch_size // config.accumulation_steps // (1 if config.sync_batch_norm else mesh.size)
+    for recipe in recipes:
+        together = jax.ShapeDtypeStruct((sharing, *train_split.images.shape[1:]), train_split.images.dtype)
+        check_batch_statistics(recipe, begin.variables, together)
     caching = tuple(
         features.decide(
             recipe,

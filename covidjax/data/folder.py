@@ -18,8 +18,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from covidjax.data.examples import SPLITS
+from covidjax.data.formats.read import SUFFIXES
 from covidjax.data.listing import ImageFiles, Row, choose_split, some_of
-from covidjax.data.picture import SUFFIXES
 from covidjax.errors import UserError
 
 CLASS_COLUMNS: tuple[str, ...] = ("file", "label", "patient", "split", "fold")

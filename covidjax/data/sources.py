@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from covidjax.data import folder, phantom
-from covidjax.data.datasets import import_with_extra
 from covidjax.data.decode import decode
 from covidjax.data.examples import SPLITS, Examples
+from covidjax.data.extra import import_with_extra
 from covidjax.data.listing import ImageFiles
 from covidjax.data.order import oversampled
 from covidjax.errors import UserError

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from covidjax.console import Progress
 from covidjax.data.datasets.records import Listing, Record
 from covidjax.data.decode import in_parallel
-from covidjax.data.picture import BadImageError
+from covidjax.data.formats.base import BadImageError
 from covidjax.data.splits import draw_folds, draw_splits, hold_out_eighth
 from covidjax.errors import UserError
 

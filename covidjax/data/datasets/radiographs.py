@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.records import Content, Listing, Record
 from covidjax.data.datasets.stored import image_in_dicom
-from covidjax.data.picture import SUFFIXES
+from covidjax.data.formats.read import SUFFIXES
 from covidjax.data.splits import balanced_subset
 
 COHEN = "covid-chestxray-dataset"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from covidjax.data.datasets.stored import stored, stored_pair
-from covidjax.data.picture import SUFFIXES
+from covidjax.data.formats.read import SUFFIXES
 
 Content = Path | Callable[[], bytes]
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")

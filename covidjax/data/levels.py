@@ -139,5 +139,6 @@ def _shades(picture: Picture, window: str) -> np.ndarray:
         return 1 - picture.shades if picture.white_is_zero else picture.shades
     else:
         low, high = picture.black_white or (0, 2**picture.bits - 1)
-    shades = np.clip((picture.samples.astype(np.float64) - low) / (high - low or 1), 0, 1)
+    values = picture.samples.astype(np.float64)
+    shades = np.clip((values - low) / (high - low), 0, 1) if high != low else (values > low).astype(np.float64)
     return 1 - shades if picture.white_is_zero else shades

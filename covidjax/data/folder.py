@@ -21,6 +21,7 @@ from covidjax.data.examples import SPLITS
 from covidjax.data.listing import ImageFiles, Row, choose_split, some_of
 from covidjax.data.picture import SUFFIXES
 from covidjax.errors import UserError
+from covidjax.process import path_of
 
 CLASS_COLUMNS: tuple[str, ...] = ("file", "label", "patient", "split", "fold")
 PAIR_COLUMNS = ("file", "patient", "split")
@@ -40,7 +41,7 @@ def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
     `dataset.fold` alone. The choice of the split: `covidjax.data.listing.choose_split`; without any split all pairs are
     train. Reads `dataset.{root, fold, mask_classes}`. Raises UserError for a wrong layout or table.
     """
-    root = Path(dataset.root).expanduser()
+    root = path_of(dataset.root)
     rows, place, ignored = (_scan_pairs if masks else _scan_classes)(root)
     kind = "images, or masks without one," if masks else "images by their ending or place"
     notes = [f"{len(ignored)} entries are no {kind} and were ignored: {some_of(ignored)}"] if ignored else []

@@ -11,7 +11,7 @@ from tests.commands import call, images_of, refusal, write_images
 
 
 def test_a_run_below_a_folder_of_odd_characters_is_trained_evaluated_and_used(tmp_path: Path, config: str) -> None:
-    odd = tmp_path / "it's [cxr] {a,b} *?~#50% \"q\" ü"
+    odd = tmp_path / 'it\'s [cxr] {a,b} *?~#50% "q" ü'
     root, workdir, cache = write_images(odd / "images [1]"), odd / "run [1]", odd / "cache*"
     here = [*images_of(root), f"--config.dataset.cache_dir={cache}"]
     assert call(train.main, config, f"--workdir={workdir}", *here) == 0

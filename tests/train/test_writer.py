@@ -53,4 +53,6 @@ def test_curves_are_the_same_after_any_history_of_starts_within_a_second_and_wit
         reached = first + draw.randint(0, 4)
         write(tmp_path, first, range(first + 1, reached + 1))
         assert curves_of_tensorboard(tmp_path) == curves_of_metrics(tmp_path)
-    assert reached > 5
+    write(tmp_path, reached, range(reached + 1, reached + 6))
+    assert curves_of_tensorboard(tmp_path) == curves_of_metrics(tmp_path)
+    assert len(curves_of_tensorboard(tmp_path)["val/loss"]) == reached + 5

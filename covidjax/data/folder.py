@@ -22,6 +22,7 @@ from covidjax.data.picture import SUFFIXES
 from covidjax.data.table import table_rows
 from covidjax.data.walk import Walk, by_folder, masks_among, split_folders, walk
 from covidjax.errors import UserError, some_of
+from covidjax.process import path_of
 
 CLASS_COLUMNS: tuple[str, ...] = ("file", "label", "patient", "split", "fold")
 PAIR_COLUMNS = ("file", "patient", "split")
@@ -37,7 +38,7 @@ def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
     `covidjax.data.listing.choose_split`; without any split all pairs are train. Reads `dataset.{root, fold,
     mask_classes}`. Raises UserError for a wrong layout or table.
     """
-    root = Path(dataset.root).expanduser()
+    root = path_of(dataset.root)
     layout = PAIR_LAYOUT if masks else CLASS_LAYOUT
     if not root.is_dir():
         raise UserError(f"{root} does not exist or is no folder; {layout}")

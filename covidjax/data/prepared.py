@@ -51,7 +51,7 @@ def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
                 name, patient = _text(record, "id") or f"{part}/{index}", _text(record, "patient")
                 names = [name, f"{name} (mask)"]
                 places |= {name: (source, index, key) for name, key in zip(names, keys, strict=False)}
-                label, mask = ("", names[1]) if masks else (classes[int(record["label"])], None)
+                label, mask = ("", (names[1],)) if masks else (classes[int(record["label"])], None)
                 own = "val" if record.get("held_out") else part
                 rows.append(Row(name, own, label, patient or name, int(record.get("fold", -1)), mask))
                 known = known and bool(patient)

@@ -22,7 +22,7 @@ from covidjax.data.formats.base import BadImageError
 from covidjax.data.listing import ImageFiles, Row
 from covidjax.data.picture import ImageSpec, decode_image, decode_pair
 from covidjax.data.store import ArrayStore
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 from covidjax.process import cache_dir
 
 FORMAT_VERSION = 1  # of fingerprints, which run.json holds
@@ -57,7 +57,7 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
     if bad and (len(bad) == len(files.rows) or not dataset.skip_bad):
         raise _bad_files(files, bad)
     if bad:
-        dropped = "; ".join(f"{name} ({reason})" for name, reason in sorted(bad.items()))
+        dropped = some_of((f"{name} ({reason})" for name, reason in sorted(bad.items())), "; ")
         notes.append(f"{files.split}: {len(bad)} bad files were dropped: {dropped}")
     good = _without(files, bad)
     names, labels, patients, content = good.names, good.labels, good.patients, [digests[name] for name in good.names]
@@ -107,6 +107,12 @@ def _decoded(
                 arrays[0][row], arrays[1][row], remarks = decode_pair(
                     contents[0], contents[1], parts[1], len(files.classes), spec
                 )
+                for content, name in zip(contents[2:], parts[2:], strict=True):  # further masks of the same image
+                    np.maximum(
+                        arrays[1][row],
+                        decode_pair(contents[0], content, name, len(files.classes), spec)[1],
+                        out=arrays[1][row],
+                    )
             else:
                 arrays[0][row], remarks = decode_image(contents[0], spec)
         except BadImageError as error:
@@ -150,10 +156,7 @@ def remark_notes(remarks: Mapping[str, Sequence[str]]) -> list[str]:
     for name, own in sorted(remarks.items()):
         for remark in own:
             named.setdefault(remark, []).append(name)
-    return [
-        f"{len(names)} images {remark}: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
-        for remark, names in named.items()
-    ]
+    return [f"{len(names)} images {remark}: {some_of(names)}" for remark, names in named.items()]
 
 
 def _without(files: ImageFiles, bad: dict[str, str]) -> ImageFiles:
@@ -161,8 +164,8 @@ def _without(files: ImageFiles, bad: dict[str, str]) -> ImageFiles:
 
 
 def _parts(row: Row) -> tuple[str, ...]:
-    """The names of an image and, where there are masks, of its mask."""
-    return (row.name,) if row.mask is None else (row.name, row.mask)
+    """The names of an image and, where there are masks, of its masks."""
+    return (row.name, *(row.masks or ()))
 
 
 def _fingerprint(value: object) -> str:
@@ -192,7 +195,7 @@ def _digest_files(files: ImageFiles) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _bad_files(files: ImageFiles, bad: dict[str, str]) -> UserError:
-    listed = "; ".join(f"{files.root / name} ({reason})" for name, reason in sorted(bad.items()))
+    listed = some_of((f"{files.root / name} ({reason})" for name, reason in sorted(bad.items())), "; ")
     advice = "mend or remove them, or set dataset.skip_bad=true to drop them"
     if len(bad) == len(files.rows):
         advice = "no good file is left: check dataset.root"

@@ -264,10 +264,43 @@ def test_full_folder_of_masks_is_left_alone(unet: Trained, images: Path, tmp_pat
     assert contents(tmp_path) == before
 
 
-def test_images_whose_masks_would_have_one_name_are_refused(unet: Trained, images: Path, tmp_path: Path) -> None:
+def test_every_image_has_a_mask_of_its_own(unet: Trained, images: Path, tmp_path: Path) -> None:
     write_image(images / "a.bmp", seed=0)
-    with pytest.raises(UserError, match=r"the same name: a.bmp, a.png; rename some"):
-        predict.predict(unet, predict.list_images(images), tmp_path / "p.csv")
+    predict.predict(unet, predict.list_images(images), tmp_path / "p.csv")
+    masks = [row["mask"] for row in read_table(tmp_path / "p.csv")]
+    assert len(set(masks)) == len(list((tmp_path / "p_masks").iterdir())) == len(SIZES) + 1
+    assert all((tmp_path / mask).is_file() for mask in masks)
+
+
+def test_linked_folders_are_predicted_and_pipes_masks_and_loops_are_named(images: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "store" / "f.png", seed=0)
+    (images / "hospital").symlink_to(tmp_path / "store")
+    (images / "deep" / "loop").symlink_to(images)
+    os.mkfifo(images / "pipe.png")
+    write_image(images / "a_mask.png", seed=0)
+    found = predict.list_images(images)
+    assert found.names == tuple(sorted((*SIZES, "hospital/f.png")))
+    told = "; ".join(found.notes)
+    for part in (
+        ": 1, deep/loop",
+        ": 1, pipe.png",
+        ": 1, .hidden.png",
+        "1 files are masks of images, and were left out",
+    ):
+        assert part in told
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_names_that_are_no_utf8_are_escaped_in_the_table(
+    classifier: Trained, unet: Trained, images: Path, tmp_path: Path, task: str
+) -> None:
+    (images / "a.png").rename(images / os.fsdecode(b"r\xf6ntgen.png"))
+    trained = unet if task == "segmentation" else classifier
+    predict.predict(trained, predict.list_images(images), tmp_path / "p.csv")
+    assert [row["file"] for row in read_table(tmp_path / "p.csv")] == sorted({*SIZES, "r\\xf6ntgen.png"} - {"a.png"})
+    single = predict.list_images(images / os.fsdecode(b"r\xf6ntgen.png"))
+    predict.predict(trained, single, tmp_path / "single.csv")
+    assert [row["file"] for row in read_table(tmp_path / "single.csv")] == ["r\\xf6ntgen.png"]
 
 
 def test_volumes_are_those_of_the_areas(unet: Trained, images: Path, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
         fingerprint=_fingerprint([FORMAT_VERSION, settings, names, labels, files.classes, patients, content]),
         notes=(*files.notes, *notes),
         masks=arrays[1][: len(names)] if files.with_masks else None,
+        digests=tuple(digest.partition(" ")[0] for digest in content),
     )
 
 

@@ -9,6 +9,7 @@ from typing import NoReturn
 from benchmarks.case import IMPLEMENTATIONS, missing
 from benchmarks.harness import Protocol, check_protocol
 from covidjax.errors import UserError
+from covidjax.process import path_of
 
 CEILINGS = ("matmul_jax", "matmul_torch")
 INTERRUPTED = 130
@@ -36,9 +37,9 @@ def add_protocol(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of the cores' time; samples during which others used more are dropped",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the records")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="the records, under the command as a comment")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="a chart")
+    parser.add_argument("--json", type=path_of, metavar="FILE", help="the records")
+    parser.add_argument("--csv", type=path_of, metavar="FILE", help="the records, under the command as a comment")
+    parser.add_argument("--plot", type=path_of, metavar="FILE.png", help="a chart")
 
 
 def protocol(flags: argparse.Namespace) -> Protocol:

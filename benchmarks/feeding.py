@@ -20,6 +20,7 @@ from covidjax.data.picture import ImageSpec, decode_image
 from covidjax.errors import UserError
 from covidjax.freeze import flops
 from covidjax.mesh import divide, replicated
+from covidjax.process import path_of
 from covidjax.train import features, parallel
 from covidjax.train.compiling import Compiling
 from covidjax.train.features import PrefixFeatures
@@ -87,7 +88,7 @@ class Loop:
             PrefixFeatures(features.feature_store(job.config.dataset.cache_dir), job.mesh, programs),
         )
         if source == "stream_files":
-            files = Files(Path(job.config.dataset.root).expanduser(), job.train_split.names, job.config.dataset)
+            files = Files(path_of(job.config.dataset.root), job.train_split.names, job.config.dataset)
             feed = dataclasses.replace(feed, views=({**feed.views[0], "image": files},))
         table = describe_freeze(job, phase)
         self._compiling = Compiling(job, programs, [table["step_flops"]])
@@ -152,4 +153,4 @@ class Files:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """rows: [batch] int -> [batch, height, width, channels] uint8, read and decoded now."""
-        return np.stack([decode_image(Path(path).read_bytes(), self._spec) for path in self._paths[rows]])
+        return np.stack([decode_image(Path(path).read_bytes(), self._spec)[0] for path in self._paths[rows]])

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import charts, command, environment, harness, operations, records, work
 from benchmarks.case import Case, missing, offers
 from covidjax.errors import UserError
+from covidjax.process import path_of
 
 PEERS = ("flax", "keras", "torch", "torch_compile")
 PRECISIONS = ("float32", "bfloat16")
@@ -56,7 +57,7 @@ def parse(arguments: list[str]) -> "command.argparse.Namespace":
     add("--ops", type=command.listed, default=("auto",), help=f"of {', '.join(OPS)}: covidjax's operations; a list")
     add("--width", type=int, default=0, help="features of the first stage of cnn and unet; 0: the model's own")
     add("--peers", type=command.listed, help=f"a list, or '' for none; without it {', '.join(PEERS)}, if installed")
-    add("--profile", type=Path, metavar="DIR", help="leave a trace of each, and print the ten dearest operations")
+    add("--profile", type=path_of, metavar="DIR", help="leave a trace of each, and print the ten dearest operations")
     command.add_protocol(parser)
     flags = parser.parse_args(arguments)
     for name, values, allowed in (("precision", flags.precision, PRECISIONS), ("ops", flags.ops, OPS)):

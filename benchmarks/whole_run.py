@@ -20,6 +20,7 @@ from benchmarks import command
 from benchmarks.environment import describe
 from covidjax import files
 from covidjax.errors import UserError
+from covidjax.process import path_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,8 +28,8 @@ ROOT = Path(__file__).parents[1]
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, runs both, prints the times and the ratio."""
     parser = command.Parser(prog="benchmarks/whole_run.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--root", required=True, type=Path)
-    parser.add_argument("--json", type=Path, help="where the record goes")
+    parser.add_argument("--root", required=True, type=path_of)
+    parser.add_argument("--json", type=path_of, help="where the record goes")
     for name, default in (("epochs", 12), ("batch_size", 8), ("image_size", 224)):
         parser.add_argument(f"--{name}", type=int, default=default)
     flags = parser.parse_args(arguments)

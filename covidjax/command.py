@@ -1,6 +1,7 @@
 """What every command in `launch/` shares: its arguments, and errors for the person at the keyboard."""
 
 import argparse
+import io
 import math
 import os
 import sys
@@ -70,7 +71,13 @@ def spacing(text: str) -> tuple[float, ...]:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command: one line and exit status 2 for a mistake, no traceback."""
+    """Runs a command: one line and exit status 2 for a mistake, no traceback.
+
+    What the encoding of the terminal cannot show, such as a name in another script, is escaped.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:])
     except UserError as error:

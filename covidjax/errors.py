@@ -1,5 +1,9 @@
 """The exceptions that a command ends with in one line: what a person can mend, and a run that was stopped."""
 
+from collections.abc import Iterable
+
+SHOWN = 10  # names in an error or a note; of the others it says how many there are
+
 
 class UserError(Exception):
     """A mistake in a config, a path, a data file or a checkpoint.
@@ -11,3 +15,9 @@ class UserError(Exception):
 
 class Interrupted(Exception):
     """A run that saved where it stands and ended because SIGTERM asked for it; the message is one line."""
+
+
+def some_of(names: Iterable[object], between: str = ", ") -> str:
+    """The first ten names and how many more there are, for an error or a note."""
+    texts = [str(name) for name in names]
+    return between.join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")

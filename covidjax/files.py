@@ -8,30 +8,62 @@ import json
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from covidjax.errors import UserError
 
+MOST_BYTES = 200  # of a name that is made up here: file systems allow 255, and temporary names are longer
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: controls, halves of characters, separators of lines
+
+
+def printable(name: str) -> str:
+    """A name that every text can hold and that has one spelling: UTF-8, composed (NFC), in one line.
+
+    Bytes that are no UTF-8, which Python holds as surrogates, and control characters become escapes that are seen.
+    """
+    if name.isascii() and name.isprintable():
+        return name
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in UNPRINTABLE else char
+        for char in unicodedata.normalize("NFC", text)
+    )
+
+
+def shortened(name: str, most: int = MOST_BYTES) -> str:
+    """The name itself or, where it has more bytes than `most`, its beginning and a digest of the whole."""
+    content = name.encode("utf-8", "surrogateescape")
+    if len(content) <= most:
+        return name
+    ending = f"-{hashlib.sha256(content).hexdigest()[:12]}"
+    return content[: most - len(ending)].decode("utf-8", "ignore") + ending
+
+
+def temporary(path: Path) -> Path:
+    """Where this process writes what becomes `path` in one move."""
+    return path.with_name(f".{shortened(path.name)}.{os.getpid()}.tmp")
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes to a temporary name in the same folder, then renames. Raises UserError where that is not possible."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    part = temporary(path)
     try:
-        with temporary.open("wb") as file:
+        with part.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(part, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}: free space or choose another folder") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of text in UTF-8."""
-    write_bytes(path, text.encode())
+    """`write_bytes` of text in UTF-8; what UTF-8 cannot hold, such as bytes in the name of a folder, is escaped."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_csv(path: Path, header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> None:
@@ -73,14 +105,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} is there already: remove it or choose another name")
     missing = [folder for folder in path.parents if not folder.exists()]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    part = temporary(path)
     try:
         _remove_abandoned(path)
-        temporary.mkdir(parents=True)
-        yield temporary
-        os.replace(temporary, path)
+        part.mkdir(parents=True)
+        yield part
+        os.replace(part, path)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
         for folder in missing:
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -92,7 +124,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def _remove_abandoned(path: Path) -> None:
     """Removes the temporary folders of `path` whose processes are gone."""
     for found in path.parent.iterdir() if path.parent.is_dir() else ():
-        match = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.tmp", found.name)
+        match = re.fullmatch(rf"\.{re.escape(shortened(path.name))}\.(\d{{1,9}})\.tmp", found.name)
         if match and not _is_alive(int(match[1])):
             shutil.rmtree(found, ignore_errors=True)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 
 LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
 Weights = tuple[float, ...] | None
@@ -247,3 +247,12 @@ def loss_function(
     if name == "tversky":
         options["beta"] = float(loss_config.tversky_beta)
     return functools.partial(losses[name], **options)
+
+
+def weight_notes(loss: LossFunction, classes: Sequence[str]) -> list[str]:
+    """A note on the class weights that `loss_function` was given, with their classes; none where there are none."""
+    weights = getattr(loss, "keywords", {}).get("class_weights")
+    if weights is None:
+        return []
+    pairs = zip(classes, weights, strict=True)
+    return ["class weights: " + some_of(f"{name} {weight:.4g}" for name, weight in pairs)]

@@ -5,7 +5,10 @@ import hashlib
 import os
 import platform
 import subprocess
+import tempfile
 from pathlib import Path
+
+from covidjax.errors import UserError
 
 # glibc's malloc.h: parameter numbers of mallopt. Without these XLA:CPU faults its buffers in again at every step.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
@@ -38,11 +41,28 @@ def processor_name() -> str:
     return hashlib.sha256("".join([platform.machine(), *described]).encode()).hexdigest()[:16]
 
 
+def path_of(text: str | os.PathLike[str]) -> Path:
+    """The path that a flag or a key of the config names: `~` and `~user` stand for home folders.
+
+    Raises UserError where there is no such home, and for a name that is not UTF-8, which no text file could hold.
+    """
+    try:
+        os.fspath(text).encode()
+        return Path(text).expanduser()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{os.fspath(text)!a} is not a name in UTF-8: rename the folder or the file") from error
+    except RuntimeError as error:
+        raise UserError(f"{text}: there is no home folder {Path(text).parts[0]}: write ./{text} for a name") from error
+
+
 def cache_dir(configured: str) -> Path:
-    """The folder that a config names, else the user's cache folder."""
+    """The folder that a config names, else the user's cache folder; a process without a home has one in /tmp."""
     if configured:
-        return Path(configured).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "covidjax"
+        return path_of(configured)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "covidjax"
+    except RuntimeError:  # neither HOME nor an entry of the user
+        return Path(tempfile.gettempdir()) / f"covidjax-{os.getuid()}"
 
 
 def git_revision() -> str:

@@ -5,10 +5,10 @@ python launch/convert.py --list
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from covidjax import command
 from covidjax.errors import UserError
+from covidjax.process import path_of
 from covidjax.weights import catalog
 from covidjax.weights.convert import convert
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, converts, says what went into the file."""
     parser = command.Parser(prog="launch/convert.py", description=__doc__.splitlines()[0])
     parser.add_argument("--pretrained", help="an id of --list, a .safetensors, .pth, .h5 or .weights.h5, or a workdir")
-    parser.add_argument("--output", type=Path, metavar="FILE.safetensors")
+    parser.add_argument("--output", type=path_of, metavar="FILE.safetensors")
     parser.add_argument("--list", action="store_true", help="the known ids, with licence, preprocessing and checksum")
     flags = parser.parse_args(arguments)
     if flags.list:

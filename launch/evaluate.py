@@ -4,19 +4,19 @@ python launch/evaluate.py --workdir=runs/quickstart --split=test [--checkpoint=b
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from covidjax import command
 from covidjax import config as configs
 from covidjax.command import prepare_process
 from covidjax.data import sources
+from covidjax.process import path_of
 from covidjax.runs import evaluate
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, evaluates, writes the report anew."""
     parser = command.Parser(prog="launch/evaluate.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of a run of launch/train.py")
+    parser.add_argument("--workdir", required=True, type=path_of, help="folder of a run of launch/train.py")
     parser.add_argument("--split", required=True, choices=sources.SPLITS)
     parser.add_argument("--checkpoint", default="best", type=command.which, help=command.WHICH)
     parser.add_argument("--hausdorff", action="store_true", help="of masks: distances of borders as well")

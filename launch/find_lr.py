@@ -7,18 +7,18 @@ Writes lr_finder.png and lr_finder.json. What is trained meanwhile is thrown awa
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from covidjax import command
 from covidjax.command import prepare_process
 from covidjax.config.flags import parse_with_config
+from covidjax.process import path_of
 from covidjax.runs import find_lr
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, sweeps, writes the curve, prints the suggestion and how to use it."""
     parser = command.Parser(prog="launch/find_lr.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of the results, made if missing")
+    parser.add_argument("--workdir", required=True, type=path_of, help="folder of the results, made if missing")
     parser.add_argument("--start", type=float, default=1e-7, help="the lowest rate (default 1e-7)")
     parser.add_argument("--end", type=float, default=10.0, help="the highest rate (default 10)")
     parser.add_argument("--steps", type=int, default=100, help="mini-batches from the one to the other (default 100)")

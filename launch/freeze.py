@@ -4,11 +4,11 @@ python launch/freeze.py --config=configs/cxr3.py:resnet18 [--strategies=none,unt
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from covidjax import command
 from covidjax.command import prepare_process
 from covidjax.config.flags import parse_with_config
+from covidjax.process import path_of
 from covidjax.runs import freeze
 
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--strategies", default="all", help="all (default), or names of config.freeze between commas")
     parser.add_argument("--classes", type=int, help="number of classes; default: counted in the data set's folders")
     parser.add_argument("--images", type=int, help="training images of an epoch; default: counted like the classes")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=path_of, metavar="FILE")
     if any(argument.split("=")[0] == "--classes" for argument in arguments):
         arguments = [*arguments, "--config.dataset.root=(not read)"]
     flags, config = parse_with_config(parser, arguments)

@@ -7,19 +7,19 @@ python launch/predict.py --workdir=runs/quickstart --images=DIR --output=predict
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from covidjax import command
+from covidjax.process import path_of
 from covidjax.runs import predict
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, predicts, says what was written."""
     parser = command.Parser(prog="launch/predict.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of a run of launch/train.py")
-    parser.add_argument("--images", required=True, type=Path, help="an image, or a folder of images")
-    parser.add_argument("--output", required=True, type=Path, help="the table, such as predictions.csv")
-    parser.add_argument("--overlays", type=Path, help="folder for each image beside the image with its mask")
+    parser.add_argument("--workdir", required=True, type=path_of, help="folder of a run of launch/train.py")
+    parser.add_argument("--images", required=True, type=path_of, help="an image, or a folder of images")
+    parser.add_argument("--output", required=True, type=path_of, help="the table, such as predictions.csv")
+    parser.add_argument("--overlays", type=path_of, help="folder for each image beside the image with its mask")
     parser.add_argument("--checkpoint", default="best", type=command.which, help=command.WHICH)
     parser.add_argument("--tile", type=int, help="take images at their own size, in tiles of this many pixels")
     parser.add_argument("--overlap", type=int, help="pixels that tiles share (default: a quarter of a tile)")

@@ -7,20 +7,20 @@ python launch/prepare.py --list
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from covidjax import command
 from covidjax.data.datasets import BUILDERS
 from covidjax.data.datasets.prepare import describe, prepare
 from covidjax.errors import UserError
+from covidjax.process import path_of
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, prepares the set, says how a config names it."""
     parser = command.Parser(prog="launch/prepare.py", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", metavar="NAME[/VARIANT]", help="a name of --list")
-    parser.add_argument("--manual_dir", type=Path, help="the folder with the files, as --list says; it is only read")
-    parser.add_argument("--data_dir", type=Path, help="the folder of prepared sets")
+    parser.add_argument("--manual_dir", type=path_of, help="the folder with the files, as --list says; it is only read")
+    parser.add_argument("--data_dir", type=path_of, help="the folder of prepared sets")
     parser.add_argument("--list", action="store_true", help="the data sets, and what to put into --manual_dir for each")
     flags = parser.parse_args(arguments)
     if flags.list:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("give --dataset=NAME --manual_dir=DIR --data_dir=DIR, or --list")
     former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(command.STOPPED_BY_SIGTERM))
     try:
-        folder = prepare(flags.dataset, flags.manual_dir.expanduser(), flags.data_dir.expanduser())
+        folder = prepare(flags.dataset, flags.manual_dir, flags.data_dir)
     finally:
         signal.signal(signal.SIGTERM, former)
     print(f"train from it with --config.dataset.name=tfds --config.dataset.root={folder}")

@@ -8,11 +8,11 @@ be added to it. --test reads the test split for the chosen strategy alone.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from covidjax import command
 from covidjax.command import prepare_process
 from covidjax.config.flags import parse_with_config
+from covidjax.process import path_of
 from covidjax.study import run as study
 from covidjax.study.plan import Study
 
@@ -20,7 +20,7 @@ from covidjax.study.plan import Study
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, runs what is not finished, writes study.csv and study.html."""
     parser = command.Parser(prog="launch/study.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of the study, made if missing")
+    parser.add_argument("--workdir", required=True, type=path_of, help="folder of the study, made if missing")
     parser.add_argument(
         "--strategies", required=True, type=command.names, help="values of config.freeze: none,backbone,..."
     )

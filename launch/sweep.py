@@ -5,18 +5,18 @@ python launch/sweep.py --config=configs/X.py --workdir=DIR --learning_rates=1e-4
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from covidjax import command
 from covidjax.command import prepare_process
 from covidjax.config.flags import parse_with_config
+from covidjax.process import path_of
 from covidjax.runs import sweep
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, trains the heads, writes sweep.csv and sweep.json, prints the best."""
     parser = command.Parser(prog="launch/sweep.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of the results, made if missing")
+    parser.add_argument("--workdir", required=True, type=path_of, help="folder of the results, made if missing")
     parser.add_argument("--learning_rates", default="", help="such as 1e-4,1e-3; default: that of the config")
     parser.add_argument("--weight_decays", default="", help="such as 0,0.05; default: that of the config")
     parser.add_argument("--class_weights", default="", help="none, balanced or both; default: that of the config")

@@ -35,7 +35,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from covidjax.checkpoint import leaves, manifest
+from covidjax.checkpoint import leaves, manifest, stored
 from covidjax.checkpoint.silence import silence_orbax
 from covidjax.errors import UserError
 
@@ -77,7 +77,10 @@ class Checkpoints:
         )
         self._directory = Path(directory).absolute()
         self._sign = 1 if higher_is_better else -1
+        stored.check_path(self._directory)
         self._manager: ocp.CheckpointManager | None = None
+        self._opened = contextlib.ExitStack()  # what the manager's path needs
+        self._proven = False
         self._background = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
         # When the last save began and ended, on the monotonic clock; None while it goes on.
@@ -128,8 +131,9 @@ class Checkpoints:
         progress: anything that JSON can hold; copied here
         metric: what `best_step` goes by
 
-        Waits for the save before this one first. Raises UserError if that one failed, if this one cannot start, or if
-        `step` is not above every finished checkpoint.
+        Waits for the save before this one first. The first one is also read back, see `stored.prove`, before this
+        returns. Raises UserError if either failed, if this one cannot start, or if `step` is not above every finished
+        checkpoint.
         """
         self.wait()
         if (latest := max(self.steps(), default=-1)) >= step:
@@ -145,10 +149,16 @@ class Checkpoints:
         try:
             self._clear_leftovers()
             if self._manager is None:
-                self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+                self._directory.mkdir(parents=True, exist_ok=True)
+                path = self._opened.enter_context(stored.literal(self._directory))
+                self._manager = ocp.CheckpointManager(path, options=self._options)
             metrics = None if finite is None else {"metric": finite}
             if not self._manager.save(step, args=items, metrics=metrics, force=True):  # False: nothing was written
                 raise RuntimeError(f"orbax refused to save checkpoint {step} to {self._directory}")
+            if not self._proven:
+                self._manager.wait_until_finished()
+                stored.prove(self._directory, step, state)
+                self._proven = True
         except Exception as error:
             self._fail(step, error)
         self.last_save = began, None
@@ -232,14 +242,7 @@ class Checkpoints:
     ) -> Restored:
         name = f"checkpoint {step} in {self._directory}"
         leaves.check_fit(name, facts["leaves"], leaves.describe(abstract), partial=partial)
-        target = jax.tree.map(leaves.target, abstract)
-        state_args: ocp.args.CheckpointArgs = ocp.args.StandardRestore(target)
-        if partial:
-            restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-            state_args = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
-        items = ocp.args.Composite(state=state_args, progress=ocp.args.JsonRestore())
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            restored = reader.restore(self._directory / str(step), args=items)
+        restored = stored.read(self._directory, step, abstract, partial=partial)
         return Restored(step, restored.state, restored.progress, tuple(notes))
 
     def _finish(self, manager: ocp.CheckpointManager, step: int, facts: dict[str, Any]) -> None:
@@ -256,6 +259,7 @@ class Checkpoints:
             for finish in (manager.wait_until_finished, manager.close):
                 with contextlib.suppress(Exception):  # orbax raises the error of a save once more for each thread
                     finish()
+        self._opened.close()
 
     def _fail(self, step: int, error: BaseException) -> NoReturn:
         """Clears what the failed save left, since the disk may be full of it, and raises."""

@@ -16,7 +16,7 @@ def silence_orbax() -> None:
     """
     logging.getLogger("absl").addFilter(_is_not_from_orbax)
     logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
-    warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
+    warnings.filterwarnings("ignore", "coroutine '(async_serialize_from_host|Store._get_array_meta)", RuntimeWarning)
     if not isinstance(sys.unraisablehook, _LateWritesDropped):
         sys.unraisablehook = _LateWritesDropped(sys.unraisablehook)
 

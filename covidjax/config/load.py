@@ -1,10 +1,14 @@
 """The config of a run: the defaults, changed by a file and the command line, and its form as JSON."""
 
 import ast
+import contextlib
 import importlib.util
 import json
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,6 +18,9 @@ from covidjax import files
 from covidjax.config.checks import check_value, unknown_key, validate
 from covidjax.config.schema import KEYS
 from covidjax.errors import UserError
+from covidjax.process import path_of
+
+MODULE = "covidjax_run_config"  # what a config is called among the modules while it is loaded
 
 
 def default_config() -> ConfigDict:
@@ -33,16 +40,19 @@ def load(spec: str, overrides: Sequence[str]) -> ConfigDict:
 
     Raises UserError, naming the key, what is allowed and the nearest existing name.
     """
-    path, _, argument = spec.partition(":")
-    if not Path(path).is_file():
+    parts = re.fullmatch(r"(.+?\.py)(?::(.*))?", spec, re.DOTALL)
+    path, argument = parts.groups() if parts else (spec, None)
+    file = path_of(path)
+    if not file.is_file():
         raise UserError(f"--config: there is no file {path!r}: give a config such as configs/quickstart.py")
-    module_spec = importlib.util.spec_from_file_location("covidjax_run_config", path)
+    module_spec = importlib.util.spec_from_file_location(MODULE, file)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"--config: {path!r} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     try:
-        module_spec.loader.exec_module(module)
-        config = module.get_config(argument) if argument else module.get_config()
+        with _importable(module, file.absolute().parent):
+            module_spec.loader.exec_module(module)
+            config = module.get_config(argument) if argument else module.get_config()
     except UserError:
         raise
     except Exception as error:
@@ -57,6 +67,30 @@ def load(spec: str, overrides: Sequence[str]) -> ConfigDict:
         _apply(config, override)
     validate(config)
     return config
+
+
+@contextlib.contextmanager
+def _importable(module: ModuleType, folder: Path) -> Iterator[None]:
+    """Within it a config is a module like others, beside its neighbours; afterwards no other config sees these."""
+    before = set(sys.modules)
+    sys.modules[MODULE] = module  # dataclasses look themselves up there
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        del sys.modules[MODULE]
+        for name in set(sys.modules) - before:
+            top = name.partition(".")[0]
+            places = [getattr(sys.modules[name], "__file__", None), *getattr(sys.modules[name], "__path__", ())]
+            near = (
+                Path(place).is_relative_to(folder / top) or Path(place) == folder / f"{top}.py"
+                for place in places
+                if place
+            )
+            if top not in before and any(near):
+                del sys.modules[name]
 
 
 def from_json(values: dict[str, Any]) -> ConfigDict:

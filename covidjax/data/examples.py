@@ -21,6 +21,7 @@ class Examples:
     notes: sentences for the person who runs this (held-out split, dropped files), printed and recorded
     masks: [n, height, width] uint8 class ids or None; for segmentation `classes` are those of the pixels, with the
         background first, and `labels` are zeros
+    digests: SHA-256 of the bytes of each image: n, or none where the source has no files
     repeats: [n] int32, how often each example counts in an epoch of training; None: once
     """
 
@@ -35,6 +36,7 @@ class Examples:
     notes: tuple[str, ...] = ()
     masks: np.ndarray | None = None
     repeats: np.ndarray | None = None
+    digests: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,218 +1,149 @@
-"""Folders of images, by class or with a mask each; patients, splits and folds in a table if it is there.
+"""Folders of images, by class or with masks; patients, splits and folds in a table if it is there.
 
-By class: `root/train|val|test/<class>/<image>` and `root/folds.csv`. With masks, and `root/splits.csv`:
+By class: `root/train|val|test/<class>/<image>`, also deeper, and `root/folds.csv`. With masks, and `root/splits.csv`:
 
-1. `root/images/<name>.jpg` and `root/masks/<name>.png`
+1. `root/images/<name>.jpg` and `root/masks/<name>.png`, also in folders of the same names below both
 2. the same below `root/train`, `root/val` and `root/test`
 3. `<name>.tif` beside `<name>_mask.tif`, in one folder for each patient (the LGG brain MRI set)
 
 A mask may be called `<name>` or `<name>_mask` in all of them. In the third the folder names the patient.
 """
 
-import collections
-import csv
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from covidjax.data.examples import SPLITS
-from covidjax.data.listing import ImageFiles, Row, choose_split, some_of
-from covidjax.data.picture import SUFFIXES
-from covidjax.errors import UserError
+from covidjax.data import pairs
+from covidjax.data.formats.read import SUFFIXES
+from covidjax.data.listing import ImageFiles, Row, Scan, check_classes, choose_split, class_order
+from covidjax.data.pairs import PAIR_LAYOUT
+from covidjax.data.table import table_rows
+from covidjax.data.walk import Walk, by_folder, masks_among, split_folders, walk
+from covidjax.errors import UserError, some_of
+from covidjax.process import path_of
 
 CLASS_COLUMNS: tuple[str, ...] = ("file", "label", "patient", "split", "fold")
 PAIR_COLUMNS = ("file", "patient", "split")
-MASK = "_mask"
 CLASS_LAYOUT = f"expected layout: root/train|val|test/<class>/<image>, images ending in {' '.join(SUFFIXES)}"
-PAIR_LAYOUT = (
-    "expected layout: root/images/<name>.jpg and root/masks/<name>.png, or both below root/train|val|test, or "
-    "<name>.tif beside <name>_mask.tif in one folder for each patient"
-)
 
 
 def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
     """The files of one split in the order of their names, with patients and classes or masks; opens only the table.
 
-    Classes are the sorted folder names of train or, of masks, `dataset.mask_classes`. Names that begin with a dot are
-    passed over. In splits.csv `file` is below images/ or, in the third layout, below the root; fold is needed for
-    `dataset.fold` alone. The choice of the split: `covidjax.data.listing.choose_split`; without any split all pairs are
-    train. Reads `dataset.{root, fold, mask_classes}`. Raises UserError for a wrong layout or table.
+    Classes are the folder names of train in order (`class_order`) or, of masks, `dataset.mask_classes`. What is not
+    read is noted. In splits.csv `file` is below images/ or, in the third layout, below the root; fold is needed for
+    `dataset.fold` alone, and without the column patient the split is image-level. The choice of the split:
+    `covidjax.data.listing.choose_split`; without any split all pairs are train. Reads `dataset.{root, fold,
+    mask_classes}`. Raises UserError for a wrong layout or table.
     """
-    root = Path(dataset.root).expanduser()
-    rows, place, ignored = (_scan_pairs if masks else _scan_classes)(root)
-    kind = "images, or masks without one," if masks else "images by their ending or place"
-    notes = [f"{len(ignored)} entries are no {kind} and were ignored: {some_of(ignored)}"] if ignored else []
-    table, columns = root / "folds.csv", CLASS_COLUMNS
-    missing = f"{root / split} does not exist; {CLASS_LAYOUT}"
+    root = path_of(dataset.root)
+    layout = PAIR_LAYOUT if masks else CLASS_LAYOUT
+    if not root.is_dir():
+        raise UserError(f"{root} does not exist or is no folder; {layout}")
+    found = walk(root, layout)
+    splits, notes = split_folders(found)
     if masks:
+        scan = pairs.scan(found, splits, joined=len(dataset.mask_classes) == 2)
         table, columns = root / "splits.csv", (*PAIR_COLUMNS, "fold") if dataset.fold != -1 else PAIR_COLUMNS
         missing = f"{root} has no {split} split: add {split} rows to {table}, or a folder {root / split}; {PAIR_LAYOUT}"
-    known = table.exists() or all(row.patient for row in rows)
-    if table.exists():
-        rows = _table_rows(table, columns, place, rows)
-    elif any(row.split for row in rows) and not all(row.split for row in rows):
-        outside = some_of([row.name for row in rows if not row.split])
-        raise UserError(f"{root} has split folders and images outside them: {outside}; move them, or add {table}")
     else:
-        rows = [dataclasses.replace(row, split=row.split or "train") for row in rows]
+        scan = _scan_classes(found, splits)
+        table, columns = root / "folds.csv", CLASS_COLUMNS
+        missing = f"{root / split} does not exist; {CLASS_LAYOUT}"
+    rows, known = list(scan.rows), all(row.patient for row in scan.rows)
+    notes += scan.notes
+    if table.exists():
+        rows, known = table_rows(table, columns, scan.places, rows)
+    elif any(row.split for row in rows) and not all(row.split for row in rows):
+        outside = [row.name for row in rows if not row.split]
+        if "train" in splits:
+            raise UserError(
+                f"{root} has split folders and images outside them: {some_of(outside)}; move them, or add {table}"
+            )
+        notes.append(f"there is no train folder: the images outside split folders are train: {by_folder(outside)}")
+    elif known and masks:
+        patients = class_order(row.patient for row in rows)
+        notes.append(f"each folder is taken for a patient, {len(patients)}: {some_of(patients)}")
+    rows = [dataclasses.replace(row, split=row.split or "train") for row in rows]
     if not known:
         notes.append("no patient ids: the split is image-level")
-    classes = dataset.mask_classes if masks else sorted({row.label for row in rows})
-    files = ImageFiles(root, tuple(rows), tuple(classes), known, tuple(notes))
+    classes = tuple(dataset.mask_classes) if masks else class_order(row.label for row in rows)
+    if not masks:
+        check_classes(classes, root)
+    files = ImageFiles(root, tuple(rows), classes, known, (*notes, *found.notes), paths=found.paths)
     return choose_split(files, split, dataset.fold, table, missing)
 
 
-def _scan_classes(root: Path) -> tuple[list[Row], str, list[str]]:
-    """The images of all splits, in order, how a name in folds.csv becomes a path, and what was ignored."""
-    for path in (root, root / "train"):
-        if not path.is_dir():
-            raise UserError(f"{path} does not exist or is no folder; {CLASS_LAYOUT}")
-    rows: list[Row] = []
-    ignored: list[str] = []
-    empty: list[str] = []
-    classes: dict[str, list[str]] = {}
-    for split in SPLITS:
-        entries = _visible(root / split, CLASS_LAYOUT) if (root / split).is_dir() else []
-        classes[split] = [path.name for path in entries if path.is_dir()]
-        ignored += [f"{split}/{path.name}" for path in entries if not path.is_dir()]
-        for label in classes[split]:
-            files = _visible(root / split / label, CLASS_LAYOUT)
-            images = {path.name for path in files if path.suffix.lower() in SUFFIXES and not path.is_dir()}
-            rows += [Row(f"{split}/{label}/{name}", split, label) for name in sorted(images)]
-            ignored += [f"{split}/{label}/{path.name}" for path in files if path.name not in images]
-            empty += [] if images else [str(root / split / label)]
-    train = classes["train"]
+def _scan_classes(found: Walk, splits: dict[str, str]) -> Scan:
+    """The images of all splits, split by split and class by class."""
+    root = found.root
+    if "train" not in splits:
+        raise UserError(f"{root / 'train'} does not exist or is no folder; {CLASS_LAYOUT}")
+    split_of = {folder: split for split, folder in splits.items()}
+    if twice := [name for name in found.not_entered if name.count("/") == 1 and name.split("/")[0] in split_of]:
+        raise UserError(f"{root}: {some_of(twice)}: links to folders that are read already; a class needs its own")
+    images: dict[tuple[str, str], list[str]] = {
+        (folder, label): []
+        for folder, label, *deeper in (name.split("/") for name in found.folders if "/" in name)
+        if folder in split_of and not deeper
+    }
+    outside = []
+    for name in found.images:
+        own = images.get(tuple(name.split("/")[:2])) if name.count("/") > 1 else None
+        (outside if own is None else own).append(name)
+    labels = {split: [label for own, label in images if own == folder] for split, folder in splits.items()}
+    train = labels["train"]
     if not train:
-        raise UserError(f"{root / 'train'} has no class folders; {CLASS_LAYOUT}")
-    if train == ["images", "masks"]:
+        raise UserError(f"{root / splits['train']} has no class folders; {CLASS_LAYOUT}")
+    if set(map(str.lower, train)) in ({"images", "masks"}, {"image", "mask"}):
         raise UserError(
-            f"{root / 'train'} holds images and their masks, which are no classes: choose a network for segmentation, "
-            "such as config.model.name='unet'"
+            f"{root / splits['train']} holds images and their masks, which are no classes: choose a network for "
+            "segmentation, such as config.model.name='unet'"
         )
-    if empty:
-        raise UserError(f"class folders without images: {', '.join(empty)}; fill or remove them; {CLASS_LAYOUT}")
-    for split in SPLITS[1:]:
-        if unknown := ", ".join(sorted(set(classes[split]) - set(train))):
-            raise UserError(f"{root / split} has classes that train lacks: {unknown}; allowed: {', '.join(train)}")
-    return rows, "{split}/{label}/{file}", ignored
+    masks, rows = _rows(root, splits, labels, images)
+    ignored = [name for name in found.others if name.split("/")[0] in split_of]
+    notes = []
+    if ignored:
+        notes.append(f"{len(ignored)} entries are no images by their ending and were ignored: {some_of(ignored)}")
+    if outside:
+        notes.append(
+            f"{len(outside)} images in no class folder of train, val or test are not read: {by_folder(outside)}"
+        )
+    if masks:
+        notes.append(f"{len(masks)} files are masks of images, and were left out: {some_of(sorted(masks))}")
+
+    def places(record: Mapping[str, str]) -> list[str]:
+        return [f"{splits.get(record['split'], record['split'])}/{record['label']}/{record['file']}"]
+
+    return Scan(rows, places, notes)
 
 
-def _scan_pairs(root: Path) -> tuple[list[Row], str, list[str]]:
-    """All images with their masks, how a name in splits.csv becomes a path, and what was ignored."""
-    if not root.is_dir():
-        raise UserError(f"{root} does not exist or is no folder; {PAIR_LAYOUT}")
-    parts = [split for split in SPLITS if (root / split / "images").is_dir()]
-    if (root / "images").is_dir():
-        folders, place = [("", "images", "masks", "")], "images/{file}"
-    elif parts:
-        folders, place = [(split, f"{split}/images", f"{split}/masks", "") for split in parts], "{split}/images/{file}"
-    else:
-        folders, place = [], "{file}"
-        for path in _folders(root):
-            name = path.relative_to(root).as_posix()
-            first = name.partition("/")[0]
-            split, patient = first if first in SPLITS else "", "" if name in (".", *SPLITS) else path.name
-            folders.append((split, name, name, patient))
-    rows: list[Row] = []
-    ignored: list[str] = []
-    for split, images, masks, patient in folders:
-        if not (root / masks).is_dir():
-            raise UserError(f"{root / masks} does not exist; {PAIR_LAYOUT}")
-        found, others = _match(root, images, masks)
-        rows += [dataclasses.replace(row, split=split, patient=patient) for row in found]
-        ignored += others
-    if not any(row.mask for row in rows):
-        raise UserError(f"{root} has no image with a mask; {PAIR_LAYOUT}")
-    return rows, place, ignored
+def _rows(
+    root: Path, splits: dict[str, str], labels: dict[str, list[str]], images: dict[tuple[str, str], list[str]]
+) -> tuple[set[str], list[Row]]:
+    """The masks among the images of the class folders, and rows of all others.
 
-
-def _folders(folder: Path) -> Iterator[Path]:
-    """A folder and all below it."""
-    yield folder
-    for path in _visible(folder, PAIR_LAYOUT):
-        if path.is_dir():
-            yield from _folders(path)
-
-
-def _match(root: Path, images: str, masks: str) -> tuple[list[Row], list[str]]:
-    """The images of a folder with their masks, and the other files of the two folders, but for tables."""
-    beside = images == masks
-    of_images, of_masks = (
-        [path for path in _visible(root / name, PAIR_LAYOUT) if not path.is_dir()] for name in (images, masks)
-    )
-    candidates: dict[str, list[str]] = collections.defaultdict(list)
-    for path in of_masks:
-        if path.suffix.lower() in SUFFIXES and (not beside or path.stem.endswith(MASK)):
-            candidates[path.stem].append(path.name)
-    pictures = [path for path in of_images if path.suffix.lower() in SUFFIXES]
-    if beside:
-        pictures = [path for path in pictures if not path.stem.endswith(MASK)]
-    twins = collections.Counter(path.stem for path in pictures)
-    rows, used = [], set()
-    for path in pictures:
-        stems = (path.stem + MASK,) if beside else (path.stem, path.stem + MASK)
-        own = [name for stem in stems for name in candidates[stem]]
-        used.update(own)
-        fault = ""
-        if not own:
-            fault = f"it has no mask {_join(masks, stems[0])}.png"
-        elif len(own) > 1:
-            fault = f"it has {len(own)} masks: {', '.join(own)}; keep one"
-        elif twins[path.stem] > 1:
-            fault = f"{twins[path.stem]} images have the name {path.stem}, and one mask"
-        mask = _join(masks, own[0]) if not fault else ""
-        rows.append(Row(_join(images, path.name), "", mask=mask, fault=fault))
-    known = {path.name for path in pictures} | (used if beside else set())
-    ignored = [_join(images, path.name) for path in of_images if path.name not in known and path.suffix != ".csv"]
-    if not beside:
-        ignored += [_join(masks, path.name) for path in of_masks if path.name not in used]
-    return rows, ignored
-
-
-def _join(folder: str, name: str) -> str:
-    return name if folder == "." else f"{folder}/{name}"
-
-
-def _visible(folder: Path, layout: str) -> list[Path]:
-    """The entries of a folder, sorted, without those that begin with a dot. Raises UserError where that fails."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be listed ({error.strerror}); {layout}") from error
-
-
-def _table_rows(table: Path, columns: Sequence[str], place: str, on_disk: Iterable[Row]) -> list[Row]:
-    """The rows of a CSV file, in its order, held against the files that are there.
-
-    columns: patient, split and others that are needed; fold where the rows need one. place: how they make the name of
-    an image, such as '{split}/images/{file}'.
-    Raises UserError where the table cannot be read or lacks a column, for a row without a patient, fold or known split,
-    and, with all names, where table and files differ.
+    Raises UserError for a class folder without images, and for one that train lacks.
     """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{table} lacks the columns {', '.join(missing)}; needed: {', '.join(columns)}")
-            records = [{column: (record[column] or "").strip() for column in columns} for record in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table} cannot be read: {error}; needed: UTF-8 text, {', '.join(columns)}") from error
-    for number, record in enumerate(records, start=2):
-        if not record["patient"] or not record.get("fold", "0").isdecimal():
-            raise UserError(f"{table} line {number}: needs a patient, and a fold that is 0 or a whole number above it")
-        if record["split"] not in SPLITS:
-            raise UserError(f"{table} line {number}: split is {record['split']!r}; allowed: {', '.join(SPLITS)}")
-    names, files = [place.format(**record) for record in records], {row.name: row for row in on_disk}
-    counts = collections.Counter(names)
-    faults = [f"{name} (file, but no row)" for name in sorted(files.keys() - counts.keys())]
-    faults += [f"{name} (row, but no file)" for name in sorted(counts.keys() - files.keys())]
-    faults += [f"{name} ({count} rows)" for name, count in sorted(counts.items()) if count > 1]
-    if faults:
-        raise UserError(f"{table} and the folders disagree on {len(faults)} files: {'; '.join(faults)}; mend either")
-    return [
-        dataclasses.replace(files[name], split=own["split"], patient=own["patient"], fold=int(own.get("fold", -1)))
-        for name, own in zip(names, records, strict=True)
-    ]
+    masks = {
+        f"{folder}/{label}/{name}"
+        for (folder, label), names in images.items()
+        for name in masks_among([name.removeprefix(f"{folder}/{label}/") for name in names])
+    }
+    rows, empty = [], []
+    for split, folder in splits.items():
+        for label in labels[split]:
+            own = [name for name in images[folder, label] if name not in masks]
+            rows += [Row(name, split, label) for name in own]
+            empty += [] if own else [str(root / folder / label)]
+    if empty:
+        raise UserError(f"class folders without images: {some_of(empty)}; fill or remove them; {CLASS_LAYOUT}")
+    for split, own in labels.items():
+        if unknown := set(own) - set(labels["train"]):
+            raise UserError(
+                f"{root / splits[split]} has classes that train lacks: {some_of(sorted(unknown))}; "
+                f"allowed: {', '.join(labels['train'])}"
+            )
+    return masks, rows

@@ -1,21 +1,23 @@
 """The part that all sources of files share: rows of images, and the choice of a split."""
 
+import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from covidjax.data.splits import assign_fold, check_patients_in_one_split, hold_out_eighth
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One image: its path below the root, and what its place and the table say of it.
 
-    mask: the path of its mask, '' where it is missing, None in sources without masks; fault: what is wrong with the
-    pair, told without opening a file.
+    masks: the paths of its masks, which are joined, () where there is none, None in sources without masks; fault: what
+    is wrong with the pair, told without opening a file.
     """
 
     name: str
@@ -23,7 +25,7 @@ class Row:
     label: str = ""
     patient: str = ""
     fold: int = -1
-    mask: str | None = None
+    masks: tuple[str, ...] | None = None
     fault: str = ""
 
 
@@ -36,6 +38,7 @@ class ImageFiles:
     classes: of the images or, where there are masks, of their pixels
     notes: sentences that go to `Examples.notes`
     reader: gives the bytes of a name where names are no files below `root`
+    paths: the files below `root` of names that are not those of their files
     """
 
     root: Path
@@ -45,6 +48,7 @@ class ImageFiles:
     notes: tuple[str, ...] = ()
     reader: Callable[[str], bytes] | None = None
     split: str = ""
+    paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,7 +58,8 @@ class ImageFiles:
     @property
     def labels(self) -> tuple[int, ...]:
         """Indices into `classes`: n, zeros where there are masks."""
-        return tuple(self.classes.index(row.label) if row.label else 0 for row in self.rows)
+        numbers = {name: number for number, name in enumerate(self.classes)} if not self.with_masks else {}
+        return tuple(numbers[row.label] if row.label else 0 for row in self.rows)
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -64,16 +69,56 @@ class ImageFiles:
     @property
     def with_masks(self) -> bool:
         """Whether each image has a mask."""
-        return any(row.mask is not None for row in self.rows)
+        return any(row.masks is not None for row in self.rows)
 
     def read(self, name: str) -> bytes:
         """The bytes of an image or a mask. Raises OSError."""
-        return self.reader(name) if self.reader else (self.root / name).read_bytes()
+        return self.reader(name) if self.reader else (self.root / self.paths.get(name, name)).read_bytes()
 
 
-def some_of(names: Sequence[str]) -> str:
-    """The first five names, for a note."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """Images as their folders tell of them. places: the names that the image of a row of the table may have."""
+
+    rows: Sequence[Row]
+    places: Callable[[Mapping[str, str]], Sequence[str]]
+    notes: Sequence[str]
+
+
+def class_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Classes in the order of their labels: numbers by value (0, 1, 2, 10), also within names (grade2, grade10)."""
+    own = set(names)
+    if all(re.fullmatch(r"[+-]?\d+(\.\d+)?", name) for name in own):
+        return tuple(sorted(own, key=lambda name: (float(name), name)))
+
+    def parts(name: str) -> tuple[list[str | int], str]:
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
+
+    return tuple(sorted(own, key=parts))
+
+
+def check_classes(classes: Sequence[str], where: object) -> None:
+    """Raises UserError for one class only, several findings in a name, and names that differ in case or spaces only."""
+    if len(classes) < 2:
+        raise UserError(f"{where} has one class only, {''.join(classes)}: there is nothing to tell apart; add another")
+    if joined := [name for name in classes if _is_joined(name, set(classes))]:
+        raise UserError(
+            f"{where} has classes that name several findings: {some_of(joined)}; an image has one class here: keep the "
+            "images with one finding, or make one table for each finding, with the labels present and absent"
+        )
+    alike = collections.defaultdict(list)
+    for name in classes:
+        alike["".join(name.casefold().split())].append(name)
+    if twins := [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]:
+        raise UserError(f"{where} has classes that differ in case or spaces only: {some_of(twins)}; write one")
+
+
+def _is_joined(name: str, classes: set[str]) -> bool:
+    """Whether a class is several findings, as in `Effusion|Mass`."""
+    if len(re.findall(r"[^|;]*[^|;\s][^|;]*", name)) > 1:
+        return True
+    parts = [part.strip() for part in re.split(r"[,+&]", name) if part.strip()]
+    return len(parts) > 1 and any(part in classes for part in parts)
 
 
 def choose_split(files: ImageFiles, split: str, fold: int, table: Path, missing: str) -> ImageFiles:
@@ -83,14 +128,14 @@ def choose_split(files: ImageFiles, split: str, fold: int, table: Path, missing:
     known. fold k: see `covidjax.data.splits.assign_fold`, with the rows in their order; it needs a table.
     Raises UserError: `missing`, where there is no such split, and for a patient in two splits.
     """
-    rows, notes, patients = files.rows, list(files.notes), [row.patient for row in files.rows]
+    rows, notes, patients = files.rows, list(files.notes), files.patients
     splits: Sequence[str] = [row.split for row in rows]
-    classes = sorted({row.label for row in rows})
-    labels = [classes.index(row.label) for row in rows]
+    numbers = {label: number for number, label in enumerate(sorted({row.label for row in rows}))}
+    labels = [numbers[row.label] for row in rows]
     if fold != -1:
         if not table.exists():
             raise UserError(f"dataset.fold is {fold}, but {table} does not exist: add it, or set it to -1")
-        splits = assign_fold([row.fold for row in rows], fold, labels, patients)
+        splits = assign_fold([row.fold for row in rows], fold, labels, patients if files.patients_known else None)
     elif split not in splits and split != "val":
         raise UserError(missing)
     elif "val" not in splits and split != "test":

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from covidjax.data.listing import ImageFiles, Row, choose_split
 from covidjax.errors import UserError
+from covidjax.process import path_of
 
 INFO = "dataset_info.json"
 HOW = "launch/prepare.py writes such folders: DATA_DIR/NAME/VERSION, or DATA_DIR/NAME/VARIANT/VERSION"
@@ -25,7 +26,7 @@ def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
     Reads `dataset.{root, fold, mask_classes}`. Raises UserError for a folder that is no prepared set, for a damaged
     one, and for one without labels or masks, as asked for.
     """
-    root = find(Path(dataset.root).expanduser())
+    root = find(path_of(dataset.root))
     with _damage_named(root):
         builder = tfds.builder_from_directory(root)
         metadata = root / "metadata.json"
@@ -50,7 +51,7 @@ def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
                 name, patient = _text(record, "id") or f"{part}/{index}", _text(record, "patient")
                 names = [name, f"{name} (mask)"]
                 places |= {name: (source, index, key) for name, key in zip(names, keys, strict=False)}
-                label, mask = ("", names[1]) if masks else (classes[int(record["label"])], None)
+                label, mask = ("", (names[1],)) if masks else (classes[int(record["label"])], None)
                 own = "val" if record.get("held_out") else part
                 rows.append(Row(name, own, label, patient or name, int(record.get("fold", -1)), mask))
                 known = known and bool(patient)

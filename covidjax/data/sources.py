@@ -1,17 +1,21 @@
 """A split of the data set that a config names."""
 
 import dataclasses
+import hashlib
+import os
 from typing import Any
 
 import numpy as np
 
+from covidjax.console import Progress
 from covidjax.data import folder, phantom
-from covidjax.data.datasets import import_with_extra
-from covidjax.data.decode import decode
+from covidjax.data.copies import Seen, copies, seen
+from covidjax.data.decode import decode, in_parallel
 from covidjax.data.examples import SPLITS, Examples
-from covidjax.data.listing import ImageFiles
+from covidjax.data.extra import import_with_extra
+from covidjax.data.listing import ImageFiles, check_classes
 from covidjax.data.order import oversampled
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 
 NAMES = ("phantom", "folder", "tfds")  # of config.dataset.name
 
@@ -38,8 +42,8 @@ def load(dataset: Any, split: str, *, masks: bool = False) -> Examples:
         if masks:
             examples = _look_at_masks(examples, dataset.root)
         counts = np.bincount(examples.labels, minlength=len(examples.classes))
-        if dataset.name == "folder" and split == "train" and not masks and not counts.all():
-            missing = ", ".join(examples.classes[label] for label in np.flatnonzero(counts == 0))
+        if split == "train" and not masks and not counts.all():
+            missing = some_of(examples.classes[label] for label in np.flatnonzero(counts == 0))
             raise UserError(f"no good training image is left in class {missing}: mend its files")
     return oversampled(examples, dataset.oversample) if split == "train" else examples
 
@@ -52,7 +56,10 @@ def listed(dataset: Any, split: str, *, masks: bool = False) -> ImageFiles:
     if dataset.name == "folder":
         return folder.list_files(dataset, split, masks)
     if dataset.name == "tfds":  # whose import takes a second: other sources do not wait for it
-        return import_with_extra("covidjax.data.prepared").list_files(dataset, split, masks)
+        files: ImageFiles = import_with_extra("covidjax.data.prepared").list_files(dataset, split, masks)
+        if not masks:
+            check_classes(files.classes, dataset.root)
+        return files
     raise UserError(f"the classes of config.dataset.name {dataset.name!r} are not known without reading it")
 
 
@@ -69,3 +76,46 @@ def _look_at_masks(examples: Examples, root: str) -> Examples:
         names = ", ".join(examples.classes[index] for index in np.flatnonzero(unseen) if index)
         notes.append(f"no training mask has a pixel of {names}: what is not seen is not learnt")
     return dataclasses.replace(examples, notes=tuple(notes))
+
+
+def copies_elsewhere(dataset: Any, examples: Examples) -> list[str]:
+    """Notes on images of a split that are in others too. The test split is read for itself only.
+
+    Of the other splits the files of a size that an image of this one has are read.
+    """
+    own = seen(examples)
+    if not own or dataset.name != "folder":
+        return []
+    masks = examples.masks is not None
+    try:
+        others = {
+            split: listed(dataset, split, masks=masks) for split in SPLITS if split == examples.split or split != "test"
+        }
+    except UserError as error:
+        return [f"copies in other splits were not looked for: {error}"]
+    this = others.pop(examples.split)
+    names = set(examples.names)
+    sizes = {_size(this, name) for name in this.names if name in names}
+    digests = {one.digest for one in own}
+    found = list(own)
+    for split, files in others.items():
+        rows = [row for row in files.rows if _size(files, row.name) in sizes]
+
+        def digest(index: int, files: ImageFiles = files, rows: list = rows) -> str:
+            try:
+                return hashlib.sha256(files.read(rows[index].name)).hexdigest()
+            except OSError:
+                return ""
+
+        progress = Progress(f"{split}: looking for copies", len(rows), patience=5)
+        for row, value in zip(rows, in_parallel(digest, len(rows), progress), strict=True):
+            if value in digests:
+                found.append(Seen(value, row.name, split, row.label))
+    return copies(found)
+
+
+def _size(files: ImageFiles, name: str) -> int:
+    try:
+        return os.stat(files.root / files.paths.get(name, name)).st_size
+    except OSError:
+        return -1

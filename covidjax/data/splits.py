@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from covidjax.data.examples import Examples
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 
 HELD_OUT_PARTS = 8
 NUM_FOLDS = 5
@@ -39,10 +39,13 @@ def hold_out_eighth(
     return held_out
 
 
-def assign_fold(folds: Sequence[int], fold: int, labels: Sequence[int], patients: Sequence[str]) -> tuple[str, ...]:
+def assign_fold(
+    folds: Sequence[int], fold: int, labels: Sequence[int], patients: Sequence[str] | None
+) -> tuple[str, ...]:
     """The split of every image for one round of cross-validation.
 
-    'test' is fold `fold`, 'val' one patient-grouped eighth of the rest (see `hold_out_eighth`), 'train' the others.
+    'test' is fold `fold`, 'val' an eighth of the rest, grouped by patient where they are known (see `hold_out_eighth`),
+    'train' the others.
     All arguments but `fold` have one entry per image; so has the result. Raises UserError for a fold that is not there.
     """
     available = sorted(set(folds))
@@ -119,10 +122,9 @@ def check_patients_in_one_split(splits: Sequence[str], patients: Sequence[str]) 
         by_split.setdefault(split, set()).add(patient)
     for first, second in itertools.combinations(sorted(by_split), 2):
         if shared := by_split[first] & by_split[second]:
-            shown = ", ".join(sorted(shared)[:10]) + (", ..." if len(shared) > 10 else "")
             raise UserError(
-                f"{len(shared)} patients are in both {first} and {second}: {shown}; each patient may be in one split "
-                "only: move all images of a patient to one split"
+                f"{len(shared)} patients are in both {first} and {second}: {some_of(sorted(shared))}; each patient may "
+                "be in one split only: move all images of a patient to one split"
             )
 
 

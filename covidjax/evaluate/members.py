@@ -14,6 +14,7 @@ from covidjax import files, models, tasks
 from covidjax.errors import UserError
 from covidjax.evaluate.network import inference
 from covidjax.models import mixture
+from covidjax.process import path_of
 from covidjax.tasks.base import Task
 from covidjax.weights.workdir import Trained, Which, load_trained
 
@@ -87,7 +88,7 @@ def load_members(workdirs: Sequence[str], checkpoints: Iterable[Which], precisio
     Raises UserError where there are fewer than two, one twice, or one that is no trained classifier; where they know
     different classes; and for a member of double precision in an ensemble that is not.
     """
-    paths = [Path(workdir) for workdir in workdirs]
+    paths = [path_of(workdir) for workdir in workdirs]
     if len(paths) < 2:
         raise UserError(
             f"config.ensemble.members names {len(paths)} workdirs: an ensemble has two or more, "

@@ -1,8 +1,9 @@
 """What the evaluation of masks leaves in a workdir: predicted masks as PNG and a table of their figures.
 
-`masks_<split>/<stem>.png` holds the class ids at the size that the network sees; <stem> is that of the image's name.
+`masks_<split>/<stem>.png` holds the class ids at the size that the network sees; the table has the file of each.
 """
 
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,24 @@ from covidjax.errors import UserError
 
 
 def mask_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The file name of the mask of each image: its stem, or its whole path where two images have the same stem."""
-    stems = [PurePosixPath(name).stem for name in names]
-    twins = Counter(stems)
-    return tuple(
-        f"{stem if twins[stem] == 1 else str(PurePosixPath(name).with_suffix('')).replace('/', '_')}.png"
-        for name, stem in zip(names, stems, strict=True)
+    """The file name of the mask of each image: no two are the same, also where capitals do not count.
+
+    Its stem or, where two images have the same one, its whole path; where these are the same too, with a digest of the
+    name. Long ones are shortened.
+    """
+    forms = (
+        lambda name: PurePosixPath(name).stem,
+        lambda name: str(PurePosixPath(name).with_suffix("")).replace("/", "_"),
+        lambda name: f"{PurePosixPath(name).stem[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}",
     )
+    found = [files.shortened(forms[0](name)) for name in names]
+    for form in forms[1:]:
+        twins = Counter(stem.casefold() for stem in found)
+        found = [
+            stem if twins[stem.casefold()] == 1 else files.shortened(form(name))
+            for name, stem in zip(names, found, strict=True)
+        ]
+    return tuple(f"{stem}.png" for stem in found)
 
 
 def write_masks(folder: Path, names: Sequence[str], masks: np.ndarray) -> None:
@@ -47,14 +59,20 @@ def read_mask(path: Path) -> np.ndarray:
 def write_predictions(path: Path, per_image: Sequence[Mapping[str, Any]]) -> None:
     """Writes predictions_<split>.csv: a row for each image of `segmentation_metrics.report_from_counts`.
 
-    Its columns are file, patient, dice and iou, the means over all classes but the background, and for each of these
-    dice_, iou_, true_pixels_ and predicted_pixels_<class>. Raises UserError where the file cannot be written.
+    Its columns are file, mask (of `write_masks`), patient, dice and iou, the means over all classes but the background,
+    and for each of these dice_, iou_, true_pixels_ and predicted_pixels_<class>. Raises UserError where the file cannot
+    be written.
     """
-    means, figures = ("file", "patient", "dice", "iou"), ("dice", "iou", "true_pixels", "predicted_pixels")
+    means, figures = ("patient", "dice", "iou"), ("dice", "iou", "true_pixels", "predicted_pixels")
     classes = list(per_image[0]["per_class"])
-    header = [*means, *(f"{figure}_{name}" for name in classes for figure in figures)]
+    header = ["file", "mask", *means, *(f"{figure}_{name}" for name in classes for figure in figures)]
     rows = (
-        [*(image[key] for key in means), *(image["per_class"][name][figure] for name in classes for figure in figures)]
-        for image in per_image
+        [
+            image["file"],
+            mask,
+            *(image[key] for key in means),
+            *(image["per_class"][name][figure] for name in classes for figure in figures),
+        ]
+        for image, mask in zip(per_image, mask_names([image["file"] for image in per_image]), strict=True)
     )
     files.write_csv(path, header, rows)

@@ -151,12 +151,13 @@ def _data(run: Run) -> dict[str, Any]:
         for of_class, count in split.get("classes", {}).items():
             counts.setdefault(of_class, {"class": of_class, **dict.fromkeys(data, 0)})[name] = count
     placements = [split["note"] for split in data.values() if split.get("note")]
+    evaluations = [note for evaluation in run.evaluations.values() for note in evaluation.get("notes", [])]
     return {
         "rows": rows,
         "counts": list(counts.values()),
         "count_columns": [(name, name, "integer") for name in data],
         "reads": run.run.get("test_reads", []),
-        "notes": dict.fromkeys([*placements, *run.run.get("notes", [])]),
+        "notes": dict.fromkeys([*placements, *run.run.get("notes", []), *evaluations]),
     }
 
 

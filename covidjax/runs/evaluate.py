@@ -1,5 +1,6 @@
 """Evaluation of a finished run on a split, with the record of every reading of the test split."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def evaluate_run(workdir: Path, split: str, which: Which, *, hausdorff: bool = F
     run = record.begin_reading(workdir, split)
     examples = sources.load(config.dataset, split, masks=task.masks)
     record.end_reading(workdir, run, examples, task)
+    copies = sources.copies_elsewhere(config.dataset, examples)
+    examples = dataclasses.replace(examples, notes=(*examples.notes, *copies))
     result = evaluate_split(workdir, trained, examples, hausdorff=hausdorff)
     shown = {split: examples}
     if split != "val" and (workdir / "predictions_val.csv").exists():
@@ -46,6 +49,7 @@ def describe(workdir: Path, split: str, result: dict[str, Any]) -> Iterator[str]
     """The lines that tell what `evaluate_run` gave: of labels or of masks, and of a mixture also of its members."""
     origin = f"checkpoint of step {result['checkpoint']['step']}" if "checkpoint" in result else "mixture of networks"
     yield f"{split}: {result['num_examples']} examples, {origin}"
+    yield from result.get("notes", ())
     config = configs.of_workdir(workdir)
     yield from tasks.of(config.model.name, config.loss.name).summary(result)
     for member, paired in zip(result.get("members", ()), result.get("comparison", ()), strict=True):

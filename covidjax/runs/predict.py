@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,18 @@ from PIL import Image
 from covidjax import config as configs
 from covidjax.command import prepare_process
 from covidjax.console import Progress
-from covidjax.data.picture import SUFFIXES, BadImageError, ImageSpec, network_pixels, open_picture, own_pixels
-from covidjax.errors import UserError
+from covidjax.data.decode import remark_notes
+from covidjax.data.formats.base import BadImageError
+from covidjax.data.formats.base import Picture as Opened
+from covidjax.data.formats.read import SUFFIXES, open_picture
+from covidjax.data.picture import ImageSpec, network_pixels, own_pixels
+from covidjax.data.walk import masks_among, walk
+from covidjax.errors import UserError, some_of
 from covidjax.evaluate import tiles
 from covidjax.evaluate.members import Mixture, load_network
 from covidjax.evaluate.network import inference
 from covidjax.evaluate.tiles import Tiling
+from covidjax.files import printable
 from covidjax.tasks import pictures
 from covidjax.tasks.base import Predicted, Prediction, Request
 from covidjax.weights.workdir import Trained, Which
@@ -31,11 +37,20 @@ OVERLAY_SIDE = 1024  # longest side of an image in an overlay, which is for look
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Images to predict: `names` below the folder `root`, sorted; `ignored`: how many other files lie there."""
+    """Images to predict: `names` below the folder `root`, sorted; `ignored`: how many other files lie there.
+
+    paths: the files of names that are not those of their files; notes: what was passed over.
+    """
 
     root: Path
     names: tuple[str, ...]
     ignored: int
+    paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an image. Raises OSError."""
+        return (self.root / self.paths.get(name, name)).read_bytes()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,35 +58,36 @@ class Picture:
     """One decoded image.
 
     pixels: [height, width, channels] uint8 as the network takes them; size: width and height of the file's picture;
-    shown: the picture for an overlay, [height, width, 3] uint8, if one was asked for.
+    shown: the picture for an overlay, [height, width, 3] uint8, if one was asked for; remarks: what its user has to
+    know of it.
     """
 
     name: str
     pixels: np.ndarray
     size: tuple[int, int]
     shown: np.ndarray | None
+    remarks: tuple[str, ...]
 
 
 def list_images(path: Path) -> Sources:
-    """One image file, or all of a folder and the folders in it; names that begin with a dot are passed over.
+    """One image file, or all of a folder and the folders in it, linked ones too, but for the masks among them.
 
     Raises UserError where there is none.
     """
     if path.is_file():
-        return Sources(path.parent, (path.name,), 0)
+        name = printable(path.name)
+        return Sources(path.parent, (name,), 0, paths={name: path.name})
     if not path.is_dir():
         raise UserError(f"--images: there is no {path}: give an image file or a folder of images")
-    found: list[str] = []
-    ignored = 0
-    for folder, subfolders, names in os.walk(path):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        visible = [name for name in names if not name.startswith(".")]
-        images = [name for name in visible if Path(name).suffix.lower() in SUFFIXES]
-        found += [(Path(folder) / name).relative_to(path).as_posix() for name in images]
-        ignored += len(visible) - len(images)
-    if not found:
+    found = walk(path)
+    masks = masks_among(found.images)
+    notes = list(found.notes)
+    if masks:
+        notes.append(f"{len(masks)} files are masks of images, and were left out: {some_of(sorted(masks))}")
+    if not found.images:
         raise UserError(f"--images: {path} holds no image: allowed are files ending in {' '.join(SUFFIXES)}")
-    return Sources(path, tuple(sorted(found)), ignored)
+    names = tuple(sorted(set(found.images) - masks))
+    return Sources(path, names, len(found.others), found.paths, tuple(notes))
 
 
 def run(
@@ -104,7 +120,7 @@ def run(
         print(f"taken at their own size: {trained_at}, and is at a loss where things are of another size in pixels")
     counts = ", ".join(f"{name} {count}" for name, count in found.counts.items())
     written = [f"{title}: {path}" for title, path in found.files.items()]
-    print(*found.notes, f"{found.counted}: {counts}", *written, sep="\n")
+    print(*sources.notes, *found.notes, f"{found.counted}: {counts}", *written, sep="\n")
     print("Research use only - not for clinical decisions.")
 
 
@@ -140,7 +156,16 @@ def predict(
         found = _answers(trained, sources, shown=overlays_folder is not None)
     else:
         found = _tiled_answers(trained, sources, tiling, shown=overlays_folder is not None)
-    return trained.task.write_predictions(found, sources.names, trained.classes, request)
+    remarks: dict[str, tuple[str, ...]] = {}
+
+    def noted() -> Iterator[Prediction]:
+        for one in found:
+            if one.remarks:
+                remarks[one.name] = one.remarks
+            yield one
+
+    written = trained.task.write_predictions(noted(), sources.names, trained.classes, request)
+    return dataclasses.replace(written, notes=(*written.notes, *remark_notes(remarks)))
 
 
 def _answers(trained: Trained, sources: Sources, *, shown: bool = False) -> Iterator[Prediction]:
@@ -150,7 +175,7 @@ def _answers(trained: Trained, sources: Sources, *, shown: bool = False) -> Iter
     for batch in _pictures(sources, config, config.batch_size, shown=shown):
         logits = _finite(run(np.stack([picture.pixels for picture in batch])), trained)
         for picture, answer in zip(batch, trained.task.answer(logits, config.loss), strict=True):
-            yield Prediction(picture.name, picture.size, answer, picture.shown)
+            yield Prediction(picture.name, picture.size, answer, picture.shown, picture.remarks)
 
 
 def _tiled_answers(trained: Trained, sources: Sources, tiling: Tiling, *, shown: bool) -> Iterator[Prediction]:
@@ -159,7 +184,7 @@ def _tiled_answers(trained: Trained, sources: Sources, tiling: Tiling, *, shown:
     for (picture,) in _pictures(sources, trained.config, 1, shown=shown, own_size=True):
         bands = tiles.blended_logits(lambda tile: run(tile[None])[0], picture.pixels, tiling)
         parts = [trained.task.answer(_finite(band, trained), trained.config.loss) for band in bands]
-        yield Prediction(picture.name, picture.size, np.concatenate(parts), picture.shown)
+        yield Prediction(picture.name, picture.size, np.concatenate(parts), picture.shown, picture.remarks)
 
 
 def _mixed(mixture: Mixture, sources: Sources) -> Iterator[Prediction]:
@@ -183,7 +208,7 @@ def _pictures(
 
     After a bad file the rest is read for other bad ones only. Raises UserError with all of them in the end.
     """
-    read = partial(_read, sources.root, dataset=config.dataset, shown=shown, own_size=own_size)
+    read = partial(_read, sources, dataset=config.dataset, shown=shown, own_size=own_size)
     bad: dict[str, str] = {}
     progress = Progress("predicting", len(sources.names), patience=2)
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -196,28 +221,27 @@ def _pictures(
                 yield [result for result in results if isinstance(result, Picture)]
             progress.show(start + len(names))
     if bad:
-        listed = "; ".join(f"{sources.root / name} ({reason})" for name, reason in bad.items())
+        listed = some_of((f"{sources.root / name} ({reason})" for name, reason in bad.items()), "; ")
         raise UserError(
             f"{len(bad)} of {len(sources.names)} images are bad: {listed}; mend or remove them: nothing was written"
         )
 
 
-def _read(root: Path, name: str, *, dataset: ConfigDict, shown: bool, own_size: bool) -> Picture | str:
+def _read(sources: Sources, name: str, *, dataset: ConfigDict, shown: bool, own_size: bool) -> Picture | str:
     """The decoded image, or why it is bad."""
     try:
-        image = open_picture((root / name).read_bytes())
+        image = open_picture(sources.read(name))
+        pixels, remarks = network_pixels(image, ImageSpec.of(dataset))
         if own_size:
-            pixels = own_pixels(image, dataset.channels, dataset.enhancement)
-        else:
-            pixels = network_pixels(image, ImageSpec.of(dataset))
-        return Picture(name, pixels, image.size, _thumbnail(image) if shown else None)
+            pixels = own_pixels(image, dataset.channels, dataset.enhancement, dataset.window)
+        return Picture(name, pixels, image.size, _thumbnail(image, dataset.window) if shown else None, remarks)
     except BadImageError as error:
         return str(error)
     except OSError as error:
         return error.strerror or type(error).__name__
 
 
-def _thumbnail(image: Image.Image) -> np.ndarray:
-    picture = Image.fromarray(pictures.as_rgb(own_pixels(image, 3)))
+def _thumbnail(image: Opened, window: str) -> np.ndarray:
+    picture = Image.fromarray(pictures.as_rgb(own_pixels(image, 3, window=window)))
     picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
     return np.asarray(picture)

@@ -1,6 +1,5 @@
 """One class for each pixel of an image."""
 
-import collections
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -126,7 +125,7 @@ class Segmentation(Task):
         folder = request.table.with_name(f"{request.table.stem}_masks")
         if request.overlays is not None and request.overlays.resolve() == folder.resolve():
             raise UserError(f"--overlays: {request.overlays} is where the masks go: choose another folder")
-        file_names = _file_names(names)
+        file_names = dict(zip(names, mask_files.mask_names(names), strict=True))
         if request.spacing is not None:
             volumes.check_spacing(request.spacing)
         slices: list[Slice] = []
@@ -157,16 +156,6 @@ class Segmentation(Task):
         notes = ("what lies outside the centre square was not seen, and is background in the masks",)
         unseen = request.crop == "center" and not request.tiled
         return Predicted(len(rows), "images in which a class was found", counts, written, notes if unseen else ())
-
-
-def _file_names(names: Sequence[str]) -> dict[str, str]:
-    """The file of the mask of each image."""
-    masks = mask_files.mask_names(names)
-    twins = {name for name, count in collections.Counter(masks).items() if count > 1}
-    if twins:
-        listed = [image for image, name in zip(names, masks, strict=True) if name in twins]
-        raise UserError(f"masks of these images would have the same name: {', '.join(listed)}; rename some of them")
-    return dict(zip(names, masks, strict=True))
 
 
 def _overlay(one: Prediction, mask: np.ndarray, classes: Sequence[str]) -> Image.Image:

@@ -9,8 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from covidjax import files
-from covidjax.data.listing import some_of
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 from covidjax.tasks.base import RESEARCH_USE
 
 LUNG = "lung"

@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 from covidjax import models, optim, tasks
 from covidjax.data import sources, splits
 from covidjax.data.augment import Augmentation
+from covidjax.data.copies import copies, seen
 from covidjax.data.examples import Examples
 from covidjax.data.order import steps_per_epoch
 from covidjax.data.resident import choose_placement
 from covidjax.errors import UserError
 from covidjax.freeze.table import freeze_table
-from covidjax.losses import LossFunction
+from covidjax.losses import LossFunction, weight_notes
 from covidjax.mesh import make_mesh, replicated
 from covidjax.models.layers import Staged
 from covidjax.ops.choose import choose
@@ -148,7 +149,17 @@ def prepare(config: ConfigDict) -> Job:
         dataclasses.replace(recipe, cached=bool(each.placement)) for recipe, each in zip(recipes, caching, strict=True)
     )
     notes = tuple(
-        dict.fromkeys((*train_split.notes, *val_split.notes, placement["note"], operations.note, *begin.notes))
+        dict.fromkeys(
+            (
+                *train_split.notes,
+                *val_split.notes,
+                *copies([*seen(train_split), *seen(val_split)]),
+                *weight_notes(recipes[0].loss, train_split.classes),
+                placement["note"],
+                operations.note,
+                *begin.notes,
+            )
+        )
     )
     return Job(
         config,

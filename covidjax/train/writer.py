@@ -33,11 +33,12 @@ class MetricsWriter:
         kept = [line for line in read_records(self._path) if line["step"] <= first_step]
         files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         # Written here and now: tensorboard's own writer has a thread, which prints its errors on standard error.
-        self._events_path = workdir / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._events_path = _next_events(workdir)
         with _written(self._events_path):
             self._events = RecordWriter(self._events_path.open("ab"))
         self._add_event(file_version="brain.Event:2")
-        self._add_event(step=first_step, session_log=SessionLog(status=SessionLog.START))
+        # TensorBoard forgets what it has read of this step and later ones.
+        self._add_event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, record: dict[str, Any]) -> None:
         """record: `step`, `epoch`, `phase`, `split` and figures; one that is not finite is written as null."""
@@ -68,6 +69,13 @@ class MetricsWriter:
     ) -> None:
         with contextlib.suppress(OSError):  # of what was flushed nothing is left to write
             self._events.close()
+
+
+def _next_events(workdir: Path) -> Path:
+    """The path of a new event file. TensorBoard reads them in the order of their names, whatever the clock said."""
+    known = [path.name.split(".")[3] for path in workdir.glob("events.out.tfevents.*")]
+    stamp = max([int(time.time()), *(int(text) + 1 for text in known if text.isdecimal())])
+    return workdir / f"events.out.tfevents.{stamp}.{socket.gethostname()}.{os.getpid()}"
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from covidjax import models
 from covidjax.errors import UserError
 from covidjax.files import digest, write_bytes
 from covidjax.models.preprocessing import Preprocessing
+from covidjax.process import path_of
 from covidjax.weights import catalog, files, inputs
 from covidjax.weights.load import HEADS, LoadReport, arrange, match
 from covidjax.weights.start import entries, fetch_source, read_run, replaceable, source_format
@@ -27,7 +28,7 @@ def convert(pretrained: str, output: Path) -> tuple[dict[str, str], LoadReport]:
     """
     if output.suffix != ".safetensors":
         raise UserError(f"--output is {str(output)!r}: allowed is a name that ends in .safetensors")
-    path = Path(pretrained)
+    path = path_of(pretrained)
     if pretrained in catalog.CATALOG:
         source = catalog.CATALOG[pretrained]
         fetched = fetch_source(source)
@@ -35,9 +36,8 @@ def convert(pretrained: str, output: Path) -> tuple[dict[str, str], LoadReport]:
         tensors = files.read(fetched.path)
         origin = {"source_sha256": fetched.sha256, "revision": fetched.revision, "license": source.license}
     elif path.is_dir():
-        config = configs.of_workdir(inputs.split_checkpoint(path)[0])
-        model = config.model
-        preprocessing = inputs.of_run(model, config.dataset.channels, config.pretrained, config.preprocessing).network
+        workdir = inputs.split_checkpoint(path)[0]
+        model, preprocessing = configs.of_workdir(workdir).model, inputs.recorded(workdir)
         tensors, checkpoint = read_run(path)
         origin = {"checkpoint": checkpoint}
     else:

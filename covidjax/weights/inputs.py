@@ -9,6 +9,7 @@ from covidjax.errors import UserError
 from covidjax.files import read_json
 from covidjax.models.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocessing, folded, fresh, unit
 from covidjax.models.resnet import PREACTIVATED
+from covidjax.process import path_of
 from covidjax.weights import catalog, files
 
 
@@ -45,7 +46,7 @@ def of_weights(pretrained: str, model_name: str, channels: int) -> Preprocessing
         return fresh(channels)
     if pretrained in catalog.CATALOG:
         return catalog.CATALOG[pretrained].preprocessing
-    path = Path(pretrained).expanduser()
+    path = path_of(pretrained)
     return recorded(split_checkpoint(path)[0]) if path.is_dir() else of_file(path, model_name)
 
 

@@ -14,7 +14,7 @@ from covidjax import models
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing, fold_kernel
-from covidjax.process import cache_dir
+from covidjax.process import cache_dir, path_of
 from covidjax.weights import catalog, files, inputs, keras, torchvision
 from covidjax.weights.catalog import Source
 from covidjax.weights.fetch import Fetched, fetch
@@ -108,7 +108,7 @@ def _obtain(name: str, model: Any, configured_cache: str) -> tuple[dict[str, np.
         fetched = fetch_source(source, configured_cache)
         revision = f", revision {fetched.revision}" if fetched.revision else ""
         return files.read(fetched.path), f"{name} ({source.license}{revision}, SHA-256 {fetched.sha256})"
-    path = Path(name).expanduser()
+    path = path_of(name)
     if path.is_dir():
         return read_run(path)
     return files.read(path), name

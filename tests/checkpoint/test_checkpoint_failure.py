@@ -177,19 +177,21 @@ def test_manifest_that_cannot_be_written_leaves_the_step_unfinished(
 
 def test_failed_last_save_is_raised_at_the_end_but_hides_no_other_error(tmp_path: Path) -> None:
     with (
-        pytest.raises(UserError, match=r"cannot write checkpoint 1 to .*: training starts from the beginning"),
+        pytest.raises(UserError, match=r"cannot write checkpoint 2 to .*: training resumes from 1"),
         file_size_limit(),
         open_checkpoints(tmp_path / "a") as checkpoints,
     ):
-        checkpoints.save(1, noise(), {}, None)
+        checkpoints.save(1, zeros(), {}, None)
+        checkpoints.save(2, noise(), {}, None)
     with (
         pytest.raises(ZeroDivisionError) as error,
         file_size_limit(),
         open_checkpoints(tmp_path / "b") as checkpoints,
     ):
-        checkpoints.save(1, noise(), {}, None)
+        checkpoints.save(1, zeros(), {}, None)
+        checkpoints.save(2, noise(), {}, None)
         raise ZeroDivisionError
-    assert "cannot write checkpoint 1 to" in error.value.__notes__[0]
+    assert "cannot write checkpoint 2 to" in error.value.__notes__[0]
 
 
 def test_directory_that_cannot_be_made_is_reported(tmp_path: Path) -> None:

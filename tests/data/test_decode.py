@@ -20,6 +20,9 @@ from covidjax.data.picture import ImageSpec, decode_image
 from covidjax.errors import UserError
 from tests.data.images import dataset_config, encoded, gray, noise
 
+FIRST_TEN = ", ".join(f"a/{index:03}.png" for index in range(10))
+FLAT = f"train: {{}} images come out in one level of brightness: {FIRST_TEN} and 40 more"
+
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., tuple[ImageFiles, ConfigDict]]:
@@ -45,7 +48,7 @@ def pairs(tmp_path: Path) -> ImageFiles:
     for folder in ("images", "masks"):
         (tmp_path / "root" / folder).mkdir(parents=True)
     for index in range(5):
-        rows.append(Row(f"images/{index}.png", "train", mask=f"masks/{index}.png"))
+        rows.append(Row(f"images/{index}.png", "train", masks=(f"masks/{index}.png",)))
         for folder, levels in (("images", 256), ("masks", 2)):
             pixels = generator.integers(0, levels, (8, 8), np.uint8)
             (tmp_path / "root" / folder / f"{index}.png").write_bytes(encoded(Image.fromarray(pixels)))
@@ -57,7 +60,7 @@ def decoded_count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the calls of decode_image."""
     calls: list[int] = []
 
-    def counting(content: bytes, spec: ImageSpec) -> np.ndarray:
+    def counting(content: bytes, spec: ImageSpec) -> tuple[np.ndarray, tuple[str, ...]]:
         calls.append(1)
         return decode_image(content, spec)
 
@@ -67,7 +70,7 @@ def decoded_count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def raw(files: ImageFiles, index: int) -> tuple[np.ndarray, np.ndarray]:
     row = files.rows[index]
-    return np.asarray(Image.open(files.root / row.name)), np.asarray(Image.open(files.root / (row.mask or "")))
+    return np.asarray(Image.open(files.root / row.name)), np.asarray(Image.open(files.root / row.masks[0]))
 
 
 def cached(dataset: ConfigDict) -> list[Path]:
@@ -87,7 +90,7 @@ def test_images_stay_in_the_order_of_their_names_and_a_second_start_decodes_noth
         assert isinstance(examples.images, np.memmap)
         assert not examples.images.flags.writeable
         assert (examples.names, examples.patients, examples.patients_known) == (files.names, files.names, False)
-        assert (examples.split, examples.classes, examples.notes) == ("train", ("x", "y"), ("a note",))
+        assert (examples.split, examples.classes, examples.notes) == ("train", ("x", "y"), ("a note", FLAT.format(50)))
     assert first.fingerprint == second.fingerprint
 
 
@@ -101,7 +104,7 @@ def test_all_bad_files_are_named_at_once(make: Callable) -> None:
     assert "4 of 5" in message
     assert "dataset.skip_bad=true" in message
     assert "\n" not in message
-    reasons = {0: "the file is empty", 2: "not a JPEG", 3: "No such file", 4: "image file is truncated"}
+    reasons = {0: "the file is empty", 2: "not a JPEG", 3: "No such file", 4: "truncated or damaged JPEG"}
     for index, reason in reasons.items():
         assert f"{files.root / files.names[index]} ({reason}" in message
     assert files.names[1] not in message
@@ -115,8 +118,9 @@ def test_skip_bad_drops_and_notes_the_bad_files(make: Callable, decoded_count: l
         assert examples.names == (files.names[1], files.names[3], files.names[4])
         assert examples.images[:, 0, 0, 0].tolist() == [10, 20, 30]
         assert examples.labels.tolist() == [1, 1, 0]
-        assert len(examples.notes) == 2
-        assert all(name in examples.notes[1] for name in (files.names[0], files.names[2]))
+        assert len(examples.notes) == 3
+        assert "one level of brightness" in examples.notes[1]
+        assert all(name in examples.notes[2] for name in (files.names[0], files.names[2]))
         assert len(decoded_count) == 5, f"start {start}"
     with pytest.raises(UserError, match="no good file"):
         decode(*make([b"", b"text"], skip_bad=True))
@@ -264,7 +268,7 @@ def test_all_faults_of_pairs_are_in_one_message_and_skip_bad_drops_them(pairs: I
     (pairs.root / "masks/0.png").write_bytes(encoded(gray(7)))
     (pairs.root / "masks/1.png").unlink()
     (pairs.root / "images/3.png").write_bytes(b"text")
-    faulty = dataclasses.replace(pairs.rows[4], mask="", fault="it has no mask masks/4.png")
+    faulty = dataclasses.replace(pairs.rows[4], masks=(), fault="it has no mask masks/4.png")
     files = dataclasses.replace(pairs, rows=(*pairs.rows[:4], faulty))
     with pytest.raises(UserError) as caught:
         decode(files, dataset_config(files.root))

@@ -11,10 +11,11 @@ import pytest
 
 from covidjax.data import sources
 from covidjax.data.examples import SPLITS, Examples
+from covidjax.data.listing import class_order
 from covidjax.errors import UserError
 from tests.data.images import dataset_config as config
 from tests.data.images import opened_below, real_data, write_rows
-from tests.data.images import write_image as write
+from tests.data.images import write_ramp as write
 
 CLASS_HEADER = ("file", "label", "patient", "split", "fold")
 
@@ -116,15 +117,120 @@ def test_a_class_may_be_absent_from_test_but_needs_a_good_training_image(tree: C
 
 def test_ignored_entries_are_noted_and_hidden_ones_passed_over_and_a_broken_link_is_bad(tree: Callable) -> None:
     root = tree()
-    (root / "train" / "cat" / "scan.dcm").write_bytes(b"")
+    (root / "train" / "cat" / "scan.nii").write_bytes(b"")
     (root / "train" / "cat" / "._train0.png").write_bytes(b"")
     (root / "train" / ".cache").mkdir()
     examples = load(root, "train")
     assert len(examples) == 8
-    assert sum("1 entries" in note and "train/cat/scan.dcm" in note for note in examples.notes) == 1
+    assert sum("1 entries" in note and "train/cat/scan.nii" in note for note in examples.notes) == 1
     os.symlink("nowhere", root / "train" / "cat" / "link.png")
     with pytest.raises(UserError, match=r"link\.png \(No such file"):
         load(root, "train")
+
+
+def test_masks_beside_images_of_a_class_are_left_out_and_said(tree: Callable) -> None:
+    root = tree()
+    for name in ("train0_mask", "train0_mask_1", "lost_mask"):
+        write(root / "train" / "cat" / f"{name}.png")
+    write(root / "train" / "dog" / "masks" / "train1.png")
+    examples = load(root, "train")
+    assert (len(examples), Counter(examples.labels.tolist())) == (8, {0: 4, 1: 4})
+    assert any(
+        note.startswith("4 files are masks of images, and were left out: train/cat/lost") for note in examples.notes
+    )
+
+
+def test_images_deeper_below_a_class_are_its_own_and_those_in_no_class_folder_are_counted(tree: Callable) -> None:
+    root = tree()
+    for name in ("train/cat/p1/0", "train/cat/p1/left/0", "train/loose", "extra/1", "extra/2", "above"):
+        write(root / f"{name}.png", 99)
+    files = sources.listed(config(root), "train")
+    assert [name for name in files.names if "/p1/" in name] == ["train/cat/p1/0.png", "train/cat/p1/left/0.png"]
+    assert [files.labels[files.names.index(f"train/cat/p1/{name}.png")] for name in ("0", "left/0")] == [0, 0]
+    (note,) = (note for note in files.notes if "not read" in note)
+    assert note.startswith("4 images in no class folder of train, val or test are not read: ")
+    assert note.endswith("1 in the folder itself, 2 in extra, 1 in train")
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "Val", "dev"])
+def test_a_validation_folder_is_used_however_it_is_spelled(tree: Callable, name: str) -> None:
+    root = tree()
+    (root / "val").rename(root / name)
+    examples = load(root, "val")
+    assert examples.names == tuple(f"{name}/{label}/val{n}.png" for label in ("cat", "dog") for n in range(4))
+    assert f"{name}/ is taken as the val split" in examples.notes
+    rows = [(f"val{n}.png", label, f"p{n}", "val", 0) for label in ("cat", "dog") for n in range(4)]
+    rows += [
+        (f"{s}{n}.png", label, f"{s}{n}", s, 1) for s in ("train", "test") for label in ("cat", "dog") for n in range(4)
+    ]
+    write_rows(root / "folds.csv", CLASS_HEADER, rows)
+    assert len(load(root, "val")) == 8
+
+
+def test_a_folder_is_not_in_two_splits_or_classes_by_a_link(tree: Callable) -> None:
+    root = tree(splits=("train", "test"))
+    (root / "val").symlink_to("test")
+    with pytest.raises(UserError, match="val is a link to a folder that is read already: a split needs its own"):
+        load(root, "train")
+    (root / "val").unlink()
+    (root / "test" / "cow").symlink_to("../train/cat")
+    with pytest.raises(UserError, match="test/cow: links to folders that are read already; a class needs its own"):
+        load(root, "train")
+
+
+def test_linked_class_folders_are_followed(tree: Callable) -> None:
+    root = tree()
+    (root / "train" / "cat").rename(root.parent / "store")
+    (root / "train" / "cat").symlink_to(root.parent / "store")
+    assert len(load(root, "train")) == 8
+
+
+def test_classes_that_are_numbers_are_in_the_order_of_their_values(tree: Callable) -> None:
+    root = tree()
+    for name in ("2", "10", "-1", "0.5"):
+        write(root / "train" / name / "0.png")
+    for name in ("cat", "dog"):
+        for split in SPLITS:
+            (root / split / name).rename(root / split / {"cat": "1", "dog": "0"}[name])
+    assert load(root, "train").classes == ("-1", "0", "0.5", "1", "2", "10")
+    assert class_order(("grade10", "grade2", "grade1", "b")) == ("b", "grade1", "grade2", "grade10")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("cat",), "has one class only, cat"),
+        (("A", "B", "A|B"), r"name several findings: A\|B; an image has one class here"),
+        (("Mass", "Mass, Node"), "name several findings: Mass, Node"),
+        (("Ill", "healthy", "ill "), "differ in case or spaces only: 'Ill' and 'ill '"),
+    ],
+)
+def test_classes_that_cannot_be_told_apart_are_refused(tmp_path: Path, classes: tuple[str, ...], message: str) -> None:
+    for number, name in enumerate(classes):
+        write(tmp_path / "root" / "train" / name / "0.png", number)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "root", "train")
+
+
+def test_names_of_classes_and_files_that_are_no_utf8_are_escaped_in_every_text(tree: Callable) -> None:
+    root = tree()
+    for split in SPLITS:
+        (root / split / "dog").rename(root / split / os.fsdecode(b"L\xe9sion"))
+    (root / "train" / "cat" / "train0.png").rename(root / "train" / "cat" / os.fsdecode(b"r\xf6.png"))
+    examples = load(root, "train")
+    assert examples.classes == ("L\\xe9sion", "cat")
+    assert "train/cat/r\\xf6.png" in examples.names
+    assert "".join(examples.names).isascii()
+    assert len(set(examples.names)) == len(examples) == 8
+    assert sources.listed(config(root), "test").classes == examples.classes
+
+
+def test_a_table_and_a_folder_may_spell_one_name_with_other_code_points(tree: Callable) -> None:
+    root = tree(table=True)
+    (root / "val" / "cat" / "val0.png").rename(root / "val" / "cat" / "vale\u0301.png")
+    rows = [["val\xe9.png", *row[1:]] if row[:2] == ["val0.png", "cat"] else row for row in read_table(root)]
+    write_rows(root / "folds.csv", CLASS_HEADER, rows)
+    assert "val/cat/val\xe9.png" in load(root, "val").names
 
 
 def test_table_gives_patients(tree: Callable) -> None:
@@ -150,7 +256,7 @@ def test_table_and_folders_must_agree_on_every_file(tree: Callable) -> None:
     ("change", "message"),
     [
         (lambda text: text.replace("train-cat-0,train,0", "train-cat-0,train,", 1), "line 2: needs a patient, and a"),
-        (lambda text: text.replace("patient", "who", 1), "lacks the columns patient"),
+        (lambda text: text.replace("label", "kind", 1), "lacks the columns label"),
         (lambda text: text.replace("train-cat-0", "", 1), "line 2: needs a patient"),
         (lambda text: text.replace(",val,", ",dev,", 1), "split is 'dev'; allowed: train, val, test"),
         (lambda text: text + "\udcff", "cannot be read"),
@@ -161,6 +267,28 @@ def test_a_wrong_table_is_refused(tree: Callable, change: Callable[[str], str], 
     table.write_bytes(change(table.read_text()).encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=message):
         load(table.parent, "train")
+
+
+def test_a_table_without_patients_gives_splits_and_folds_by_image(tree: Callable) -> None:
+    root = tree(40, table=True)
+    rows = [(file, label, split, fold) for file, label, _, split, fold in read_table(root)]
+    write_rows(root / "folds.csv", ("File", "label", "split", "fold"), rows)
+    examples = load(root, "train", fold=1)
+    assert (examples.patients_known, examples.patients) == (False, examples.names)
+    assert "no patient ids: the split is image-level" in examples.notes
+
+
+def test_a_long_list_of_faults_is_ten_names_and_a_count(tree: Callable) -> None:
+    root = tree(40, table=True)
+    write_rows(root / "folds.csv", CLASS_HEADER, [[row[0].removesuffix(".png"), *row[1:]] for row in read_table(root)])
+    with pytest.raises(UserError, match="disagree on 480 files: .* and 470 more; mend either") as caught:
+        load(root, "train")
+    assert len(str(caught.value)) < 1000
+    for path in (root / "train").glob("*/*.png"):
+        path.write_bytes(b"no image")
+    (root / "folds.csv").unlink()
+    with pytest.raises(UserError, match="80 of 80 train files are bad: .* and 70 more"):
+        load(root, "train")
 
 
 @pytest.mark.parametrize("table", [False, True])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from covidjax.data import phantom, sources
 from covidjax.data.examples import SPLITS, Examples
@@ -72,8 +73,8 @@ def test_images_and_masks_side_by_side_with_a_table(flat: Callable, ending: str)
         examples = load_pairs(root, "train")
     assert {Path(name).stem.removesuffix("_mask") for name in opened} == {"splits", "0", "1", "6", "7"}
     assert examples.names == ("images/0.jpg", "images/1.jpg", "images/6.jpg", "images/7.jpg")
-    masks = {row.name: row.mask for row in list_pairs(root, "val").rows}
-    assert masks == {f"images/{n}.jpg": f"masks/{n}{ending}" for n in (2, 3)}
+    masks = {row.name: row.masks for row in list_pairs(root, "val").rows}
+    assert masks == {f"images/{n}.jpg": (f"masks/{n}{ending}",) for n in (2, 3)}
     assert examples.patients == ("p0", "p0", "p3", "p3")
     assert examples.patients_known
     assert examples.classes == ("background", "lung")
@@ -91,8 +92,8 @@ def test_split_folders_with_images_and_masks(tmp_path: Path) -> None:
             write(root / split / "images" / f"{number}.png", number)
             write(root / split / "masks" / f"{number}_mask.png", 1)
     for split in SPLITS:
-        masks = {row.name: row.mask for row in list_pairs(root, split).rows}
-        assert masks == {f"{split}/images/{n}.png": f"{split}/masks/{n}_mask.png" for n in range(2)}
+        masks = {row.name: row.masks for row in list_pairs(root, split).rows}
+        assert masks == {f"{split}/images/{n}.png": (f"{split}/masks/{n}_mask.png",) for n in range(2)}
     assert "no patient ids: the split is image-level" in load_pairs(root, "test").notes
     write_pairs(root, [(f"{n}.png", f"{split}{n}", split) for split in SPLITS for n in range(2)])
     assert load_pairs(root, "test").patients == ("test0", "test1")
@@ -108,7 +109,7 @@ def test_a_mask_beside_its_image_in_the_folder_of_the_patient(beside: Callable, 
         assert files.patients_known
         for row in files.rows:
             assert row.patient == Path(row.name).parent.name
-            assert row.mask == row.name.replace(".tif", "_mask.tif")
+            assert row.masks == (row.name.replace(".tif", "_mask.tif"),)
         assert any("no val split: 6 images" in note and "by patient" in note for note in files.notes)
     with pytest.raises(UserError, match=r"has no test split: add test rows to .*splits\.csv"):
         list_pairs(root, "test")
@@ -116,6 +117,71 @@ def test_a_mask_beside_its_image_in_the_folder_of_the_patient(beside: Callable, 
     rows = [(f"{place}TCGA_{p:02}/TCGA_{p:02}_{n}.tif", f"q{p}", SPLITS[p % 3]) for p in range(16) for n in range(3)]
     write_pairs(root, rows)
     assert set(list_pairs(root, "test").patients) == {"q2", "q5", "q8", "q11", "q14"}
+
+
+def test_several_masks_of_an_image_are_joined_or_refused_with_that_reason(beside: Callable) -> None:
+    root = beside(2)
+    for name, left in (("TCGA_00_0_mask_1.tif", 0), ("TCGA_00_0_mask_2.tif", 4)):
+        pixels = np.zeros((8, 8), np.uint8)
+        pixels[:4, left : left + 4] = 255
+        Image.fromarray(pixels).save(root / "TCGA_00" / name)
+    write(root / "TCGA_00" / "TCGA_00_0_mask.tif", 0)
+    write_pairs(root, [(f"TCGA_0{p}/TCGA_0{p}_{n}.tif", f"p{p}", SPLITS[p]) for p in range(2) for n in range(3)])
+    examples = load_pairs(root, "train")
+    assert examples.masks is not None
+    assert examples.masks[0].tolist() == [[1] * 8] * 4 + [[0] * 8] * 4
+    assert examples.masks[1].all()
+    assert "1 images have several masks, which were joined: TCGA_00/TCGA_00_0.tif" in examples.notes
+    with pytest.raises(
+        UserError, match="it has 3 masks: .*; with more than two classes make one of them, of class ids"
+    ):
+        load_pairs(root, "train", mask_classes=("background", "lung", "lesion"))
+
+
+def test_images_and_masks_may_lie_in_folders_of_the_same_names(tmp_path: Path) -> None:
+    for patient in ("p1", "p2"):
+        for folder in ("images", "masks"):
+            write(tmp_path / "root" / folder / patient / "1.png", 1)
+    write(tmp_path / "root" / "more" / "1.png")
+    write(tmp_path / "root" / "images" / "p3" / "1.png")
+    write(tmp_path / "root" / "masks" / "p3" / "1.png")
+    write_pairs(tmp_path / "root", [*((f"{p}/1.png", p, "train") for p in ("p1", "p2")), ("p3/1.png", "p3", "val")])
+    files = list_pairs(tmp_path / "root", "train")
+    assert {row.name: row.masks for row in files.rows} == {
+        f"images/{patient}/1.png": (f"masks/{patient}/1.png",) for patient in ("p1", "p2")
+    }
+    assert "1 images outside images/ and masks/ are not read: 1 in more" in files.notes
+
+
+def test_a_test_folder_beside_images_is_the_test_split(flat: Callable) -> None:
+    root = flat(16, table=False)
+    for number in range(3):
+        write(root / "Testing" / "images" / f"{number}.png", number)
+        write(root / "Testing" / "masks" / f"{number}.png", 255)
+    train, val, test = (list_pairs(root, split) for split in SPLITS)
+    assert test.names == tuple(f"Testing/images/{number}.png" for number in range(3))
+    assert sorted((*train.names, *val.names)) == sorted(f"images/{number}.jpg" for number in range(16))
+    assert "Testing/ is taken as the test split" in test.notes
+    assert "there is no train folder: the images outside split folders are train: 16 in images" in test.notes
+    rows = [(f"{n}.jpg", f"p{n}", "train") for n in range(16)] + [(f"{n}.png", f"q{n}", "test") for n in range(3)]
+    write_pairs(root, rows)
+    assert list_pairs(root, "test").patients == ("q0", "q1", "q2")
+
+
+def test_a_table_without_patients_is_a_split_by_image(flat: Callable) -> None:
+    root = flat()
+    write_pairs(root, [(f"{n}.jpg", SPLITS[n % 3]) for n in range(8)], ("file", "split"))
+    files = list_pairs(root, "test")
+    assert (files.names, files.patients_known) == (("images/2.jpg", "images/5.jpg"), False)
+    assert files.notes == ("no patient ids: the split is image-level",)
+
+
+def test_the_patient_is_the_first_folder_that_differs(tmp_path: Path) -> None:
+    for place in ("all/P1/study/a", "all/P1/study/b", "all/P2/study/a"):
+        write(tmp_path / "root" / place / "1.png")
+        write(tmp_path / "root" / place / "1_mask.png", 255)
+    with pytest.raises(UserError, match="2 patients are too few"):
+        list_pairs(tmp_path / "root", "train")
 
 
 def test_split_folders_of_patients_are_no_pool(beside: Callable) -> None:

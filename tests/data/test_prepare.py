@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from covidjax.data.datasets import BUILDERS
-from covidjax.data.picture import BadImageError
+from covidjax.data.formats.base import BadImageError
 from covidjax.errors import UserError
 from tests.data.images import encoded, real_data
 

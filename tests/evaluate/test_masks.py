@@ -76,6 +76,27 @@ def test_images_with_the_same_stem_keep_a_mask_each() -> None:
     assert mask_files.mask_names(names) == ("p1_1.png", "p2_1.png", "2.png")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("1/2.png", "3/2.png", "4/1_2.png"),
+        ("a.png", "a.bmp", "a.tif"),
+        ("A.png", "a.png", "b/A.png"),
+        ("x_y/z.png", "x/y_z.png", "x/y/z.png", "x_y_z.png"),
+        tuple(f"{'long' * 60}.{number}.png" for number in range(3)),
+        tuple(f"{'folder/' * 60}{number}/1.png" for number in range(3)),
+        tuple("\xe9" * 120 + f"{number}.png" for number in range(3)),
+    ],
+)
+def test_no_mask_overwrites_another(names: tuple[str, ...], tmp_path: Path) -> None:
+    masks = np.arange(len(names), dtype=np.uint8)[:, None, None]
+    mask_files.write_masks(tmp_path / "masks", names, masks)
+    found = mask_files.mask_names(names)
+    assert len({name.casefold() for name in found}) == len(names)
+    for mask, name in zip(masks, found, strict=True):
+        np.testing.assert_array_equal(mask_files.read_mask(tmp_path / "masks" / name), mask)
+
+
 def test_table_has_a_row_for_each_image_with_the_figures_of_each_class(tmp_path: Path) -> None:
     scores = {"dice": 0.1 + 0.2, "iou": 0.25, "true_pixels": 3, "predicted_pixels": 5}
     image = {"file": "a.png", "patient": "p", "dice": 0.5, "iou": 0.4, "per_class": {"lung": scores, "lesion": scores}}
@@ -87,4 +108,5 @@ def test_table_has_a_row_for_each_image_with_the_figures_of_each_class(tmp_path:
         assert float(row["dice_lesion"]) == 0.1 + 0.2
         assert json.loads(row["predicted_pixels_lung"]) == 5
         figures = {f"{figure}_{name}" for figure in scores for name in ("lung", "lesion")}
-        assert set(row) == {"file", "patient", "dice", "iou"} | figures
+        assert set(row) == {"file", "mask", "patient", "dice", "iou"} | figures
+    assert [row["mask"] for row in rows] == ["a.png", "b,c.png"]

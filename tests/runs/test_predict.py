@@ -96,7 +96,7 @@ def logits_of(trained: Trained, pixels: np.ndarray) -> np.ndarray:
 
 
 def network_pixels(folder: Path, name: str, crop: str = "center") -> np.ndarray:
-    return decode_image((folder / name).read_bytes(), ImageSpec(SIZE, 1, crop))
+    return decode_image((folder / name).read_bytes(), ImageSpec(SIZE, 1, crop))[0]
 
 
 def test_folder_is_listed_with_its_folders_and_without_what_is_no_image(images: Path) -> None:
@@ -118,7 +118,7 @@ def test_images_are_enhanced_as_those_of_the_run_were(classifier: Trained, image
     config.dataset.enhancement = "clahe"
     predict.predict(dataclasses.replace(classifier, config=config), predict.list_images(images), tmp_path / "p.csv")
     pixels = [
-        decode_image((images / name).read_bytes(), ImageSpec(SIZE, 1, "center", "clahe")) for name in sorted(SIZES)
+        decode_image((images / name).read_bytes(), ImageSpec(SIZE, 1, "center", "clahe"))[0] for name in sorted(SIZES)
     ]
     logits = jnp.asarray(logits_of(classifier, np.stack(pixels)))
     expected = np.asarray(losses.probabilities(logits, "softmax_cross_entropy"))[:, 0]
@@ -236,7 +236,7 @@ def test_bad_files_are_named_together_and_nothing_is_left_behind(
     message = str(error.value)
     assert message.startswith("2 of 7 images are bad: ")
     assert f"{images / position} (the file is empty)" in message
-    assert f"{images / 'deep' / 'broken.jpg'} (not a JPEG, PNG, BMP or TIFF image)" in message
+    assert f"{images / 'deep' / 'broken.jpg'} (not a JPEG, PNG, BMP, TIFF or DICOM image)" in message
     assert contents(tmp_path) == before
 
 
@@ -264,10 +264,43 @@ def test_full_folder_of_masks_is_left_alone(unet: Trained, images: Path, tmp_pat
     assert contents(tmp_path) == before
 
 
-def test_images_whose_masks_would_have_one_name_are_refused(unet: Trained, images: Path, tmp_path: Path) -> None:
+def test_every_image_has_a_mask_of_its_own(unet: Trained, images: Path, tmp_path: Path) -> None:
     write_image(images / "a.bmp", seed=0)
-    with pytest.raises(UserError, match=r"the same name: a.bmp, a.png; rename some"):
-        predict.predict(unet, predict.list_images(images), tmp_path / "p.csv")
+    predict.predict(unet, predict.list_images(images), tmp_path / "p.csv")
+    masks = [row["mask"] for row in read_table(tmp_path / "p.csv")]
+    assert len(set(masks)) == len(list((tmp_path / "p_masks").iterdir())) == len(SIZES) + 1
+    assert all((tmp_path / mask).is_file() for mask in masks)
+
+
+def test_linked_folders_are_predicted_and_pipes_masks_and_loops_are_named(images: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "store" / "f.png", seed=0)
+    (images / "hospital").symlink_to(tmp_path / "store")
+    (images / "deep" / "loop").symlink_to(images)
+    os.mkfifo(images / "pipe.png")
+    write_image(images / "a_mask.png", seed=0)
+    found = predict.list_images(images)
+    assert found.names == tuple(sorted((*SIZES, "hospital/f.png")))
+    told = "; ".join(found.notes)
+    for part in (
+        ": 1, deep/loop",
+        ": 1, pipe.png",
+        ": 1, .hidden.png",
+        "1 files are masks of images, and were left out",
+    ):
+        assert part in told
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_names_that_are_no_utf8_are_escaped_in_the_table(
+    classifier: Trained, unet: Trained, images: Path, tmp_path: Path, task: str
+) -> None:
+    (images / "a.png").rename(images / os.fsdecode(b"r\xf6ntgen.png"))
+    trained = unet if task == "segmentation" else classifier
+    predict.predict(trained, predict.list_images(images), tmp_path / "p.csv")
+    assert [row["file"] for row in read_table(tmp_path / "p.csv")] == sorted({*SIZES, "r\\xf6ntgen.png"} - {"a.png"})
+    single = predict.list_images(images / os.fsdecode(b"r\xf6ntgen.png"))
+    predict.predict(trained, single, tmp_path / "single.csv")
+    assert [row["file"] for row in read_table(tmp_path / "single.csv")] == ["r\\xf6ntgen.png"]
 
 
 def test_volumes_are_those_of_the_areas(unet: Trained, images: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import abc
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,11 +14,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from covidjax.console import Progress
+from covidjax.data.copies import Seen, copies
 from covidjax.data.datasets.records import Listing, Record
 from covidjax.data.decode import in_parallel
-from covidjax.data.picture import BadImageError
+from covidjax.data.formats.base import BadImageError
+from covidjax.data.listing import check_classes
 from covidjax.data.splits import draw_folds, draw_splits, hold_out_eighth
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 
 Counts = Mapping[str, Mapping[str, int]]
 
@@ -48,18 +51,26 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
         Counts that differ from the published ones are a note. Raises UserError with every fault.
         """
         listing = self.list_records(root)
-        records, faults = listing.records, list(listing.faults)
+        records, faults = [record.printable() for record in listing.records], list(listing.faults)
         twice = [key for key, count in collections.Counter(record.name for record in records).items() if count > 1]
         faults += [f"{key} is there more than once" for key in twice]
-        faults += _bad_images(self.name, records, len(self.MASK_CLASSES))
+        bad, digests = _read_all(self.name, records, len(self.MASK_CLASSES))
+        faults += bad
         present = {record.label for record in records}
         if records:
             faults += [f"no image of class {label}" for label in self.CLASSES if label not in present]
         if not records and not faults:
             faults = ["no image was found"]
         if faults:
-            raise UserError(f"{self.name}: {len(faults)} problems, nothing was written: {'; '.join(faults)}")
+            raise UserError(f"{self.name}: {len(faults)} problems, nothing was written: {some_of(faults, '; ')}")
+        if self.CLASSES:
+            check_classes(self.CLASSES, root)
         records, notes = _draw(records, self.CLASSES)
+        _check_training_images(self.name, records, self.CLASSES)
+        notes += copies(
+            Seen(digest, record.name, record.split, record.label)
+            for digest, record in zip(digests, records, strict=True)
+        )
         notes = listing.notes + notes + _differences(records, self.published())
         splits = collections.defaultdict(set)
         for record in records:
@@ -68,7 +79,7 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
         torn = tuple(sorted(patient for patient, parts in splits.items() if len(parts) > 1))
         if torn:
             notes.append(
-                f"the published split has {len(torn)} patients on two sides ({', '.join(torn[:5])}...): as it stands "
+                f"the published split has {len(torn)} patients on two sides ({some_of(torn)}): as it stands "
                 "it is image-level; dataset.fold=0 to 4 keep patients together"
             )
         if unknown := sum(not record.patient for record in records):
@@ -137,28 +148,39 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
             yield record.name, {"image": image, "fold": record.fold, "held_out": record.held_out, **texts, **kind}
 
 
-def _bad_images(name: str, records: list[Record], num_mask_classes: int) -> list[str]:
-    def fault(index: int) -> str:
+def _read_all(name: str, records: list[Record], num_mask_classes: int) -> tuple[list[str], list[str]]:
+    """What is wrong with the files, and the digest of each image."""
+
+    def read(index: int) -> tuple[str, str]:
         record = records[index]
         try:
-            record.encoded(num_mask_classes)
+            return "", hashlib.sha256(record.encoded(num_mask_classes)[0]).hexdigest()
         except BadImageError as error:
-            return f"{record.name} ({error})"
+            return f"{record.name} ({error})", ""
         except OSError as error:
-            return f"{record.name} ({error.strerror or type(error).__name__})"
-        return ""
+            return f"{record.name} ({error.strerror or type(error).__name__})", ""
 
     progress = Progress(f"{name}: checking", len(records))
-    faults = [text for text in in_parallel(fault, len(records), progress) if text]
+    found = in_parallel(read, len(records), progress)
     if records:
         progress.finish(f"{name}: checked {len(records)} images")
-    return faults
+    return [fault for fault, _ in found if fault], [digest for _, digest in found]
+
+
+def _check_training_images(name: str, records: list[Record], classes: tuple[str, ...]) -> None:
+    """Raises UserError where a class has images, but none to train on."""
+    trained = {record.label for record in records if record.split == "train" and not record.held_out}
+    if missing := [label for label in classes if label not in trained]:
+        counts = collections.Counter(record.label for record in records)
+        told = some_of(f"{label} ({counts[label]} images)" for label in missing)
+        raise UserError(f"{name}: no training image is of class {told}: add some, or leave the class out")
 
 
 def _draw(records: list[Record], classes: tuple[str, ...]) -> tuple[list[Record], list[str]]:
     """Records with folds and, where the set has none, with splits and images held out for val; and the notes."""
     notes = []
-    labels = [classes.index(record.label) if classes else 0 for record in records]
+    numbers = {label: number for number, label in enumerate(classes)}
+    labels = [numbers[record.label] if classes else 0 for record in records]
     patients = [record.patient or record.name for record in records]
     splits = [record.split for record in records]
     folds, held_out = [-1] * len(records), np.zeros(len(records), bool)
@@ -184,4 +206,4 @@ def _differences(records: list[Record], published: Counts) -> list[str]:
             found = sum(label in (own, "") for own in labels)
             if found != count:
                 lines.append(f"{found} images of {' '.join((split, label)).strip()}, published are {count}")
-    return [f"counts differ from the published ones: {'; '.join(lines)}"] if lines else []
+    return [f"counts differ from the published ones: {some_of(lines, '; ')}"] if lines else []

@@ -18,7 +18,9 @@ from PIL import Image
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.records import Listing, Record
 from covidjax.data.datasets.stored import png
-from covidjax.data.picture import SUFFIXES, BadImageError
+from covidjax.data.formats.base import BadImageError
+from covidjax.data.formats.read import SUFFIXES
+from covidjax.errors import some_of
 
 ENDINGS = (".nii.gz", ".nii")
 WINDOW = (-1350.0, 150.0)  # Hounsfield units: the lung window, width 1500 around -600
@@ -65,7 +67,7 @@ class CovidCt(ManualBuilder):
                     listing.records.append(Record(f"CT_{name}/{file}", files[file], label, patient, "papers", split))
             if listed and len(listed) < len(files):
                 rest = sorted(set(files) - listed)
-                listing.notes.append(f"{len(rest)} images of {folder.name} are in no list: left out {', '.join(rest)}")
+                listing.notes.append(f"{len(rest)} images of {folder.name} are in no list: left out {some_of(rest)}")
         return listing
 
 

@@ -6,6 +6,7 @@ Biology and Medicine 109 (2019). csv: any images with a table.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -13,6 +14,9 @@ import tensorflow_datasets as tfds
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.records import Listing, Record, inside
 from covidjax.data.examples import SPLITS
+from covidjax.data.listing import class_order
+from covidjax.data.walk import by_folder, walk
+from covidjax.files import printable
 
 KERMANY_PATIENT = re.compile(r"(person\d+)_|((?:NORMAL2-)?IM-\d+)-|(?:BACTERIA|VIRUS|NORMAL)-(\d+)-")
 NIH_PATIENT = re.compile(r"(\d{8})_\d{3}\.")
@@ -157,28 +161,37 @@ class Csv(ManualBuilder):
     def list_records(self, root: Path) -> Listing:
         listing, kind = Listing(), "mask" if self.has_masks() else "label"
         rows = listing.table(root / TABLE, ("path", kind))
+        found = walk(root)
+        on_disk, unnamed = {name: found.paths.get(name, name) for name in found.images}, set(found.images)
         if len({bool(row.get("split")) for row in rows}) > 1:
             listing.faults.append(f"{TABLE} has rows with a split and rows without one")
         for number, row in enumerate(rows, start=2):
-            faults = _faults(root, row, kind)
+            keys = ("path", "mask") if self.has_masks() else ("path",)
+            unnamed.difference_update(printable(row[key]) for key in keys)
+            paths = {key: _on_disk(root, row[key], on_disk) for key in keys}
+            faults = [f"there is no {key}" for key in ("path", kind) if not row[key]]
+            faults += [f"{row[key]} is not in {root}" for key in keys if row[key] and not paths[key].is_file()]
+            if row.get("split", "") not in ("", *SPLITS):
+                faults.append(f"split is {row['split']!r}; allowed: train, val, test")
             listing.faults += [f"{TABLE} line {number}: {fault}" for fault in faults]
             if not faults:
-                mask = root / row["mask"] if self.has_masks() else None
-                label, image = "" if mask else row["label"], root / row["path"]
+                label = "" if self.has_masks() else row["label"]
                 patient, source, split = (row.get(key, "") for key in ("patient", "source", "split"))
+                image, mask = paths["path"], paths.get("mask")
                 listing.records.append(Record(row["path"], image, label, patient, source, split, mask))
+        listing.notes += found.notes
+        if unnamed and rows:
+            left = sorted(unnamed)
+            listing.notes.append(f"{TABLE} does not name {len(left)} of the images that are there: {by_folder(left)}")
         if self.has_masks():
             named = listing.lines(root / NAMES) if (root / NAMES).exists() else ("background", "foreground")
             self.MASK_CLASSES = tuple(named)
         else:
-            self.CLASSES = tuple(sorted({record.label for record in listing.records}))
+            self.CLASSES = class_order(printable(record.label) for record in listing.records)
         return listing
 
 
-def _faults(root: Path, row: dict[str, str], kind: str) -> list[str]:
-    faults = [f"there is no {key}" for key in ("path", kind) if not row[key]]
-    paths = [row[key] for key in ("path", "mask") if row.get(key) and key in ("path", kind)]
-    faults += [f"{path} is not in {root}" for path in paths if not (root / path).is_file()]
-    if row.get("split", "") not in ("", *SPLITS):
-        faults.append(f"split is {row['split']!r}; allowed: train, val, test")
-    return faults
+def _on_disk(root: Path, name: str, on_disk: Mapping[str, str]) -> Path:
+    """The file of a name in the table, which may be spelled with other code points, or escaped."""
+    path = root / name
+    return path if path.is_file() else root / on_disk.get(printable(name), name)

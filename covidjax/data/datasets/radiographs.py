@@ -14,8 +14,9 @@ import tensorflow_datasets as tfds
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.records import Content, Listing, Record
 from covidjax.data.datasets.stored import image_in_dicom
-from covidjax.data.picture import SUFFIXES
+from covidjax.data.formats.read import SUFFIXES
 from covidjax.data.splits import balanced_subset
+from covidjax.errors import some_of
 
 COHEN = "covid-chestxray-dataset"
 RSNA = "rsna-pneumonia-detection-challenge"
@@ -106,7 +107,7 @@ class Covidx(ManualBuilder):
             if missing:
                 what = f"absent, such as {names[0]}, and so are the folders {', '.join(missing)} of {root}"
             else:
-                what = f"in none of the collections: {', '.join(names)}"
+                what = f"in none of the collections: {some_of(names)}"
             listing.faults.append(f"{len(names)} images of {table} are {what}")
         listing.records += _more_covid(listing, root, files["cohen"], named)
         if self.builder_config.name == "mini":
@@ -142,7 +143,7 @@ class RsnaCohen(ManualBuilder):
                 absent[source].append(name)
         for source, names in absent.items():
             folder = root / FOLDERS[source]
-            shown = ", ".join(dict.fromkeys(names)) if folder.is_dir() else f"{names[0]}, ... (there is no such folder)"
+            shown = some_of(dict.fromkeys(names)) if folder.is_dir() else f"{names[0]}, ... (there is no such folder)"
             listing.faults.append(f"{len(set(names))} images are not in {folder}: {shown}")
         for key, group in groups.items():
             listing.records += _split(_boxes(group) if boxes else list({r.name: r for r in group}.values()), PAPER[key])

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from covidjax.data.datasets.stored import stored, stored_pair
-from covidjax.data.picture import SUFFIXES
+from covidjax.data.formats.read import SUFFIXES
+from covidjax.data.walk import is_system
+from covidjax.errors import some_of
+from covidjax.files import printable
 
 Content = Path | Callable[[], bytes]
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
@@ -32,6 +35,11 @@ class Record:
     mask: Content | None = None
     fold: int = -1
     held_out: bool = False
+
+    def printable(self) -> "Record":
+        """With texts that a data set can hold, see `covidjax.files.printable`."""
+        texts = {key: printable(getattr(self, key)) for key in ("name", "label", "patient", "source")}
+        return dataclasses.replace(self, **texts)
 
     def encoded(self, num_mask_classes: int) -> tuple[bytes, bytes]:
         """The image and its mask (b'' without one) as they are stored. Raises BadImageError and OSError."""
@@ -60,12 +68,13 @@ class Listing:
         if not folder.is_dir():
             self.faults.append(f"{folder} does not exist{_what_is_there(folder)}")
             return []
-        found = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
-        images = [path for path in found if path.name.lower().endswith(suffixes)]
+        found = sorted(path for path in folder.iterdir() if not is_system(path.name))
+        images = [path for path in found if path.name.lower().endswith(suffixes) and path.is_file()]
         if not images:
             self.faults.append(f"{folder} has no files that end in {' '.join(suffixes)}")
-        if others := [path.name for path in found if path not in images]:
-            self.notes.append(f"{folder}: ignored {len(others)} other files, such as {others[0]}")
+        known = set(images)
+        if others := [printable(path.name) for path in found if path not in known]:
+            self.notes.append(f"{folder}: {len(others)} other entries were ignored: {some_of(others)}")
         return images
 
     def lines(self, path: Path) -> list[str]:
@@ -77,7 +86,7 @@ class Listing:
         except FileNotFoundError:
             self.faults.append(f"{path} does not exist{_what_is_there(path)}")
         except (OSError, EOFError, UnicodeDecodeError) as error:
-            self.faults.append(f"{path} cannot be read as text ({error})")
+            self.faults.append(f"{path} cannot be read as text ({error}): save it as UTF-8")
         return []
 
     def table(self, path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
@@ -105,10 +114,10 @@ def _what_is_there(path: Path) -> str:
     """The entries of the nearest folder that exists, for the person who unpacked another archive or none."""
     parent = next(folder for folder in path.parents if folder.exists())
     try:
-        names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
+        names = sorted(printable(entry.name) for entry in parent.iterdir() if not is_system(entry.name))
     except OSError as error:
         return f" ({parent}: {error.strerror})"
     archives = [name for name in names if name.lower().endswith(ARCHIVES) and not name.lower().endswith(".nii.gz")]
     if archives:
-        return f" (unpack {', '.join(archives[:4])} in {parent})"
-    return f" ({parent} has {', '.join(names[:6]) + (', ...' if len(names) > 6 else '') if names else 'nothing'})"
+        return f" (unpack {some_of(archives)} in {parent})"
+    return f" ({parent} has {some_of(names) or 'nothing'})"

@@ -10,7 +10,10 @@ from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import pixel_array
 
-from covidjax.data.picture import BadImageError, one_line_reasons, open_pair, open_picture, own_pixels
+from covidjax.data.formats.base import BadImageError, Picture, one_line_reasons
+from covidjax.data.formats.read import open_picture
+from covidjax.data.levels import to_16_bits
+from covidjax.data.picture import open_pair, own_pixels
 
 DICOM_JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)
 DICOM_KINDS = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422")
@@ -19,7 +22,8 @@ DICOM_KINDS = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422")
 def stored(content: bytes) -> bytes:
     """The bytes of a JPEG or PNG file that can be decoded, and those of a PNG for any other image.
 
-    A PNG has 8 bits, gray or RGB, with the pixels that `covidjax.data.picture.decode_image` makes of the other format.
+    A PNG is gray or RGB, with the pixels that `covidjax.data.picture.own_pixels` makes of the other format, and of gray
+    with more than 8 bits with all levels, in 16 bits.
     Raises BadImageError with the reason.
     """
     return _stored(content, open_picture(content))
@@ -34,12 +38,16 @@ def stored_pair(content: bytes, mask_content: bytes, mask_name: str, num_classes
     return _stored(content, picture), png(Image.fromarray(ids))
 
 
-def _stored(content: bytes, picture: Image.Image) -> bytes:
-    channels = 1 if picture.mode in ("1", "L", "F") or picture.mode.startswith("I") else 3
-    pixels = own_pixels(picture, channels)
-    if picture.format in ("JPEG", "MPO", "PNG"):
+def _stored(content: bytes, picture: Picture) -> bytes:
+    if picture.format in ("JPEG", "PNG"):
         return content
-    return png(Image.fromarray(pixels[..., 0] if channels == 1 else pixels))
+    with one_line_reasons():
+        deep = to_16_bits(picture)
+    if deep is not None:
+        return png(Image.fromarray(np.rint(np.asarray(deep)).astype(np.uint16)))
+    if picture.is_gray and picture.alpha is None:
+        return png(Image.fromarray(own_pixels(picture, 1)[..., 0]))
+    return png(Image.fromarray(own_pixels(picture, 3)))
 
 
 def png(picture: Image.Image) -> bytes:

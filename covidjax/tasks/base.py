@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from covidjax.data.examples import Examples
 from covidjax.losses import LossFunction, class_counts, class_weights, correct_share, loss_function
-from covidjax.tasks.page import Block
 
 # Batches of a split in inference: logits [batch, ...], targets [batch, ...] and how many of both are real.
 Answers = Iterable[tuple[jax.Array, jax.Array, int]]
@@ -103,7 +102,7 @@ class Task(abc.ABC):
     masks: whether the data source reads masks; contents: what is kept of a training split, in words
     correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
     progress: keys and formats of the figures in the lines of a running training, where they are known
-    page: (evaluation, workdir, examples or None) -> what the report tells of a split
+    page: (evaluation, workdir, examples or None) -> variables of templates/<name>.html, which tells of a split
     counted: what `class_counts` counts; headline: titles and keys of the report's figures; curves: keys and titles
     comparison: how a study compares runs
     """
@@ -120,7 +119,7 @@ class Task(abc.ABC):
     correct: Callable[[jax.Array, jax.Array], jax.Array] = correct_share
     step_figure: str = "accuracy"
     progress: tuple[tuple[str, str], ...]
-    page: Callable[[Mapping[str, Any], Path, Examples | None], Sequence[Block]]
+    page: Callable[[Mapping[str, Any], Path, Examples | None], Mapping[str, Any]]
     counted: str
     headline: tuple[tuple[str, str], ...]
     curves: tuple[tuple[str, str], ...]

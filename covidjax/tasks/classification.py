@@ -18,7 +18,7 @@ from covidjax.data.examples import Examples
 from covidjax.losses import LossFunction, at_least_float32
 from covidjax.metrics import classification
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
-from covidjax.tasks.classification_page import classification_blocks
+from covidjax.tasks.classification_page import classification_page
 
 
 @flax.struct.dataclass
@@ -99,7 +99,7 @@ CLASSIFICATION = Classification(
     masks=False,
     contents="training images",
     progress=(("loss", ".4f"), ("accuracy", ".3f")),
-    page=classification_blocks,
+    page=classification_page,
     counted="Examples",
     headline=(("accuracy", "accuracy"), ("Balanced accuracy", "balanced_accuracy"), ("Macro AUROC", "macro_auroc")),
     curves=(("loss", "Loss"), ("accuracy", "Accuracy")),

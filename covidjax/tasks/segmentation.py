@@ -21,7 +21,7 @@ from covidjax.losses import LossFunction
 from covidjax.metrics import mask_files, segmentation
 from covidjax.tasks import pictures, volumes
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
-from covidjax.tasks.segmentation_page import segmentation_blocks
+from covidjax.tasks.segmentation_page import segmentation_page
 from covidjax.tasks.volumes import Slice
 
 
@@ -194,7 +194,7 @@ SEGMENTATION = Segmentation(
     masks=True,
     contents="training images and masks",
     progress=(("loss", ".4f"), ("accuracy", ".3f"), ("dice", ".3f")),
-    page=segmentation_blocks,
+    page=segmentation_page,
     counted="Pixels",
     headline=(("Dice", "dice"), ("IoU", "iou"), ("Dice, pooled", "dice_pooled")),
     curves=(("loss", "Loss"), ("dice", "Dice")),  # accuracy is near 1 for any network: the background makes it so

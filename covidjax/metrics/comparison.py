@@ -26,10 +26,12 @@ class Estimate:
     n: int
     p: float
 
-    @property
-    def below_zero(self) -> bool:
-        """Whether the whole interval lies below 0; never with fewer than two values."""
-        return self.high < 0
+    def is_worse(self, direction: int) -> bool:
+        """Whether the whole interval lies on the bad side of 0; never with fewer than two values.
+
+        direction: 1 where higher is better, else -1.
+        """
+        return (self.high if direction > 0 else -self.low) < 0
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:

@@ -34,7 +34,7 @@ def context(run: Run, task: Task) -> dict[str, Any]:
         "record": record,
         "own_headline": _headline(run, members, record.get("better_member")),
         "evaluations": run.evaluations,
-        "member_figures": [(task.comparison.titles[key], key, "estimate") for key in task.comparison.tested],
+        "member_figures": [(title, key, "estimate") for key, title in task.comparison.titles.items()],
         "members": members,
         "course": _course(run, record) if members else [],
     }
@@ -70,7 +70,7 @@ def _plot(lines: Sequence[tuple[str, Sequence[float], Sequence[float]]], chosen:
     """Lines (name, rounds, values) against the round, with a dashed one at the round that was chosen. An SVG file."""
     figure, axes = figures.new_figure(3.4, 2.55, "round")
     for number, (name, rounds, values) in enumerate(lines):
-        label = name.replace("$", r"\$") or None
+        label = figures.plain(name) or None
         axes.plot(rounds, values, color=figures.PALETTE[number % len(figures.PALETTE)], linewidth=1.5, label=label)
     if chosen is not None:
         axes.axvline(chosen, color=figures.MUTED, linestyle=(0, (4, 3)), linewidth=1)

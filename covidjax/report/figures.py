@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -83,11 +84,7 @@ def reliability_diagram(confidences: np.ndarray, correct: np.ndarray) -> bytes:
     as in the expected calibration error. Returns an SVG file.
     """
     bin_edges = np.linspace(0.0, 1.0, RELIABILITY_BINS + 1)
-    figure, axes = new_figure(3.2, 3.7)
-    axes.remove()
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-    for part in (upper, lower):
-        style_axes(part)
+    figure, (upper, lower) = new_figure(3.2, 3.7, nrows=2, sharex=True, height_ratios=(3.2, 1))
     bins = np.clip(np.digitize(confidences, bin_edges[1:-1], right=True), 0, len(bin_edges) - 2)
     counts = np.bincount(bins, minlength=len(bin_edges) - 1)
     filled = np.flatnonzero(counts)
@@ -166,30 +163,36 @@ def mask_pair(image: np.ndarray, masks: Sequence[np.ndarray]) -> bytes:
     return picture(pictures.side_by_side(*panels), max_side=len(panels) * JPEG_MAX_SIDE)
 
 
-def new_figure(width: float, height: float, counted: str = "") -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float, counted: str = "", **grid: Any) -> tuple[Figure, Any]:
     """An empty figure of a width and height in inches, and its axes, the horizontal one of whole numbers if `counted`.
 
-    counted: what these numbers are, such as 'epoch'.
+    counted: what these numbers are, such as 'epoch'; grid: of `Figure.subplots`, which then gives an array of axes.
     """
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
-    axes = figure.subplots()
-    style_axes(axes)
-    if counted:
-        axes.set_xlabel(counted, color=MUTED)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
-    return figure, axes
+    found = figure.subplots(**grid)
+    for axes in np.atleast_1d(found).flat:
+        axes.set_facecolor("none")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(RULE)
+        axes.tick_params(which="both", color=RULE, labelcolor=INK, labelsize=FONT_SIZE)
+        axes.grid(visible=True, axis="y", color="#eceae4", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.xaxis.label.set_fontsize(FONT_SIZE)
+        axes.yaxis.label.set_fontsize(FONT_SIZE)
+        if counted:
+            axes.set_xlabel(counted, color=MUTED)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
+    return figure, found
 
 
-def style_axes(axes: Axes) -> None:
-    """Gives axes the looks of the report."""
-    axes.set_facecolor("none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)
-    axes.tick_params(which="both", color=RULE, labelcolor=INK, labelsize=FONT_SIZE)
-    axes.grid(visible=True, axis="y", color="#eceae4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.xaxis.label.set_fontsize(FONT_SIZE)
-    axes.yaxis.label.set_fontsize(FONT_SIZE)
+def line(axes: Axes, epochs: Sequence[float], values: Sequence[float], **style: Any) -> None:
+    """Draws values against epochs; a single one draws no line: it needs a marker."""
+    axes.plot(epochs, values, **{"marker": "o" if len(epochs) == 1 else None, "markersize": 3} | style)
+
+
+def plain(label: str) -> str:
+    """A label that matplotlib takes as it is: a pattern such as 'conv.*/kernel$' is no formula."""
+    return label.replace("$", r"\$")
 
 
 def _draw_phases(axes: Axes, phases: Sequence[PhaseSpan]) -> None:

@@ -70,10 +70,11 @@ def _headline(run: Run, task: Task) -> list[tuple[str, str, str]]:
     split = next((split for split in SPLITS if split in run.evaluations), None)
     evaluation = run.evaluations.get(split or "", {})
     note = "not evaluated yet" if split is None else f"{split} split"
-    (first, key), *others = task.headline
+    titles = {task.comparison.value: f"{(split or 'test').capitalize()} {task.comparison.name}"}
+    titles |= {key: task.comparison.titles[key] for key in task.headline}
     return [
         (title, decimal(evaluation.get(key)), interval(evaluation.get(f"{key}_ci95")) or note)
-        for title, key in ((f"{(split or 'test').capitalize()} {first}", key), *others)
+        for key, title in titles.items()
     ]
 
 
@@ -107,7 +108,8 @@ def _curves(run: Run, task: Task) -> list[tuple[str, str, bytes]]:
         for phase, first, last in workdir.phase_spans(run)
     ]
     plots = []
-    for key, title in (*task.curves, ("learning_rate", "Learning rate")):
+    for key in ("loss", task.comparison.value, "learning_rate"):
+        title = task.comparison.titles.get(key, "Learning rate")
         curves = [figures.Curve(split, *workdir.values(run, split, key)) for split in figures.COLORS]
         curves = [curve for curve in curves if curve.epochs]
         if curves:

@@ -117,7 +117,8 @@ def prepare(config: ConfigDict) -> Job:
     epoch_steps = steps_per_epoch(num_turns, config.batch_size)
     if epoch_steps == 0:
         raise UserError(f"config.batch_size {config.batch_size} exceeds the {num_turns} training images: lower it")
-    placement = choose_placement(task.num_bytes(train_split), task.contents, config.dataset.placement)
+    contents = "training images and masks" if task.masks else "training images"
+    placement = choose_placement(task.num_bytes(train_split), contents, config.dataset.placement)
     operations = choose(config.ops)
     model = models.build(
         config.model, task.num_outputs(train_split.classes), config.precision, native=operations.native

@@ -55,10 +55,10 @@ def test_every_image_counts_once_whatever_the_batch_size(count: int, batch_size:
     mesh = make_mesh(32)
     figures = SEGMENTATION.measure(answers(network, None, logits, masks, batch_size, mesh), loss)
     assert figures == pytest.approx(plain_figures(logits, masks))
-    found = segmented(answers(network, None, logits, masks, batch_size, mesh), loss)
-    assert (found.predicted.dtype, found.predicted.shape) == (np.uint8, masks.shape)
-    np.testing.assert_array_equal(found.predicted, logits.argmax(-1))
-    assert found.counts[:, :, 2].sum(1).tolist() == [SIZE * SIZE] * count
+    predicted, counts, _ = segmented(answers(network, None, logits, masks, batch_size, mesh), loss)
+    assert (predicted.dtype, predicted.shape) == (np.uint8, masks.shape)
+    np.testing.assert_array_equal(predicted, logits.argmax(-1))
+    assert counts[:, :, 2].sum(1).tolist() == [SIZE * SIZE] * count
 
 
 def test_masks_are_saved_as_the_ids_that_they_are_under_the_stem_of_their_image(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from covidjax.report import formats
 from covidjax.study import page
 from covidjax.study import results as study_results
 from covidjax.study.results import Condition, Result, Verdict
+from covidjax.tasks.classification import CLASSIFICATION
 from tests.report.made_workdir import Page
 from tests.study.made import ARMS, make_result, make_study
 
@@ -44,8 +45,8 @@ def test_chosen_is_the_cheapest_that_is_not_significantly_worse_paired_by_seed()
     assert found.keys() == {"until:layer3", "backbone"}
     for name, difference in found.items():
         assert difference.p == pytest.approx(stats.ttest_rel(accuracies[name], accuracies["none"]).pvalue)
-    assert found["backbone"].below_zero
-    assert not found["until:layer3"].below_zero
+    assert found["backbone"].is_worse(1)
+    assert not found["until:layer3"].is_worse(1)
     assert "“until:layer3”" in verdict.sentence
     assert "paired over 3 seeds" in verdict.sentence
 
@@ -94,6 +95,23 @@ def test_front_holds_what_no_other_surpasses_at_no_more_cost(tmp_path: Path) -> 
     ]
     front = study_results.pareto_front(study_results.make_conditions(study, results), "cost_seconds")
     assert [condition.label for condition in front] == ["backbone", "until:layer3", "until:layer2"]
+
+
+def test_task_whose_figure_is_best_when_low_is_judged_by_its_lowest() -> None:
+    task = dataclasses.replace(CLASSIFICATION, best={"accuracy": -1})
+    errors = {"none": [0.10, 0.15, 0.20], "until:layer3": [0.11, 0.13, 0.19], "backbone": [0.15, 0.201, 0.249]}
+    seconds = {"none": 100.0, "until:layer3": 40.0, "backbone": 1.0}
+    study = make_study(Path("study"), tuple(errors), seeds=SEEDS)
+    results = [
+        make_result(t, val_accuracy=errors[t.strategy][t.seed], cost_seconds=seconds[t.strategy])
+        for t in study.trials()
+    ]
+    conditions = [dataclasses.replace(c, task=task) for c in study_results.make_conditions(study, results)]
+    verdict = study_results.judge(conditions)
+    assert (label(verdict.best), label(verdict.chosen)) == ("until:layer3", "until:layer3")
+    assert "has the lowest mean validation accuracy, 0.143 over 3 seeds; every cheaper strategy is" in verdict.sentence
+    front = study_results.pareto_front(conditions, "cost_seconds")
+    assert [condition.label for condition in front] == ["backbone", "until:layer3"]
 
 
 def write_page(tmp_path: Path, results: list[Result], study: Any) -> tuple[Page, Verdict, str]:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from covidjax.errors import UserError
-from covidjax.metrics import classification
+from covidjax.metrics import bootstrap
 from covidjax.metrics.classification import number
 
 CONVENTIONS = {
@@ -104,8 +104,17 @@ def report_from_counts(
             "train with a lower learning rate"
         )
     counts = counts.astype(np.int64)
-    clusters = np.unique(np.asarray(patients), return_inverse=True)[1] if patients_known else np.arange(len(counts))
-    figures, samples = _figures(counts), _bootstrap(counts, clusters, seed, resamples)
+    overlaps, unions, flat = dice(counts), iou(counts), counts.reshape(len(counts), -1).astype(np.float64)
+
+    def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
+        pooled, total = (weights @ flat).reshape(-1, *counts.shape[1:]), weights.sum(axis=1, keepdims=True)
+        means = {"dice": weights @ overlaps / total, "iou": weights @ unions / total}
+        return {**means, "dice_pooled": dice(pooled), "iou_pooled": iou(pooled)}
+
+    pooled = counts.sum(axis=0)
+    figures = {"dice": overlaps.mean(axis=0), "iou": unions.mean(axis=0)}
+    figures |= {"dice_pooled": dice(pooled), "iou_pooled": iou(pooled)}
+    samples = bootstrap.resampled(resampled, bootstrap.clusters_of(patients, patients_known), seed, resamples)
     per_class = {}
     for c, name in enumerate(classes):
         per_class[name] = {
@@ -116,7 +125,6 @@ def report_from_counts(
             "predicted_pixels": int(counts[:, c, 1].sum()),
         }
     means = {key: (values[1:].mean(), samples[key][:, 1:].mean(axis=1)) for key, values in figures.items()}
-    unit = "by patient" if patients_known else "by image (no patient ids)"
     return {
         "split": split,
         "num_examples": len(counts),
@@ -129,7 +137,7 @@ def report_from_counts(
         "conventions": {
             key: text for key, text in CONVENTIONS.items() if key != "hausdorff95" or distances is not None
         },
-        "intervals": {"dice and iou": f"bootstrap {unit}, {resamples} resamples, 95 % percentile"},
+        "intervals": {"dice and iou": bootstrap.method(patients_known, resamples)},
         "research_use_only": True,
     }
 
@@ -160,35 +168,6 @@ def _per_image(
     return images
 
 
-def _figures(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Each [classes]."""
-    pooled = counts.sum(axis=0)
-    return {
-        "dice": dice(counts).mean(axis=0),
-        "iou": iou(counts).mean(axis=0),
-        "dice_pooled": dice(pooled),
-        "iou_pooled": iou(pooled),
-    }
-
-
-def _bootstrap(counts: np.ndarray, clusters: np.ndarray, seed: int, resamples: int) -> dict[str, np.ndarray]:
-    """`_figures` of resampled images, each [resamples, classes]; without rows for a single cluster."""
-    num_images, num_classes = counts.shape[:2]
-    overlaps, unions, flat = dice(counts), iou(counts), counts.reshape(num_images, -1).astype(np.float64)
-    generator = np.random.default_rng(seed)
-    parts: dict[str, list[np.ndarray]] = {key: [np.empty((0, num_classes))] for key in _figures(counts)}
-    block = max(1, classification.WEIGHTS_AT_ONCE // num_images)
-    for start in range(0, resamples if clusters.max() > 0 else 0, block):
-        weights = classification.resample_weights(clusters, generator, min(block, resamples - start))
-        pooled = (weights @ flat).reshape(-1, num_classes, 3)
-        total = weights.sum(axis=1, keepdims=True)
-        parts["dice"].append(weights @ overlaps / total)
-        parts["iou"].append(weights @ unions / total)
-        parts["dice_pooled"].append(dice(pooled))
-        parts["iou_pooled"].append(iou(pooled))
-    return {key: np.concatenate(rows) for key, rows in parts.items()}
-
-
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """The ratio; 1 where there is nothing to find and nothing was found."""
     return np.divide(part, whole, out=np.ones(np.shape(whole)), where=whole != 0)
@@ -199,7 +178,7 @@ def _with_intervals(figures: dict[str, tuple[float, np.ndarray]]) -> dict[str, A
     report: dict[str, Any] = {}
     for key, (value, samples) in figures.items():
         report[key] = float(value)
-        report[f"{key}_ci95"] = np.percentile(samples, [2.5, 97.5]).tolist() if len(samples) else None
+        report[f"{key}_ci95"] = bootstrap.interval(samples)
     return report
 
 

@@ -20,7 +20,7 @@ from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices
 from covidjax.errors import UserError
 from covidjax.evaluate.members import Member, Mixture, check_unchanged, load_members, load_mixture
-from covidjax.metrics import classification
+from covidjax.metrics import bootstrap, classification
 from covidjax.metrics.comparison import paired_accuracy
 from covidjax.models import mixture
 from covidjax.models.mixture import Candidate
@@ -193,7 +193,7 @@ def _write_evaluation(workdir: Path, mixed: Mixture, examples: Examples, answers
     result = figures(table)
     result["ensemble"] = {"mix": settings.mix, "rule": settings.weights, "weights_from": settings.weights_from}
     result["members"], result["comparison"] = [], []
-    clusters = np.unique(np.asarray(examples.patients), return_inverse=True)[1]
+    clusters = bootstrap.clusters_of(examples.patients, True)
     right = table.argmax(axis=1) == labels
     for member, weight, answer in zip(mixed.members, mixed.weights, answers, strict=True):
         kept = {key: value for key, value in figures(answer).items() if key.removesuffix("_ci95") in FIGURES}

@@ -1,10 +1,8 @@
-import math
-
 import numpy as np
 import pytest
 import sklearn.metrics
 
-from covidjax.metrics import classification
+from covidjax.metrics import bootstrap, classification
 
 
 @pytest.mark.parametrize(
@@ -48,14 +46,13 @@ def test_auroc_equals_scikit_learn_with_ties(levels: int) -> None:
         positive = generator.random(50) < 0.3
         positive[:2] = True, False
         expected = sklearn.metrics.roc_auc_score(positive, scores)
-        assert classification.auroc(scores, positive) == pytest.approx(expected, abs=1e-12)
+        assert classification.auroc(scores, positive, np.ones((1, 50))) == pytest.approx(expected, abs=1e-12)
 
 
 def test_auroc_without_a_class_is_nan() -> None:
     scores = np.arange(4) / 4
     for positive in (np.zeros(4, bool), np.ones(4, bool)):
-        assert math.isnan(classification.auroc(scores, positive))
-        assert np.isnan(classification.weighted_auroc(scores, positive, np.ones((2, 4)))).all()
+        assert np.isnan(classification.auroc(scores, positive, np.ones((2, 4)))).all()
 
 
 def test_weighted_auroc_equals_auroc_of_repeated_data() -> None:
@@ -64,13 +61,16 @@ def test_weighted_auroc_equals_auroc_of_repeated_data() -> None:
     positive = generator.random(40) < 0.4
     counts = generator.integers(0, 4, (25, 40))
     counts[0] = 1
-    repeated = [classification.auroc(np.repeat(scores, row), np.repeat(positive, row)) for row in counts]
-    np.testing.assert_array_equal(classification.weighted_auroc(scores, positive, counts.astype(np.float64)), repeated)
+    repeated = [
+        classification.auroc(np.repeat(scores, row), np.repeat(positive, row), np.ones((1, row.sum())))[0]
+        for row in counts
+    ]
+    np.testing.assert_array_equal(classification.auroc(scores, positive, counts.astype(np.float64)), repeated)
 
 
 def test_resampling_moves_all_images_of_a_patient_together() -> None:
     clusters = np.array([2, 0, 1, 2, 0, 2, 3])
-    weights = classification.resample_weights(clusters, np.random.default_rng(0), 500)
+    weights = bootstrap.resample_weights(clusters, np.random.default_rng(0), 500)
     multiplicity = np.stack([weights[:, np.flatnonzero(clusters == cluster)[0]] for cluster in range(4)], axis=1)
     np.testing.assert_array_equal(weights, multiplicity[:, clusters])
     np.testing.assert_array_equal(multiplicity.sum(axis=1), 4)

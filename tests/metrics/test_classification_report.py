@@ -8,7 +8,7 @@ import pytest
 import sklearn.metrics
 
 from covidjax.errors import UserError
-from covidjax.metrics import classification
+from covidjax.metrics import bootstrap, classification
 from tests.predictions import CLASSES, make_predictions, make_report
 
 PROPORTIONS = ("precision", "recall", "specificity")
@@ -46,7 +46,7 @@ def test_bootstrap_equals_figures_of_resampled_data() -> None:
     probabilities, labels = make_predictions(3, count=30)
     patients = tuple(f"p{index % 11}" for index in range(30))
     clusters = np.unique(patients, return_inverse=True)[1]
-    counts = classification.resample_weights(clusters, np.random.default_rng(7), 40).astype(int)
+    counts = bootstrap.resample_weights(clusters, np.random.default_rng(7), 40).astype(int)
     f1, areas = [], []
     for row in counts:
         chosen, true = np.repeat(probabilities, row, axis=0), np.repeat(labels, row)
@@ -71,7 +71,7 @@ def test_report_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> No
     first = make_report(probabilities, labels, seed=1)
     assert make_report(probabilities, labels, seed=1) == first
     assert make_report(probabilities, labels, seed=2)["macro_f1_ci95"] != first["macro_f1_ci95"]
-    monkeypatch.setattr(classification, "WEIGHTS_AT_ONCE", 7 * len(labels))
+    monkeypatch.setattr(bootstrap, "WEIGHTS_AT_ONCE", 7 * len(labels))
     assert make_report(probabilities, labels, seed=1) == first
 
 

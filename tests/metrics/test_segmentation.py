@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from covidjax.errors import UserError
-from covidjax.metrics import classification, segmentation
+from covidjax.metrics import bootstrap, segmentation
 from tests.predictions import mask_counts
 
 CLASSES = ("background", "lung", "lesion")
@@ -92,9 +92,9 @@ def test_empty_masks_follow_the_stated_convention() -> None:
 def test_bootstrap_equals_figures_of_resampled_images() -> None:
     predicted, masks = make_masks(9)
     patients = ("a", "b", "b", "c", "d", "d", "d", "e", "f")
-    weights = classification.resample_weights(
-        np.array([0, 1, 1, 2, 3, 3, 3, 4, 5]), np.random.default_rng(3), 60
-    ).astype(int)
+    weights = bootstrap.resample_weights(np.array([0, 1, 1, 2, 3, 3, 3, 4, 5]), np.random.default_rng(3), 60).astype(
+        int
+    )
     resampled = []
     for row in weights:
         chosen = np.repeat(predicted, row, axis=0), np.repeat(masks, row, axis=0)

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from covidjax.report.figures import FONT_SIZE, INK, MUTED, PALETTE, line, new_figure, plain, to_svg
 from covidjax.report.formats import short_count
 from covidjax.study.plan import Study, rate_text
-from covidjax.study.results import Condition, bounds
+from covidjax.study.results import Condition
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
@@ -40,7 +40,7 @@ def cost_plot(
         axes.plot(*np.reshape(front, (-1, 2)).T, color=GHOST, linewidth=4, drawstyle="steps-post", zorder=1)
         known = [condition for condition in conditions if not math.isnan(condition.cost(name))]
         for condition in known:
-            cost, (low, high) = condition.cost(name) / size, bounds(condition.reached, study.comparison)
+            cost, (low, high) = condition.cost(name) / size, condition.bounds
             if condition.reached.n == 1:
                 low, high = (condition.cost(f"{study.comparison.column}_{bound}") for bound in ("low", "high"))
             if not math.isnan(low):

@@ -9,12 +9,11 @@ from covidjax import config as configs
 from covidjax import files
 from covidjax.metrics.comparison import mean_interval
 from covidjax.report import page
-from covidjax.report.formats import MISSING, decimal, duration, interval, is_number
+from covidjax.report.formats import MISSING, duration, is_number
 from covidjax.study import figures
 from covidjax.study.plan import VARIED, Study
 from covidjax.study.results import Condition, Result, Verdict, bounds, pareto_front, quoted
 
-LONGEST_LABEL = 24
 COSTS = (("cost_seconds", "training time", "s", 1.0), ("peak_bytes", "memory of a step", "MiB", float(2**20)))
 
 
@@ -34,8 +33,9 @@ def write(study: Study, results: Sequence[Result], conditions: Sequence[Conditio
             "configuration": "Configuration",
         },
         comparison=comparison,
-        headline=_headline(study, results, verdict),
-        verdict=verdict.sentence,
+        verdict=verdict,
+        results=results,
+        seconds=sum(result.figures.get("cost_seconds", 0.0) for result in results if result.status == "finished"),
         cost=_against_cost(study, [condition for condition in conditions if condition.finished]),
         strategies=_strategies(study, conditions, verdict),
         devices=sorted({each.device for condition in conditions for each in condition.finished if each.device}),
@@ -43,35 +43,11 @@ def write(study: Study, results: Sequence[Result], conditions: Sequence[Conditio
         curves=_curves(study, conditions),
         test=_test_split(study, results, verdict),
         runs=_runs(study, results),
-        failed=[result for result in results if result.status == "failed"],
         configuration=page.config_rows(config, VARIED),
     )
     target = study.workdir / "study.html"
     files.write_text(target, content)
     return target
-
-
-def _headline(study: Study, results: Sequence[Result], verdict: Verdict) -> list[tuple[str, str, str]]:
-    """Title, value and note."""
-    finished = [result for result in results if result.status == "finished"]
-    failed = sum(result.status == "failed" for result in results)
-    cells = []
-    for title, condition in (("Chosen", verdict.chosen), ("Best", verdict.best)):
-        if condition is None:
-            cells.append((title, MISSING, ""))
-            continue
-        label, reached = condition.label, condition.reached
-        if len(label) > LONGEST_LABEL:
-            label = f"{label[: LONGEST_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
-        shown = f"{decimal(reached.mean)} {interval(bounds(reached, study.comparison))}".rstrip()
-        cells.append((title, label, f"validation {study.comparison.name} {shown}"))
-    if verdict.chosen and verdict.best:
-        spent, full = (duration(condition.cost("cost_seconds")) for condition in (verdict.chosen, verdict.best))
-        cells.append(("Training time, chosen", spent, f"mean of a run; of the best {full}"))
-    seconds = sum(result.figures.get("cost_seconds", 0.0) for result in finished)
-    cells.append(("Runs finished", f"{len(finished)} of {len(results)}", f"{failed} failed" if failed else ""))
-    cells.append(("Training time, all runs", duration(seconds), "without compilation"))
-    return cells
 
 
 def _against_cost(study: Study, shown: Sequence[Condition]) -> dict[str, Any]:
@@ -100,7 +76,7 @@ def _strategies(study: Study, conditions: Sequence[Condition], verdict: Verdict)
                 "bold": "strategy" if condition is verdict.chosen else None,
                 "seeds": f"{len(condition.finished)} of {len(condition.results)}",
                 "value": condition.reached.mean,
-                "value_ci95": bounds(condition.reached, study.comparison),
+                "value_ci95": condition.bounds,
                 "deviation": condition.reached.deviation,
                 "difference": "best" if condition is verdict.best else difference.mean if difference else None,
                 "difference_ci95": (difference.low, difference.high) if difference else None,

@@ -87,6 +87,11 @@ class Condition:
         return self.over_seeds(self.task.comparison.column)
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The interval of what was reached, within the limits of the figure."""
+        return bounds(self.reached, self.task.comparison)
+
+    @property
     def rank(self) -> float:
         """What it reached, or its negative where a lower figure is better: the best is the greatest."""
         return self.task.direction * self.reached.mean

@@ -19,7 +19,7 @@ from covidjax.train.parallel import jit_step
 from covidjax.train.programs import Programs
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
-from tests.support import make_model, make_recipe, make_state, make_variables
+from tests.support import assert_close, by_path, make_state, make_training
 
 EPOCH_STEPS = 5
 STEPS_PER_CALL = 5
@@ -38,13 +38,11 @@ class Case:
 
 def make_case(config: ConfigDict, size: int, *, of_pixels: bool = False, **changes: Any) -> Case:
     """A network of a config with drawn weights, and images of noise; labels are of pixels or of images."""
-    model = make_model(config)
-    variables = make_variables(model, size)
     if of_pixels:
         changes["loss"] = pixel_loss
     if config.prefix_precision:
         changes["prefix"] = models.build(config.model, 3, config.prefix_precision)
-    recipe = make_recipe(config, model, variables, **changes)
+    recipe, variables = make_training(config, size, **changes)
     generator, count = np.random.default_rng(1), EPOCH_STEPS * config.batch_size
     images = generator.integers(0, 256, (count, size, size, 1), np.uint8)
     shape = (count, size, size) if of_pixels else (count,)
@@ -103,16 +101,14 @@ def trained_part(case: Case, state: TrainState) -> dict[str, np.ndarray]:
         "average": state.average,
         "sums": state.metrics,
     }
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(found)}
+    return by_path(found)
 
 
 def assert_same_training(case: Case, one: TrainState, other: TrainState, tolerance: float) -> None:
     """Of every array, the largest difference against the largest value."""
     start = trained_part(case, make_state(case.recipe, case.variables))
     found, expected = trained_part(case, one), trained_part(case, other)
-    assert found.keys() == expected.keys()
+    assert_close(found, expected, tolerance)
     for path, value in expected.items():
         assert np.all(np.isfinite(value)), path
         assert not np.array_equal(value, start[path]) or "nonfinite_step" in path, f"{path} did not train"
-        bound = tolerance * np.abs(value).max()
-        np.testing.assert_allclose(found[path], value, rtol=tolerance, atol=bound, err_msg=path)

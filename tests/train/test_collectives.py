@@ -1,16 +1,15 @@
 """What four devices tell each other in a step: the gradients of what trains, and statistics of BatchNorm in use."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import pytest
+from flax import traverse_util
 
 from covidjax.runs import costs
-from tests.support import on_devices, small_config
+from tests.support import run_on_devices, small_config
 from tests.train.networks import layers, live
 from tests.train.programs import QUICKLY, reduced_elements
 from tests.train.test_freeze_programs import CHANGES
@@ -49,10 +48,8 @@ def expected(model: str, strategy: str) -> int:
     """
     found = setting(model)
     plan = found.recipe_of(strategy).plan
-    sizes = {
-        "/".join(key.key for key in path): leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(found.variables["params"])
-    }
+    leaves = traverse_util.flatten_dict(found.variables["params"], sep="/")
+    sizes = {path: leaf.size for path, leaf in leaves.items()}
     trained = {leaf.path for leaf in plan.leaves if leaf.trains}
     network = layers(model, found.config.model.num_blocks)
     living = live(network, trained)
@@ -67,8 +64,7 @@ def expected(model: str, strategy: str) -> int:
 
 @pytest.mark.parametrize("model", ["cnn", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_devices_reduce_what_trains_and_statistics_in_use(model: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.train.test_collectives", model, str(tmp_path / "found.json")]
-    subprocess.run(command, cwd=Path(__file__).parents[2], env=os.environ | on_devices(4), check=True)
+    run_on_devices(4, "tests.train.test_collectives", model, tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert found == {strategy: {"all-reduce": expected(model, strategy)} for strategy in STRATEGIES[model]}
 

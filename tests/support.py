@@ -142,7 +142,7 @@ def by_path(tree: Any) -> dict[str, np.ndarray]:
     """The arrays of a tree by their paths, keys of random numbers as numbers."""
     return {
         jax.tree_util.keystr(path): np.asarray(
-            jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+            jax.random.key_data(leaf) if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key) else leaf
         )
         for path, leaf in jax.tree.leaves_with_path(tree)
     }

@@ -224,10 +224,21 @@ def table_of(name: str, strategy: Any, batch_norm: Any = "auto", **sizes: Any) -
     return recipe.plan, *freeze_table(recipe.plan, model, variables, images, recipe.tx)
 
 
-@pytest.mark.parametrize("strategy", ["until:block2", "all_but_norm"])
-def test_table_charges_only_what_trains(strategy: Any) -> None:
-    plan, rows, summary = table_of("cnn", strategy)
-    _, variables = shapes("cnn")
+DEEP = [("unet_resnet18", "until:layer2"), ("deeplabv3_resnet50", "until:layer2")]
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("cnn", "until:block2"),
+        ("cnn", "all_but_norm"),
+        ("unet", "until:down3"),  # skips cross the edge of what is frozen
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in DEEP),
+    ],
+)
+def test_table_charges_only_what_trains(name: str, strategy: str) -> None:
+    plan, rows, summary = table_of(name, strategy)
+    model, variables = shapes(name)
     trainable, _ = plan.split(variables["params"])
     for row in rows:
         leaves = jax.tree.leaves(trainable[row["stage"]])
@@ -245,7 +256,7 @@ def test_table_charges_only_what_trains(strategy: Any) -> None:
     full = sum(row["forward_flops"] + row["full_backward_flops"] for row in rows)
     assert f"a step costs {step / 1e9:.2f} GFLOP, {step / full:.0%} of the {full / 1e9:.2f} GFLOP" in summary
     lines = format_table(rows, summary).splitlines()
-    assert [line.split()[0] for line in lines[1:-1]] == [*CNN_STAGES]
+    assert [line.split()[0] for line in lines[1:-1]] == [row["stage"] for row in rows] == [*model.stages]
     assert lines[-1] == summary
 
 

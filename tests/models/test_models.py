@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from covidjax.errors import UserError
 from covidjax.freeze.plan import make_plan
 from covidjax.freeze.strategies import default_strategies
 from covidjax.models.layers import BatchNorm, Staged
-from tests.support import make_model, small_config
+from tests.support import assert_same_bits, make_model, small_config
 
 
 def random_variables(model: Staged, size: tuple[int, int] = (32, 32), channels: int = 1) -> dict[str, Any]:
@@ -37,33 +38,13 @@ def draw_images(size: tuple[int, int] = (32, 32), channels: int = 1, batch_size:
     return jnp.asarray(images, jnp.float32)
 
 
-def assert_same_bits(tree: Any, other: Any) -> None:
-    assert str(jax.tree.structure(tree)) == str(jax.tree.structure(other))
-    for leaf, twin in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
-        np.testing.assert_array_equal(leaf, twin)
-
-
-@pytest.mark.parametrize("train", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eval", "train"])
-def test_the_network_is_the_sequence_of_its_spans_to_the_bit(train: bool) -> None:
-    model = make_model(small_config("cnn", model__width=4, model__num_blocks=2, model__dropout=0.5))
-    variables = random_variables(model)
-    options: dict[str, Any] = {"train": train, "batch_norm_stages": model.stages if train else ()}
-    options |= {"mutable": ["batch_stats"], "rngs": {"dropout": jax.random.key(7)}}
-    images = draw_images()
-    logits, updated = model.apply(variables, images, **options)
-    assert logits.shape == (2, 3)
+def test_the_network_is_the_sequence_of_its_spans_to_the_bit() -> None:
+    model = make_model(small_config("cnn", model__width=4, model__num_blocks=2))
+    variables, images = random_variables(model), draw_images()
+    logits = model.apply(variables, images)
     for stage in model.stages:
-        between, before = model.apply(variables, images, stop=stage, **options)
-        found, after = model.apply(variables, between, start=stage, **options)
-        assert_same_bits(found, logits)
-        first = model.stages[: model.stages.index(stage)]
-        parts = {key: (before if key in first else after)["batch_stats"][key] for key in updated["batch_stats"]}
-        assert_same_bits(parts, updated["batch_stats"])
-    moved = [
-        not np.array_equal(*pair)
-        for pair in zip(*map(jax.tree.leaves, (updated["batch_stats"], variables["batch_stats"])), strict=True)
-    ]
-    assert all(moved) if train else not any(moved)
+        between = model.apply(variables, images, stop=stage)
+        assert_same_bits(model.apply(variables, between, start=stage), logits)
 
 
 @pytest.mark.parametrize(("start", "stop"), [("block9", None), (None, "block9"), ("block1", "block9")])
@@ -74,20 +55,20 @@ def test_an_unknown_stage_is_refused(start: str | None, stop: str | None) -> Non
         jax.eval_shape(lambda variables: model.apply(variables, draw_images(), start=start, stop=stop), variables)
 
 
-def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(UserError, match="allowed are "):
-        make_model(small_config("cnn", model__name="lenet"))
-
-
-def flow(model: Staged, variables: Any, shape: tuple[int, ...]) -> list[jax.ShapeDtypeStruct]:
-    """What comes out of each stage."""
-    x: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
-    found = []
-    for index, stage in enumerate(model.stages):
-        stop = (*model.stages, None)[index + 1]
-        x = jax.eval_shape(lambda v, x, start=stage, stop=stop: model.apply(v, x, start=start, stop=stop), variables, x)
-        found.append(x)
-    return found
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("lenet", {}, "allowed are "),
+        ("resnet18", {"arrangement": "keras"}, "resnet18.*resnet50"),
+        ("unet_resnet18", {"arrangement": "keras"}, "torchvision"),
+        ("unet", {"normalised_features": True}, "normalised_features is for networks that label .*, not for unet"),
+        ("vgg16", {}, "vgg16.*32"),  # five halvings empty an image of 31 pixels
+    ],
+)
+def test_a_network_that_there_is_not_is_refused(name: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        model = make_model(small_config(name, **{f"model__{key}": value for key, value in options.items()}))
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 31, 31, 1), jnp.float32))
 
 
 @pytest.mark.parametrize(
@@ -101,10 +82,10 @@ def flow(model: Staged, variables: Any, shape: tuple[int, ...]) -> list[jax.Shap
 def test_maps_of_odd_images_have_the_sizes_of_the_published_networks(name: str, sizes: list[tuple[int, int]]) -> None:
     model = make_model(small_config(name))
     shape = (2, 33, 47, 3)
-    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
-    *maps, logits = flow(model, variables, shape)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    maps = [jax.eval_shape(partial(model.apply, stop=stage), variables, images) for stage in model.stages[1:]]
     assert [leaf.shape[1:3] for leaf in maps] == sizes
-    assert logits.shape == (2, 3)
 
 
 def test_a_map_of_one_position_is_not_pooled_away() -> None:
@@ -136,12 +117,10 @@ def test_only_the_named_stages_update_their_statistics() -> None:
     model = make_model(small_config("cnn", model__width=2))
     variables = random_variables(model)
     _, updated = model.apply(variables, draw_images(), batch_norm_stages=("block2",), mutable=["batch_stats"])
-    for stage, old in variables["batch_stats"].items():
-        same = [
-            np.array_equal(*pair)
-            for pair in zip(*map(jax.tree.leaves, (old, updated["batch_stats"][stage])), strict=True)
-        ]
-        assert not any(same) if stage == "block2" else all(same), stage
+    same = jax.tree.map(np.array_equal, variables["batch_stats"], dict(updated["batch_stats"]))
+    assert {stage: set(jax.tree.leaves(tree)) for stage, tree in same.items()} == {
+        stage: {stage != "block2"} for stage in model.stages[:-1]
+    }
 
 
 # ---- Without normalisation ----
@@ -149,14 +128,10 @@ def test_only_the_named_stages_update_their_statistics() -> None:
 CONVOLUTIONS = ("block1/conv", "block2/conv")
 
 
-def plain_cnn() -> tuple[Staged, Any]:
+def test_without_normalisation_convolutions_have_biases_and_start_as_in_keras_and_no_strategy_is_for_it() -> None:
     config = small_config("cnn", model__normalisation="none", model__num_blocks=2, model__pooling="flatten")
     model = make_model(config, 2)
-    return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
-
-
-def test_without_normalisation_convolutions_have_biases_and_start_as_in_keras() -> None:
-    _, variables = plain_cnn()
+    variables: Any = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
     assert set(variables) == {"params"}
     leaves = traverse_util.flatten_dict(variables["params"], sep="/")
     assert {path.rpartition("/")[0] for path in leaves} == {*CONVOLUTIONS, "head/dense"}
@@ -166,11 +141,6 @@ def test_without_normalisation_convolutions_have_biases_and_start_as_in_keras() 
         assert 0.9 * limit < np.abs(kernel).max() <= limit
         assert not leaves[f"{path}/bias"].any()
     assert leaves["head/dense/kernel"].shape == (4 * 4 * 32, 2)
-
-
-def test_without_normalisation_there_is_no_strategy_for_it() -> None:
-    model, variables = plain_cnn()
-    paths = traverse_util.flatten_dict(variables["params"], sep="/")
-    assert "norm" not in default_strategies(model.stages, paths)
+    assert "norm" not in default_strategies(model.stages, leaves)
     with pytest.raises(UserError, match="no normalisation"):
         make_plan("norm", variables, model.stages)

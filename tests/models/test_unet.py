@@ -5,17 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from covidjax.freeze.plan import make_plan
-from covidjax.freeze.table import freeze_table
 from covidjax.models.layers import Numerics, Staged, resize_bilinear
 from covidjax.models.resnet import BOTTLENECK, LAYERS, ResNet
 from covidjax.models.unet import SelfAttention, UNet, UNetResNet, UpConv
 from covidjax.ops.choose import choose
 from tests.models.test_models import draw_images, random_variables
-from tests.support import make_model, small_config
 
 SIZE = (61, 67)
 
@@ -45,9 +41,7 @@ def test_parameter_counts_are_those_that_xu_prints(
     assert count(shapes(plain)["params"]) == without
     assert count(shapes(normalised)["params"]) == with_norm
     assert "batch_stats" not in shapes(plain)
-    assert (
-        count(shapes(normalised)["batch_stats"]) == 2 * 2 * (1 + 2 + 4 + 8 + 8 + 4 + 2 + 1) * width + 2 * 2 * 16 * width
-    )
+    assert count(shapes(normalised)["batch_stats"]) == 2 * 2 * (2 * (1 + 2 + 4 + 8) + 16) * width
     digits = 10**2 if printed % 1 else 1
     assert math.floor(without / 1e6 * digits) / digits == printed  # cut off, not rounded
 
@@ -64,10 +58,7 @@ def test_the_encoder_is_the_classifier_up_to_its_head(name: str) -> None:
         assert {stage: own[stage] for stage in encoder} == {stage: stages[stage] for stage in encoder}
     if name == "resnet18":
         numerics = Numerics(native=choose("auto").native)
-        model, classifier = (
-            dataclasses.replace(model, numerics=numerics),
-            dataclasses.replace(classifier, numerics=numerics),
-        )
+        model, classifier = (dataclasses.replace(each, numerics=numerics) for each in (model, classifier))
         variables, images = random_variables(model, SIZE), draw_images(SIZE)
 
         @jax.jit
@@ -153,17 +144,3 @@ def test_transposed_convolution_equals_torch() -> None:
     expected = module(torch.from_numpy(x.transpose(0, 3, 1, 2))).detach().permute(0, 2, 3, 1)
     variables = {"params": {"kernel": jnp.transpose(kernel, (2, 3, 0, 1)), "bias": bias}}
     np.testing.assert_allclose(np.asarray(UpConv(4).apply(variables, x)), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "name", ["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet_resnet18", "deeplabv3_resnet50"))]
-)
-def test_a_frozen_prefix_has_its_costs_although_skips_cross_its_edge(name: str) -> None:
-    model = make_model(small_config(name, model__width=4), 2)
-    variables, images = shapes(model), jax.ShapeDtypeStruct((2, *SIZE, 1), jnp.float32)
-    edge = model.stages[2]
-    plan = make_plan(f"until:{edge}", variables, model.stages)
-    rows, _ = freeze_table(plan, model, variables, images, optax.sgd(0.1))
-    assert [row["stage"] for row in rows] == list(model.stages)
-    assert all(row["forward_flops"] > 0 for row in rows)
-    assert [row["backward_flops"] > 0 for row in rows] == [index > 2 for index in range(len(rows))]

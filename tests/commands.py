@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -85,6 +86,14 @@ def tiny_config(folder: Path) -> str:
     """The flag that names the config of a tiny network on 24 phantoms, written into `folder`."""
     path = folder / "tiny.py"
     path.write_text(TINY_CONFIG)
+    return f"--config={path}"
+
+
+def config_file(folder: Path, **changes: Any) -> str:
+    """The flag that names a config, written into `folder`: the defaults with changes as those of `small_config`."""
+    path = folder / "config.py"
+    lines = ("from tests.support import small_config", "def get_config():", f"    return small_config(**{changes!r})")
+    path.write_text("\n".join(lines))
     return f"--config={path}"
 
 

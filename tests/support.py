@@ -63,17 +63,22 @@ def make_model(config: ConfigDict, num_classes: int = 3) -> Staged:
     return models.build(config.model, num_classes, config.precision, native=choose(config.ops).native)
 
 
-def make_variables(model: Staged, size: int = 32) -> dict[str, Any]:
+def shapes_of(model: Staged, size: int | tuple[int, int] = 32, channels: int = 1) -> dict[str, Any]:
+    """The shapes of a network's variables for images of so many pixels; nothing is computed."""
+    size = (size, size) if isinstance(size, int) else size
+    images = jax.ShapeDtypeStruct((2, *size, channels), model.numerics.param_dtype)
+    return dict(jax.eval_shape(model.init, jax.random.key(0), images))
+
+
+def make_variables(model: Staged, size: int | tuple[int, int] = 32, channels: int = 1) -> dict[str, Any]:
     """Weights and statistics drawn in NumPy: JAX would compile for seconds. Gradients flow through every branch."""
-    images = jax.ShapeDtypeStruct((2, size, size, 1), model.numerics.param_dtype)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), images)
     generator = np.random.default_rng(0)
 
     def values(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         spread = np.sqrt(2 / np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.2
         return jnp.asarray((leaf.ndim == 1) + spread * generator.uniform(-1, 1, leaf.shape), leaf.dtype)
 
-    return {"batch_stats": {}, **jax.tree.map(values, dict(abstract))}
+    return {"batch_stats": {}, **jax.tree.map(values, shapes_of(model, size, channels))}
 
 
 def make_preprocessing(config: ConfigDict) -> Preprocessing:

@@ -152,36 +152,25 @@ def test_loss_function_is_a_static_argument_of_jit(name: str) -> None:
 
 
 def by_numpy(name: str, logits: Any, labels: Any, weights: tuple[float, ...], gamma: float, beta: float) -> np.ndarray:
-    """The formulas, pixel by pixel and class by class, in float64."""
-    values = []
-    for image, mask in zip(np.asarray(logits, np.float64), np.asarray(labels), strict=True):
-        p = np.exp(image) / np.exp(image).sum(-1, keepdims=True)
-        s = 1 / (1 + np.exp(-image))
-        sums = dict.fromkeys(("cross_entropy", "sigmoid", "focal"), 0.0)
-        for row, column in np.ndindex(mask.shape):
-            label, pixel = mask[row, column], p[row, column]
-            sums["cross_entropy"] -= weights[label] * np.log(pixel[label])
-            sums["focal"] -= weights[label] * (1 - pixel[label]) ** gamma * np.log(pixel[label])
-            terms = [np.log(s[row, column, c] if c == label else 1 - s[row, column, c]) for c in range(len(pixel))]
-            sums["sigmoid"] -= weights[label] * np.mean(terms)
-        overlaps = {}
-        for half in (0.5, beta):
-            parts = []
-            for c in range(p.shape[-1]):
-                g = mask == c
-                hits, false, missed = (p[..., c] * g).sum(), (p[..., c] * ~g).sum(), ((1 - p[..., c]) * g).sum()
-                parts.append(1 - (hits + 0.5) / (hits + (1 - half) * false + half * missed + 0.5))
-            overlaps[half] = np.average(parts, weights=weights)
-        means = {key: value / mask.size for key, value in sums.items()}
-        values.append({
-            "softmax_cross_entropy": means["cross_entropy"],
-            "sigmoid_cross_entropy": means["sigmoid"],
-            "cross_entropy_dice": means["cross_entropy"] + overlaps[0.5],
-            "dice": overlaps[0.5],
-            "focal": means["focal"],
-            "tversky": overlaps[beta],
-        }[name])  # fmt: skip
-    return np.array(values)
+    """The formulas in float64, of each image."""
+    logits, one_hot = np.asarray(logits, np.float64), np.eye(3)[np.asarray(labels)]
+    weight, p = np.asarray(weights)[np.asarray(labels)], np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    of_label, sigmoids = (p * one_hot).sum(-1), 1 / (1 + np.exp(-logits))
+    cross_entropy = np.mean(-weight * np.log(of_label), axis=(1, 2))
+
+    def overlap(missed_part: float) -> np.ndarray:
+        hits, false, missed = (np.sum(part, (1, 2)) for part in (p * one_hot, p * (1 - one_hot), (1 - p) * one_hot))
+        parts = 1 - (hits + 0.5) / (hits + (1 - missed_part) * false + missed_part * missed + 0.5)
+        return np.average(parts, axis=-1, weights=weights)
+
+    return {
+        "softmax_cross_entropy": cross_entropy,
+        "sigmoid_cross_entropy": np.mean(-weight * np.log(np.abs(1 - one_hot - sigmoids)).mean(-1), axis=(1, 2)),
+        "cross_entropy_dice": cross_entropy + overlap(0.5),
+        "dice": overlap(0.5),
+        "focal": np.mean(-weight * (1 - of_label) ** gamma * np.log(of_label), axis=(1, 2)),
+        "tversky": overlap(beta),
+    }[name]
 
 
 @pytest.mark.parametrize("name", MASK_LOSSES)

@@ -163,11 +163,9 @@ def test_hausdorff_by_hand() -> None:
     assert segmentation.hausdorff95(one, one) == 0.0
     assert segmentation.hausdorff95(none, none) == 0.0
     assert math.isnan(segmentation.hausdorff95(one, none))
-    distances = segmentation.hausdorff95_of(np.stack([one, one, none]), np.stack([other, none, none]), 2)
-    report = make_report(
-        np.stack([one, one, none]).astype(int), np.stack([other, none, none]).astype(int), distances=np.pad(
-            distances, ((0, 0), (0, 1)), constant_values=np.nan), resamples=2,
-    )  # fmt: skip
+    guesses, truths = np.stack([one, one, none]), np.stack([other, none, none])
+    distances = np.pad(segmentation.hausdorff95_of(guesses, truths, 2), ((0, 0), (0, 1)), constant_values=np.nan)
+    report = make_report(guesses.astype(int), truths.astype(int), distances=distances, resamples=2)
     assert report["per_class"]["lung"]["hausdorff95"] == 2.5
     assert report["per_class"]["lung"]["hausdorff95_undefined"] == 1
     assert report["per_class"]["lesion"]["hausdorff95"] is None

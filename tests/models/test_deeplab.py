@@ -13,6 +13,7 @@ from covidjax.models.resnet import LAYERS
 from covidjax.ops.choose import choose
 from covidjax.weights.load import COUNTERS
 from covidjax.weights.torchvision import entries
+from tests.support import shapes_of
 from tests.weights.parity import error, fill, stage_outputs
 
 # Parameters that torchvision prints for its files, less those of aux_classifier (1024 x 256 x 9, BatchNorm, 256 x 21).
@@ -22,15 +23,10 @@ SIZE = (33, 49)
 FEW = (1, 1, 2, 2)  # a block of each kind: with and without a convolution beside it, and with each dilation
 
 
-def shapes(model: DeepLabV3, size: tuple[int, int] = SIZE, channels: int = 3) -> dict[str, Any]:
-    images = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
-    return dict(jax.eval_shape(model.init, jax.random.key(0), images))
-
-
 @pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
 def test_the_name_map_fills_every_leaf_from_one_tensor_of_the_published_network(backbone: str) -> None:
     model = DeepLabV3(21, backbone)
-    flat = traverse_util.flatten_dict(shapes(model), sep="/")
+    flat = traverse_util.flatten_dict(shapes_of(model, SIZE, 3), sep="/")
     paths, sources = ([getattr(entry, name) for entry in entries(model)] for name in ("path", "source"))
     assert sorted(paths) == sorted(flat)
     assert len(set(sources)) == len(sources)
@@ -40,7 +36,7 @@ def test_the_name_map_fills_every_leaf_from_one_tensor_of_the_published_network(
 def test_the_file_of_a_classifier_fills_the_backbone_and_nothing_else() -> None:
     model = DeepLabV3(2, "resnet50")
     found = entries(model, {"conv1.weight", "fc.weight"})
-    flat = traverse_util.flatten_dict(shapes(model), sep="/")
+    flat = traverse_util.flatten_dict(shapes_of(model, SIZE, 3), sep="/")
     assert {entry.path for entry in found} == {path for path in flat if path.split("/")[1] not in ("decoder", "head")}
     assert "layer3.0.downsample.0.weight" in {entry.source for entry in found}
 
@@ -64,7 +60,7 @@ def both(backbone: str = "resnet50") -> tuple[DeepLabV3, dict[str, Any], Any]:
     network = network_of_torch(LAYERS[backbone])
     tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     model = DeepLabV3(3, backbone, numerics=Numerics(native=choose("auto").native))
-    variables, account = fill(shapes(model), entries(model, tensors), tensors)
+    variables, account = fill(shapes_of(model, SIZE, 3), entries(model, tensors), tensors)
     assert all(name.endswith(COUNTERS) for name in account.unused)
     return model, variables, network
 
@@ -131,7 +127,7 @@ def test_gradients_equal_those_of_the_torch_network(shallow: None) -> None:
 
 def test_strides_of_layer3_and_layer4_are_dilation() -> None:
     model, images = DeepLabV3(2, "resnet50"), jax.ShapeDtypeStruct((1, 64, 96, 1), jnp.float32)
-    variables = shapes(model, (64, 96), channels=1)
+    variables = shapes_of(model, (64, 96))
     before = {
         stage: jax.eval_shape(lambda v, x, s=stage: model.apply(v, x, stop=s), variables, images)
         for stage in model.stages[1:]

@@ -46,42 +46,30 @@ def calls_of(function: Any, *arguments: Any) -> list[str]:
     return [name for name in native.library.TARGETS if native.library.target(name) in text]
 
 
-sizes = st.integers(1, 12)
-pairs = st.tuples(st.integers(0, 2), st.integers(0, 2))
+def draw_geometry(most: int, features: Any, kernel: Any, strides: Any) -> st.SearchStrategy[Geometry]:
+    """Shapes of a convolution of maps of up to `most` positions; features: pairs of those of inputs and outputs."""
+    sizes = st.tuples(st.integers(1, 4), st.integers(1, most), st.integers(1, most))
+    pair = st.tuples(st.integers(0, 2), st.integers(0, 2))
+
+    def make(size: Any, padding: Any, features: Any, kernel: Any, strides: Any) -> Geometry:
+        return Geometry((*size, features[0]), (*kernel, *features), strides, padding, (1, 1))
+
+    made = st.builds(make, sizes, st.tuples(pair, pair), features, kernel, strides)
+    return made.filter(lambda drawn: min(drawn.size) > 0)
 
 
-@given(
-    batch=st.integers(1, 3),
-    height=sizes,
-    width=sizes,
-    in_features=st.sampled_from([1, 2, 3, 5, 16, 17, 33]),
-    features=st.sampled_from([1, 3, 8, 16, 19, 64]),
-    rows=st.integers(1, 5),
-    columns=st.integers(1, 3),
-    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(pairs, pairs),
-    followed=st.booleans(),
-)
-def test_convolution_and_its_gradients_are_those_of_float64(
-    batch: int,
-    height: int,
-    width: int,
-    in_features: int,
-    features: int,
-    rows: int,
-    columns: int,
-    strides: tuple[int, int],
-    padding: tuple[tuple[int, int], tuple[int, int]],
-    followed: bool,
-) -> None:
-    if height + sum(padding[0]) < rows or width + sum(padding[1]) < columns:
-        return
-    inputs, kernel = normal(batch, height, width, in_features), normal(rows, columns, in_features, features, seed=1)
-    convolve = partial(ops.convolution, strides=strides, padding=padding)
-    arguments = [inputs, kernel]
+SMALL = st.tuples(st.sampled_from([1, 2, 3, 5, 16, 17, 33]), st.sampled_from([1, 3, 8, 16, 19, 64]))
+MANY = st.tuples(st.sampled_from([16, 32, 48, 80, 128]), st.sampled_from([16, 32, 48, 112, 256]))
+UP_TO_THREE = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@given(draw_geometry(12, SMALL, st.tuples(st.integers(1, 5), st.integers(1, 3)), UP_TO_THREE), st.booleans())
+def test_convolution_and_its_gradients_are_those_of_float64(geometry: Geometry, followed: bool) -> None:
+    convolve = partial(ops.convolution, strides=geometry.strides, padding=geometry.padding)
+    arguments = [normal(*geometry.inputs), normal(*geometry.kernel, seed=1)]
     if followed:
-        shape = jax.eval_shape(convolve, inputs, kernel).shape
-        arguments += [normal(features, seed=2), normal(*shape, seed=3)]
+        features = geometry.kernel[-1]
+        arguments += [normal(features, seed=2), normal(geometry.inputs[0], *geometry.size, features, seed=3)]
 
     def run(*arguments: Any, native: bool) -> Any:
         terms = dict(zip(("bias", "residual"), arguments[2:], strict=False))
@@ -97,16 +85,9 @@ def test_convolution_and_its_gradients_are_those_of_float64(
     assert_close(found[0], expected[0], 1e-5)
 
 
-@given(
-    batch=st.integers(1, 3),
-    size=st.tuples(sizes, sizes),
-    features=st.sampled_from([(1, 1), (3, 5), (16, 8), (33, 16)]),
-    taps=st.tuples(st.integers(1, 3), st.integers(1, 2)),
-)
-def test_transposed_convolution_and_its_gradients_are_those_of_float64(
-    batch: int, size: tuple[int, int], features: tuple[int, int], taps: tuple[int, int]
-) -> None:
-    arguments = normal(batch, *size, features[0]), normal(*taps, *features, seed=1)
+@given(draw_geometry(12, st.sampled_from([(1, 1), (3, 5), (16, 8), (33, 16)]), UP_TO_THREE, st.just((1, 1))))
+def test_transposed_convolution_and_its_gradients_are_those_of_float64(geometry: Geometry) -> None:
+    arguments = normal(*geometry.inputs), normal(*geometry.kernel, seed=1)
     found = jax.jit(partial(with_gradients, partial(ops.transposed_convolution, native=True)))(*arguments)
     assert_close(found, in_float64(ops.transposed_convolution, *arguments), 1e-5)
 
@@ -216,25 +197,10 @@ def test_maxima_of_features_that_do_not_fit_are_an_error() -> None:
 # ---- Winograd's formulation ----
 
 
-@given(
-    batch=st.integers(1, 4),
-    size=st.tuples(st.integers(1, 21), st.integers(1, 21)),
-    padding=st.tuples(pairs, pairs),
-    stride=st.sampled_from([1, 2]),
-    features=st.tuples(st.sampled_from([16, 32, 48, 80, 128]), st.sampled_from([16, 32, 48, 112, 256])),
-)
-def test_winograds_and_its_gradients_are_those_of_float64(
-    batch: int,
-    size: tuple[int, int],
-    padding: tuple[tuple[int, int], tuple[int, int]],
-    stride: int,
-    features: tuple[int, int],
-) -> None:
-    if any(extent + sum(pair) < 3 for extent, pair in zip(size, padding, strict=True)):
-        return
-    geometry = Geometry((batch, *size, features[0]), (3, 3, *features), (stride, stride), padding, (1, 1))
+@given(draw_geometry(21, MANY, st.just((3, 3)), st.sampled_from([(1, 1), (2, 2)])))
+def test_winograds_and_its_gradients_are_those_of_float64(geometry: Geometry) -> None:
     inputs, kernel = jnp.asarray(normal(*geometry.inputs)), jnp.asarray(normal(*geometry.kernel, seed=1))
-    cotangent = jnp.asarray(normal(batch, *geometry.size, features[1], seed=9))
+    cotangent = jnp.asarray(normal(geometry.inputs[0], *geometry.size, geometry.kernel[-1], seed=9))
     values, (of_inputs, of_kernel) = in_float64(partial(plain, geometry=geometry), inputs, kernel)
     assert_close(NATIVE_WINOGRAD.outputs(inputs, kernel, geometry), values, 1e-5)
     assert_close(NATIVE_WINOGRAD.input_gradient(cotangent, kernel, geometry), of_inputs, 1e-5)

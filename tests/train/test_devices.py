@@ -30,7 +30,7 @@ from tests.support import (
 )
 
 MODELS = ("cnn", "resnet18")
-pytestmark = pytest.mark.slow  # what all of them share takes minutes; test_collectives is for every day
+pytestmark = pytest.mark.slow  # what all of them share takes minutes; test_programs is for every day
 STEPS = 20
 # A rate so high that the parameters after the step are the gradient, but for the rounding of the parameters.
 RATE = 2.0**12

@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,13 +19,11 @@ from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe, train_step
 from tests.support import (
     EVERYTHING_ON,
-    assert_close,
     make_batch,
     make_state,
     make_training,
     small_config,
 )
-from tests.train.cached import from_features, make_case, through_the_network, trained_part
 
 SIZE = 8
 GOOD, BAD = {"a": jnp.ones(2)}, {"a": jnp.array([1.0, jnp.inf])}
@@ -173,12 +170,3 @@ def test_devices_skip_a_step_together(half: Subject) -> None:
         after = compiled(before, {**batch, "label": jnp.zeros((2, 4), jnp.int32).at[1, 3].set(label)})
         assert int(after.loss_scale.skipped_steps) == skips
         assert ("params" in changed_by(before, after)) == (not skips)
-
-
-@pytest.mark.slow
-def test_cached_features_train_as_the_network_does(tmp_path: Path) -> None:
-    options = {"model__width": 2, "model__num_blocks": 2, "batch_size": 4, "freeze": "until:block1"}
-    case = make_case(small_config("cnn", precision="float16", **options), SIZE)
-    cached, through = from_features(case, tmp_path, 5), through_the_network(case, 5)
-    assert jax.tree.leaves(cached.loss_scale) == jax.tree.leaves(through.loss_scale)
-    assert_close(trained_part(case, cached), trained_part(case, through), 1e-2)

@@ -28,34 +28,27 @@ from covidjax.train.setup import Job, prepare
 from covidjax.train.writer import read_records
 from covidjax.weights.workdir import open_checkpoints
 from launch import train as command
-from tests.commands import call, contents
+from tests.commands import call, config_file, contents
 from tests.support import TINY, by_path, send_sigterm_before, small_config
 
 # Everything that a resumed run could get wrong: two phases, running statistics, moments, moving average, dropout,
 # augmentation and a learning rate that follows the loss.
-CONFIG = """
-from covidjax.config import default_config
-
-def get_config():
-    config = default_config()
-    config.dataset.image_size = 16
-    config.dataset.num_images = 50
-    config.model.width = 2
-    config.model.num_blocks = 2
-    config.model.dropout = 0.2
-    config.batch_size = 6
-    config.ema_decay = 0.9
-    config.augment.brightness = 0.2
-    config.optimizer.name = "adamw"
-    config.optimizer.weight_decay = 0.01
-    config.optimizer.schedule = "plateau"
-    config.optimizer.plateau_patience = 1
-    config.optimizer.plateau_factor = 0.7
-    config.optimizer.plateau_min_delta = 0.1
-    config.steps_per_call = 2
-    config.phases = ({"epochs": 4, "freeze": "backbone"}, {"epochs": 8, "freeze": "none"})
-    return config
-"""
+CONFIG: dict[str, Any] = {
+    **TINY,
+    "dataset__num_images": 50,
+    "batch_size": 6,
+    "model__dropout": 0.2,
+    "ema_decay": 0.9,
+    "augment__brightness": 0.2,
+    "optimizer__name": "adamw",
+    "optimizer__weight_decay": 0.01,
+    "optimizer__schedule": "plateau",
+    "optimizer__plateau_patience": 1,
+    "optimizer__plateau_factor": 0.7,
+    "optimizer__plateau_min_delta": 0.1,
+    "steps_per_call": 2,
+    "phases": ({"epochs": 4, "freeze": "backbone"}, {"epochs": 8, "freeze": "none"}),
+}
 STEPS_PER_EPOCH, FIRST_PHASE_EPOCHS, EPOCHS = 8, 4, 12
 BOUNDARY, LAST_STEP = STEPS_PER_EPOCH * FIRST_PHASE_EPOCHS, STEPS_PER_EPOCH * EPOCHS
 STOPS = (BOUNDARY, 62)
@@ -84,9 +77,7 @@ Start = Callable[[Path], "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("config") / "config.py"
-    path.write_text(CONFIG)
-    return f"--config={path}"
+    return config_file(tmp_path_factory.mktemp("config"), **CONFIG)
 
 
 @pytest.fixture(scope="module")

@@ -99,15 +99,6 @@ def kernel(params: Any) -> np.ndarray:
     return np.asarray(params["head"]["dense"]["kernel"])
 
 
-def test_average_follows_the_trained_parameters(tiny: Tiny) -> None:
-    recipe, variables, step = tiny
-    state, expected = make_state(recipe, variables), kernel(variables["params"])
-    for seed in range(3):
-        state = step(state, make_batch(16, seed=seed))
-        expected = 0.75 * expected + 0.25 * kernel(state.params)
-    np.testing.assert_allclose(kernel(state.average["params"]), expected, rtol=1e-6)
-
-
 def test_first_step_that_is_not_finite_is_named(tiny: Tiny) -> None:
     recipe, variables, step = tiny
     state = step(make_state(recipe, variables), make_batch(16))

@@ -188,14 +188,14 @@ def test_state_that_does_not_fit_is_refused_and_nothing_moved(
 FOUR_DEVICES = """
 import sys, pathlib, numpy, jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from tests.checkpoint.made import save_steps
 mesh = Mesh(numpy.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
 assert mesh.size == 4
 replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 values = numpy.arange(24, dtype=numpy.float32).reshape(8, 3)
 key = jax.device_put(jax.random.key(3), replicated)
 state = {"replicated": jax.device_put(values, replicated), "sharded": jax.device_put(values, sharded), "key": key}
-with Checkpoints(pathlib.Path(sys.argv[1]), keep=2, higher_is_better=True) as checkpoints:
-    checkpoints.save(1, state, {}, None)
+save_steps(pathlib.Path(sys.argv[1]), [1], lambda step: state)
 """
 
 

@@ -1,5 +1,6 @@
 """The commands called as from a shell, and the small things that they work on."""
 
+import csv
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -65,6 +66,12 @@ def refusal(capfd: pytest.CaptureFixture[str], main: Main, *arguments: object) -
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Every file below a folder with its bytes, every folder with None."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv file by the names of its columns; a first line that is a comment is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return list(csv.DictReader(lines[lines[0].startswith("# ") :]))
 
 
 def write_image(path: Path, seed: int, size: int = 20) -> None:

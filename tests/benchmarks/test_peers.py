@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks import ours, work
 from benchmarks.case import Case, offers
-from covidjax.errors import UserError
 from covidjax.models.resnet import LAYERS
 
 os.environ["KERAS_BACKEND"] = "jax"
@@ -86,9 +85,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[tuple[Case, Any, float, dict
 
 @pytest.mark.parametrize("peer", peers(*MODULES))
 @pytest.mark.parametrize(
-    "own",
-    [pytest.param(model, marks=() if model in QUICK else pytest.mark.slow) for model in SIZES],
-    indirect=True,
+    "own", [pytest.param(model, marks=() if model in QUICK else pytest.mark.slow) for model in SIZES], indirect=True
 )
 def test_first_loss_and_gradients_of_a_peer_are_ours(own: Any, peer: str) -> None:
     case, variables, loss, gradients = own
@@ -181,21 +178,3 @@ def test_compiled_and_plain_torch_take_the_same_step(monkeypatch: pytest.MonkeyP
     losses.append(float(torch_eager.build_compiled(case).step()))
     assert compiled
     assert np.allclose(losses, losses[0], rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("case", "message"),
-    [
-        (Case("flax", "resnet19"), "there is no benchmark of 'resnet19'"),
-        (Case("flax", "unet", image_size=40), "take a multiple of 16"),
-        (Case("flax", "cnn", mode="predict"), "mode is 'predict'"),
-    ],
-)
-def test_impossible_work_is_refused(case: Case, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        work.check(case)
-
-
-def test_unknown_freezes_are_refused_with_the_stages() -> None:
-    with pytest.raises(UserError, match="one of block1, block2, block3, block4$"):
-        work.frozen_stages(Case("flax", "cnn", freeze="until:head"))

@@ -18,6 +18,7 @@ from PIL import Image
 from covidjax.data.datasets import BUILDERS
 from covidjax.data.picture import BadImageError
 from covidjax.errors import UserError
+from tests.commands import read_table
 from tests.data.images import encoded, real_data
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed: make setup installs it")
@@ -284,8 +285,7 @@ def test_the_real_lists_of_covidx_have_the_published_counts(tmp_path: Path) -> N
 
 def test_the_real_images_of_darkcovid_have_the_published_counts(tmp_path: Path) -> None:
     cxr3 = real_data("cxr3")
-    with (cxr3 / "folds.csv").open(newline="") as file:
-        rows = list(tables.DictReader(file))
+    rows = read_table(cxr3 / "folds.csv")
     folders = {"normal": "No_findings", "pneumonia": "Pneumonia", "covid19": "Covid-19"}
     for row in rows:
         target = tmp_path / "X-Ray Image DataSet" / folders[row["label"]] / row["file"]

@@ -1,6 +1,5 @@
 """Figures of predicted masks are those of a plain computation, for any number of images in batches of any size."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from covidjax.evaluate.network import answers
 from covidjax.mesh import make_mesh
 from covidjax.metrics import mask_files
 from covidjax.tasks.segmentation import SEGMENTATION, segmented
+from tests.commands import read_table
 from tests.support import small_config
 
 SIZE, CLASSES = 5, 3
@@ -80,8 +80,7 @@ def test_table_has_a_row_for_each_image_with_the_figures_of_each_class(tmp_path:
     scores = {"dice": 0.1 + 0.2, "iou": 0.25, "true_pixels": 3, "predicted_pixels": 5}
     image = {"file": "a.png", "patient": "p", "dice": 0.5, "iou": 0.4, "per_class": {"lung": scores, "lesion": scores}}
     mask_files.write_predictions(tmp_path / "table.csv", [image, image | {"file": "b,c.png"}])
-    with (tmp_path / "table.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(tmp_path / "table.csv")
     assert [row["file"] for row in rows] == ["a.png", "b,c.png"]
     for row in rows:
         assert float(row["dice_lesion"]) == 0.1 + 0.2

@@ -14,7 +14,7 @@ from covidjax import files
 from covidjax.train.setup import prepare
 from covidjax.weights.workdir import load_trained
 from launch import train
-from tests.commands import call, refusal, tiny_config
+from tests.commands import call, tiny_config
 from tests.train.test_resume import figures
 
 FROZEN = "--config.freeze=backbone"
@@ -77,18 +77,6 @@ def test_run_from_features_says_what_the_run_through_the_network_says(tmp_path: 
     for one, other in zip(figures(first.workdir), figures(through.workdir), strict=True):
         assert one.pop("split") == other.pop("split")
         assert one == pytest.approx(other, rel=1e-4)
-
-
-def test_features_that_are_asked_for_and_cannot_be_are_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    flags = [tiny_config(tmp_path), f"--workdir={tmp_path / 'run'}", "--config.features=on"]
-    message = refusal(capfd, train.main, *flags)
-    assert message.startswith("config.features is on, but no phase begins with frozen stages")
-    message = refusal(capfd, train.main, *flags, FROZEN, "--config.augment.rotate=5")
-    assert message.startswith(
-        "config.features is on, but augmentation changes every image anew; config.feature_views=K"
-    )
 
 
 @pytest.mark.slow

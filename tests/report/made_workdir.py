@@ -123,18 +123,10 @@ def write_run(workdir: Path) -> dict[str, Any]:
         "data": {"train": split(768), "val": split(90), "test": split(90)},
         "notes": ["test: 90 examples are held out and read by evaluate only.", "train: 2 files could not be decoded."],
         "freeze": [
-            {
-                "phase": 0,
-                "strategy": "backbone",
-                "rows": rows({"head"}),
-                "summary": "1,539 of 11,178,051 parameters train",
-            },
-            {
-                "phase": 1,
-                "strategy": "none",
-                "rows": rows({name for name, *_ in stages}),
-                "summary": "All of them train",
-            },
+            {"phase": phase, "strategy": strategy, "rows": rows(trains), "summary": f"{strategy} trains"}
+            for phase, (strategy, trains) in enumerate(
+                (("backbone", {"head"}), ("none", {name for name, *_ in stages}))
+            )
         ],
         "timings": {"compile_seconds": 21.4, "train_seconds": 754.2, "data_seconds": 3.1, "images_per_second": 1034.7},
         "test_reads": ["2026-11-20T12:00:00Z"],

@@ -138,19 +138,7 @@ def test_images_appear_only_for_examples_at_hand(run_folder: Path) -> None:
         assert not any(".png" in caption for _, caption in write_report(run_folder, at_hand).figures)
 
 
-def test_config_and_metrics_are_enough(tmp_path: Path) -> None:
-    write_config(tmp_path)
-    write_metrics(tmp_path)
-    read = write_report(tmp_path)
-    assert "not evaluated yet" in read.text
-    assert len(read.figures) == 3
-    (tmp_path / "metrics.jsonl").unlink()
-    read = write_report(tmp_path)
-    assert "No epoch has finished yet." in read.text
-    assert not read.figures
-
-
-def test_a_folder_without_a_run_is_the_users_mistake(tmp_path: Path) -> None:
+def test_config_and_metrics_are_enough_and_a_folder_without_a_run_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json"):
         run.write(tmp_path, {})
     write_config(tmp_path)
@@ -158,6 +146,12 @@ def test_a_folder_without_a_run_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run\.json"):
         run.write(tmp_path, {})
     assert not (tmp_path / "report.html").exists()
+    (tmp_path / "run.json").unlink()
+    assert "No epoch has finished yet." in write_report(tmp_path).text
+    write_metrics(tmp_path)
+    read = write_report(tmp_path)
+    assert "not evaluated yet" in read.text
+    assert len(read.figures) == 3
 
 
 def test_metrics_that_are_not_finite_missing_or_cut_are_told_and_left_out(run_folder: Path) -> None:

@@ -56,13 +56,8 @@ def write_evaluation(workdir: Path, examples: Examples) -> dict[str, Any]:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    config = {
-        "model": {"name": "unet"},
-        "dataset": {"name": "phantom"},
-        "checkpoint": {"best": "dice"},
-        "freeze": "none",
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    names = {"model": {"name": "unet"}, "dataset": {"name": "phantom"}, "checkpoint": {"best": "dice"}}
+    (tmp_path / "config.json").write_text(json.dumps({**names, "freeze": "none"}))
     write_run(tmp_path)
     return tmp_path
 

@@ -1,7 +1,6 @@
 """A study gives what its runs give one by one, repeats none that is finished, and goes on wherever it was stopped."""
 
 import contextlib
-import csv
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ import pytest
 from covidjax import files
 from covidjax.train import loop
 from launch import study, train
-from tests.commands import ROOT, call, contents, refusal, tiny_config
+from tests.commands import ROOT, call, contents, read_table, refusal
 from tests.train.test_resume import figures
 
 STRATEGIES, SEEDS = ("none", "backbone"), (0, 1)
@@ -56,11 +55,6 @@ def environment(environment: dict[str, str], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_config(tmp_path_factory.mktemp("config"))
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
     """The workdir of a study of two strategies and two seeds, which no test may change; beside it what it said."""
     workdir = tmp_path_factory.mktemp("finished") / "study"
@@ -76,8 +70,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 def rows(workdir: Path) -> dict[str, dict[str, str]]:
     """The rows of study.csv by the workdir of the run."""
-    with (workdir / "study.csv").open(newline="") as file:
-        return {row["workdir"]: row for row in csv.DictReader(file)}
+    return {row["workdir"]: row for row in read_table(workdir / "study.csv")}
 
 
 def without_times(workdir: Path) -> dict[str, dict[str, str]]:

@@ -74,12 +74,6 @@ def test_unknown_id_is_answered_with_the_nearest() -> None:
         catalog.find("torchvision/resnet51")
 
 
-def test_table_has_a_line_for_each_source() -> None:
-    lines = catalog.table().splitlines()
-    assert len(lines) == 1 + len(CATALOG)
-    assert all(line.startswith(f"{identifier} ") for line, identifier in zip(lines[1:], CATALOG, strict=True))
-
-
 # ---- fetch ----
 
 

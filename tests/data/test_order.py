@@ -155,15 +155,11 @@ def test_images_are_not_copied_and_the_note_says_what_counts() -> None:
         "epoch has 15 examples of 7 training images, and balanced class weights go by these",
     )
     assert oversampled(plain, ()) is plain
-
-
-def test_without_oversampling_the_order_is_that_of_the_examples() -> None:
-    turns = make_examples().turns()
-    for step in range(9):
-        found, views = batch_rows(0, step, turns, 2, num_views=3)
-        np.testing.assert_array_equal(found, batch_indices(0, step, 7, 2))
+    for step in range(9):  # the order without oversampling is that of the examples
+        rows, views = batch_rows(0, step, plain.turns(), 2, num_views=3)
+        np.testing.assert_array_equal(rows, batch_indices(0, step, 7, 2))
         assert views.tolist() == [step // 3 % 3] * 2
-        assert (found.dtype, views.dtype) == (np.int32, np.int32)
+        assert (rows.dtype, views.dtype) == (np.int32, np.int32)
 
 
 def test_stream_gives_the_rows_of_the_resident_views() -> None:
@@ -178,22 +174,16 @@ def test_stream_gives_the_rows_of_the_resident_views() -> None:
                 np.testing.assert_array_equal(batch[name], array[rows])
 
 
-def test_only_the_training_split_is_oversampled() -> None:
-    dataset = small_config(
-        dataset__num_images=12, dataset__image_size=16, dataset__oversample=(("covid19", 17),)
-    ).dataset
+def test_only_the_training_split_is_oversampled_and_its_turns_are_counted_from_the_numbers_of_images() -> None:
+    settings = {"dataset__num_images": 33, "dataset__image_size": 16}
+    dataset = small_config(**settings, dataset__oversample=(("covid19", 17),)).dataset
     train, val = (sources.load(dataset, split) for split in ("train", "val"))
     assert train.repeats is not None
-    assert set(train.repeats[train.labels == 0]) == {17}
-    assert set(train.repeats[train.labels != 0]) == {1}
+    np.testing.assert_array_equal(train.repeats, np.where(train.labels == 0, 17, 1))
     assert val.repeats is None
     assert not any("oversampling" in note for note in val.notes)
-
-
-def test_turns_are_counted_from_the_numbers_of_images() -> None:
-    dataset = small_config(dataset__num_images=33, dataset__image_size=16).dataset
-    drawn = np.bincount(phantom.load(dataset, "train").labels).tolist()
-    assert phantom.training_counts(dataset) == dict(zip(CLASSES, drawn, strict=True))
+    counts = phantom.training_counts(small_config(**settings).dataset)
+    assert counts == dict(zip(CLASSES, np.bincount(train.labels).tolist(), strict=True))
     assert more_turns({"covid19": 2, "normal": 3, "pneumonia": 2}, TIMES) == 15 - 7
     assert more_turns({"background": 10**6}, ()) == 0
 

@@ -69,10 +69,7 @@ def test_masks_are_saved_as_the_ids_that_they_are_under_the_stem_of_their_image(
         with Image.open(tmp_path / "masks" / f"{stem}.png") as image:
             np.testing.assert_array_equal(np.asarray(image), mask)
     assert len(list((tmp_path / "masks").iterdir())) == 3
-
-
-def test_images_with_the_same_stem_keep_a_mask_each() -> None:
-    names = ("p1/1.tif", "p2/1.tif", "p2/2.tif")
+    names = ("p1/1.tif", "p2/1.tif", "p2/2.tif")  # of which two have the same stem
     assert mask_files.mask_names(names) == ("p1_1.png", "p2_1.png", "2.png")
 
 

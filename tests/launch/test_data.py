@@ -45,11 +45,6 @@ def corrupt(root: Path) -> None:
 
 SPOILT: list[tuple[Callable[[Path], object], tuple[str, ...]]] = [
     (shutil.rmtree, ("{root} does not exist", "expected layout: root/train|val|test/<class>/<image>")),
-    (lambda root: (root / "train/unsure").mkdir(), ("class folders without images: {root}/train/unsure",)),
-    (
-        lambda root: write_image(root / "val/unsure/0.png", seed=0),
-        ("{root}/val has classes that train lacks: unsure; allowed: healthy, ill",),
-    ),
     (
         corrupt,
         (

@@ -211,7 +211,7 @@ def lower_step(setting: Setting, recipe: Recipe) -> Any:
     mesh = make_mesh(config.batch_size, config.accumulation_steps)
     key = jax.random.key(0)
     state = jax.eval_shape(lambda variables: initial_state(recipe, variables, key), setting.variables)
-    return parallel.jit_step(recipe, mesh, resident=False).lower(state, setting.batch(recipe))
+    return parallel.mapped_step(recipe, mesh, resident=False).lower(state, setting.batch(recipe))
 
 
 def caching_note(config: ConfigDict, recipe: Recipe) -> str:

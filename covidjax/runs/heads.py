@@ -194,7 +194,7 @@ def _epoch_program(job: Job, suffix: Recipe) -> Any:
         return train_step(state, batch, recipe=recipe)
 
     def finish(state: TrainState, settings: tuple[jax.Array, ...], val: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        variables = evaluation_variables(state.params, state.batch_stats, state.average, suffix.plan)
+        variables = evaluation_variables(state, suffix.plan)
         logits = suffix.model.apply(variables, val["features"], start=suffix.plan.first_trained)
         loss = jnp.mean(job.plain_loss(logits, val["label"]))
         figures = {"loss": loss, task.step_figure: jnp.mean(task.correct(logits, val["label"]))}

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -63,10 +62,6 @@ class Job:
         """Whether what a phase trains on lives on the devices."""
         return (self.caching[phase.index].placement or self.placement["placement"]) == "device"
 
-    def targets(self, examples: Examples) -> np.ndarray:
-        """The right answers to the images of a split: labels [n], or masks [n, height, width]."""
-        return self.task.targets(examples)
-
     def fresh_state(self) -> TrainState:
         """The state before the first step, on the devices."""
         state = initial_state(self.recipes[0], self.variables, jax.random.key(self.config.seed))
@@ -80,13 +75,8 @@ class Job:
         data = {"image": jax.ShapeDtypeStruct(shape, examples.images.dtype)}
         if recipe.cached:
             data = {"features": features.shapes(recipe, shape)}
-        targets = self.targets(examples)
+        targets = self.task.targets(examples)
         return {**data, "label": jax.ShapeDtypeStruct((rows, *targets.shape[1:]), targets.dtype)}
-
-    def unfinished(self, step: int) -> list[tuple[Phase, Recipe]]:
-        """The phases that have steps left after so many of the run, with their recipes."""
-        pairs = zip(self.phases, self.recipes, strict=True)
-        return [(phase, recipe) for phase, recipe in pairs if step < phase.last_step]
 
     def begin_phase(self, phase: Phase, state: TrainState) -> TrainState:
         """The state with which a phase that follows another begins."""
@@ -146,19 +136,9 @@ def prepare(config: ConfigDict) -> Job:
     notes = tuple(
         dict.fromkeys((*train_split.notes, *val_split.notes, placement["note"], operations.note, *begin.notes))
     )
+    loss, variables = task.plain_loss(config.loss), begin.variables
     return Job(
-        config,
-        task.plain_loss(config.loss),
-        mesh,
-        train_split,
-        val_split,
-        placement,
-        epoch_steps,
-        phases,
-        recipes,
-        caching,
-        begin.variables,
-        notes,
+        config, loss, mesh, train_split, val_split, placement, epoch_steps, phases, recipes, caching, variables, notes
     )
 
 
@@ -178,7 +158,9 @@ def _load(dataset: ConfigDict, task: Task) -> list[Examples]:
 def make_recipe(
     config: ConfigDict, phase: Phase, model: Staged, begin: InitialVariables, train_split: Examples, epoch_steps: int
 ) -> Recipe:
-    """The recipe of the steps of a phase."""
+    """The recipe of the steps of a phase. Raises UserError where the plan does not fit, or remat names no stage."""
+    if unknown := [stage for stage in config.remat if stage not in model.stages]:
+        raise UserError(f"config.remat names {unknown[0]!r}: the stages are {', '.join(model.stages)}")
     plan = phase.plan(begin.variables, model.stages)
     task = tasks.of(config.model.name, config.loss.name)
     return Recipe(
@@ -198,16 +180,9 @@ def make_recipe(
         preprocessing=begin.preprocessing,
         schedule_start=phase.schedule_start,
         accumulation_steps=config.accumulation_steps,
-        remat=_known_stages(tuple(config.remat), model),
+        remat=tuple(config.remat),
         sync_batch_norm=config.sync_batch_norm,
     )
-
-
-def _known_stages(stages: tuple[str, ...], model: Staged) -> tuple[str, ...]:
-    for stage in stages:
-        if stage not in model.stages:
-            raise UserError(f"config.remat names {stage!r}: the stages are {', '.join(model.stages)}")
-    return stages
 
 
 def describe_freeze(job: Job, phase: Phase) -> dict[str, Any]:

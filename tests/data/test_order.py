@@ -16,7 +16,7 @@ from covidjax.data.resident import choose_placement
 from covidjax.errors import UserError
 from covidjax.mesh import by_example, by_second_axis, make_mesh, replicated
 from covidjax.train.inputs import PhaseInputs
-from covidjax.train.parallel import jit_step
+from covidjax.train.parallel import mapped_step
 from covidjax.train.state import TrainState
 from tests.support import make_model, make_recipe, make_state, make_variables, small_config
 
@@ -77,7 +77,7 @@ def test_placement_does_not_change_a_bit_of_training() -> None:
     recipe, mesh = make_recipe(config, model, variables), make_mesh(8)
     examples = make_examples(np.arange(29, dtype=np.int32) % 3, 32)
     split = jax.device_put(arrays(examples), replicated(mesh))
-    resident_step, streamed_step = (jit_step(recipe, mesh, resident=resident) for resident in (True, False))
+    resident_step, streamed_step = (mapped_step(recipe, mesh, resident=resident) for resident in (True, False))
 
     def fresh_state() -> TrainState:
         copies = jax.tree.map(jnp.array, make_state(recipe, variables))  # a step takes the buffers of its state

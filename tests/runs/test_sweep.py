@@ -16,7 +16,7 @@ from covidjax.runs.heads import Head, Heads, HeadSettings, train_heads
 from covidjax.train import features
 from covidjax.train.inputs import make_inputs
 from covidjax.train.loop import next_epoch
-from covidjax.train.parallel import jit_step
+from covidjax.train.parallel import mapped_step
 from covidjax.train.phases import evaluation_variables
 from covidjax.train.setup import prepare
 from covidjax.weights import inputs
@@ -62,12 +62,12 @@ def run_alone(settings: dict[str, Any], setting: HeadSettings) -> Head:
     job = prepare(config)
     phase, recipe, state = job.phases[0], job.recipes[0], job.fresh_state()
     feed = make_inputs(job, phase, job.variables, passes(features.feature_store(config.dataset.cache_dir).folder))
-    step, figures = jit_step(recipe, job.mesh, resident=True), []
+    step, figures = mapped_step(recipe, job.mesh, resident=True), []
     for epoch in range(EPOCHS):
         span = (epoch * job.steps_per_epoch, (epoch + 1) * job.steps_per_epoch)
         for _, arguments in feed.calls(job.mesh, "jit", setting.seed, config.batch_size, span, 1):
             state = step(state, *arguments)
-        variables = evaluation_variables(state.params, state.batch_stats, state.average, recipe.plan)
+        variables = evaluation_variables(state, recipe.plan)
         logits = forward(recipe.model, variables, feed.val, feed.start)
         labels = job.val_split.labels
         loss = float(jnp.mean(losses.softmax_cross_entropy(logits, jnp.asarray(labels))))

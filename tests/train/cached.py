@@ -15,7 +15,7 @@ from covidjax.data.store import ArrayStore
 from covidjax.mesh import make_mesh, replicated
 from covidjax.train.features import DAMAGED, PrefixFeatures
 from covidjax.train.inputs import PhaseInputs
-from covidjax.train.parallel import jit_step
+from covidjax.train.parallel import mapped_step
 from covidjax.train.programs import Programs
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
@@ -83,7 +83,7 @@ def train(recipe: Recipe, variables: Mapping[str, Any], inputs: dict[str, Any], 
     mesh = make_mesh(case.batch_size)
     split = jax.device_put({**inputs, "label": case.labels}, replicated(mesh))
     feed = PhaseInputs((split,), 1, np.arange(len(case.images), dtype=np.int32), True, None, None)
-    step: Callable[..., TrainState] = jit_step(recipe, mesh, resident=True)
+    step: Callable[..., TrainState] = mapped_step(recipe, mesh, resident=True)
     state = jax.device_put(jax.tree.map(jnp.array, make_state(recipe, variables)), replicated(mesh))
     for _, arguments in feed.calls(mesh, "jit", 0, case.batch_size, (0, steps), STEPS_PER_CALL):
         state = step(state, *arguments)

@@ -10,7 +10,7 @@ import pytest
 from covidjax import losses
 from covidjax.mesh import make_mesh, replicated
 from covidjax.train.compiling import Compiling, choose_steps_per_call
-from covidjax.train.parallel import jit_step
+from covidjax.train.parallel import mapped_step
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import TrainState
@@ -140,7 +140,7 @@ def draw_split(size: int, num_images: int, steps: int, batch_size: int) -> tuple
 
 def taken(recipe: Recipe, variables: Any, split: Any, rows: np.ndarray, steps_of_call: int) -> TrainState:
     mesh = make_mesh(rows.shape[1])
-    step = jit_step(recipe, mesh, resident=True)
+    step = mapped_step(recipe, mesh, resident=True)
     state = jax.device_put(jax.tree.map(jnp.array, make_state(recipe, variables)), replicated(mesh))
     for first in range(0, len(rows), steps_of_call):
         state = step(state, split, rows[first : first + steps_of_call])
@@ -154,7 +154,7 @@ def test_calls_that_are_cut_give_the_same_bits() -> None:
     config = small_config("cnn", **changes, freeze="until:block1")
     (recipe, variables), (split, rows) = make_training(config), draw_split(32, 24, 8, 8)
     mesh = make_mesh(8)
-    counted = jit_step(recipe, mesh, resident=True, counted=True)
+    counted = mapped_step(recipe, mesh, resident=True, counted=True)
     state = jax.device_put(jax.tree.map(jnp.array, make_state(recipe, variables)), replicated(mesh))
     for first, count in ((0, 3), (3, 1), (4, 4)):
         state = counted(state, split, np.roll(rows, -first, axis=0)[:4], np.int32(count))

@@ -15,7 +15,7 @@ from covidjax.evaluate import network
 from covidjax.losses import softmax_cross_entropy
 from covidjax.mesh import by_example, divide, make_mesh, replicated
 from covidjax.tasks.classification import CLASSIFICATION
-from covidjax.train.parallel import jit_step, mapped_step, throttle
+from covidjax.train.parallel import mapped_step, throttle
 from covidjax.train.state import TrainState
 from covidjax.train.step import Batch, Recipe, augmented, train_forward, train_step
 from tests.support import (
@@ -64,7 +64,7 @@ def twenty_steps(name: str) -> dict[str, np.ndarray]:
         mesh = make_mesh(8)
         whole, parts = replicated(mesh), by_example(mesh)
 
-        # Both in one program, so that the compiler merges their forward passes; else as `jit_step` has it.
+        # Both in one program, so that the compiler merges their forward passes; else as `mapped_step` has it.
         def loss_and_step(state: TrainState, batch: Batch) -> tuple[jax.Array, TrainState]:
             return training_loss(recipe, state, batch), train_step(state, batch, recipe=recipe)
 
@@ -86,7 +86,7 @@ def one_gradient(name: str) -> dict[str, np.ndarray]:
     mesh = make_mesh(8)
     before = jax.tree.map(np.asarray, state.params)
     batch = jax.device_put(make_batch(), by_example(mesh))
-    state = jit_step(recipe, mesh, resident=False)(jax.device_put(state, replicated(mesh)), batch)
+    state = mapped_step(recipe, mesh, resident=False)(jax.device_put(state, replicated(mesh)), batch)
     gradient = jax.tree.map(lambda old, new: (old - np.asarray(new)) / RATE, before, state.params)
     return {f"{name} first loss": np.asarray(state.metrics.loss), **arrays(f"{name} gradient ", gradient)}
 

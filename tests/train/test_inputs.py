@@ -15,7 +15,7 @@ from covidjax.data.order import batch_indices
 from covidjax.mesh import replicated
 from covidjax.train import features
 from covidjax.train.inputs import PhaseInputs, final_inputs, make_inputs, split_into_calls
-from covidjax.train.parallel import jit_step
+from covidjax.train.parallel import mapped_step
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import TrainState
 from covidjax.train.step import run_prefix
@@ -158,7 +158,7 @@ def placed(job: Job, monkeypatch: pytest.MonkeyPatch, place: str) -> Job:
 
 
 def trained(job: Job, feed: PhaseInputs, steps: int) -> TrainState:
-    step = jit_step(job.recipes[0], job.mesh, resident=feed.resident)
+    step = mapped_step(job.recipes[0], job.mesh, resident=feed.resident)
     state = jax.device_put(jax.tree.map(jnp.array, job.fresh_state()), replicated(job.mesh))
     for _, arguments in feed.calls(job.mesh, "jit", 3, job.config.batch_size, (0, steps), 1):
         state = step(state, *arguments)

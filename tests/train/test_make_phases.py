@@ -34,8 +34,8 @@ def test_phases_follow_one_another_and_change_only_what_they_name() -> None:
     first, second, third = make_phases(config, steps_per_epoch=10)
     assert [(phase.first_step, phase.last_step) for phase in (first, second, third)] == [(0, 20), (20, 50), (50, 60)]
     assert [phase.freeze for phase in (first, second, third)] == ["backbone", ("block1",), "none"]
-    assert [phase.batch_norm for phase in (first, second, third)] == ["auto", "auto", "running"]
-    assert [phase.lr_scale for phase in (first, second, third)] == [(("head", 2.0),), (("head", 2.0),), ()]
+    assert [phase.settings.batch_norm for phase in (first, second, third)] == ["auto", "auto", "running"]
+    assert [phase.settings.lr_scale for phase in (first, second, third)] == [(("head", 2.0),), (("head", 2.0),), ()]
     assert [phase.optimizer.learning_rate for phase in (first, second, third)] == [1e-3, 1e-4, 1e-3]
     assert [phase.optimizer.name for phase in (first, second, third)] == ["adam", "adam", "sgd"]
     assert second.optimizer.to_dict() == config.optimizer.to_dict() | {"learning_rate": 1e-4}
@@ -102,8 +102,8 @@ def test_a_schedule_goes_on_only_under_the_same_optimizer(section: dict[str, Any
 def test_of_a_pair_of_rates_the_schedule_runs_on_the_higher() -> None:
     config = tiny_config(optimizer__schedule="cosine", phases=({}, {"optimizer": {"learning_rate": (1e-5, 1e-3)}}))
     plain, spread = make_phases(config, steps_per_epoch=10)
-    assert plain.rate_spread == 1.0
-    assert spread.rate_spread == pytest.approx(0.01)
+    assert plain.settings.rate_spread == 1.0
+    assert spread.settings.rate_spread == pytest.approx(0.01)
     assert spread.optimizer == plain.optimizer
     assert rate_of(spread, spread.first_step) == rate_of(plain, plain.first_step) == pytest.approx(1e-3)
 

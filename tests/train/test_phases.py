@@ -61,7 +61,7 @@ def test_averages_and_values_of_what_begins_goes_on_and_stops() -> None:
         ("batch_stats", before.batch_stats, after.batch_stats),
     ):
         assert_same_bits(found, {**whole, "block2": before.average[kind]["block2"]})  # as it was evaluated
-    evaluated = evaluation_variables(before.params, before.batch_stats, before.average, old.plan)
+    evaluated = evaluation_variables(before, old.plan)
     assert_same_bits(evaluated["batch_stats"], {**before.batch_stats, **before.average["batch_stats"]})
 
 
@@ -87,8 +87,8 @@ def test_the_passage_between_phases_changes_nothing_that_is_evaluated(first: Any
     before = after_training(old)
     after = enter_phase(before, old, new)
     assert_same_bits(
-        evaluation_variables(after.params, after.batch_stats, after.average, new.plan),
-        evaluation_variables(before.params, before.batch_stats, before.average, old.plan),
+        evaluation_variables(after, new.plan),
+        evaluation_variables(before, old.plan),
     )
     fresh = make_state(new, {"params": after.params, "batch_stats": after.batch_stats})
     assert_same_bits(jax.tree.map(jnp.shape, after.average), jax.tree.map(jnp.shape, fresh.average))

@@ -111,7 +111,7 @@ def test_moments_decays_rates_and_averages_of_groups_over_phases_are_those_worke
                         values[path] = value - moved
                         averages[path] = AVERAGES[stage] * averages[path] + (1 - AVERAGES[stage]) * values[path]
                 state = step(state, batch)
-            evaluated = evaluation_variables(state.params, state.batch_stats, state.average, recipe.plan)
+            evaluated = evaluation_variables(state, recipe.plan)
             for tree, reference in ((state.params, values), (evaluated["params"], values | averages)):
                 expected = jax.tree.map_with_path(lambda path, leaf, known=reference: known[path], tree)
                 assert_close(tree, expected, 1e-10)

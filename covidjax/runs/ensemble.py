@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files, optim, tasks
+from covidjax.checkpoint.checkpoint import Which
 from covidjax.data import sources
 from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices
@@ -27,7 +28,6 @@ from covidjax.models.mixture import Candidate
 from covidjax.report import run as report
 from covidjax.runs import record
 from covidjax.train.writer import MetricsWriter
-from covidjax.weights.workdir import Which
 
 LEAK = (
     "the weights were chosen on the test split, as in Wang et al. 2020: its figures are too good and say nothing about "

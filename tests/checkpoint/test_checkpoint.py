@@ -144,8 +144,14 @@ def test_best_latest_and_numbered_checkpoints_are_found(tmp_path: Path) -> None:
             restored = checkpoints.restore(which, make_state(0))  # type: ignore[arg-type]
             assert (restored.step, restored.progress) == (step, {"epoch": step})
             assert host_bits(restored.state) == host_bits(make_state(step))
-        with pytest.raises(UserError, match=r"no checkpoint 1 in .*one of \[2, 3, 4\]"):
+        with pytest.raises(UserError, match="no checkpoint 1 in .*one of 2, 3, 4"):
             checkpoints.restore(1, make_state(0))
+
+
+def test_best_without_any_metric_is_the_latest_and_said_so(tmp_path: Path) -> None:
+    save_steps(tmp_path, [1, 2], make_state)
+    with open_checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.find("best") == (2, "latest")
 
 
 def test_part_of_the_state_is_restored_without_knowing_the_rest(tmp_path: Path) -> None:

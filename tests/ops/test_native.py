@@ -18,7 +18,7 @@ from covidjax.ops.choose import choose
 from covidjax.ops.convolution import formulation_with_shim, plain
 from covidjax.ops.epilogue import add_and_relu
 from covidjax.ops.native import calls, pooling
-from covidjax.ops.native.convolution import NATIVE_WINOGRAD, outputs
+from covidjax.ops.native.convolution import NATIVE_WINOGRAD
 from tests.support import assert_close
 
 CHOICE = choose("auto")
@@ -181,11 +181,10 @@ MISFITS: list[tuple[str, tuple[int, ...], tuple[tuple[int, ...], ...], dict[str,
 def test_shapes_that_do_not_fit_are_an_error_with_the_operations_name_and_shapes(
     name: str, result: tuple[int, ...], shapes: Any, attributes: dict[str, Any], message: str
 ) -> None:
-    results = [jax.ShapeDtypeStruct(result, np.float32)]
     attributes = {"geometry": (1, 1, 1, 1, 1, 1), "winograd": False, **attributes}
     given = [calls.NONE if shape == (0,) else normal(*shape) for shape in shapes]
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
-        jax.block_until_ready(calls.call(f"convolution{name}", results, *given, **attributes))
+        jax.block_until_ready(calls.call(f"convolution{name}", result, *given, **attributes))
 
 
 def test_maxima_of_features_that_do_not_fit_are_an_error() -> None:
@@ -219,7 +218,7 @@ def test_winograds_with_what_follows(size: int, features: tuple[int, int], strid
     inputs, kernel, bias, residual = (jnp.asarray(normal(*shape, seed=i)) for i, shape in enumerate(shapes))
     for terms in itertools.product((None, bias), (None, residual), (False, True)):
         expected = add_and_relu(plain(inputs, kernel, geometry), *terms[:2], relu=terms[2])
-        assert_close(outputs(inputs, kernel, geometry, *terms, winograd=True), expected, 1e-5)
+        assert_close(NATIVE_WINOGRAD.outputs(inputs, kernel, geometry, *terms), expected, 1e-5)
 
 
 def test_winograds_is_taken_where_it_is_faster() -> None:

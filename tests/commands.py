@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from covidjax import command
+from covidjax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 Main = Callable[[Sequence[str]], None]
@@ -63,6 +64,15 @@ def refusal(capfd: pytest.CaptureFixture[str], main: Main, *arguments: object) -
     return message
 
 
+def user_error(function: Callable[..., object], *arguments: object, **options: object) -> str:
+    """The one line of the UserError that a call ends with."""
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Every file below a folder with its bytes, every folder with None."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
@@ -89,10 +99,14 @@ def write_images(root: Path, splits: Iterable[str] = SPLITS) -> Path:
     return root
 
 
-def tiny_config(folder: Path) -> str:
-    """The flag that names the config of a tiny network on 24 phantoms, written into `folder`."""
+def tiny_config(folder: Path, **changes: Any) -> str:
+    """The flag that names the config of a tiny network on 24 phantoms, written into `folder`.
+
+    changes: as `optimizer__name="sgd"`.
+    """
+    lines = [f"    config.{key.replace('__', '.')} = {value!r}\n" for key, value in changes.items()]
     path = folder / "tiny.py"
-    path.write_text(TINY_CONFIG)
+    path.write_text(TINY_CONFIG.replace("    return", f"{''.join(lines)}    return"))
     return f"--config={path}"
 
 

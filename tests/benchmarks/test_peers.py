@@ -1,9 +1,9 @@
 """Peers do our work: from the same weights and batch their first loss and gradients are ours."""
 
+import dataclasses
 import importlib
 import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -29,18 +29,8 @@ QUICK = ("cnn",)  # the others take their time to compile
 SHALLOW = {"unet_resnet34": "resnet34"}  # compared with one block in each layer: deep ones are those of the classifiers
 
 
-def peers(*names: str) -> list[Any]:
-    """Parameters of a test; left out where they are not installed."""
-    return [
-        pytest.param(
-            name,
-            marks=pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed: no comparison with it"),
-        )
-        for name in names
-    ]
-
-
 def peer_module(name: str) -> Any:
+    pytest.importorskip(name, reason=f"{name} is not installed: no comparison with it")
     return importlib.import_module(f"benchmarks.peers.{MODULES[name]}")
 
 
@@ -83,7 +73,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[tuple[Case, Any, float, dict
         yield case, variables, *ours.loss_and_gradients(case, variables)
 
 
-@pytest.mark.parametrize("peer", peers(*MODULES))
+@pytest.mark.parametrize("peer", MODULES)
 @pytest.mark.parametrize(
     "own", [pytest.param(model, marks=() if model in QUICK else pytest.mark.slow) for model in SIZES], indirect=True
 )
@@ -119,7 +109,7 @@ def largest_errors(theirs: dict[str, np.ndarray], gradients: dict[str, np.ndarra
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("peer", peers("torch", "keras"))
+@pytest.mark.parametrize("peer", ["torch", "keras"])
 def test_frozen_stages_of_a_peer_have_no_gradients_and_run_on_their_statistics(peer: str) -> None:
     """The loss tells: it is ours only where the BatchNorm of the frozen stage runs on running statistics."""
     case = make_case("cnn", freeze="until:block2")
@@ -141,37 +131,25 @@ def test_plain_flax_freezes_by_its_optimizer_and_the_logged_norm_brings_the_back
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("peer", peers(*MODULES))
+@pytest.mark.parametrize("peer", MODULES)
 @pytest.mark.parametrize("mode", ["train", "inference"])
-def test_a_peer_counts_parameters_and_slots_as_we_do(peer: str, mode: str) -> None:
+def test_a_peer_counts_parameters_and_slots_as_we_do_and_runs_in_half_precision(peer: str, mode: str) -> None:
     case = make_case("cnn", freeze="until:block2", mode=mode)
     own, theirs = ours.build(case), peer_module(peer).build(case)
     for name in ("total_params", "trainable_params"):
         assert own.facts()[name] == theirs.facts()[name]
     slots = 8 * own.facts()["trainable_params"]  # two float32 moments
     assert slots <= theirs.facts()["optimizer_bytes"] <= slots + 400
-    theirs.run(2)
+    for precision in ("float32", "bfloat16"):
+        peer_module(peer).build(dataclasses.replace(case, precision=precision)).run(2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("peer", peers(*MODULES))
-def test_a_peer_trains_in_half_precision(peer: str) -> None:
-    case = Case(peer, "cnn", precision="bfloat16", batch_size=4, image_size=16)
-    peer_module(peer).build(case).run(2)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_compiled_and_plain_torch_take_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler itself is left out: it takes a minute."""
     torch_eager = peer_module("torch")
     compiled: list[Any] = []
-
-    def compile_nothing(function: Any) -> Any:
-        compiled.append(function)
-        return function
-
-    monkeypatch.setattr(torch_eager.torch, "compile", compile_nothing)
+    monkeypatch.setattr(torch_eager.torch, "compile", lambda step: compiled.append(step) or step)  # type: ignore[func-returns-value]
     case = make_case("cnn")
     losses = [float(build(case).step()) for build in (torch_eager.build, torch_eager.build_nchw)]
     assert not compiled

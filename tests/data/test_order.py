@@ -13,11 +13,11 @@ from covidjax.data import phantom, sources, stream
 from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices, batch_rows, more_turns, oversampled, steps_per_epoch
 from covidjax.data.resident import choose_placement
-from covidjax.errors import UserError
 from covidjax.mesh import by_example, by_second_axis, make_mesh, replicated
 from covidjax.train.inputs import PhaseInputs
 from covidjax.train.parallel import mapped_step
 from covidjax.train.state import TrainState
+from tests.commands import user_error
 from tests.support import make_model, make_recipe, make_state, make_variables, small_config
 
 CLASSES = ("covid19", "normal", "pneumonia")
@@ -192,9 +192,6 @@ def test_only_the_training_split_is_oversampled_and_its_turns_are_counted_from_t
     "pairs", [(("covid", 2),), (("covid19", 0),), (("covid19", 1001),), (("covid19", 2), ("covid19", 3))]
 )
 def test_pairs_that_do_not_fit_are_refused_with_the_names_of_the_classes(pairs: tuple[tuple[str, int], ...]) -> None:
-    with pytest.raises(UserError) as caught:
-        oversampled(make_examples(), pairs)
-    message = str(caught.value)
+    message = user_error(oversampled, make_examples(), pairs)
     assert message.startswith(f"config.dataset.oversample is {pairs!r}: allowed are pairs of a class")
     assert message.endswith("from 1 to 1000; the classes are covid19, normal, pneumonia")
-    assert "\n" not in message

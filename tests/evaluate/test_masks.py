@@ -1,6 +1,5 @@
 """Figures of predicted masks are those of a plain computation, for any number of images in batches of any size."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -12,7 +11,6 @@ from covidjax.evaluate.network import answers
 from covidjax.mesh import make_mesh
 from covidjax.metrics import mask_files
 from covidjax.tasks.segmentation import SEGMENTATION, segmented
-from tests.commands import read_table
 from tests.support import small_config
 
 SIZE, CLASSES = 5, 3
@@ -71,16 +69,3 @@ def test_masks_are_saved_as_the_ids_that_they_are_under_the_stem_of_their_image(
     assert len(list((tmp_path / "masks").iterdir())) == 3
     names = ("p1/1.tif", "p2/1.tif", "p2/2.tif")  # of which two have the same stem
     assert mask_files.mask_names(names) == ("p1_1.png", "p2_1.png", "2.png")
-
-
-def test_table_has_a_row_for_each_image_with_the_figures_of_each_class(tmp_path: Path) -> None:
-    scores = {"dice": 0.1 + 0.2, "iou": 0.25, "true_pixels": 3, "predicted_pixels": 5}
-    image = {"file": "a.png", "patient": "p", "dice": 0.5, "iou": 0.4, "per_class": {"lung": scores, "lesion": scores}}
-    mask_files.write_predictions(tmp_path / "table.csv", [image, image | {"file": "b,c.png"}])
-    rows = read_table(tmp_path / "table.csv")
-    assert [row["file"] for row in rows] == ["a.png", "b,c.png"]
-    for row in rows:
-        assert float(row["dice_lesion"]) == 0.1 + 0.2
-        assert json.loads(row["predicted_pixels_lung"]) == 5
-        figures = {f"{figure}_{name}" for figure in scores for name in ("lung", "lesion")}
-        assert set(row) == {"file", "patient", "dice", "iou"} | figures

@@ -1,19 +1,18 @@
 """Folders of images as people have them: what is wrong is told in one line, what can be read is read."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from covidjax import files
 from launch import evaluate, train
 from tests.commands import CLASSES, IMAGES_PER_CLASS, call, contents, images_of, refusal, write_image, write_images
+from tests.data.images import opened_below
 
 NUM_TRAINING_IMAGES = IMAGES_PER_CLASS["train"] * len(CLASSES)
-FIRST, SECOND, THIRD = "train/healthy/2.png", "train/ill/0.png", "train/ill/5.png"
+CORRUPTED = FIRST, SECOND, THIRD, FOURTH = "train/healthy/2.png", "train/ill/0.png", "train/ill/5.png", "val/ill/0.png"
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +39,15 @@ def corrupt(root: Path) -> None:
     (root / FIRST).write_bytes((root / FIRST).read_bytes()[:100])
     (root / SECOND).write_bytes(b"")
     (root / THIRD).write_text("no image")
-    (root / "val/ill/0.png").write_text("no image")
+    (root / FOURTH).write_text("no image")
 
 
+BAD = ("3 of 16 train files are bad", "1 of 6 val files are bad", *(f"{{root}}/{name}" for name in CORRUPTED))
 SPOILT: list[tuple[Callable[[Path], object], tuple[str, ...]]] = [
     (shutil.rmtree, ("{root} does not exist", "expected layout: root/train|val|test/<class>/<image>")),
-    (
-        corrupt,
-        (
-            f"3 of {NUM_TRAINING_IMAGES} train files are bad",
-            *(f"{{root}}/{name}" for name in (FIRST, SECOND, THIRD)),
-            "1 of 6 val files are bad",
-            "{root}/val/ill/0.png",
-        ),
-    ),
+    (corrupt, BAD),
     (lambda root: write_image(root / SECOND, seed=999), ("the train images are not those that",)),
-    (lambda root: write_image(root / "val/ill/0.png", seed=999), ("the val images are not those that",)),
+    (lambda root: write_image(root / FOURTH, seed=999), ("the val images are not those that",)),
 ]
 
 
@@ -92,25 +84,14 @@ def test_training_opens_no_test_image_and_evaluation_of_test_does(
     corrupt = [copy / "test" / name / "0.png" for name in CLASSES]
     for path in corrupt:
         path.write_bytes(b"no image")
-    opened: list[Path] = []
-    watching = True
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if watching and event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(str(copy)):
-            opened.append(Path(arguments[0]))
-
-    sys.addaudithook(watch)  # there is no way to take it away
     workdir = tmp_path / "run"
-    try:
-        assert call(train.main, config, *images_of(copy), f"--workdir={workdir}") == 0
-        assert {path.relative_to(copy).parts[0] for path in opened} == {"train", "val"}
-        assert call(train.main, config, *images_of(copy), f"--workdir={workdir}") == 0
-        assert {path.relative_to(copy).parts[0] for path in opened} == {"train", "val"}
+    with opened_below(copy) as opened:
+        for _ in range(2):
+            assert call(train.main, config, *images_of(copy), f"--workdir={workdir}") == 0
+            assert {name.partition("/")[0] for name in opened} == {"train", "val"}
         message = refusal(capfd, evaluate.main, f"--workdir={workdir}", "--split=test")
         assert all(str(path) in message for path in corrupt)
-        assert set(corrupt) <= set(opened)
-    finally:
-        watching = False
+        assert {str(path.relative_to(copy)) for path in corrupt} <= opened
     run = files.read_json(workdir / "run.json")
     assert len(run["test_reads"]) == 1
     assert "test" not in run["data"]

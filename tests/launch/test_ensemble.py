@@ -170,20 +170,24 @@ def test_equal_weights_are_chosen_on_no_split(members: tuple[Path, Path], tmp_pa
     np.testing.assert_allclose(tables[2], product / product.sum(axis=1, keepdims=True), atol=1e-6)
 
 
-def test_new_images_are_predicted_by_each_member_at_its_own_size(
+def test_new_images_are_predicted_by_each_member_at_its_own_size_and_workdirs_are_left_alone(
     capsys: pytest.CaptureFixture[str], members: tuple[Path, Path], mixture: Path, tmp_path: Path
 ) -> None:
     for seed in range(3):
         write_image(tmp_path / "images" / f"{seed}.png", seed, size=20 + seed)
     tables = []
-    for folder in (*members, mixture):
-        output = tmp_path / f"{folder.name}.csv"
+    for folder, network in ((members[0], "checkpoint of step 6"), (members[1], ""), (mixture, "mixture of a, b")):
+        before, output = contents(folder), tmp_path / f"{folder.name}.csv"
         given = [f"--workdir={folder}", f"--images={tmp_path / 'images'}", f"--output={output}"]
         assert call(predict.main, *given) == 0
+        assert contents(folder) == before
+        said = capsys.readouterr().out.splitlines()
+        assert said[0].startswith(f"3 images; {network}")
+        assert said[-2:] == [f"table: {output}", "Research use only - not for clinical decisions."]
         rows = read_table(output)
+        assert [row["file"] for row in rows] == ["0.png", "1.png", "2.png"]
         tables.append(np.array([[float(row[name]) for name in row if "probability_" in name] for row in rows]))
     np.testing.assert_allclose(tables[2], weighted(tables[:2], mixture), atol=1e-6)
-    assert "3 images; mixture of a, b" in capsys.readouterr().out
     wrong = [*given, "--checkpoint=latest"]
     assert "an ensemble has none" in refusal(capsys, predict.main, *wrong)
 

@@ -19,31 +19,12 @@ from covidjax.metrics import segmentation
 from covidjax.models import unet
 from covidjax.train.writer import read_records
 from launch import evaluate, predict, study, train
-from tests.commands import call, contents, read_table, write_image
+from tests.commands import call, contents, read_table, tiny_config, write_image
 from tests.predictions import mask_counts
 
 CLASSES = ("background", "lung", "lesion")
 AUGMENTED = "--config.augment.flip=true"
-NUM_TRAIN, NUM_TEST, STEPS_PER_EPOCH = 28, 7, 7
-CONFIG = """
-from covidjax.config import default_config
-
-def get_config():
-    config = default_config()
-    config.dataset.image_size = 16
-    config.dataset.num_images = 28
-    config.model.name = "unet"
-    config.model.width = 1
-    config.batch_size = 4
-    config.freeze = "until:up1"
-    config.features = "off"
-    config.epochs = 2
-    config.loss.name = "cross_entropy_dice"
-    config.loss.class_weights = "balanced"
-    config.optimizer.learning_rate = 1e-2
-    config.checkpoint.best = "dice"
-    return config
-"""
+NUM_TEST = 7
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,9 +37,10 @@ def shallow() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("config") / "masks.py"
-    path.write_text(CONFIG)
-    return f"--config={path}"
+    training = {"freeze": "until:up1", "features": "off", "optimizer__learning_rate": 1e-2, "checkpoint__best": "dice"}
+    loss = {"loss__name": "cross_entropy_dice", "loss__class_weights": "balanced"}
+    sizes = {"dataset__num_images": 28, "model__width": 1, "epochs": 2}
+    return tiny_config(tmp_path_factory.mktemp("config"), model__name="unet", **training, **loss, **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +79,8 @@ def test_dice_and_iou_are_those_of_the_saved_masks(trained: Path, split: str) ->
         assert low <= result["per_class"][name]["iou"] <= high
     rows = read_table(trained / f"predictions_{split}.csv")
     assert [row["file"] for row in rows] == list(examples.names)
+    figures = {f"{key}_{name}" for key in ("dice", "iou", "true_pixels", "predicted_pixels") for name in CLASSES[1:]}
+    assert set(rows[0]) == {"file", "patient", "dice", "iou"} | figures
     np.testing.assert_allclose([[float(row[f"dice_{name}"]) for name in CLASSES[1:]] for row in rows], dice)
 
 
@@ -140,8 +124,7 @@ def test_new_images_get_masks_and_overlays(capsys: pytest.CaptureFixture[str], t
     output, overlays = tmp_path / "p.csv", tmp_path / "over"
     flags = [f"--workdir={trained}", f"--images={tmp_path / 'images'}", f"--output={output}", f"--overlays={overlays}"]
     assert call(predict.main, *flags) == 0
-    for row, side in zip(read_table(output), sides.values(), strict=True):
-        assert Image.open(tmp_path / row["mask"]).size == (side, side)
+    assert [Image.open(tmp_path / row["mask"]).width for row in read_table(output)] == list(sides.values())
     assert contents(overlays).keys() == contents(tmp_path / "p_masks").keys() == {"a.png", "b.png", "c.png"}
     said = capsys.readouterr().out.splitlines()
     assert "what lies outside the centre square was not seen, and is background in the masks" in said

@@ -2,15 +2,18 @@
 
 import base64
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from covidjax import config as configs
 from covidjax.data.examples import Examples
 from covidjax.metrics import classification
 from covidjax.report import run
+from tests.support import small_config
 
 CLASSES = ("normal", "pneumonia", "covid19")
 SIDE = 24
@@ -59,24 +62,12 @@ def write_evaluation(workdir: Path, examples: Examples, seed: int = 0) -> dict[s
 
 
 def write_config(workdir: Path) -> None:
-    config = {
-        "seed": 3,
-        "batch_size": 32,
-        "epochs": 10,
-        "freeze": "none",
-        "pretrained": "",
-        "precision": "float32",
-        "lr_scale": [["layer1", 0.01]],
-        "model": {"name": "resnet18", "dropout": 0.0},
-        "dataset": {"name": "folder", "root": "/data/cxr3", "image_size": 224, "crop": "center"},
-        "optimizer": {"name": "adam", "learning_rate": 1e-3, "schedule": "cosine"},
-        "checkpoint": {"best": "loss", "keep": 2},
-        "phases": [
-            {"epochs": FIRST_PHASE, "freeze": "backbone"},
-            {"epochs": EPOCHS - FIRST_PHASE, "freeze": "none", "optimizer": {"learning_rate": 1e-4}},
-        ],
-    }
-    (workdir / "config.json").write_text(json.dumps(config))
+    phases = (
+        {"epochs": FIRST_PHASE, "freeze": "backbone"},
+        {"epochs": EPOCHS - FIRST_PHASE, "freeze": "none", "optimizer": {"learning_rate": 1e-4}},
+    )
+    config = small_config("resnet18", seed=3, dataset__name="folder", dataset__root="/data/cxr3", phases=phases)
+    (workdir / "config.json").write_text(json.dumps(configs.to_json(config)))
 
 
 def write_metrics(workdir: Path) -> None:
@@ -180,3 +171,16 @@ class Page(HTMLParser):
 
 def write_report(workdir: Path, examples: dict[str, Examples] | None = None) -> Page:
     return Page(run.write(workdir, examples or {}).read_text(encoding="utf-8"))
+
+
+def assert_self_contained(content: str) -> Page:
+    """A page that needs nothing outside itself, read."""
+    read = Page(content)
+    assert not re.search(r"https?://|@import|url\(", content)
+    assert not {tag for tag, _ in read.tags} & {"script", "link", "iframe", "object"}
+    sources = [attributes["src"] or "" for _, attributes in read.tags if "src" in attributes]
+    assert all(source.startswith("data:image/") for source in sources)
+    for data, _ in read.figures:
+        if b"<svg" in data:
+            assert all(target.startswith(b"#") for target in re.findall(rb'href="([^"]*)"', data))
+    return read

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from covidjax.data import phantom
+from covidjax.data import phantom, sources
 from covidjax.data.examples import Examples
 from covidjax.metrics import segmentation
 from covidjax.metrics.mask_files import write_masks
@@ -24,25 +24,17 @@ NUM_IMAGES, SIZE = 20, 24
 
 
 def make_examples(split: str) -> Examples:
-    config = small_config(dataset__image_size=SIZE, dataset__num_images=4 * NUM_IMAGES)
-    loaded = phantom.load(config.dataset, split)
-    values = {name: getattr(loaded, name) for name in loaded.__dataclass_fields__}
-    return Examples(**values | {"classes": CLASSES, "labels": np.zeros_like(loaded.labels)})
-
-
-def predict(examples: Examples) -> np.ndarray:
-    """The masks, of which a part is turned into background that grows with the image's number."""
-    assert examples.masks is not None
-    predicted = np.array(examples.masks)
-    for index, mask in enumerate(predicted):
-        mask[: SIZE * index // (2 * len(predicted))] = 0
-        mask[SIZE // 2 + SIZE * (len(predicted) - index) // (2 * len(predicted)) :] = 0
-    return predicted
+    config = small_config("unet", dataset__image_size=SIZE, dataset__num_images=4 * NUM_IMAGES)
+    return sources.load(config.dataset, split, masks=True)
 
 
 def write_evaluation(workdir: Path, examples: Examples) -> dict[str, Any]:
-    predicted = predict(examples)
+    """Of the masks, of which a part is turned into background that grows with the image's number."""
     assert examples.masks is not None
+    predicted, count = np.array(examples.masks), len(examples)
+    for index, mask in enumerate(predicted):
+        mask[: SIZE * index // (2 * count)] = 0
+        mask[SIZE // 2 + SIZE * (count - index) // (2 * count) :] = 0
     counts = mask_counts(predicted, examples.masks, len(CLASSES))
     evaluation = segmentation.report_from_counts(
         counts, examples.names, examples.patients, True, CLASSES, 0.4567, examples.split

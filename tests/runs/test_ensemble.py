@@ -10,10 +10,9 @@ from ml_collections import ConfigDict
 from covidjax import optim
 from covidjax.config import load
 from covidjax.data.order import batch_indices
-from covidjax.errors import UserError
 from covidjax.models.mixture import MIXES, Candidate, by_accuracy, by_gradient, choose, mean_loss, mix
 from covidjax.runs.ensemble import fit, learn
-from tests.commands import ROOT
+from tests.commands import ROOT, user_error
 
 CONFIG = str(ROOT / "configs" / "ensemble.py")
 
@@ -115,6 +114,4 @@ def test_what_is_chosen_is_not_below_any_member_on_the_split_that_decides(rule: 
     ],
 )
 def test_settings_that_mean_nothing_are_refused(overrides: list[str], message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        settings(*overrides)
-    assert message in str(caught.value)
+    assert message in user_error(settings, *overrides)

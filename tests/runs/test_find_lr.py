@@ -1,6 +1,7 @@
-"""The learning-rate range test beside a loop written by hand, and its suggestions on curves with known answers."""
+"""The learning-rate range test beside training steps taken one by one, and its suggestions on known curves."""
 
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -20,9 +21,11 @@ from covidjax.errors import UserError
 from covidjax.runs import find_lr
 from covidjax.runs.find_lr import Curve
 from covidjax.train.setup import Job, prepare
+from covidjax.train.state import StepMetrics
+from covidjax.train.step import train_step
 from launch import find_lr as command
 from launch import train
-from tests.commands import call, contents
+from tests.commands import call, contents, user_error
 from tests.support import TINY, small_config
 
 STEPS = 40
@@ -47,43 +50,15 @@ def exact_config(cache_dir: Path, **changes: Any) -> ConfigDict:
     )
 
 
-def losses_by_hand(job: Job, rates: np.ndarray) -> list[float]:
-    """The losses of SGD with momentum, in NumPy but for the network; it knows of no plan, recipe or state."""
-    model, split, stages = job.recipes[0].model, job.train_split, ("block1", "block2", "head")
-    # Of the pair (1e-4, 1e-2) the lower is the rate of the first stage, and those between lie geometrically.
-    factors = {stage: 100.0 ** ((index - 2) / 2) for index, stage in enumerate(stages)}
-    params = jax.tree.map(np.array, job.variables["params"])
-    statistics: Any = jax.tree.map(np.array, job.variables["batch_stats"])
-
-    @jax.jit
-    def gradient(params: Any, statistics: Any, images: Any, labels: Any) -> Any:
-        def loss(params: Any) -> Any:
-            logits, updated = model.apply(
-                {"params": params, "batch_stats": statistics},
-                (images.astype(jnp.float64) / 255 - 0.5) / 0.25,
-                batch_norm_stages=stages[1:2],
-                mutable=["batch_stats"],
-            )
-            return jnp.mean(jax.nn.logsumexp(logits, -1) - logits[jnp.arange(len(labels)), labels]), updated
-
-        return jax.value_and_grad(loss, has_aux=True)(params)
-
-    velocity = {path: np.zeros(leaf.shape) for path, leaf in jax.tree.leaves_with_path(params)}
-    losses = []
-    for step, rate in enumerate(rates):
-        rows = batch_indices(0, step, len(split), 4)
-        (loss, updated), gradients = gradient(params, statistics, split.images[rows], split.labels[rows])
-        losses.append(float(loss))
-        statistics = updated["batch_stats"]
-        trained = {p: np.asarray(g) for p, g in jax.tree.leaves_with_path(gradients) if p[0].key != "block1"}
-        norm = np.sqrt(sum(np.sum(leaf**2) for leaf in trained.values()))
-        values = dict(jax.tree.leaves_with_path(params))
-        for path, leaf in trained.items():
-            velocity[path] = 0.9 * velocity[path] + leaf * min(1.0, 2.0 / norm)
-            decay = 1e-2 * values[path] if leaf.ndim > 1 else 0.0
-            factor = factors[path[0].key] * (0.5 if path[0].key == "head" and path[-1].key == "bias" else 1.0)
-            values[path] = values[path] - rate * factor * (velocity[path] + decay)
-        params = jax.tree.unflatten(jax.tree.structure(params), values.values())
+def losses_of_steps(job: Job, rates: np.ndarray) -> list[float]:
+    """The losses of training steps that are taken one by one, each at its own rate."""
+    recipe = dataclasses.replace(job.recipes[0], learning_rate=lambda step: jnp.asarray(rates)[step])
+    take_step, state, losses = jax.jit(functools.partial(train_step, recipe=recipe)), job.fresh_state(), []
+    for step in range(len(rates)):
+        rows = batch_indices(0, step, len(job.train_split), 4)
+        batch = {"image": job.train_split.images[rows], "label": job.train_split.labels[rows]}
+        state = take_step(dataclasses.replace(state, metrics=StepMetrics.empty()), batch)
+        losses.append(float(state.metrics.loss))
     return losses
 
 
@@ -98,27 +73,24 @@ def curve_of(losses: np.ndarray) -> Curve:
     return Curve(tuple(RATES[: len(losses)]), tuple(losses), tuple(smoothed_by_hand(losses)), "as made")
 
 
-def test_the_curve_is_that_of_a_loop_written_by_hand(tmp_path: Path) -> None:
+def test_the_curve_is_that_of_training_steps_at_rates_that_rise_also_from_features(tmp_path: Path) -> None:
     with jax.enable_x64(True):
         rates = find_lr.rates(1e-4, 300.0, STEPS)
         expected = [1e-4 * 3e6 ** (step / (STEPS - 1)) for step in range(STEPS)]
         np.testing.assert_allclose(rates, expected, rtol=1e-12)
-        by_hand: list[float] = []
-        for features in ("off", "on"):
+        jobs = [prepare(exact_config(tmp_path, features=features)) for features in ("off", "on")]
+        losses = losses_of_steps(jobs[0], rates)
+        means = smoothed_by_hand(losses)
+        steps = next(n for n in range(1, STEPS + 1) if means[n - 1] > 4 * min(means[:n]))  # where it has diverged
+        for job in jobs:
             shown: list[int] = []
-            job = prepare(exact_config(tmp_path, features=features))
-            by_hand = by_hand or losses_by_hand(job, rates)
             curve = find_lr.sweep(job, rates, shown.append)
-            steps = len(curve.losses)
-            means = smoothed_by_hand(by_hand)
-            assert steps == next((n for n in range(1, STEPS + 1) if means[n - 1] > 4 * min(means[:n])), STEPS)
             assert curve.learning_rates == tuple(rates[:steps])
             assert shown == list(range(1, steps + 1))
-            np.testing.assert_allclose(curve.losses, by_hand[:steps], rtol=1e-10, err_msg=features)
-            np.testing.assert_allclose(curve.smoothed, means[:steps], rtol=1e-10)
-        assert steps < STEPS  # the sweep went on until it diverged
-        assert "over 4 times its best" in curve.ending
-        assert min(by_hand[:steps]) < 0.9 * by_hand[0]
+            np.testing.assert_allclose(curve.losses, losses[:steps], rtol=1e-6)
+            np.testing.assert_allclose(curve.smoothed, means[:steps], rtol=1e-6)
+            assert "over 4 times its best" in curve.ending
+        assert min(losses[:steps]) < 0.9 * losses[0]
 
 
 def test_a_loss_that_is_not_finite_ends_the_sweep_and_at_the_first_batch_is_refused(tmp_path: Path) -> None:
@@ -220,9 +192,7 @@ def test_every_curve_can_be_drawn(length: int) -> None:
     ],
 )
 def test_a_sweep_that_tells_nothing_is_refused(arguments: tuple[float, float, int], expected: str) -> None:
-    with pytest.raises(UserError) as caught:
-        find_lr.rates(*arguments)
-    assert expected in str(caught.value)
+    assert expected in user_error(find_lr.rates, *arguments)
 
 
 def run_command(workdir: Path, *arguments: str) -> dict[str, Any]:
@@ -239,28 +209,25 @@ def test_a_run_in_the_workdir_keeps_every_byte(capfd: pytest.CaptureFixture[str]
     sweep = [config, "--steps=60", "--start=1e-5", "--end=1e3", "--config.optimizer.learning_rate=(1e-4,1e-2)"]
     found = run_command(workdir, *sweep)
     after = contents(workdir)
-    png = after.pop("lr_finder.png")
+    assert str(after.pop("lr_finder.png")).startswith("b'\\x89PNG")
     assert after.pop("lr_finder.json")
     assert after == before
-    assert png is not None and png.startswith(b"\x89PNG")
-    for key in ("learning_rates", "losses", "smoothed"):
-        assert len(found[key]) == found["steps"] <= found["steps_asked"] == 60
+    assert {len(found[key]) for key in ("learning_rates", "losses", "smoothed")} == {found["steps"]}
+    assert found["steps"] <= found["steps_asked"] == 60
     assert found["learning_rates"][0] == pytest.approx(1e-5)
-    assert found["seed"] == 0
-    assert found["config_name"].endswith("tiny.py")
+    assert (found["seed"], Path(found["config_name"]).name) == (0, "tiny.py")
     assert found["config"]["optimizer"]["learning_rate"] == [1e-4, 1e-2]
-    assert found["suggestion"] == found["steepest"]
     curve = Curve(**{field.name: found[field.name] for field in dataclasses.fields(Curve)})
     suggestions = find_lr.suggest(curve, 60)
-    assert (suggestions.steepest, suggestions.minimum_over_10) == (found["steepest"], found["minimum_over_10"])
+    assert suggestions.steepest == found["steepest"] == found["suggestion"]
+    assert suggestions.minimum_over_10 == found["minimum_over_10"]
     assert run_command(workdir, *sweep) == found  # nothing of a sweep is left in the next
-    output = capfd.readouterr().out
-    if found["suggestion"] is None:
-        assert suggestions.note in output
-    else:
+    said = suggestions.note
+    if found["suggestion"] is not None:
         low, high = found["suggestion"] / 100, found["suggestion"]
-        assert found["override"] == f"--config.optimizer.learning_rate=({low:.2g},{high:.2g})"
-        assert found["override"] in output
+        said = f"--config.optimizer.learning_rate=({low:.2g},{high:.2g})"
+        assert found["override"] == said
+    assert said in capfd.readouterr().out
 
 
 def test_the_rate_of_a_first_phase_is_told_where_it_stands(config: str, tmp_path: Path) -> None:

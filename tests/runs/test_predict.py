@@ -24,7 +24,7 @@ from covidjax.models.preprocessing import Preprocessing
 from covidjax.runs import predict
 from covidjax.tasks.pictures import GAP, STRIP
 from covidjax.weights.workdir import Trained
-from tests.commands import contents, read_table, write_image
+from tests.commands import contents, read_table, user_error, write_image
 from tests.support import make_model, small_config
 
 SIZE = 16
@@ -205,9 +205,7 @@ def test_bad_files_are_named_together_and_nothing_is_left_behind(
     (images / "deep" / "broken.jpg").write_text("no image")
     trained, overlays = (unet, tmp_path / "x" / "over") if task == "segmentation" else (classifier, None)
     before = contents(tmp_path)
-    with pytest.raises(UserError) as error:
-        predict.predict(trained, predict.list_images(images), tmp_path / "out" / "p.csv", overlays)
-    message = str(error.value)
+    message = user_error(predict.predict, trained, predict.list_images(images), tmp_path / "out" / "p.csv", overlays)
     assert message.startswith("2 of 7 images are bad: ")
     assert f"{images / position} (the file is empty)" in message
     assert f"{images / 'deep' / 'broken.jpg'} (not a JPEG, PNG, BMP or TIFF image)" in message

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from covidjax.study.plan import Study, Trial
-from tests.study.made import make_study
 from tests.support import small_config
 
 
@@ -27,11 +26,3 @@ def test_names_of_trials_are_plain_and_stay_apart() -> None:
     names = {Trial(pattern, 1e-3, 0).name for pattern in patterns}
     assert len(names) == len(patterns)
     assert not any("/" in name or ":" in name or name.startswith(".") for name in names)
-
-
-def test_config_of_a_trial_is_the_shared_one_with_three_values_changed(tmp_path: Path) -> None:
-    shared = make_study(tmp_path, ("backbone",), (1e-4,), (7,))
-    config = shared.config_of(shared.trials()[0])
-    assert (config.freeze, config.optimizer.learning_rate, config.seed) == ("backbone", 1e-4, 7)
-    config.freeze, config.optimizer.learning_rate, config.seed = "none", 1e-3, 0
-    assert config.to_dict() == shared.config.to_dict()

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from covidjax.errors import UserError
 from covidjax.weights import files
+from tests.commands import user_error
 from tests.support import make_model, small_config
 from tests.weights.made_files import invented, write, write_h5, write_pth
 
@@ -22,10 +22,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        files.read(path)
-    message = str(caught.value)
-    assert "\n" not in message
+    message = user_error(files.read, path)
     assert path.name in message
     return message
 

@@ -120,8 +120,11 @@ def test_problems_of_a_kind_of_set_are_listed_together(name: str, tmp_path: Path
     assert [part for part in parts if part not in message] == []
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_broken_off_preparation_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(OSError(28, "No space left on device"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_a_broken_off_preparation_leaves_nothing(error: BaseException, told: type, tmp_path: Path) -> None:
     root = trees.make("sars_cov2_ct", tmp_path / "manual")
     real, calls = Record.encoded, iter(range(1000))
 
@@ -130,7 +133,7 @@ def test_a_broken_off_preparation_leaves_nothing(error: BaseException, tmp_path:
             raise error
         return real(self, num_mask_classes)
 
-    with mock.patch.object(Record, "encoded", fails_while_writing), pytest.raises(type(error)):
+    with mock.patch.object(Record, "encoded", fails_while_writing), pytest.raises(told):
         prepare("sars_cov2_ct", root, tmp_path / "deep" / "data")
     assert not (tmp_path / "deep").exists()
     assert prepare("sars_cov2_ct", root, tmp_path / "deep" / "data").exists()
@@ -139,7 +142,7 @@ def test_a_broken_off_preparation_leaves_nothing(error: BaseException, tmp_path:
 def test_what_a_killed_process_left_is_cleared_away_and_a_prepared_set_left_as_it_is(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    left = tmp_path / "data" / ".sars_cov2_ct.preparing" / "half"  # by a process that was killed
+    left = tmp_path / "data" / "sars_cov2_ct" / ".1.0.0.999999999.tmp" / "half"  # by a process that was killed
     left.mkdir(parents=True)
     root = trees.make("sars_cov2_ct", tmp_path / "manual")
     arguments = ("--dataset=sars_cov2_ct", f"--manual_dir={root}", f"--data_dir={tmp_path / 'data'}")

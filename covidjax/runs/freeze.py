@@ -47,10 +47,9 @@ def check(config: ConfigDict, num_classes: int | None, num_images: int | None, o
         raise UserError(f"--json: there is no folder {output.absolute().parent}: make it, or choose another")
     if num_classes is not None:
         return DataFacts(num_classes, num_images or EPOCH_WITHOUT_DATA, num_images or EPOCH_WITHOUT_DATA)
+    masks = tasks.of(config.model.name, config.loss.name).masks
     try:
-        classes, images, epoch = costs.data_facts(
-            config.dataset, masks=tasks.of(config.model.name, config.loss.name).masks
-        )
+        classes, images, epoch = costs.data_facts(config.dataset, masks=masks)
     except UserError as error:
         raise UserError(f"{error}; or give --classes=N, and the data set is not looked at") from error
     return DataFacts(classes, num_images or images, num_images or epoch)
@@ -96,22 +95,20 @@ def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
         raise UserError(f"--strategies is empty: allowed are all, {', '.join(ALLOWED)}")
-    return tuple(dict.fromkeys(names))
+    return names
 
 
 def _predict_all(setting: Setting, names: Sequence[str]) -> Iterator[Cost]:
     """Each named strategy, and behind it the same from cached features where its first stages are frozen."""
-    full_flops, done = costs.full_flops(setting), set()
-    wanted = [split_cached(name) for name in names]
+    wanted: dict[tuple[str, bool], None] = {}
+    for strategy, cached in map(split_cached, names):
+        prefix = setting.recipe_of(strategy).plan.frozen_prefix
+        ways = (True,) if cached else (False, True) if prefix else (False,)
+        wanted |= dict.fromkeys((strategy, way) for way in ways)
+    full_flops = costs.full_flops(setting)
     for number, (strategy, cached) in enumerate(wanted, start=1):
-        _progress(f"{number} of {len(names)}: {names[number - 1]}: compiling its step")
-        for from_features in (True,) if cached else (False, True):
-            if (strategy, from_features) in done:
-                continue
-            if from_features and not cached and not setting.recipe_of(strategy).plan.frozen_prefix:
-                continue
-            done.add((strategy, from_features))
-            yield costs.predict(setting, strategy, full_flops, cached=from_features)
+        _progress(f"{number} of {len(wanted)}: {strategy}{', cached' if cached else ''}: compiling its step")
+        yield costs.predict(setting, strategy, full_flops, cached=cached)
     _progress("")
 
 
@@ -157,6 +154,6 @@ def _notes(setting: Setting, found: Sequence[Cost], epoch: int) -> list[str]:
         recipe = setting.recipe_of(next(cost.strategy for cost in found if cost.frozen_prefix).removeprefix("cached:"))
         notes.append(
             f"cached: training from the outputs of the frozen stages, which run once for each image (and view) before "
-            f"the first epoch; {costs.caching_note(setting.config, recipe)}"
+            f"the first epoch; {costs.caching_note(setting.config.feature_views, recipe)}"
         )
     return notes

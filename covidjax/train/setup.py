@@ -14,7 +14,7 @@ from covidjax.data.examples import Examples
 from covidjax.data.order import steps_per_epoch
 from covidjax.data.resident import choose_placement
 from covidjax.errors import UserError
-from covidjax.freeze.table import freeze_table
+from covidjax.freeze.table import freeze_table, step_flops
 from covidjax.losses import LossFunction
 from covidjax.mesh import make_mesh, replicated
 from covidjax.models.layers import Staged
@@ -198,16 +198,15 @@ def describe_freeze(job: Job, phase: Phase) -> dict[str, Any]:
     rows, summary = freeze_table(recipe.plan, recipe.model, job.variables, images, recipe.tx)
     caching = job.caching[phase.index]
     prefix = recipe.plan.frozen_prefix if recipe.cached else ()
-    paid = [row for row in rows if row["stage"] not in prefix]
-    step_flops, all_flops = (sum(row["forward_flops"] + row["backward_flops"] for row in part) for part in (paid, rows))
+    paid = step_flops([row for row in rows if row["stage"] not in prefix])
     note = caching.note
     if prefix:
-        note += f"; a step then costs {step_flops / 1e9:.3g} of {all_flops / 1e9:.3g} GFLOP"
+        note += f"; a step then costs {paid / 1e9:.3g} of {step_flops(rows) / 1e9:.3g} GFLOP"
     return {
         "phase": phase.index,
         "strategy": phase.freeze,
         "rows": rows,
         "summary": summary,
-        "step_flops": step_flops,
+        "step_flops": paid,
         "features": {**dataclasses.asdict(caching), "note": note},
     }

@@ -50,7 +50,7 @@ def test_pandiyan2023_has_the_parameters_of_the_papers_table() -> None:
     _, summary = setting.table(everything)
     assert summary.startswith("42,556,930 of 42,556,930 parameters train; ")
     assert "Keras counts 42,662,274" in summary
-    trainable, _ = head.plan.split(setting.variables["params"])
+    trainable, _ = head.plan.split(setting.begin.variables["params"])
     assert sum(leaf.size for leaf in jax.tree.leaves(trainable)) == 4_098
     assert head.plan.batch_norm_stages == ()
 

@@ -58,8 +58,7 @@ def test_strategies_that_do_not_fit_are_left_out_by_default_and_refused_when_ask
 
 def test_caching_is_legal_without_augmentation_or_with_agreed_views() -> None:
     def note(**changes: Any) -> str:
-        config = setting(**changes).config
-        return costs.caching_note(config, setting(**changes).recipe_of("backbone"))
+        return costs.caching_note(changes.get("feature_views", 0), setting(**changes).recipe_of("backbone"))
 
     assert "may be cached" in note()
     assert "may not be cached" in note(augment__rotate=5.0)

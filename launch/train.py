@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from covidjax import command
-from covidjax.command import prepare_process
 from covidjax.config.flags import parse_with_config
 from covidjax.runs.train import run
 
@@ -17,7 +16,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = command.Parser(prog="launch/train.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run, made if missing")
     flags, config = parse_with_config(parser, arguments, ensembles=True)
-    print(f"report: {run(config, flags.workdir, prepare_process(config.precision))}")
+    print(f"report: {run(config, flags.workdir, command.prepare_process(config.precision))}")
 
 
 if __name__ == "__main__":

@@ -108,13 +108,3 @@ def test_drawn_folds_and_splits_keep_patients_whole_and_classes_in_proportion() 
         splits.draw_folds([0, 1] * 10, [f"p{number % 4}" for number in range(20)])
     drawn = splits.draw_splits([0] * 400 + [1] * 200, [f"p{number // 2}" for number in range(600)])
     assert Counter(drawn) == {"test": 120, "val": 60, "train": 420}  # a fifth, and an eighth of the rest
-
-
-def test_a_balanced_subset_has_the_counts_asked_for_and_depends_on_the_seed_alone() -> None:
-    labels = np.random.default_rng(0).choice(3, 300, p=(0.6, 0.3, 0.1)).tolist()
-    counts = np.bincount(labels)
-    chosen = splits.balanced_subset(labels, (50, 50, 1000), seed=0)
-    assert np.bincount(np.array(labels)[chosen]).tolist() == [50, 50, counts[2]]
-    assert len(set(chosen)) == len(chosen)
-    np.testing.assert_array_equal(chosen, splits.balanced_subset(labels, (50, 50, 1000), seed=0))
-    assert not np.array_equal(chosen, splits.balanced_subset(labels, (50, 50, 1000), seed=1))

@@ -116,7 +116,7 @@ def expected(model: str, strategy: str) -> int:
     """
     found = parted_setting(model)
     plan = found.recipe_of(strategy).plan
-    leaves = traverse_util.flatten_dict(found.variables["params"], sep="/")
+    leaves = traverse_util.flatten_dict(found.begin.variables["params"], sep="/")
     sizes = {path: leaf.size for path, leaf in leaves.items()}
     trained = {leaf.path for leaf in plan.leaves if leaf.trains}
     network = layers(model, found.config.model.num_blocks)

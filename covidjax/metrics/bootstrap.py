@@ -1,21 +1,25 @@
 """Intervals by a bootstrap that draws whole clusters: patients or, where they are unknown, images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from covidjax.data.examples import Examples
+
 WEIGHTS_AT_ONCE = 2**21  # elements of a block of weights: 16 MiB
 
 
-def clusters_of(patients: Sequence[str], patients_known: bool) -> np.ndarray:
-    """The cluster of each of n images, [n] int: 0 to the number of clusters - 1, each of them in use."""
-    return np.unique(np.asarray(patients), return_inverse=True)[1] if patients_known else np.arange(len(patients))
+def clusters_of(examples: Examples) -> np.ndarray:
+    """The cluster of each of n examples, [n] int: 0 to the number of clusters - 1, each of them in use."""
+    if examples.patients_known:
+        return np.unique(np.asarray(examples.patients), return_inverse=True)[1]
+    return np.arange(len(examples))
 
 
-def method(patients_known: bool, resamples: int) -> str:
+def method(examples: Examples, resamples: int) -> str:
     """How the intervals were made, in words."""
-    unit = "by patient" if patients_known else "by image (no patient ids)"
+    unit = "by patient" if examples.patients_known else "by image (no patient ids)"
     return f"bootstrap {unit}, {resamples} resamples, 95 % percentile"
 
 

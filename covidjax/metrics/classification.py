@@ -6,7 +6,6 @@ In numpy on the host: a split is evaluated once, and its predictions fit in memo
 import csv
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from covidjax import files
+from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 from covidjax.metrics import bootstrap
 
@@ -88,20 +88,11 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> n
 
 
 def classification_report(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    patients: Sequence[str],
-    patients_known: bool,
-    classes: Sequence[str],
-    loss: float,
-    split: str,
-    *,
-    seed: int = 0,
-    resamples: int = 1000,
+    probabilities: np.ndarray, examples: Examples, loss: float, *, seed: int = 0, resamples: int = 1000
 ) -> dict[str, Any]:
     """The content of evaluation_<split>.json but for `checkpoint`, of Python numbers that are finite, or None.
 
-    probabilities: [n, classes] float; labels: [n] int; patients: n identifiers; loss: mean over the examples.
+    probabilities: [n, classes] float, of the examples; loss: mean over them.
 
     A figure with denominator 0 is undefined, and None with its interval: precision of a class that was never predicted,
     recall of a class without examples, F1 = 2 TP / (2 TP + FP + FN) of a class with neither, AUROC of a class that
@@ -115,9 +106,10 @@ def classification_report(
 
     Raises UserError where there are no examples or probabilities are not finite.
     """
+    labels, classes = examples.labels, examples.classes
     if len(labels) == 0:
-        raise UserError(f"split {split!r} has no examples to evaluate: choose a split that has some")
-    _require_finite(probabilities, f"split {split!r}")
+        raise UserError(f"split {examples.split!r} has no examples to evaluate: choose a split that has some")
+    _require_finite(probabilities, f"split {examples.split!r}")
     probabilities = probabilities.astype(np.float64)
     num_classes, num_examples = len(classes), len(labels)
     predicted = probabilities.argmax(axis=1)
@@ -138,7 +130,7 @@ def classification_report(
         return {"f1": f1, "auroc": areas, **macro}
 
     found = {key: values[0] for key, values in figures(np.ones((1, num_examples))).items()}
-    samples = bootstrap.resampled(figures, bootstrap.clusters_of(patients, patients_known), seed, resamples)
+    samples = bootstrap.resampled(figures, bootstrap.clusters_of(examples), seed, resamples)
 
     per_class = {}
     for index, name in enumerate(classes):
@@ -151,7 +143,7 @@ def classification_report(
             "support": int(support[index]),
         }
     return {
-        "split": split,
+        "split": examples.split,
         "num_examples": num_examples,
         "loss": number(loss),
         **_proportion("accuracy", hits.sum(), num_examples),
@@ -162,36 +154,24 @@ def classification_report(
         "confusion_matrix": matrix.tolist(),
         "classes": list(classes),
         "per_class": per_class,
-        "intervals": {"proportions": "Wilson 95 %", "auroc and f1": bootstrap.method(patients_known, resamples)},
+        "intervals": {"proportions": "Wilson 95 %", "auroc and f1": bootstrap.method(examples, resamples)},
         "research_use_only": True,
     }
 
 
-def write_predictions(
-    path: Path,
-    names: Sequence[str],
-    patients: Sequence[str],
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    classes: Sequence[str],
-) -> None:
+def write_predictions(path: Path, examples: Examples, probabilities: np.ndarray) -> None:
     """Writes predictions_<split>.csv: label and predicted as class names, probabilities with all their digits.
 
-    names, patients: n identifiers; labels: [n] int; probabilities: [n, classes] float32 or float64.
+    probabilities: [n, classes] float32 or float64, of the examples.
     Raises UserError where probabilities are not finite or the file cannot be written; an old file stays then.
     """
     _require_finite(probabilities, str(path))
-    examples = zip(
-        names, patients, labels, probabilities.argmax(axis=1), probabilities.astype(np.float64).tolist(), strict=True
-    )
-    files.write_csv(
-        path,
-        [*COLUMNS, *(PROBABILITY + name for name in classes)],
-        (
-            [name, patient, classes[label], classes[guess], int(label == guess), *row]
-            for name, patient, label, guess, row in examples
-        ),
-    )
+    classes, scores = examples.classes, probabilities.astype(np.float64).tolist()
+    answers = zip(examples.labels, probabilities.argmax(axis=1), scores, strict=True)
+    rows = [[classes[label], classes[guess], int(label == guess), *row] for label, guess, row in answers]
+    header = [*COLUMNS, *(PROBABILITY + name for name in classes)]
+    named = zip(examples.names, examples.patients, rows, strict=True)
+    files.write_csv(path, header, ([name, patient, *row] for name, patient, row in named))
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -6,7 +6,6 @@ of the prediction and T those of the mask. A class that is in neither is a perfe
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
+from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 from covidjax.metrics import bootstrap
 from covidjax.metrics.classification import number
@@ -72,12 +72,8 @@ def hausdorff95_of(predicted: np.ndarray, masks: np.ndarray, num_classes: int) -
 
 def report_from_counts(
     counts: np.ndarray,
-    names: Sequence[str],
-    patients: Sequence[str],
-    patients_known: bool,
-    classes: Sequence[str],
+    examples: Examples,
     loss: float,
-    split: str,
     *,
     distances: np.ndarray | None = None,
     seed: int = 0,
@@ -85,8 +81,8 @@ def report_from_counts(
 ) -> dict[str, Any]:
     """The content of evaluation_<split>.json but for `checkpoint`, of Python numbers that are finite, or None.
 
-    counts: [n, classes, 3] int, of `overlap_counts`; names, patients: n identifiers; loss: mean over
-    the images; distances: [n, classes] float of `hausdorff95_of`, if asked for. The first class is the background.
+    counts: [n, classes, 3] int, of `overlap_counts`; loss: mean over the images; distances: [n, classes] float of
+    `hausdorff95_of`, if asked for. The first class is the background.
 
     Of each class and of all but the first together: Dice and IoU as means over the images, and pooled; and of each
     image, with the pixels of each class, which are its area. `CONVENTIONS`, which the report repeats, has the rest.
@@ -96,6 +92,7 @@ def report_from_counts(
 
     Raises UserError where there are no images, or the loss is NaN: the network has diverged.
     """
+    split, classes = examples.split, examples.classes
     if len(counts) == 0:
         raise UserError(f"split {split!r} has no images to evaluate: choose a split that has some")
     if math.isnan(loss):
@@ -114,7 +111,7 @@ def report_from_counts(
     pooled = counts.sum(axis=0)
     figures = {"dice": overlaps.mean(axis=0), "iou": unions.mean(axis=0)}
     figures |= {"dice_pooled": dice(pooled), "iou_pooled": iou(pooled)}
-    samples = bootstrap.resampled(resampled, bootstrap.clusters_of(patients, patients_known), seed, resamples)
+    samples = bootstrap.resampled(resampled, bootstrap.clusters_of(examples), seed, resamples)
     per_class = {}
     for c, name in enumerate(classes):
         per_class[name] = {
@@ -133,28 +130,22 @@ def report_from_counts(
         **({} if distances is None else _distance(distances[:, 1:])),
         "classes": list(classes),
         "per_class": per_class,
-        "per_image": _per_image(counts, names, patients, classes, distances),
+        "per_image": _per_image(counts, examples, distances),
         "conventions": {
             key: text for key, text in CONVENTIONS.items() if key != "hausdorff95" or distances is not None
         },
-        "intervals": {"dice and iou": bootstrap.method(patients_known, resamples)},
+        "intervals": {"dice and iou": bootstrap.method(examples, resamples)},
         "research_use_only": True,
     }
 
 
-def _per_image(
-    counts: np.ndarray,
-    names: Sequence[str],
-    patients: Sequence[str],
-    classes: Sequence[str],
-    distances: np.ndarray | None,
-) -> list[dict[str, Any]]:
+def _per_image(counts: np.ndarray, examples: Examples, distances: np.ndarray | None) -> list[dict[str, Any]]:
     """Figures of each image, in the order given."""
     images = []
-    for index, (name, patient) in enumerate(zip(names, patients, strict=True)):
+    for index, (name, patient) in enumerate(zip(examples.names, examples.patients, strict=True)):
         overlaps, unions = dice(counts[index]), iou(counts[index])
         of_classes: dict[str, dict[str, Any]] = {}
-        for c, class_name in enumerate(classes[1:], start=1):
+        for c, class_name in enumerate(examples.classes[1:], start=1):
             of_classes[class_name] = {
                 "dice": float(overlaps[c]),
                 "iou": float(unions[c]),

@@ -186,14 +186,12 @@ def _write_evaluation(workdir: Path, mixed: Mixture, examples: Examples, answers
 
     def figures(probabilities: np.ndarray) -> dict[str, Any]:
         loss = float(mixture.mean_loss(probabilities, labels))
-        return classification.classification_report(
-            probabilities, labels, examples.patients, examples.patients_known, examples.classes, loss, split
-        )
+        return classification.classification_report(probabilities, examples, loss)
 
     result = figures(table)
     result["ensemble"] = {"mix": settings.mix, "rule": settings.weights, "weights_from": settings.weights_from}
     result["members"], result["comparison"] = [], []
-    clusters = bootstrap.clusters_of(examples.patients, True)
+    clusters = bootstrap.clusters_of(examples)
     right = table.argmax(axis=1) == labels
     for member, weight, answer in zip(mixed.members, mixed.weights, answers, strict=True):
         kept = {key: value for key, value in figures(answer).items() if key.removesuffix("_ci95") in FIGURES}
@@ -215,9 +213,7 @@ def _write_evaluation(workdir: Path, mixed: Mixture, examples: Examples, answers
         result["leak"] = LEAK
     elif settings.weights != "equal" and split == settings.weights_from:
         result["optimistic"] = OPTIMISTIC
-    classification.write_predictions(
-        workdir / f"predictions_{split}.csv", examples.names, examples.patients, labels, table, examples.classes
-    )
+    classification.write_predictions(workdir / f"predictions_{split}.csv", examples, table)
     files.write_json(workdir / f"evaluation_{split}.json", result)
     return result
 

@@ -58,12 +58,8 @@ class Classification(Task):
         logits = jnp.asarray(np.concatenate(rows))
         mean_loss = float(np.mean(self.plain_loss(loss)(logits, jnp.asarray(examples.labels))))
         table = np.asarray(losses.probabilities(logits, loss.name))
-        labels, split, classes = examples.labels, examples.split, examples.classes
-        result = classification.classification_report(
-            table, labels, examples.patients, examples.patients_known, classes, mean_loss, split
-        )
-        path = workdir / f"predictions_{split}.csv"
-        classification.write_predictions(path, examples.names, examples.patients, labels, table, classes)
+        result = classification.classification_report(table, examples, mean_loss)
+        classification.write_predictions(workdir / f"predictions_{examples.split}.csv", examples, table)
         return result
 
     def summary(self, evaluation: Mapping[str, Any]) -> Iterator[str]:

@@ -24,7 +24,7 @@ def classification_page(evaluation: Mapping[str, Any], workdir: Path, examples: 
         problem = "There is no table of predictions, hence no reliability diagram"
         return {"problem": problem, "reliability": None, "samples": None}
     found = read_predictions(path)
-    count, problem = len(found.names), None
+    count, problem = len(found.names), ""
     if count != evaluation.get("num_examples"):
         problem = f"The table of predictions holds {count} examples and is from another evaluation: "
         problem += "run launch/evaluate.py again"

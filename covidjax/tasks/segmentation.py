@@ -85,14 +85,11 @@ class Segmentation(Task):
         self, answers: Answers, examples: Examples, loss: ConfigDict, workdir: Path, *, hausdorff: bool = False
     ) -> dict[str, Any]:
         predicted, counts, mean_loss = segmented(answers, self.plain_loss(loss))
-        names, patients, known, classes = examples.names, examples.patients, examples.patients_known, examples.classes
         split, distances = examples.split, None
         if hausdorff:
-            distances = segmentation.hausdorff95_of(predicted, self.targets(examples), len(classes))
-        result = segmentation.report_from_counts(
-            counts, names, patients, known, classes, mean_loss, split, distances=distances
-        )
-        mask_files.write_masks(workdir / f"masks_{split}", names, predicted)
+            distances = segmentation.hausdorff95_of(predicted, self.targets(examples), len(examples.classes))
+        result = segmentation.report_from_counts(counts, examples, mean_loss, distances=distances)
+        mask_files.write_masks(workdir / f"masks_{split}", examples.names, predicted)
         mask_files.write_predictions(workdir / f"predictions_{split}.csv", result["per_image"])
         return result
 

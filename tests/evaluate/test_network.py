@@ -126,9 +126,7 @@ def test_evaluation_writes_what_the_report_says_of_its_own_table(tmp_path: Path)
     table = read_predictions(workdir / "predictions_val.csv")
     assert (table.names, table.patients, table.classes) == (examples.names, examples.patients, CLASSES)
     np.testing.assert_array_equal(table.labels, examples.labels)
-    expected = classification_report(
-        table.probabilities, table.labels, table.patients, True, table.classes, result["loss"], "val"
-    )
+    expected = classification_report(table.probabilities, examples, result["loss"])
     assert {key: value for key, value in result.items() if key != "checkpoint"} == expected
 
     model = make_model(config)

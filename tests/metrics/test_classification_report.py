@@ -12,7 +12,7 @@ import sklearn.metrics
 
 from covidjax.errors import UserError
 from covidjax.metrics import bootstrap, classification
-from tests.predictions import CLASSES, make_predictions, make_report
+from tests.predictions import CLASSES, make_examples, make_predictions, make_report
 
 PROPORTIONS = ("precision", "recall", "specificity")
 
@@ -155,9 +155,7 @@ def test_diverged_predictions_and_empty_splits_are_refused(tmp_path: Path) -> No
     with pytest.raises(UserError, match="1 of 5 predictions are not finite"):
         make_report(probabilities, labels)
     with pytest.raises(UserError, match="not finite"):
-        classification.write_predictions(
-            tmp_path / "predictions_test.csv", "abcde", "abcde", labels, probabilities, CLASSES
-        )
+        classification.write_predictions(tmp_path / "predictions_test.csv", make_examples(labels), probabilities)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,7 +172,8 @@ def test_predictions_read_back_bit_exactly(tmp_path: Path, dtype: Any) -> None:
     names = ('a,"b".png', "c\nd\r.png", "Röntgen/肺.png", *(f"{index}.png" for index in range(47)))
     patients = ("", " p ", *(f"p{index}" for index in range(48)))
     path = tmp_path / "predictions_test.csv"
-    classification.write_predictions(path, names, patients, labels, probabilities, CLASSES)
+    examples = make_examples(labels, names=names, patients=patients)
+    classification.write_predictions(path, examples, probabilities)
     found = classification.read_predictions(path)
     assert (found.names, found.patients, found.classes) == (names, patients, CLASSES)
     np.testing.assert_array_equal(found.labels, labels)
@@ -188,9 +187,8 @@ def test_predictions_read_back_bit_exactly(tmp_path: Path, dtype: Any) -> None:
 def test_predictions_have_the_agreed_columns(tmp_path: Path) -> None:
     path = tmp_path / "predictions_val.csv"
     probabilities = np.array([[0.25, 0.75], [0.5, 0.5]])
-    classification.write_predictions(
-        path, ("a.png", "b.png"), ("1", "2"), np.array([0, 0]), probabilities, ("no", "yes")
-    )
+    examples = make_examples([0, 0], ("no", "yes"), names=("a.png", "b.png"), patients=("1", "2"))
+    classification.write_predictions(path, examples, probabilities)
     with path.open(newline="") as file:
         assert list(csv.reader(file)) == [
             ["file", "patient", "label", "predicted", "correct", "probability_no", "probability_yes"],

@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 
 from covidjax.errors import UserError
 from covidjax.metrics import bootstrap, segmentation
-from tests.predictions import mask_counts
+from tests.predictions import make_examples, mask_counts
 
 CLASSES = ("background", "lung", "lesion")
 
@@ -24,19 +24,14 @@ def make_masks(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return predicted, masks
 
 
-def make_report(predicted: np.ndarray, masks: np.ndarray, **changes: Any) -> dict[str, Any]:
-    count = len(masks)
-    arguments: dict[str, Any] = {
-        "counts": mask_counts(predicted, masks, len(CLASSES)),
-        "names": tuple(f"{index}.png" for index in range(count)),
-        "patients": tuple(f"p{index // 2}" for index in range(count)),
-        "patients_known": True,
-        "classes": CLASSES,
-        "loss": 0.25,
-        "split": "test",
-        "resamples": 200,
-    }
-    return segmentation.report_from_counts(**arguments | changes)
+def make_report(
+    predicted: np.ndarray, masks: np.ndarray, loss: float = 0.25, resamples: int = 200, **changes: Any
+) -> dict[str, Any]:
+    options = {key: changes.pop(key) for key in ("seed", "distances") if key in changes}
+    fields = {"patients": tuple(f"p{index // 2}" for index in range(len(masks)))} | changes
+    examples = make_examples(np.zeros(len(masks)), CLASSES, **fields)
+    counts = mask_counts(predicted, masks, len(CLASSES))
+    return segmentation.report_from_counts(counts, examples, loss, resamples=resamples, **options)
 
 
 def plain(predicted: np.ndarray, masks: np.ndarray, c: int) -> tuple[float, float]:

@@ -48,16 +48,11 @@ def predict(examples: Examples, seed: int) -> np.ndarray:
 
 def write_evaluation(workdir: Path, examples: Examples, seed: int = 0) -> dict[str, Any]:
     """Writes evaluation_<split>.json and predictions_<split>.csv as an evaluation does, with few resamples."""
-    probabilities, known = predict(examples, seed), examples.patients_known
-    evaluation = classification.classification_report(
-        probabilities, examples.labels, examples.patients, known, examples.classes, 0.4567, examples.split, resamples=40
-    )
+    probabilities = predict(examples, seed)
+    evaluation = classification.classification_report(probabilities, examples, 0.4567, resamples=40)
     evaluation["checkpoint"] = {"step": 31 * 24, "which": "best"}
     (workdir / f"evaluation_{examples.split}.json").write_text(json.dumps(evaluation))
-    classification.write_predictions(
-        workdir / f"predictions_{examples.split}.csv",
-        examples.names, examples.patients, examples.labels, probabilities, examples.classes,
-    )  # fmt: skip
+    classification.write_predictions(workdir / f"predictions_{examples.split}.csv", examples, probabilities)
     return evaluation
 
 

@@ -36,9 +36,7 @@ def write_evaluation(workdir: Path, examples: Examples) -> dict[str, Any]:
         mask[: SIZE * index // (2 * count)] = 0
         mask[SIZE // 2 + SIZE * (count - index) // (2 * count) :] = 0
     counts = mask_counts(predicted, examples.masks, len(CLASSES))
-    evaluation = segmentation.report_from_counts(
-        counts, examples.names, examples.patients, True, CLASSES, 0.4567, examples.split
-    )
+    evaluation = segmentation.report_from_counts(counts, examples, 0.4567)
     evaluation["checkpoint"] = {"step": 48, "which": "best"}
     (workdir / f"evaluation_{examples.split}.json").write_text(json.dumps(evaluation))
     (workdir / f"predictions_{examples.split}.csv").write_text("columns of its own\n")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -137,19 +137,27 @@ def make_setting(config: ConfigDict, num_classes: int) -> Setting:
     return Setting(config, model, InitialVariables(variables, pixels, ()), blank)
 
 
-def data_facts(dataset: ConfigDict, *, masks: bool = False) -> tuple[int, int, int]:
-    """Number of classes, of training images, and of examples in an epoch, without opening an image.
+class DataFacts(NamedTuple):
+    """Numbers of classes, of training images, and of examples in an epoch."""
 
-    masks: whether the classes are those of masks.
-    Raises UserError where that is unknown, or `dataset.oversample` does not fit.
+    classes: int
+    images: int
+    epoch: int
+
+
+def data_facts(dataset: ConfigDict, *, masks: bool = False) -> DataFacts:
+    """The facts of a data set, without opening an image. masks: whether the classes are those of masks.
+
+    Raises UserError where they are unknown, or `dataset.oversample` does not fit.
     """
     if dataset.name == "phantom":
         counts, images = phantom.training_counts(dataset), dataset.num_images
-        return len(phantom.MASK_CLASSES if masks else counts), images, images + more_turns(counts, dataset.oversample)
-    found = sources.listed(dataset, "train", masks=masks)
-    labels = np.bincount(found.labels, minlength=len(found.classes)).tolist()
-    counts = dict(zip(found.classes, labels, strict=True))
-    return len(found.classes), len(found.names), len(found.names) + more_turns(counts, dataset.oversample)
+        classes = phantom.MASK_CLASSES if masks else phantom.CLASSES
+    else:
+        found = sources.listed(dataset, "train", masks=masks)
+        classes, images = found.classes, len(found.names)
+        counts = dict(zip(classes, np.bincount(found.labels, minlength=len(classes)).tolist(), strict=True))
+    return DataFacts(len(classes), images, images + more_turns(counts, dataset.oversample))
 
 
 def predict(setting: Setting, strategy: str, full_flops: float, *, cached: bool = False) -> Cost:

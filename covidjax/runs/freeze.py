@@ -2,9 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -14,28 +13,30 @@ from covidjax.errors import UserError
 from covidjax.freeze.strategies import ALLOWED, split_cached
 from covidjax.freeze.table import format_table
 from covidjax.runs import costs
-from covidjax.runs.costs import Cost, Setting
+from covidjax.runs.costs import Cost, DataFacts, Setting
 
 EPOCH_WITHOUT_DATA = 1000
-COLUMNS = (
-    "strategy",
-    "trainable",
-    "step",
-    "speed-up",
-    "optimizer",
-    "temporary",
-    "arguments",
-    "features/image",
-    "epoch",
-)
 
 
-class DataFacts(NamedTuple):
-    """Numbers of classes, of training images, and of examples in an epoch, in which `--images` count once."""
+def _flops(count: float) -> str:
+    for factor, unit in ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
+        if count >= factor:
+            return f"{count / factor:,.2f} {unit}"
+    return f"{count / 1e3:.2f} kFLOP"
 
-    classes: int
-    images: int
-    epoch: int
+
+# Of a cost and the examples of an epoch.
+COLUMNS: dict[str, Callable[[Cost, int], str]] = {
+    "strategy": lambda cost, epoch: cost.strategy,
+    "trainable": lambda cost, epoch: f"{cost.trainable_params:,}",
+    "step": lambda cost, epoch: _flops(cost.flops),
+    "speed-up": lambda cost, epoch: f"{cost.speedup_vs_none:,.{2 if cost.speedup_vs_none < 100 else 0}f}x",
+    "optimizer": lambda cost, epoch: f"{cost.optimizer_bytes / 2**20:,.2f} MiB",
+    "temporary": lambda cost, epoch: f"{cost.temp_bytes / 2**20:,.1f} MiB",
+    "arguments": lambda cost, epoch: f"{cost.argument_bytes / 2**20:,.1f} MiB",
+    "features/image": lambda cost, epoch: f"{cost.feature_bytes / 2**10:,.1f} KiB" if cost.feature_bytes else "-",
+    "epoch": lambda cost, epoch: _flops(cost.flops_per_image * epoch),
+}
 
 
 def check(config: ConfigDict, num_classes: int | None, num_images: int | None, output: Path | None) -> DataFacts:
@@ -49,10 +50,10 @@ def check(config: ConfigDict, num_classes: int | None, num_images: int | None, o
         return DataFacts(num_classes, num_images or EPOCH_WITHOUT_DATA, num_images or EPOCH_WITHOUT_DATA)
     masks = tasks.of(config.model.name, config.loss.name).masks
     try:
-        classes, images, epoch = costs.data_facts(config.dataset, masks=masks)
+        found = costs.data_facts(config.dataset, masks=masks)
     except UserError as error:
         raise UserError(f"{error}; or give --classes=N, and the data set is not looked at") from error
-    return DataFacts(classes, num_images or images, num_images or epoch)
+    return DataFacts(found.classes, num_images or found.images, num_images or found.epoch)
 
 
 def run(config: ConfigDict, strategies: str, data: DataFacts, output: Path | None) -> None:
@@ -119,28 +120,8 @@ def _progress(text: str) -> None:
 
 def format_costs(found: Sequence[Cost], epoch: int) -> str:
     """The table for a terminal. epoch: examples in one."""
-    rows = [
-        (
-            cost.strategy,
-            f"{cost.trainable_params:,}",
-            _flops(cost.flops),
-            f"{cost.speedup_vs_none:,.2f}x" if cost.speedup_vs_none < 100 else f"{cost.speedup_vs_none:,.0f}x",
-            f"{cost.optimizer_bytes / 2**20:,.2f} MiB",
-            f"{cost.temp_bytes / 2**20:,.1f} MiB",
-            f"{cost.argument_bytes / 2**20:,.1f} MiB",
-            f"{cost.feature_bytes / 2**10:,.1f} KiB" if cost.feature_bytes else "-",
-            _flops(cost.flops_per_image * epoch),
-        )
-        for cost in found
-    ]
-    return console.format_table((COLUMNS, *rows), "<>>>>>>>>")
-
-
-def _flops(count: float) -> str:
-    for factor, unit in ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
-        if count >= factor:
-            return f"{count / factor:,.2f} {unit}"
-    return f"{count / 1e3:.2f} kFLOP"
+    rows = [[form(cost, epoch) for form in COLUMNS.values()] for cost in found]
+    return console.format_table((list(COLUMNS), *rows), "<>>>>>>>>")
 
 
 def _notes(setting: Setting, found: Sequence[Cost], epoch: int) -> list[str]:

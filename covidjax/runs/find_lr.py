@@ -9,9 +9,7 @@ import io
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,16 +62,6 @@ class Suggestions:
     steepest: float | None
     minimum_over_10: float | None
     note: str
-
-
-@flax.struct.dataclass
-class LastLoss(StepMetrics):
-    """The sums of a train state, but of the loss that of the last step alone, in the dtype it is computed in."""
-
-    def add(self, step: jax.Array, loss: jax.Array, *others: Any, **named: Any) -> "LastLoss":
-        """The same after one more step."""
-        sums = StepMetrics.add(self, step, loss, *others, **named)
-        return LastLoss(**{**vars(sums), "loss": loss.astype(self.loss.dtype)})
 
 
 def run(config: ConfigDict, config_name: str, learning_rates: np.ndarray, workdir: Path) -> None:
@@ -153,15 +141,17 @@ def sweep(job: Job, learning_rates: np.ndarray, show: Callable[[int], None]) -> 
     inputs = make_inputs(job, phase, job.variables, features)
     recipe = dataclasses.replace(job.recipes[0], learning_rate=lambda step: jnp.asarray(learning_rates)[step])
     take_step = parallel.mapped_step(recipe, job.mesh, config.parallel, resident=inputs.resident)
-    sums = LastLoss(**{**vars(StepMetrics.empty()), "loss": jnp.zeros((), recipe.model.numerics.param_dtype)})
-    state = dataclasses.replace(job.fresh_state(), metrics=jax.device_put(sums, replicated(job.mesh)))
+    sums = jax.device_get(StepMetrics.empty())
+    sums = dataclasses.replace(sums, loss=np.zeros((), recipe.model.numerics.param_dtype))
+    state = job.fresh_state()
     seen: list[tuple[float, float, float]] = []  # rate, loss, smoothed loss
     span, average, best = (0, len(learning_rates)), 0.0, math.inf
     ending = f"all {len(learning_rates)} steps were taken"
     calls = inputs.calls(job.mesh, config.parallel, config.seed, config.batch_size, span, 1)
     for rate, (_, arguments) in zip(map(float, learning_rates), calls, strict=True):
-        state = take_step(state, *arguments)
-        if int(state.metrics.steps) == len(seen):
+        one_step = jax.device_put(sums, replicated(job.mesh))  # which the step adds its own loss to
+        state = take_step(dataclasses.replace(state, metrics=one_step), *arguments)
+        if not int(state.metrics.steps):
             continue  # loss scaling has skipped it
         loss = float(state.metrics.loss)
         if not math.isfinite(loss):

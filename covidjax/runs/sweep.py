@@ -4,7 +4,7 @@ import dataclasses
 import math
 import operator
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +117,12 @@ def _print(config: ConfigDict, task: Task, result: Heads, rows: list[dict[str, A
     if found:
         print(
             "the best of many on one validation split is flattered; a run of its own, for a checkpoint and a report:\n"
-            f"python launch/train.py ... {' '.join(_flags(config, found[0]))}"
+            f"python launch/train.py ... {' '.join(_flags(config.optimizer.learning_rate, found[0]))}"
         )
 
 
-def _flags(config: ConfigDict, row: dict[str, Any]) -> list[str]:
-    """The flags of the run of its own that a row stands for."""
-    rate = config.optimizer.learning_rate
+def _flags(rate: float | Sequence[float], row: dict[str, Any]) -> list[str]:
+    """The flags of the run of its own that a row stands for. rate: of the config."""
     if isinstance(rate, tuple | list):  # the first stage keeps its part of the last one's rate
         row = {**row, "learning_rate": (row["learning_rate"] * rate[0] / rate[1], row["learning_rate"])}
     return [shlex.quote(f"--config.{key}={row[name]}") for name, key, *_ in FLAGS.values()]

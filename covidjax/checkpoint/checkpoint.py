@@ -40,6 +40,7 @@ from covidjax.checkpoint.silence import silence_orbax
 from covidjax.errors import UserError
 
 PyTree = Any
+Which = int | Literal["best", "latest"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +218,24 @@ class Checkpoints:
         multihost_utils.sync_global_devices("checkpoints cleared")
         return restored
 
-    def restore(self, which: int | Literal["best", "latest"], abstract: PyTree, *, partial: bool = False) -> Restored:
+    def find(self, which: Which) -> tuple[int, Which]:
+        """The step that 'best', 'latest' or a step comes to; and which it is, as 'best' falls to 'latest' without one.
+
+        Raises UserError if there is no such checkpoint.
+        """
+        steps, workdir = self.steps(), self._directory.parent
+        if not steps:
+            raise UserError(f"there is no finished checkpoint in {workdir}: train first, or name another workdir")
+        if which == "best" and (best := self.best_step()) is not None:
+            return best, which
+        step = which if isinstance(which, int) else steps[-1]
+        if step not in steps:
+            raise UserError(
+                f"there is no checkpoint {step} in {workdir}: use best, latest or one of {', '.join(map(str, steps))}"
+            )
+        return step, which if isinstance(which, int) else "latest"
+
+    def restore(self, which: Which, abstract: PyTree, *, partial: bool = False) -> Restored:
         """Verifies and restores one checkpoint, and changes nothing on disk.
 
         abstract: the structure of the state, with arrays or `jax.ShapeDtypeStruct` as leaves, each with the
@@ -227,14 +245,7 @@ class Checkpoints:
 
         Raises UserError if there is no such checkpoint, it is damaged, or a leaf has another name, shape or dtype.
         """
-        steps = self.steps()
-        if not steps:
-            raise UserError(f"no finished checkpoint in {self._directory}; train first or name another workdir")
-        step = self.best_step() if which == "best" else steps[-1] if which == "latest" else which
-        if step is None:
-            raise UserError(f"no checkpoint in {self._directory} has a finite metric to be best by; use 'latest'")
-        if step not in steps:
-            raise UserError(f"no checkpoint {step} in {self._directory}; use 'best', 'latest' or one of {steps}")
+        step, _ = self.find(which)
         return self._read(step, manifest.verify(self._directory, step), abstract, partial=partial)
 
     def _read(

@@ -1,7 +1,7 @@
 """Parameters and costs of a plan, stage by stage, as a table."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,6 +50,11 @@ def freeze_table(
         )
         reached, first, flowing = reached or trained > 0, False, outputs
     return rows, _summary(rows)
+
+
+def step_flops(rows: Sequence[Mapping[str, Any]]) -> float:
+    """FLOPs of forward and backward pass through the stages of these rows of `freeze_table`."""
+    return sum(row["forward_flops"] + row["backward_flops"] for row in rows)
 
 
 def format_table(rows: list[dict[str, Any]], summary: str) -> str:

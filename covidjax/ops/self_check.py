@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from covidjax.ops.batch_norm import batch_norm
-from covidjax.ops.by_platform import Formulation, Geometry, product
+from covidjax.ops.by_platform import Formulation, Geometry, Work, product
 from covidjax.ops.convolution import PLAIN
 from covidjax.ops.epilogue import add_and_relu
 from covidjax.ops.native.convolution import NATIVE, NATIVE_WINOGRAD
@@ -68,7 +68,7 @@ def _values(arrays: Any, *, native: bool) -> dict[str, Any]:
 def _convolution(*arrays: Any, geometry: Geometry, formulation: Formulation | None) -> Any:
     if formulation:
         inputs, kernel, *terms = arrays
-        return product(inputs, kernel, geometry, formulation, PLAIN, *terms, True)
+        return product(inputs, kernel, Work(geometry, formulation, PLAIN), *terms, True)
     return add_and_relu(PLAIN.outputs(arrays[0], arrays[1], geometry), *arrays[2:], relu=True)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from covidjax.metrics.classification import wilson_interval
+from covidjax.tasks import pictures
 
 # Okabe and Ito's colours, which all kinds of sight tell apart, without the yellow that paper swallows.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1d1d1f")
@@ -23,6 +25,8 @@ AXES_POINTS = 190.0  # width of the axes of a learning curve
 POINTS_PER_LETTER = 4.4  # of a phase label, at its font size
 PNG_MAX_SIDE = 96  # above it a grid of lossless photographs would weigh megabytes
 JPEG_MAX_SIDE = 320
+RELIABILITY_BINS = 15  # those of metrics.classification.expected_calibration_error
+PANEL_SIDE = 160  # least side of an enlarged image below its mask, so that borders stay thin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,17 +77,14 @@ def learning_curve(
     return to_svg(figure)
 
 
-def reliability_diagram(confidences: np.ndarray, correct: np.ndarray, bin_edges: np.ndarray) -> bytes:
+def reliability_diagram(confidences: np.ndarray, correct: np.ndarray) -> bytes:
     """Share of right predictions against stated probability, with Wilson 95 % intervals, over a histogram.
 
-    confidences: [n] probability of the predicted class, n above 0; correct: [n] bool; bin_edges: [bins + 1], rising
-    from 0 to 1, each bin closed on the right, as in the expected calibration error. Returns an SVG file.
+    confidences: [n] probability of the predicted class, n above 0; correct: [n] bool. Each bin is closed on the right,
+    as in the expected calibration error. Returns an SVG file.
     """
-    figure, axes = new_figure(3.2, 3.7)
-    axes.remove()
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-    for part in (upper, lower):
-        style_axes(part)
+    bin_edges = np.linspace(0.0, 1.0, RELIABILITY_BINS + 1)
+    figure, (upper, lower) = new_figure(3.2, 3.7, nrows=2, sharex=True, height_ratios=(3.2, 1))
     bins = np.clip(np.digitize(confidences, bin_edges[1:-1], right=True), 0, len(bin_edges) - 2)
     counts = np.bincount(bins, minlength=len(bin_edges) - 1)
     filled = np.flatnonzero(counts)
@@ -152,30 +153,46 @@ def picture(image: np.ndarray, max_side: int = JPEG_MAX_SIDE) -> bytes:
     return buffer.getvalue()
 
 
-def new_figure(width: float, height: float, counted: str = "") -> tuple[Figure, Axes]:
+def mask_pair(image: np.ndarray, masks: Sequence[np.ndarray]) -> bytes:
+    """An image once below each of its masks, side by side, as the bytes of a file.
+
+    image: [height, width, 1 or 3] uint8; masks: each [height, width] uint8 class ids.
+    """
+    below = pictures.enlarge(image, PANEL_SIDE)
+    panels = [pictures.paint(below, pictures.enlarge(mask, PANEL_SIDE)) for mask in masks]
+    return picture(pictures.side_by_side(*panels), max_side=len(panels) * JPEG_MAX_SIDE)
+
+
+def new_figure(width: float, height: float, counted: str = "", **grid: Any) -> tuple[Figure, Any]:
     """An empty figure of a width and height in inches, and its axes, the horizontal one of whole numbers if `counted`.
 
-    counted: what these numbers are, such as 'epoch'.
+    counted: what these numbers are, such as 'epoch'; grid: of `Figure.subplots`, which then gives an array of axes.
     """
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
-    axes = figure.subplots()
-    style_axes(axes)
-    if counted:
-        axes.set_xlabel(counted, color=MUTED)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
-    return figure, axes
+    found = figure.subplots(**grid)
+    for axes in np.atleast_1d(found).flat:
+        axes.set_facecolor("none")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(RULE)
+        axes.tick_params(which="both", color=RULE, labelcolor=INK, labelsize=FONT_SIZE)
+        axes.grid(visible=True, axis="y", color="#eceae4", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.xaxis.label.set_fontsize(FONT_SIZE)
+        axes.yaxis.label.set_fontsize(FONT_SIZE)
+        if counted:
+            axes.set_xlabel(counted, color=MUTED)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
+    return figure, found
 
 
-def style_axes(axes: Axes) -> None:
-    """Gives axes the looks of the report."""
-    axes.set_facecolor("none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)
-    axes.tick_params(which="both", color=RULE, labelcolor=INK, labelsize=FONT_SIZE)
-    axes.grid(visible=True, axis="y", color="#eceae4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.xaxis.label.set_fontsize(FONT_SIZE)
-    axes.yaxis.label.set_fontsize(FONT_SIZE)
+def line(axes: Axes, epochs: Sequence[float], values: Sequence[float], **style: Any) -> None:
+    """Draws values against epochs; a single one draws no line: it needs a marker."""
+    axes.plot(epochs, values, **{"marker": "o" if len(epochs) == 1 else None, "markersize": 3} | style)
+
+
+def plain(label: str) -> str:
+    """A label that matplotlib takes as it is: a pattern such as 'conv.*/kernel$' is no formula."""
+    return label.replace("$", r"\$")
 
 
 def _draw_phases(axes: Axes, phases: Sequence[PhaseSpan]) -> None:

@@ -15,19 +15,19 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files, optim, tasks
+from covidjax.checkpoint.checkpoint import Which
 from covidjax.data import sources
 from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices
 from covidjax.errors import UserError
 from covidjax.evaluate.members import Member, Mixture, check_unchanged, load_members, load_mixture
-from covidjax.metrics import classification
+from covidjax.metrics import bootstrap, classification
 from covidjax.metrics.comparison import paired_accuracy
 from covidjax.models import mixture
 from covidjax.models.mixture import Candidate
 from covidjax.report import run as report
 from covidjax.runs import record
 from covidjax.train.writer import MetricsWriter
-from covidjax.weights.workdir import Which
 
 LEAK = (
     "the weights were chosen on the test split, as in Wang et al. 2020: its figures are too good and say nothing about "
@@ -186,14 +186,12 @@ def _write_evaluation(workdir: Path, mixed: Mixture, examples: Examples, answers
 
     def figures(probabilities: np.ndarray) -> dict[str, Any]:
         loss = float(mixture.mean_loss(probabilities, labels))
-        return classification.classification_report(
-            probabilities, labels, examples.patients, examples.patients_known, examples.classes, loss, split
-        )
+        return classification.classification_report(probabilities, examples, loss)
 
     result = figures(table)
     result["ensemble"] = {"mix": settings.mix, "rule": settings.weights, "weights_from": settings.weights_from}
     result["members"], result["comparison"] = [], []
-    clusters = np.unique(np.asarray(examples.patients), return_inverse=True)[1]
+    clusters = bootstrap.clusters_of(examples)
     right = table.argmax(axis=1) == labels
     for member, weight, answer in zip(mixed.members, mixed.weights, answers, strict=True):
         kept = {key: value for key, value in figures(answer).items() if key.removesuffix("_ci95") in FIGURES}
@@ -215,9 +213,7 @@ def _write_evaluation(workdir: Path, mixed: Mixture, examples: Examples, answers
         result["leak"] = LEAK
     elif settings.weights != "equal" and split == settings.weights_from:
         result["optimistic"] = OPTIMISTIC
-    classification.write_predictions(
-        workdir / f"predictions_{split}.csv", examples.names, examples.patients, labels, table, examples.classes
-    )
+    classification.write_predictions(workdir / f"predictions_{split}.csv", examples, table)
     files.write_json(workdir / f"evaluation_{split}.json", result)
     return result
 

@@ -19,7 +19,7 @@ from covidjax.errors import Interrupted, UserError
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.report.formats import duration
 from covidjax.runs import record
-from covidjax.tasks.base import Comparison
+from covidjax.tasks.base import Comparison, Task
 from covidjax.train.phases import make_phases
 
 Rate = float | tuple[float, float]  # as in config.optimizer.learning_rate
@@ -56,9 +56,14 @@ class Study:
     seeds: tuple[int, ...]
 
     @property
+    def task(self) -> Task:
+        """The kind of label."""
+        return tasks.of(self.config.model.name, self.config.loss.name)
+
+    @property
     def comparison(self) -> Comparison:
         """What its runs are compared by."""
-        return tasks.of(self.config.model.name, self.config.loss.name).comparison
+        return self.task.comparison
 
     def folder(self, trial: Trial) -> Path:
         """The workdir of a trial."""

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from covidjax import files
 from covidjax.errors import UserError
 from covidjax.metrics.comparison import Estimate, mean_interval, paired_difference
 from covidjax.report import workdir
 from covidjax.report.formats import duration, is_number, signed
 from covidjax.study.plan import Rate, Study, Trial, is_finished, rate_text
-from covidjax.tasks.base import Comparison
+from covidjax.tasks.base import Comparison, Task
 
 # Columns of study.csv, as far as a run has recorded them. cost_seconds: of training, and of the pass that makes cached
 # features where this run made them; peak_bytes: what the compiled step takes in and its temporaries.
@@ -56,21 +58,24 @@ class Result:
 class Condition:
     """A strategy at a learning rate, over its seeds.
 
-    label: the strategy, with the rate where there are several; comparison: of the study; finished: results that have
-    figures; planned: trials in all
+    label: the strategy, with the rate where there are several; task: of the study; results: in the order of the seeds
     """
 
     strategy: str
     learning_rate: Rate
     label: str
-    comparison: Comparison
-    finished: tuple[Result, ...]
-    planned: int
+    task: Task
+    results: tuple[Result, ...]
+
+    @property
+    def finished(self) -> tuple[Result, ...]:
+        """The results that have figures."""
+        return tuple(result for result in self.results if self.task.comparison.column in result.figures)
 
     @property
     def is_complete(self) -> bool:
         """Whether every seed has finished: what only the lucky seeds gave is not compared."""
-        return len(self.finished) == self.planned
+        return len(self.finished) == len(self.results)
 
     def values(self, name: str) -> list[float]:
         """A figure of the finished runs that have it, in the order of the seeds."""
@@ -79,7 +84,17 @@ class Condition:
     @property
     def reached(self) -> Estimate:
         """The mean over the seeds of what conditions are compared by."""
-        return self.over_seeds(self.comparison.column)
+        return self.over_seeds(self.task.comparison.column)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The interval of what was reached, within the limits of the figure."""
+        return bounds(self.reached, self.task.comparison)
+
+    @property
+    def rank(self) -> float:
+        """What it reached, or its negative where a lower figure is better: the best is the greatest."""
+        return self.task.direction * self.reached.mean
 
     def over_seeds(self, name: str) -> Estimate:
         """The mean of a figure over the seeds."""
@@ -92,7 +107,7 @@ class Condition:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Verdict:
-    """best: the condition with the highest mean; chosen: the cheapest that is not significantly worse; or both None.
+    """best: the condition with the best mean; chosen: the cheapest that is not significantly worse; or both None.
 
     differences: of each complete condition but the best to it, paired by seed. sentence: all of it in words.
     """
@@ -145,9 +160,8 @@ def make_conditions(study: Study, results: Sequence[Result]) -> list[Condition]:
         for rate in study.learning_rates:
             own = [r for r in results if (r.trial.strategy, r.trial.learning_rate) == (strategy, rate)]
             own.sort(key=lambda result: study.seeds.index(result.trial.seed))
-            finished = tuple(result for result in own if study.comparison.column in result.figures)
             label = f"{strategy}, rate {rate_text(rate)}" if len(study.learning_rates) > 1 else strategy
-            conditions.append(Condition(strategy, rate, label, study.comparison, finished, len(own)))
+            conditions.append(Condition(strategy, rate, label, study.task, tuple(own)))
     return conditions
 
 
@@ -157,30 +171,33 @@ def judge(conditions: Sequence[Condition]) -> Verdict:
     complete = [condition for condition in conditions if condition.is_complete]
     if not complete:
         return Verdict(None, None, {}, "No strategy has finished all its runs, so there is nothing to compare yet.")
-    best = max(complete, key=lambda condition: (condition.reached.mean, -condition.cost(seconds)))
-    column = best.comparison.column
+    best = max(complete, key=lambda condition: (condition.rank, -condition.cost(seconds)))
+    comparison, direction = best.task.comparison, best.task.direction
     differences = {
-        each: paired_difference(each.values(column), best.values(column)) for each in complete if each is not best
+        each: paired_difference(each.values(comparison.column), best.values(comparison.column))
+        for each in complete
+        if each is not best
     }
-    reached = f"{quoted(best)} has the highest mean validation {best.comparison.name}, {best.reached.mean:.3f}"
+    most, seeds = "highest" if direction > 0 else "lowest", len(best.results)
+    reached = f"{quoted(best)} has the {most} mean validation {comparison.name}, {best.reached.mean:.3f}"
     left_out = [quoted(condition) for condition in conditions if not condition.is_complete]
     ending = f" Left out, as not every run finished: {', '.join(left_out)}." if left_out else ""
-    if best.planned < 2:
+    if seeds < 2:
         only = "With one seed nothing can be said about significance: give at least three."
         return Verdict(best, best, differences, f"{reached}. {only}{ending}")
     chosen = min(
-        (condition for condition in complete if condition is best or not differences[condition].below_zero),
+        (each for each in complete if each is best or not differences[each].is_worse(direction)),
         key=lambda condition: (condition.cost(seconds), condition is not best),
     )
     if chosen is best:
         cheaper = [condition for condition in complete if condition.cost(seconds) < best.cost(seconds)]
         why = "every cheaper strategy is significantly worse" if cheaper else "and it is the cheapest as well"
-        return Verdict(best, best, differences, f"{reached} over {best.planned} seeds; {why}.{ending}")
+        return Verdict(best, best, differences, f"{reached} over {seeds} seeds; {why}.{ending}")
     difference = differences[chosen]
     spent, full = chosen.cost(seconds), best.cost(seconds)
     sentence = (
         f"The cheapest strategy that is not significantly worse than the best is {quoted(chosen)}: validation "
-        f"{best.comparison.name} {chosen.reached.mean:.3f} in {duration(spent)} of training, against "
+        f"{comparison.name} {chosen.reached.mean:.3f} in {duration(spent)} of training, against "
         f"{best.reached.mean:.3f} in {duration(full)} of {quoted(best)}, the best. "
         f"Difference {signed(difference.mean)}, 95 % interval [{signed(difference.low)}, {signed(difference.high)}], "
         f"paired over {difference.n} seeds.{ending}"
@@ -192,10 +209,16 @@ def pareto_front(conditions: Sequence[Condition], cost: str) -> list[Condition]:
     """The complete conditions, cheapest first, that no other surpasses in its mean at no more cost."""
     front: list[Condition] = []
     known = [condition for condition in conditions if condition.is_complete and not math.isnan(condition.cost(cost))]
-    for condition in sorted(known, key=lambda condition: (condition.cost(cost), -condition.reached.mean)):
-        if not front or condition.reached.mean > front[-1].reached.mean:
+    for condition in sorted(known, key=lambda condition: (condition.cost(cost), -condition.rank)):
+        if not front or condition.rank > front[-1].rank:
             front.append(condition)
     return front
+
+
+def bounds(estimate: Estimate, comparison: Comparison) -> tuple[float, float]:
+    """The interval of a figure, cut at its limits: that by Student's t knows none."""
+    low, high = np.clip((estimate.low, estimate.high), *comparison.limits)
+    return float(low), float(high)
 
 
 def quoted(condition: Condition) -> str:

@@ -118,15 +118,12 @@ class ProgressLines:
         """Rates count from here: nothing before it, such as compilation, was training."""
         self._began, self._first_step = time.monotonic(), step
 
-    def within_epoch(self, step: int, loss: float, best: str) -> None:
-        """step: finished steps of the run; loss: mean of the epoch so far."""
-        line = self._line(step, f"loss {loss:.4f}", best)
-        print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n", flush=True)
-
-    def measured(self, step: int, figures: str, best: str) -> None:
-        """The line of a finished epoch, or of another step after which the validation split was measured; it stays."""
+    def show(self, step: int, figures: str, best: str, *, stays: bool) -> None:
+        """Shows the figures after so many steps of the run. stays: whether the next line leaves this one there."""
         line = self._line(step, figures, best)
-        print(f"\r\x1b[K{line}" if self._terminal else line, flush=True)
+        print(
+            f"\r\x1b[K{line}" if self._terminal else line, end="\n" if stays or not self._terminal else "", flush=True
+        )
 
     def _line(self, step: int, figures: str, best: str) -> str:
         seconds = max(time.monotonic() - self._began, 1e-9)

@@ -24,6 +24,7 @@ LJUNG = (*PROFESSED, *(f"{name},as_coded" for name in PROFESSED), "best")
 NETWORK = ("model", "loss", "optimizer", "augment", "batch_size", "epochs", "preprocessing")
 ENCODER = ("stem", "layer1", "layer2", "layer3", "layer4")
 STAGES = (*ENCODER, "decoder", "head")
+TWO_RATES = "phases=({'epochs': 1}, {'epochs': 1, 'optimizer': {'learning_rate': 1e-5}})"
 PHASES = (((6.92e-4, 1e-3), 0.7), ((8e-9, 6.68e-6), 0.8))
 
 
@@ -49,7 +50,7 @@ def test_pandiyan2023_has_the_parameters_of_the_papers_table() -> None:
     _, summary = setting.table(everything)
     assert summary.startswith("42,556,930 of 42,556,930 parameters train; ")
     assert "Keras counts 42,662,274" in summary
-    trainable, _ = head.plan.split(setting.variables["params"])
+    trainable, _ = head.plan.split(setting.begin.variables["params"])
     assert sum(leaf.size for leaf in jax.tree.leaves(trainable)) == 4_098
     assert head.plan.batch_norm_stages == ()
 
@@ -63,11 +64,8 @@ def test_ljung2020_weighs_covid_whatever_the_order_of_the_labels(experiment: str
         assert found is None
         return
     assert found is not None
-    by_class = dict(zip(classes, found, strict=True))
-    balanced = {"normal": 552 / 600, "pneumonia": 552 / 600, "covid19": 552 / 456}
-    assert by_class == pytest.approx(
-        {"normal": 1, "pneumonia": 1, "covid19": 12} if experiment in ("1", "2") else balanced
-    )
+    others, covid = (1, 12) if experiment in ("1", "2") else (552 / 600, 552 / 456)  # balanced
+    assert found == pytest.approx([covid if name == "covid19" else others for name in classes])
 
 
 @pytest.mark.parametrize("experiment", PROFESSED)
@@ -120,20 +118,13 @@ def test_frozen_encoder_then_everything_at_rates_that_grow_from_stage_to_stage(n
         assert set(decays) == set(STAGES if recipe is recipes[1] else STAGES[5:])
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "li2023_covid_ct.py:warm",
-        "pandiyan2023.py:both",
-        "ljung2020.py:5",
-        "ljung2020.py:best,as_coded",
-        "wang2020.py:vgg16",
-    ],
-)
+UNKNOWN = ("li2023_covid_ct.py:warm", "pandiyan2023.py:both", "ljung2020.py:5", "ljung2020.py:best,as_coded")
+
+
+@pytest.mark.parametrize("spec", [*UNKNOWN, "wang2020.py:vgg16"])
 def test_an_unknown_argument_is_refused_with_those_that_are_known(spec: str) -> None:
-    with pytest.raises(UserError, match=f"{spec}: allowed are ") as caught:
+    with pytest.raises(UserError, match=f"^[^\n]*{spec}: allowed are [^\n]*$"):
         load(spec)
-    assert "\n" not in str(caught.value)
 
 
 # ---- Runs on miniatures in the layouts of the publishers ----
@@ -179,21 +170,18 @@ def test_li2023_runs_from_the_first_data_set_to_the_second(roots: dict[str, Path
 
 
 @pytest.mark.slow
-def test_ljung2020_runs_on_its_data_set(roots: dict[str, Path], tmp_path: Path) -> None:
-    found = run("ljung2020.py:3", roots["covidx/mini"], tmp_path / "run", "pretrained=")
-    assert list(found["data"]["train"]["classes"]) == ["normal", "pneumonia", "covid19"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("reading", ["frozen", "all"])
-def test_pandiyan2023_runs_and_is_evaluated_on_all_three_splits(
-    roots: dict[str, Path], tmp_path: Path, reading: str
+@pytest.mark.parametrize(
+    ("spec", "name", "overrides", "splits"),
+    [
+        ("ljung2020.py:3", "covidx/mini", (), ("test",)),
+        ("pandiyan2023.py:frozen", "sars_cov2_ct", (), ("train", "val", "test")),
+        ("pandiyan2023.py:all", "sars_cov2_ct", (), ("train", "val", "test")),
+        ("wang2020.py:resnet50", "rsna_cohen/boxes", (TWO_RATES,), ("test",)),
+    ],
+)
+def test_recipe_runs_on_its_data_set(
+    roots: dict[str, Path], tmp_path: Path, spec: str, name: str, overrides: tuple[str, ...], splits: tuple[str, ...]
 ) -> None:
-    spec, root = f"pandiyan2023.py:{reading}", roots["sars_cov2_ct"]
-    run(spec, root, tmp_path / "run", "pretrained=", splits=("train", "val", "test"))
-
-
-@pytest.mark.slow
-def test_wang2020_runs_on_its_data_set(roots: dict[str, Path], tmp_path: Path) -> None:
-    phases = "phases=({'epochs': 1}, {'epochs': 1, 'optimizer': {'learning_rate': 1e-5}})"
-    run("wang2020.py:resnet50", roots["rsna_cohen/boxes"], tmp_path / "run", "pretrained=", phases)
+    found = run(spec, roots[name], tmp_path / "run", "pretrained=", *overrides, splits=splits)
+    if name == "covidx/mini":
+        assert list(found["data"]["train"]["classes"]) == ["normal", "pneumonia", "covid19"]

@@ -152,7 +152,7 @@ def data_facts(dataset: ConfigDict, *, masks: bool = False) -> DataFacts:
     """
     if dataset.name == "phantom":
         counts, images = phantom.training_counts(dataset), dataset.num_images
-        classes = phantom.MASK_CLASSES if masks else phantom.CLASSES
+        classes: tuple[str, ...] = phantom.MASK_CLASSES if masks else phantom.CLASSES
     else:
         found = sources.listed(dataset, "train", masks=masks)
         classes, images = found.classes, len(found.names)

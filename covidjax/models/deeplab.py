@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from covidjax.models.layers import FLOAT32, BatchNorm, Conv, Numerics, PixelHead, resize_bilinear
-from covidjax.models.resnet import EncoderDecoder, encoder
+from covidjax.models.resnet import EncoderDecoder, add_encoder
 
 BACKBONES = {f"deeplabv3_{name}": name for name in ("resnet50", "resnet101")}
 # Of layer1 .. layer4; dilations: of the first block and of the others.
@@ -75,8 +75,6 @@ class DeepLabV3(EncoderDecoder):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        stages = encoder(self.encoder, self.numerics, skips=False, strides=STRIDES, dilations=DILATIONS)
-        for name, stage in stages.items():
-            setattr(self, name, stage)
+        add_encoder(self, skips=False, strides=STRIDES, dilations=DILATIONS)
         self.decoder = Decoder(self.dropout, self.numerics)
         self.head = Head(self.num_classes, self.numerics)

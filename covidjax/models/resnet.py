@@ -259,27 +259,26 @@ class EncoderDecoder(Staged):
         return (*ENCODER_STAGES, "decoder", "head")
 
 
-def encoder(
-    name: str,
-    numerics: Numerics,
+def add_encoder(
+    network: EncoderDecoder,
     *,
     skips: bool,
     strides: tuple[int, ...] = (1, 2, 2, 2),
     dilations: tuple[tuple[int, int], ...] = ((1, 1),) * 4,
-) -> dict[str, nn.Module]:
-    """`stem, layer1 .. layer4` of a ResNet; strides and dilations: of its layers, see `Layer`.
+) -> None:
+    """Gives a network in its `setup` the stages `stem, layer1 .. layer4`; strides and dilations: see `Layer`.
 
     skips: hand on, beside the last map, the images and the larger maps; else only the size of the images.
     """
-    stages: dict[str, nn.Module] = {"stem": EncoderStem(skips=skips, numerics=numerics)}
-    for index, num_blocks in enumerate(LAYERS[name]):
-        stages[f"layer{index + 1}"] = EncoderLayer(
+    network.stem = EncoderStem(skips=skips, numerics=network.numerics)
+    for index, num_blocks in enumerate(LAYERS[network.encoder]):
+        layer = EncoderLayer(
             64 * 2**index,
             num_blocks,
             strides[index],
-            name in BOTTLENECK,
+            network.encoder in BOTTLENECK,
             dilations=dilations[index],
             skips=skips and index > 0,  # the stem's map skips before its maximum
-            numerics=numerics,
+            numerics=network.numerics,
         )
-    return stages
+        setattr(network, f"layer{index + 1}", layer)

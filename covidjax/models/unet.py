@@ -15,7 +15,7 @@ from covidjax.models.layers import (
     lecun_normal,
     resize_bilinear,
 )
-from covidjax.models.resnet import EncoderDecoder, encoder
+from covidjax.models.resnet import EncoderDecoder, add_encoder
 
 ENCODERS = {f"unet_{name}": name for name in ("resnet18", "resnet34", "resnet50")}
 UPSAMPLINGS = ("transposed", "bilinear")
@@ -209,8 +209,7 @@ class UNetResNet(EncoderDecoder):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        for name, stage in encoder(self.encoder, self.numerics, skips=True).items():
-            setattr(self, name, stage)
+        add_encoder(self, skips=True)
         self.decoder = Decoder(self.upsampling, self.attention, self.dropout, self.numerics)
         self.head = PixelHead(self.num_classes, self.numerics)
 

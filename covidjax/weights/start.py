@@ -75,8 +75,8 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
         leaves |= jax.jit(drawn)(key)
     nested = traverse_util.unflatten_dict(leaves, sep="/")
     variables = {kind: nested.get(kind, {}) for kind in abstract}
-    notes = f"weights: {_origin(config.pretrained, facts)}; {account}", _on_pixels(pixels)
-    return InitialVariables(variables, pixels.network, notes)
+    origin = f"weights: {_origin(config.pretrained, facts)}; {account}"
+    return InitialVariables(variables, pixels.network, (origin, _on_pixels(pixels)))
 
 
 def replaceable(stages: tuple[str, ...]) -> tuple[str, ...]:

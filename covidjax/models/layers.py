@@ -37,6 +37,10 @@ class Module(nn.Module, kw_only=True):
 
     numerics: Numerics = Numerics()
 
+    def weight(self, name: str, init: Callable[..., Any], *shape: int) -> jax.Array:
+        """A parameter [*shape] in the dtype of the activations."""
+        return self.param(name, init, shape, self.numerics.param_dtype).astype(self.numerics.dtype)
+
 
 class Conv(Module):
     """Convolution with explicit symmetric padding; parameters `kernel` [kh, kw, in, out] and `bias` [out].
@@ -69,12 +73,9 @@ class Conv(Module):
         """
         parts = inputs if isinstance(inputs, tuple) else (inputs,)
         widths = [part.shape[-1] for part in parts]
-        shape = (self.kernel_size, self.kernel_size, sum(widths), self.features)
-        dtype, param_dtype = self.numerics.dtype, self.numerics.param_dtype
-        kernel = self.param("kernel", self.kernel_init, shape, param_dtype).astype(dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype).astype(dtype)
+        dtype, size = self.numerics.dtype, self.kernel_size
+        kernel = self.weight("kernel", self.kernel_init, size, size, sum(widths), self.features)
+        bias = self.weight("bias", nn.initializers.zeros, self.features) if self.use_bias else None
         if affine is not None:
             factor, offset = (values.astype(dtype) for values in affine)
             kernel, bias = kernel * factor, offset if bias is None else bias * factor + offset
@@ -155,10 +156,9 @@ class Dense(Module):
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """inputs: [batch, in_features] -> [batch, features]."""
-        shape, dtype, param_dtype = (inputs.shape[-1], self.features), self.numerics.dtype, self.numerics.param_dtype
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape, param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype)
-        return inputs.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
+        kernel = self.weight("kernel", nn.initializers.glorot_uniform(), inputs.shape[-1], self.features)
+        bias = self.weight("bias", nn.initializers.zeros, self.features)
+        return inputs.astype(self.numerics.dtype) @ kernel + bias
 
 
 class Head(Module):

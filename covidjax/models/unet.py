@@ -96,13 +96,11 @@ class UpConv(Module):
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """inputs: [batch, height, width, in_features] -> [batch, 2 * height, 2 * width, features]."""
-        shape, dtype = (2, 2, inputs.shape[-1], self.features), self.numerics.dtype
         kernel_init = nn.initializers.lecun_normal(batch_axis=(0, 1))
-        kernel = self.param("kernel", kernel_init, shape, self.numerics.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.numerics.param_dtype)
-        native = self.numerics.native
-        outputs = ops.transposed_convolution(inputs.astype(dtype), kernel.astype(dtype), native=native)
-        return outputs + bias.astype(dtype)
+        kernel = self.weight("kernel", kernel_init, 2, 2, inputs.shape[-1], self.features)
+        bias = self.weight("bias", nn.initializers.zeros, self.features)
+        inputs = inputs.astype(self.numerics.dtype)
+        return ops.transposed_convolution(inputs, kernel, native=self.numerics.native) + bias
 
 
 class SelfAttention(Module):
@@ -126,8 +124,7 @@ class SelfAttention(Module):
         scores = jnp.einsum("bqf,bkf->bqk", query, key)
         weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)))
         seen = jnp.einsum("bqk,bkf->bqf", weights.astype(self.numerics.dtype), value).reshape(x.shape)
-        scale = self.param("scale", nn.initializers.zeros, (1,), self.numerics.param_dtype)
-        return x + scale.astype(self.numerics.dtype) * seen
+        return x + self.weight("scale", nn.initializers.zeros, 1) * seen
 
 
 class UNet(Staged):

@@ -114,7 +114,7 @@ def test_what_is_best_on_disk_in_the_end_does_not_depend_on_time(clock: Clock) -
             found.add(disk.best())
             assert max(disk.saved) == len(metrics) - 1
         scores = [(metric, step) for step, metric in enumerate(metrics) if metric is not None and np.isfinite(metric)]
-        assert found == {max(scores)[1]}
+        assert found == {max(scores)}
 
 
 def test_best_of_an_earlier_part_of_the_run_counts(clock: Clock) -> None:

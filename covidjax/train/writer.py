@@ -30,7 +30,7 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, first_step: int) -> None:
         self._path = workdir / "metrics.jsonl"
-        kept = [line for line in read_records(self._path) if line["step"] <= first_step]
+        kept = [line for line in files.read_json_lines(self._path)[0] if line["step"] <= first_step]
         files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         # Written here and now: tensorboard's own writer has a thread, which prints its errors on standard error.
         self._events_path = workdir / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
@@ -79,19 +79,6 @@ def _written(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror}: free space and run the same command again: it goes on from the "
             "last checkpoint"
         ) from error
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line cut short by a kill is left out."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
 
 
 class ProgressLines:

@@ -99,19 +99,16 @@ class ProgressLines:
 
     def show(self, step: int, figures: str, best: str, *, stays: bool) -> None:
         """Shows the figures after so many steps of the run. stays: whether the next line leaves this one there."""
-        line = self._line(step, figures, best)
-        print(
-            f"\r\x1b[K{line}" if self._terminal else line, end="\n" if stays or not self._terminal else "", flush=True
-        )
-
-    def _line(self, step: int, figures: str, best: str) -> str:
         seconds = max(time.monotonic() - self._began, 1e-9)
         rate = (step - self._first_step) / seconds
         eta = (self._total - step) / rate if rate else 0.0
         epoch, epochs = -(-step // self._steps_per_epoch), -(-self._total // self._steps_per_epoch)
-        return (
+        line = (
             f"epoch {epoch}/{epochs}  step {step}/{self._total}  {figures}  {rate * self._batch_size:.1f} images/s  "
             f"ETA {_clock(eta)}  best {best}"
+        )
+        print(
+            f"\r\x1b[K{line}" if self._terminal else line, end="\n" if stays or not self._terminal else "", flush=True
         )
 
 

@@ -1,7 +1,6 @@
 """What a freeze strategy costs, from shapes alone: nothing trains and no image is read."""
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -15,78 +14,17 @@ from covidjax.data.examples import Examples
 from covidjax.data.order import more_turns
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import CACHED, default_strategies
-from covidjax.freeze.table import freeze_table, step_flops
 from covidjax.mesh import make_mesh
 from covidjax.models.layers import Staged
-from covidjax.train import features, parallel, setup
-from covidjax.train.phases import Phase, initial_state, make_phases
+from covidjax.train import parallel
+from covidjax.train.features import Caching, shapes
+from covidjax.train.phases import make_phases
+from covidjax.train.setup import Job, describe_freeze, make_recipe
 from covidjax.train.step import Recipe
 from covidjax.weights import inputs
 from covidjax.weights.start import InitialVariables
 
 STEPS_PER_EPOCH = 100  # of the learning-rate schedule, which costs the same whatever it is
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Setting:
-    """What all strategies of a comparison share.
-
-    begin: shapes of 'params' and 'batch_stats', and their preprocessing; blank: stands for the training split, one
-    image a class, whose mask has no other.
-    """
-
-    config: ConfigDict
-    model: Staged
-    begin: InitialVariables
-    blank: Examples
-
-    @property
-    def images(self) -> tuple[int, int, int, int]:
-        """Batch size, height, width and channels of the images of a step."""
-        height, width, channels = self.blank.images.shape[1:]
-        return self.config.batch_size, height, width, channels
-
-    def recipe(self, phase: Phase) -> Recipe:
-        """What a step of the phase does."""
-        return setup.make_recipe(self.config, phase, self.model, self.begin, self.blank, STEPS_PER_EPOCH)
-
-    def phases(self) -> tuple[Phase, ...]:
-        """The phases that the config itself describes."""
-        return make_phases(self.config, STEPS_PER_EPOCH)
-
-    def default_strategies(self) -> tuple[str, ...]:
-        """Those worth comparing on this network."""
-        paths = traverse_util.flatten_dict(self.begin.variables["params"], sep="/")
-        return default_strategies(self.model.stages, paths)
-
-    def recipe_of(self, strategy: str) -> Recipe:
-        """What a step does under another strategy, in a run of one phase.
-
-        Raises UserError for a strategy that is a run of phases, or does not fit the network.
-        """
-        config = ConfigDict(self.config.to_dict())
-        with config.ignore_type():
-            config.update({"freeze": strategy, "phases": ()})
-        first, *others = make_phases(config, STEPS_PER_EPOCH)
-        if others:
-            raise UserError(
-                f"{strategy!r} is a run of phases: set it as --config.freeze, and the plan of each phase is printed"
-            )
-        return self.recipe(first)
-
-    def batch(self, recipe: Recipe) -> dict[str, Any]:
-        """Shapes of the batch of a step; segmentation networks have a label for every pixel."""
-        targets = tasks.of(self.config.model.name, self.config.loss.name).targets(self.blank)
-        labels = jax.ShapeDtypeStruct((self.config.batch_size, *targets.shape[1:]), targets.dtype)
-        if recipe.cached:
-            return {"features": features.shapes(recipe, self.images), "label": labels}
-        return {"image": jax.ShapeDtypeStruct(self.images, np.uint8), "label": labels}
-
-    def table(self, recipe: Recipe) -> tuple[list[dict[str, Any]], str]:
-        """`freeze.freeze_table` of a recipe."""
-        pixels = jax.ShapeDtypeStruct(self.images, recipe.model.numerics.param_dtype)
-        images = jax.eval_shape(recipe.preprocessing, pixels)
-        return freeze_table(recipe.plan, recipe.model, self.begin.variables, images, recipe.tx)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +56,11 @@ class Cost:
         return self.flops / self.batch_size
 
 
-def make_setting(config: ConfigDict, num_classes: int) -> Setting:
-    """The setting of a config, with the data set replaced by its shape. Raises UserError where it does not fit."""
+def job_of_shapes(config: ConfigDict, num_classes: int) -> Job:
+    """The job of a config without its data: shapes stand for weights, and one image a class for those of training.
+
+    The mask of an image has no other class. Raises UserError where the config does not fit.
+    """
     config = ConfigDict(config.to_dict())
     with config.ignore_type():
         config.loss.class_weights = "none"  # they cost nothing, and may be of classes whose names are not known here
@@ -134,7 +75,48 @@ def make_setting(config: ConfigDict, num_classes: int) -> Setting:
     model = models.build(config.model, num_outputs, config.precision)
     pixels = inputs.of_run(config.model, dataset.channels, config.pretrained, config.preprocessing).network
     variables = jax.eval_shape(models.initialiser(model, pixels, shape), jax.random.key(0))
-    return Setting(config, model, InitialVariables(variables, pixels, ()), blank)
+    return _job(config, model, InitialVariables(variables, pixels, ()), blank)
+
+
+def job_of_strategy(job: Job, strategy: str, *, cached: bool = False) -> Job:
+    """The job under another strategy, in one phase. cached: whether its steps start from what the frozen prefix gives.
+
+    Raises UserError for a strategy that is a run of phases, or does not fit the network.
+    """
+    config = ConfigDict(job.config.to_dict())
+    with config.ignore_type():
+        config.update({"freeze": strategy, "phases": ()})
+    begin = InitialVariables(job.variables, job.recipes[0].preprocessing, ())
+    found = _job(config, job.recipes[0].model, begin, job.train_split)
+    if len(found.phases) > 1:
+        raise UserError(
+            f"{strategy!r} is a run of phases: set it as --config.freeze, and the plan of each phase is printed"
+        )
+    return dataclasses.replace(found, recipes=(dataclasses.replace(found.recipes[0], cached=cached),))
+
+
+def _job(config: ConfigDict, model: Staged, begin: InitialVariables, blank: Examples) -> Job:
+    phases = make_phases(config, STEPS_PER_EPOCH)
+    return Job(
+        config,
+        tasks.of(config.model.name, config.loss.name).plain_loss(config.loss),
+        make_mesh(config.batch_size, config.accumulation_steps),
+        blank,
+        blank,
+        {"placement": "stream"},
+        STEPS_PER_EPOCH,
+        phases,
+        tuple(make_recipe(config, phase, model, begin, blank, STEPS_PER_EPOCH) for phase in phases),
+        (Caching("", 1, False, 0, 0, ""),) * len(phases),
+        begin.variables,
+        (),
+    )
+
+
+def strategies_of(job: Job) -> tuple[str, ...]:
+    """Those worth comparing on the network of a job."""
+    paths = traverse_util.flatten_dict(job.variables["params"], sep="/")
+    return default_strategies(job.recipes[0].model.stages, paths)
 
 
 class DataFacts(NamedTuple):
@@ -152,7 +134,7 @@ def data_facts(dataset: ConfigDict, *, masks: bool = False) -> DataFacts:
     """
     if dataset.name == "phantom":
         counts, images = phantom.training_counts(dataset), dataset.num_images
-        classes = phantom.MASK_CLASSES if masks else phantom.CLASSES
+        classes: tuple[str, ...] = phantom.MASK_CLASSES if masks else phantom.CLASSES
     else:
         found = sources.listed(dataset, "train", masks=masks)
         classes, images = found.classes, len(found.names)
@@ -160,20 +142,20 @@ def data_facts(dataset: ConfigDict, *, masks: bool = False) -> DataFacts:
     return DataFacts(len(classes), images, images + more_turns(counts, dataset.oversample))
 
 
-def predict(setting: Setting, strategy: str, full_flops: float, *, cached: bool = False) -> Cost:
+def predict(job: Job, strategy: str, full_flops: float, *, cached: bool = False) -> Cost:
     """The cost of a strategy; its step is compiled for this machine's devices, and not run.
 
-    full_flops: of a step that trains everything, which the speed-up refers to.
+    job: of `job_of_shapes`; full_flops: of a step that trains everything, which the speed-up refers to.
     Raises UserError for a strategy that does not fit the network, or `cached` without a frozen prefix.
     """
-    recipe = dataclasses.replace(setting.recipe_of(strategy), cached=cached)
-    prefix, size = recipe.plan.frozen_prefix, setting.config.batch_size
+    job = job_of_strategy(job, strategy, cached=cached)
+    prefix, size = job.recipes[0].plan.frozen_prefix, job.config.batch_size
     if cached and not prefix:
         raise UserError(f"{CACHED}:{strategy}: the first stage trains, so there are no features to cache")
-    rows, _ = setting.table(recipe)
-    flops = step_flops([row for row in rows if not (cached and row["stage"] in prefix)])
-    memory = lower_step(setting, recipe).compile().memory_analysis()
-    outputs = jax.tree.leaves(features.shapes(recipe, setting.images)) if prefix else []
+    table = describe_freeze(job, job.phases[0])
+    rows, flops = table["rows"], table["step_flops"]
+    memory = lower_step(job).compile().memory_analysis()
+    outputs = shapes(job.recipes[0], (1, *job.train_split.images.shape[1:])) if prefix else ()
     return Cost(
         strategy=f"{CACHED}:{strategy}" if cached else strategy,
         total_params=sum(row["parameters"] for row in rows),
@@ -185,22 +167,21 @@ def predict(setting: Setting, strategy: str, full_flops: float, *, cached: bool 
         argument_bytes=int(memory.argument_size_in_bytes),
         frozen_prefix=prefix,
         prefix_flops=sum(row["forward_flops"] for row in rows if row["stage"] in prefix) / size,
-        feature_bytes=sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in outputs),
+        feature_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(outputs)),
         batch_size=size,
     )
 
 
-def full_flops(setting: Setting) -> float:
+def full_flops(job: Job) -> float:
     """FLOPs of a step that trains everything."""
-    return step_flops(setting.table(setting.recipe_of("none"))[0])
+    everything = job_of_strategy(job, "none")
+    return describe_freeze(everything, everything.phases[0])["step_flops"]
 
 
-def lower_step(setting: Setting, recipe: Recipe) -> Any:
-    """The train step of a recipe over the local devices, with donated state, ready to be compiled."""
-    mesh = make_mesh(setting.config.batch_size, setting.config.accumulation_steps)
-    key = jax.random.key(0)
-    state = jax.eval_shape(lambda variables: initial_state(recipe, variables, key), setting.begin.variables)
-    return parallel.mapped_step(recipe, mesh, resident=False).lower(state, setting.batch(recipe))
+def lower_step(job: Job) -> Any:
+    """The train step of the first phase over the local devices, with donated state, ready to be compiled."""
+    step = parallel.mapped_step(job.recipes[0], job.mesh, resident=False)
+    return step.lower(job.phase_state(job.phases[0]), job.abstract_data(job.phases[0]))
 
 
 def caching_note(feature_views: int, recipe: Recipe) -> str:

@@ -242,13 +242,9 @@ def _open_record(workdir: Path, settings: ConfigDict, members: Sequence[Member])
         former = files.read_json(path)
         check_unchanged(workdir, members, former["ensemble"])
         return former | record.environment()
-    described = {
-        "mix": settings.mix,
-        "rule": settings.weights,
-        "weights_from": settings.weights_from,
-        **({"leak": LEAK} if settings.weights_from == "test" else {}),
-        "members": [member.describe() for member in members],
-    }
+    described = {"mix": settings.mix, "rule": settings.weights, "weights_from": settings.weights_from}
+    described |= {"leak": LEAK} if settings.weights_from == "test" else {}
+    described["members"] = [member.describe() for member in members]
     return {**record.environment(), "data": {}, "ensemble": described, "timings": {}, "test_reads": []}
 
 
@@ -261,15 +257,15 @@ def _identity(member: Member, examples: Examples) -> tuple[Any, ...]:
 
 def _notes(members: Sequence[Member], best: Candidate, rounds: int, settings: ConfigDict) -> list[str]:
     """What was chosen, in sentences."""
-    shares = ", ".join(f"{member.name} {weight:.3f}" for member, weight in zip(members, best.weights, strict=True))
-    if settings.weights == "equal":
-        notes = [f"weights: {shares}"]
-    elif best.number is None:
-        (name,) = (member.name for member, weight in zip(members, best.weights, strict=True) if weight)
-        notes = [f"no mixture was better than {name} alone on the {settings.weights_from} split: it has all the weight"]
+    if best.number is None:
+        name = members[int(best.weights.argmax())].name
+        note = f"no mixture was better than {name} alone on the {settings.weights_from} split: it has all the weight"
     else:
-        notes = [
-            f"weights: {shares}, those of round {best.number} of {rounds}, the best on the "
-            f"{settings.weights_from} split (accuracy {best.accuracy:.4f}, loss {best.loss:.4f})"
-        ]
-    return [*notes, f"leak: {LEAK}"] if settings.weights_from == "test" else notes
+        shares = (f"{member.name} {weight:.3f}" for member, weight in zip(members, best.weights, strict=True))
+        note = f"weights: {', '.join(shares)}"
+        if settings.weights != "equal":
+            note += (
+                f", those of round {best.number} of {rounds}, the best on the {settings.weights_from} split (accuracy "
+                f"{best.accuracy:.4f}, loss {best.loss:.4f})"
+            )
+    return [note, f"leak: {LEAK}"] if settings.weights_from == "test" else [note]

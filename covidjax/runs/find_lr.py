@@ -170,7 +170,8 @@ def sweep(job: Job, learning_rates: np.ndarray, show: Callable[[int], None]) -> 
             "the loss of the first batch is not finite, before anything was trained: look at the images and at "
             "config.pretrained"
         )
-    return Curve(*zip(*seen, strict=True), ending)
+    rates_seen, losses, averages = zip(*seen, strict=True)
+    return Curve(rates_seen, losses, averages, ending)
 
 
 def suggest(curve: Curve, steps: int) -> Suggestions:

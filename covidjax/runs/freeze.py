@@ -13,7 +13,8 @@ from covidjax.errors import UserError
 from covidjax.freeze.strategies import ALLOWED, split_cached
 from covidjax.freeze.table import format_table
 from covidjax.runs import costs
-from covidjax.runs.costs import Cost, DataFacts, Setting
+from covidjax.runs.costs import Cost, DataFacts
+from covidjax.train.setup import Job, describe_freeze
 
 EPOCH_WITHOUT_DATA = 1000
 
@@ -58,17 +59,18 @@ def check(config: ConfigDict, num_classes: int | None, num_images: int | None, o
 
 def run(config: ConfigDict, strategies: str, data: DataFacts, output: Path | None) -> None:
     """Prints the config's own plan and the costs of strategies, 'all' or names between commas; writes them as JSON."""
-    setting = costs.make_setting(config, data.classes)
-    names = setting.default_strategies() if strategies == "all" else _names(strategies)
+    job = costs.job_of_shapes(config, data.classes)
+    names = costs.strategies_of(job) if strategies == "all" else _names(strategies)
     device, num_devices = jax.local_devices()[0].device_kind, jax.local_device_count()
     size = config.dataset.image_size
     print(f"{config.model.name}, batch {config.batch_size}, {size} px, {config.precision}, {num_devices} x {device}")
-    for phase in setting.phases():
-        table = format_table(*setting.table(setting.recipe(phase)))
-        print(f"\nphase {phase.index}, config.freeze {phase.freeze!r}:\n{table}")
+    for phase in job.phases:
+        table = describe_freeze(job, phase)
+        print(f"\nphase {phase.index}, config.freeze {phase.freeze!r}:")
+        print(format_table(table["rows"], table["summary"]))
     print()
-    found = list(_predict_all(setting, names))
-    print(format_costs(found, data.epoch), *_notes(setting, found, data.epoch), sep="\n")
+    found = list(_predict_all(job, names))
+    print(format_costs(found, data.epoch), *_notes(job, found, data.epoch), sep="\n")
     if output:
         content = {
             "model": config.model.name,
@@ -99,17 +101,17 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _predict_all(setting: Setting, names: Sequence[str]) -> Iterator[Cost]:
+def _predict_all(job: Job, names: Sequence[str]) -> Iterator[Cost]:
     """Each named strategy, and behind it the same from cached features where its first stages are frozen."""
     wanted: dict[tuple[str, bool], None] = {}
     for strategy, cached in map(split_cached, names):
-        prefix = setting.recipe_of(strategy).plan.frozen_prefix
+        prefix = costs.job_of_strategy(job, strategy).recipes[0].plan.frozen_prefix
         ways = (True,) if cached else (False, True) if prefix else (False,)
         wanted |= dict.fromkeys((strategy, way) for way in ways)
-    full_flops = costs.full_flops(setting)
+    full_flops = costs.full_flops(job)
     for number, (strategy, cached) in enumerate(wanted, start=1):
         _progress(f"{number} of {len(wanted)}: {strategy}{', cached' if cached else ''}: compiling its step")
-        yield costs.predict(setting, strategy, full_flops, cached=cached)
+        yield costs.predict(job, strategy, full_flops, cached=cached)
     _progress("")
 
 
@@ -124,7 +126,7 @@ def format_costs(found: Sequence[Cost], epoch: int) -> str:
     return console.format_table((list(COLUMNS), *rows), "<>>>>>>>>")
 
 
-def _notes(setting: Setting, found: Sequence[Cost], epoch: int) -> list[str]:
+def _notes(job: Job, found: Sequence[Cost], epoch: int) -> list[str]:
     notes = [
         "step, speed-up: FLOPs of forward and backward pass as XLA counts them before optimisation, against 'none'; "
         "seconds follow them as far as the device computes all layers at one rate",
@@ -132,9 +134,8 @@ def _notes(setting: Setting, found: Sequence[Cost], epoch: int) -> list[str]:
         f"epoch: forward and backward pass of {epoch:,} images",
     ]
     if any(cost.frozen_prefix for cost in found):
-        recipe = setting.recipe_of(next(cost.strategy for cost in found if cost.frozen_prefix).removeprefix("cached:"))
         notes.append(
             f"cached: training from the outputs of the frozen stages, which run once for each image (and view) before "
-            f"the first epoch; {costs.caching_note(setting.config.feature_views, recipe)}"
+            f"the first epoch; {costs.caching_note(job.config.feature_views, job.recipes[0])}"
         )
     return notes

@@ -25,6 +25,8 @@ from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe, train_step
 from covidjax.weights.start import initial_variables
 
+Settings = tuple[jax.Array, jax.Array, Any]  # arrays over heads, as `_setting_arrays` has them
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadSettings:
@@ -68,7 +70,7 @@ def train_heads(
     weight_decays: Sequence[float],
     class_weights: Sequence[str | tuple[float, ...]],
     seeds: Sequence[int],
-    show: Callable[[str], None],
+    show: Callable[[str], object],
 ) -> Heads:
     """Trains a head for every combination, each as a run of its own would, to rounding.
 
@@ -145,12 +147,13 @@ def _scores(figures: Mapping[str, np.ndarray], name: str, sign: int) -> np.ndarr
     return np.where(np.isfinite(figures["loss"]), sign * figures[name], -np.inf)
 
 
-def _setting_arrays(job: Job, combinations: Sequence[tuple[float, float, Any]]) -> tuple[jax.Array, ...]:
+def _setting_arrays(job: Job, combinations: Sequence[tuple[float, float, Any]]) -> Settings:
     """Learning rates [settings], weight decays [settings] and class weights [settings, classes]."""
     labels, classes = job.task.epoch_targets(job.train_split), job.train_split.classes
     rates, decays, specs = zip(*combinations, strict=True)
     weights = [losses.class_weights(spec, labels, classes) or (1.0,) * len(classes) for spec in specs]
-    return tuple(jnp.asarray(values, job.recipes[0].model.numerics.param_dtype) for values in (rates, decays, weights))
+    kind = job.recipes[0].model.numerics.param_dtype
+    return jnp.asarray(rates, kind), jnp.asarray(decays, kind), jnp.asarray(weights, kind)
 
 
 def _suffix(recipe: Recipe) -> Recipe:
@@ -182,7 +185,7 @@ def _epoch_program(job: Job, suffix: Recipe) -> Any:
     """
     config, task, optimizer = job.config, job.task, job.phases[0].optimizer
 
-    def take_step(state: TrainState, settings: tuple[jax.Array, ...], batch: Any) -> TrainState:
+    def take_step(state: TrainState, settings: Settings, batch: Any) -> TrainState:
         rate, weight_decay, class_weights = settings
         decays = jax.tree.map(lambda decay: weight_decay, suffix.plan.weight_decays())
         recipe = dataclasses.replace(
@@ -193,9 +196,9 @@ def _epoch_program(job: Job, suffix: Recipe) -> Any:
         )
         return train_step(state, batch, recipe=recipe)
 
-    def finish(state: TrainState, settings: tuple[jax.Array, ...], val: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    def finish(state: TrainState, settings: Settings, val: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         variables = evaluation_variables(state, suffix.plan)
-        logits = suffix.model.apply(variables, val["features"], start=suffix.plan.first_trained)
+        logits: Any = suffix.model.apply(variables, val["features"], start=suffix.plan.first_trained)
         loss = jnp.mean(job.plain_loss(logits, val["label"]))
         figures = {"loss": loss, task.step_figure: jnp.mean(task.correct(logits, val["label"]))}
         own = SimpleNamespace(**{**optimizer.to_dict(), "learning_rate": settings[0]})
@@ -207,7 +210,7 @@ def _epoch_program(job: Job, suffix: Recipe) -> Any:
         return jax.vmap(settings, in_axes=(0, None, data_axis))
 
     def epoch(
-        states: TrainState, settings: tuple[jax.Array, ...], train: Any, val: Any, rows: jax.Array
+        states: TrainState, settings: Settings, train: Any, val: Any, rows: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         def step(states: TrainState, rows: jax.Array) -> tuple[TrainState, None]:
             batches = jax.tree.map(lambda array: array[rows], train)

@@ -114,7 +114,7 @@ def test_latest_two_and_best_are_kept(
             checkpoints.save(step, {"weight": jnp.ones(3)}, {}, metric)
         checkpoints.wait()
         assert checkpoints.steps() == sorted(kept)
-        assert checkpoints.best_step() == best
+        assert (checkpoints.best() or (None, None))[1] == best
     assert names(tmp_path) == {str(step) for step in kept} | {"manifests"}
     assert names(tmp_path / "manifests") == {f"{step}.json" for step in kept}
 
@@ -127,8 +127,6 @@ def test_what_cannot_be_saved_or_restored_is_refused(tmp_path: Path) -> None:
         for step in (1, 2):
             with pytest.raises(UserError, match=f"checkpoint {step} cannot be saved: .* already has checkpoint 2"):
                 checkpoints.save(step, make_state(step), {}, None)
-        with pytest.raises(UserError, match="use 'latest'"):  # without any metric there is no best one
-            checkpoints.restore("best", make_state(0))
         with pytest.raises(ValueError, match="needs a sharding"):
             checkpoints.restore("latest", jax.eval_shape(lambda: make_state(0)))
 

@@ -14,6 +14,7 @@ from covidjax.errors import UserError
 from covidjax.models.preprocessing import CAFFE, unit
 from covidjax.runs import costs
 from covidjax.train.phases import make_phases
+from covidjax.train.setup import describe_freeze
 from launch import evaluate, train
 from tests.commands import call
 from tests.support import make_preprocessing
@@ -38,19 +39,21 @@ def test_li2023_fine_tunes_the_network_that_it_trained(start: str) -> None:
     assert [source[key] for key in NETWORK] == [target[key] for key in NETWORK]
     assert (source.dataset.image_size, source.dataset.channels) == (target.dataset.image_size, target.dataset.channels)
     assert bool(target.pretrained) == (start != "fresh")
-    recipe = costs.make_setting(load(f"li2023_covid_ct.py:{start}", "pretrained="), 2).recipe_of(target.freeze)
+    job = costs.job_of_shapes(load(f"li2023_covid_ct.py:{start}", "pretrained="), 2)
+    recipe = costs.job_of_strategy(job, target.freeze).recipes[0]
     assert recipe.plan.frozen_prefix == (("block1", "block2", "block3", "block4") if start == "frozen" else ())
     assert not recipe.plan.normalised_stages
 
 
 @pytest.mark.slow
 def test_pandiyan2023_has_the_parameters_of_the_papers_table() -> None:
-    setting = costs.make_setting(load("pandiyan2023.py:all", "dataset.image_size=32"), 2)
-    everything, head = (setting.recipe_of(load(f"pandiyan2023.py:{reading}").freeze) for reading in ("all", "frozen"))
-    _, summary = setting.table(everything)
+    job = costs.job_of_shapes(load("pandiyan2023.py:all", "dataset.image_size=32"), 2)
+    freezes = [load(f"pandiyan2023.py:{reading}").freeze for reading in ("all", "frozen")]
+    everything, frozen = (costs.job_of_strategy(job, freeze) for freeze in freezes)
+    summary, head = describe_freeze(everything, everything.phases[0])["summary"], frozen.recipes[0]
     assert summary.startswith("42,556,930 of 42,556,930 parameters train; ")
     assert "Keras counts 42,662,274" in summary
-    trainable, _ = head.plan.split(setting.begin.variables["params"])
+    trainable, _ = head.plan.split(job.variables["params"])
     assert sum(leaf.size for leaf in jax.tree.leaves(trainable)) == 4_098
     assert head.plan.batch_norm_stages == ()
 
@@ -79,8 +82,8 @@ def test_ljung2020_as_coded_differs_in_what_the_published_code_does(experiment: 
 
 
 def test_ljung2020_best_trains_the_head_and_then_all_at_rates_that_grow_from_stage_to_stage() -> None:
-    setting = costs.make_setting(load("ljung2020.py:best", "dataset.image_size=32"), 3)
-    head, everything = (setting.recipe(phase) for phase in setting.phases())
+    job = costs.job_of_shapes(load("ljung2020.py:best", "dataset.image_size=32"), 3)
+    head, everything = job.recipes
     assert head.plan.first_trained == "head"
     assert everything.plan.frozen_prefix == ()
     rates = {leaf.path.split("/")[0]: leaf.rate for leaf in everything.plan.leaves}
@@ -88,7 +91,7 @@ def test_ljung2020_best_trains_the_head_and_then_all_at_rates_that_grow_from_sta
     start, warm = (float(everything.learning_rate(step)) for step in (0, costs.STEPS_PER_EPOCH))
     assert start == 0
     assert warm == pytest.approx(1e-4)
-    assert sum(phase.last_step - phase.first_step for phase in setting.phases()) == 12 * costs.STEPS_PER_EPOCH
+    assert sum(phase.last_step - phase.first_step for phase in job.phases) == 12 * costs.STEPS_PER_EPOCH
 
 
 @pytest.mark.parametrize("model", ["resnet50", "resnet101", "resnet152"])
@@ -102,10 +105,9 @@ def test_wang2020_lowers_its_rate_tenfold_and_counts_covid_17_times(model: str) 
 @pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize("name", ["xu2021_unet", "xu2021_deeplabv3"])
 def test_frozen_encoder_then_everything_at_rates_that_grow_from_stage_to_stage(name: str) -> None:
-    setting = costs.make_setting(load(f"{name}.py", "dataset.image_size=32"), 2)
-    recipes = [setting.recipe(phase) for phase in setting.phases()]
-    assert [recipe.plan.frozen_prefix for recipe in recipes] == [ENCODER, ()]
-    for phase, recipe, ((low, high), peak_at) in zip(setting.phases(), recipes, PHASES, strict=True):
+    job = costs.job_of_shapes(load(f"{name}.py", "dataset.image_size=32"), 2)
+    assert [recipe.plan.frozen_prefix for recipe in job.recipes] == [ENCODER, ()]
+    for phase, recipe, ((low, high), peak_at) in zip(job.phases, job.recipes, PHASES, strict=True):
         steps = phase.last_step - phase.first_step
         rates = np.asarray(recipe.learning_rate(np.arange(steps)))
         assert rates.max() == pytest.approx(high, rel=1e-5)
@@ -115,7 +117,7 @@ def test_frozen_encoder_then_everything_at_rates_that_grow_from_stage_to_stage(n
             assert factor == pytest.approx(expected[path[0].key], rel=1e-6)
         decays = {path[0].key: decay for path, decay in jax.tree.leaves_with_path(recipe.plan.weight_decays())}
         assert set(decays.values()) == {1e-2}
-        assert set(decays) == set(STAGES if recipe is recipes[1] else STAGES[5:])
+        assert set(decays) == set(STAGES if recipe is job.recipes[1] else STAGES[5:])
 
 
 UNKNOWN = ("li2023_covid_ct.py:warm", "pandiyan2023.py:both", "ljung2020.py:5", "ljung2020.py:best,as_coded")

@@ -10,26 +10,28 @@ import pytest
 from covidjax.data import sources
 from covidjax.errors import UserError
 from covidjax.runs import costs
-from covidjax.runs.costs import Cost, Setting
+from covidjax.runs.costs import Cost
+from covidjax.train.setup import Job, describe_freeze
 from launch import freeze
 from tests.commands import call, write_image, write_images
 from tests.support import small_config
 
 
 @cache
-def setting(model: str = "cnn", **changes: Any) -> Setting:
+def job(model: str = "cnn", **changes: Any) -> Job:
     sizes = {"dataset__image_size": 32, "batch_size": 4, "model__width": 4, "model__num_blocks": 2}
-    return costs.make_setting(small_config(model, **sizes, **changes), 3)
+    return costs.job_of_shapes(small_config(model, **sizes, **changes), 3)
 
 
 @cache
 def found(strategy: str, cached: bool = False, model: str = "cnn") -> Cost:
-    return costs.predict(setting(model), strategy, costs.full_flops(setting(model)), cached=cached)
+    return costs.predict(job(model), strategy, costs.full_flops(job(model)), cached=cached)
 
 
 def test_flops_and_optimizer_bytes_are_the_sums_of_the_plan_table() -> None:
     strategy = "until:block1"
-    rows, _ = setting().table(setting().recipe_of(strategy))
+    frozen = costs.job_of_strategy(job(), strategy)
+    rows = describe_freeze(frozen, frozen.phases[0])["rows"]
     assert found(strategy).flops == sum(row["forward_flops"] + row["backward_flops"] for row in rows)
     assert found(strategy).optimizer_bytes == sum(row["optimizer_bytes"] for row in rows)
     assert found(strategy).total_params == sum(row["parameters"] for row in rows)
@@ -46,19 +48,19 @@ def test_cached_features_save_the_forward_pass_of_the_frozen_prefix() -> None:
 
 
 def test_strategies_that_do_not_fit_are_left_out_by_default_and_refused_when_asked_for() -> None:
-    names = setting("vgg16").default_strategies()  # which has no normalisation: not 'norm'
+    names = costs.strategies_of(job("vgg16"))  # which has no normalisation: not 'norm'
     assert (names[0], names[-2:]) == ("none", ("backbone", "bitfit"))
     with pytest.raises(UserError, match="there is no stage 'layer9'"):
-        setting().recipe_of("until:layer9")
+        costs.job_of_strategy(job(), "until:layer9")
     with pytest.raises(UserError, match="no features to cache"):
-        costs.predict(setting(), "norm", 1.0, cached=True)
+        costs.predict(job(), "norm", 1.0, cached=True)
     with pytest.raises(UserError, match="'gradual:2' is a run of phases"):
-        setting().recipe_of("gradual:2")
+        costs.job_of_strategy(job(), "gradual:2")
 
 
 def test_caching_is_legal_without_augmentation_or_with_agreed_views() -> None:
     def note(**changes: Any) -> str:
-        return costs.caching_note(changes.get("feature_views", 0), setting(**changes).recipe_of("backbone"))
+        return costs.caching_note(changes.get("feature_views", 0), job(**changes).recipes[0])
 
     assert "may be cached" in note()
     assert "may not be cached" in note(augment__rotate=5.0)
@@ -83,8 +85,8 @@ def test_classes_and_images_or_pairs_are_counted_without_opening_an_image(tmp_pa
     assert costs.data_facts(config.dataset, masks=True) == (2, 7, 7)  # two are held out for validation
     assert costs.data_facts(small_config("unet", dataset__num_images=24).dataset, masks=True) == (3, 24, 24)
     balanced = small_config("unet", model__width=2, dataset__image_size=16, loss__class_weights="balanced")
-    made = costs.make_setting(balanced, 3)
-    assert made.batch(made.recipe_of("none"))["label"].shape == (32, 16, 16)
+    made = costs.job_of_shapes(balanced, 3)
+    assert made.abstract_data(made.phases[0])["label"].shape == (32, 16, 16)
 
 
 def test_the_command_prints_plan_and_costs_and_reads_no_data(

@@ -11,6 +11,7 @@ import pytest
 from flax import traverse_util
 
 from covidjax.runs import costs
+from covidjax.train.setup import Job
 from tests.support import EVERYTHING_ON, run_on_devices, small_config
 from tests.train.networks import layers, live, products
 from tests.train.programs import QUICKLY, compiled_products, lowered_products, reduced_elements
@@ -40,30 +41,30 @@ def cases(*models: str) -> list[tuple[str, str]]:
 
 
 @cache
-def setting(model: str) -> costs.Setting:
+def job_of(model: str) -> Job:
     changes = {"dataset__image_size": MODELS[model][0], "batch_size": 4, "model__width": 2}
-    return costs.make_setting(small_config(model, model__num_blocks=NUM_BLOCKS, **changes, **CHANGES), 3)
+    return costs.job_of_shapes(small_config(model, model__num_blocks=NUM_BLOCKS, **changes, **CHANGES), 3)
 
 
 def check_products(model: str, strategy: str, *, compiled: bool = True) -> None:
     """Counts the layers' products in the program as it is written and, unless told otherwise, as it is optimised."""
-    recipe = setting(model).recipe_of(strategy)
-    expected = products(model, trained(recipe), NUM_BLOCKS)
-    lowered = costs.lower_step(setting(model), recipe)
+    job = costs.job_of_strategy(job_of(model), strategy)
+    expected = products(model, trained(job), NUM_BLOCKS)
+    lowered = costs.lower_step(job)
     assert lowered_products(lowered) == expected
     if compiled:
         assert compiled_products(lowered.compile(QUICKLY)) == expected
 
 
-def trained(recipe: Any) -> set[str]:
-    return {leaf.path for leaf in recipe.plan.leaves if leaf.trains}
+def trained(job: Job) -> set[str]:
+    return {leaf.path for leaf in job.recipes[0].plan.leaves if leaf.trains}
 
 
 @pytest.mark.parametrize(
     "model", ["cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "cnn")]
 )
 def test_layers_written_down_are_those_of_the_network(model: str) -> None:
-    paths = trained(setting(model).recipe_of("none"))
+    paths = trained(costs.job_of_strategy(job_of(model), "none"))
     for kind, name in (("product", "/kernel"), ("norm", "/scale")):
         written = {layer.path for layer in layers(model, NUM_BLOCKS) if layer.kind == kind}
         assert written == {path.removesuffix(name) for path in paths if path.endswith(name)}
@@ -91,16 +92,16 @@ EXCHANGED = {
 }
 
 
-def parted_setting(model: str) -> costs.Setting:
+def parted_job(model: str) -> Job:
     sizes = {"dataset__image_size": 32, "batch_size": 8, "model__width": 2, "model__num_blocks": 2}
-    return costs.make_setting(small_config(model, **sizes, **CHANGES), 3)
+    return costs.job_of_shapes(small_config(model, **sizes, **CHANGES), 3)
 
 
 def child(model: str, path: Path) -> None:
     assert jax.local_device_count() == 4
     found = {}
     for strategy in EXCHANGED[model]:
-        compiled = costs.lower_step(parted_setting(model), parted_setting(model).recipe_of(strategy)).compile(QUICKLY)
+        compiled = costs.lower_step(costs.job_of_strategy(parted_job(model), strategy)).compile(QUICKLY)
         found[strategy] = dict(reduced_elements(compiled))
     path.write_text(json.dumps(found))
 
@@ -114,9 +115,9 @@ def expected(model: str, strategy: str) -> int:
       its bias and scale, and counted there where those train.
     - the metrics
     """
-    found = parted_setting(model)
-    plan = found.recipe_of(strategy).plan
-    leaves = traverse_util.flatten_dict(found.begin.variables["params"], sep="/")
+    found = costs.job_of_strategy(parted_job(model), strategy)
+    plan = found.recipes[0].plan
+    leaves = traverse_util.flatten_dict(found.variables["params"], sep="/")
     sizes = {path: leaf.size for path, leaf in leaves.items()}
     trained = {leaf.path for leaf in plan.leaves if leaf.trains}
     network = layers(model, found.config.model.num_blocks)

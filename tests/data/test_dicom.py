@@ -176,7 +176,7 @@ def test_what_no_image_can_be_made_of_is_refused_in_one_line() -> None:
         "without an image": Path(str(get_testdata_file("rtplan.dcm", download=False))).read_bytes(),
         "values of 32 bits.*dataset.window": file(CT.astype(np.uint32), 32),
         "YBR_PARTIAL_420": file(np.zeros((4, 4, 3), np.uint8), 8, PhotometricInterpretation="YBR_PARTIAL_420"),
-        "cannot be decoded": file(CT, 12)[:-20],
+        "are damaged": file(CT, 12)[:-20],
         "window of the width 0": file(CT, 12, WindowCenter=1, WindowWidth=0),
     }
     for reason, content in cases.items():

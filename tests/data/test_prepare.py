@@ -120,7 +120,7 @@ def test_a_dicom_file_gives_its_jpeg_or_a_png_in_which_bright_is_white_and_all_l
 def test_a_dicom_file_that_cannot_be_read_is_refused_in_one_line() -> None:
     cases = {
         "without an image": trees.dicom(GRAY)[:400],
-        "Palette Color": trees.dicom(GRAY, "PALETTE COLOR", syntax=ExplicitVRLittleEndian),
+        "damaged DICOM file": trees.dicom(GRAY, "PALETTE COLOR", syntax=ExplicitVRLittleEndian),
     }
     for reason, content in cases.items():
         with pytest.raises(BadImageError, match=reason) as caught:

@@ -37,12 +37,20 @@ pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # a war
 
 
 def read(content: bytes) -> Picture:
-    """The picture of a DICOM file of one frame. Raises BadImageError with the reason, and what decoders raise.
+    """The picture of a DICOM file of one frame. Raises BadImageError with a reason without any text of the file.
 
     Gray: slope and intercept or the modality table; then the VOI table, or else the first window, or else the full
     range of what is stored; MONOCHROME1 is inverted. `dataset.window` replaces the second, in modality values.
     """
-    dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=TAGS)
+    try:
+        return _read(pydicom.dcmread(io.BytesIO(content), specific_tags=TAGS))
+    except BadImageError:
+        raise
+    except Exception as error:  # of many kinds, whose words may hold bytes of the file
+        raise BadImageError(f"damaged DICOM file, or one that is not read ({type(error).__name__})") from error
+
+
+def _read(dataset: Dataset) -> Picture:
     if "PixelData" not in dataset:
         raise BadImageError("a DICOM file without an image of whole numbers")
     if missing := [name for name in NEEDED if dataset.get(name) is None]:
@@ -69,9 +77,9 @@ def _stored(dataset: Dataset) -> np.ndarray:
         return jpeg.read(get_frame(dataset.PixelData, 0, number_of_frames=1)).samples
     try:
         return pixel_array(dataset)
-    except Exception as error:  # many kinds, and long ones where several decoders were tried
-        syntax = dataset.file_meta.TransferSyntaxUID.name
-        raise BadImageError(f"its pixels ({syntax}) cannot be decoded: {str(error)[:120]}") from error
+    except Exception as error:  # of many kinds, whose words may hold bytes of the file
+        syntax = " ".join(dataset.file_meta.TransferSyntaxUID.name.split())
+        raise BadImageError(f"its pixels ({syntax}) are damaged, or of a form that is not read") from error
 
 
 def embedded_jpeg(content: bytes) -> bytes | None:

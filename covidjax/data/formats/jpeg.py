@@ -15,7 +15,7 @@ FRAMES = {0xC0: "baseline", 0xC1: "sequential", 0xC2: "progressive"}
 OTHER_FRAMES = {0xC3: "lossless", 0xC9: "arithmetic coding", 0xCA: "arithmetic coding", 0xCB: "arithmetic coding"}
 NO_FRAMES = (0xC4, 0xC8, 0xCC)  # Huffman tables, reserved, conditions of arithmetic coding
 TABLES, SCAN, LAST = 0xC4, 0xDA, 0xD9
-LOST = bytes(32)  # more than one block of 64 coefficients, where zero bits are not the shortest way to say 'flat'
+LOST = bytes(16)  # most of a block of 64 coefficients, where zero bits are not the shortest way to say 'flat'
 HARMLESS = ("Invalid SOS parameters", "Unknown Adobe color transform")
 NO_END = "lack the end marker of JPEG, and have all their pixels"
 
@@ -83,7 +83,7 @@ def _markers(content: bytes) -> _Found:
             _scan(found, body)
             following = MARKER.search(content, end)
             zeros = content.find(LOST, end, following.start() if following else len(content))
-            if zeros >= 0 and found.frame != "progressive" and not _zeros_are_flat(found, body):
+            if zeros >= 0 and not _zeros_are_flat(found, body):
                 raise BadImageError(f"damaged JPEG: zeros from byte {zeros} on, where it had pixels")
         position = end
     return found
@@ -120,6 +120,8 @@ def _scan(found: _Found, body: bytes) -> None:
 
 
 def _zeros_are_flat(found: _Found, body: bytes) -> bool:
-    """Whether zero bits say 'as bright as before' and 'end of the block' in every table of a scan."""
-    tables = [(part >> 4, 16 + (part & 15)) for part in body[2 : 1 + 2 * body[0] : 2]]
-    return not any(found.first.get(number, 1) for pair in tables for number in pair)
+    """Whether zero bits say 'as before' and 'end of the block' in every table of a scan, or refine nothing."""
+    first, last, approximation = body[-3:]
+    parts = body[2 : 1 + 2 * body[0] : 2]
+    tables = [part >> 4 for part in parts if first == 0] + [16 + (part & 15) for part in parts if last > 0]
+    return approximation > 15 or not any(found.first.get(number, 1) & 15 for number in tables)

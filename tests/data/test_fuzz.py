@@ -78,7 +78,7 @@ def tiff_files(draw: st.DrawFn) -> tuple[bytes, np.ndarray]:
         "planar": draw(st.sampled_from([1, 2])),
         "sample_format": draw(st.sampled_from([1, None])),
     }
-    tags["fill_order"] = draw(st.sampled_from([1, 2])) if bits < 8 and tags["compression"] == 1 else 1
+    tags["fill_order"] = draw(st.sampled_from([1, 2])) if tags["compression"] == 1 else 1
     tags[draw(st.sampled_from(["tile", "rows_per_strip"]))] = draw(st.sampled_from([16, 32]))
     shown = to_bytes(values, bits, colours=photometric == 2)
     if photometric == 0:

@@ -102,8 +102,8 @@ def _checked(page: tifffile.TiffPage) -> tuple[int, int]:
         raise BadImageError("TIFF with YCbCr colours: save it as RGB")
     if kind == CMYK and (bits != 8 or page.tags.valueof(332, 1) != 1 or page.extrasamples):
         raise BadImageError("TIFF with inks: save it as RGB")
-    if page.fillorder != 1 and (bits >= 8 or compression not in FAX_OR_NONE):
-        raise BadImageError("TIFF with a FillOrder that means nothing for its values: save it anew")
+    if page.fillorder != 1 and compression not in FAX_OR_NONE:
+        raise BadImageError("TIFF with a FillOrder that its compression leaves without a meaning: save it anew")
     if compression == JPEG and bits != 8:
         raise BadImageError(f"TIFF with JPEG of {bits} bits: save it with LZW or deflate")
     return bits, kind

@@ -43,8 +43,7 @@ def file(pixels: np.ndarray, bits: int, syntax: str = ExplicitVRLittleEndian, **
         dataset.PlanarConfiguration = 0
     for name, value in tags.items():
         setattr(dataset, name, value)
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    dataset.PixelData = (pixels.byteswap() if syntax == ExplicitVRBigEndian else pixels).tobytes()
     dataset["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
@@ -114,6 +113,19 @@ def test_gray_is_what_the_standard_says(
     np.testing.assert_array_equal(shown(file(pixels, bits, syntax, **tags)), expected)
 
 
+def test_what_the_functional_groups_of_a_frame_say_holds() -> None:
+    def group(**tags: Any) -> list[Dataset]:
+        item = Dataset()
+        for name, value in tags.items():
+            setattr(item, name, value)
+        return [item]
+
+    shared = group(PixelValueTransformationSequence=group(RescaleSlope=2, RescaleIntercept=-1000))
+    frames = group(FrameVOILUTSequence=group(WindowCenter=40, WindowWidth=400))
+    content = file(CT, 12, SharedFunctionalGroupsSequence=shared, PerFrameFunctionalGroupsSequence=frames)
+    np.testing.assert_array_equal(shown(content), grey(2.0 * CT - 1000, 39.5 - 199.5, 39.5 + 199.5))
+
+
 def table(first: int, values: np.ndarray, bits: int) -> list[Dataset]:
     item = Dataset()
     item.add_new("LUTDescriptor", "US", [len(values), first, bits])
@@ -138,7 +150,8 @@ def test_a_window_of_the_config_is_in_modality_values_and_replaces_that_of_the_f
 def test_colours_and_palettes() -> None:
     colours = RANDOM.integers(0, 256, (5, 6, 3), np.uint8)
     np.testing.assert_array_equal(own_pixels(open_picture(file(colours, 8)), 3), colours)
-    indices, tags = RANDOM.integers(0, 4, (5, 6)).astype(np.uint8), {}
+    indices = RANDOM.integers(0, 4, (5, 6)).astype(np.uint8)
+    tags: dict[str, Any] = {}
     entries = RANDOM.integers(0, 65536, (3, 4)).astype("<u2")
     for name, own in zip(("Red", "Green", "Blue"), entries, strict=True):
         tags[f"{name}PaletteColorLookupTableDescriptor"] = [4, 0, 16]

@@ -62,7 +62,9 @@ def png_files(draw: st.DrawFn) -> tuple[bytes, np.ndarray]:
     if draw(st.booleans()):
         before += chunk(b"tEXt", b"Comment\0" + bytes(draw(st.integers(0, 3000))))
     flat = shown * alpha
-    return png(values, bits, kind, before, palette), luminance(flat[..., 0] if flat.shape[-1] == 1 else flat)
+    return png(values, bits, kind, before, palette, draw(st.booleans())), luminance(
+        flat[..., 0] if flat.shape[-1] == 1 else flat
+    )
 
 
 @st.composite
@@ -110,7 +112,9 @@ def test_what_pillow_writes_is_read_as_pillow_shows_it(
 ) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     image = Image.fromarray(pixels).convert("L" if mode == "LA" else mode).convert(mode)
-    options = {"jpeg": {"progressive": odd}, "tiff": {"compression": "tiff_lzw" if odd else None}}.get(kind, {})
+    options: dict[str, Any] = {"jpeg": {"progressive": odd}, "tiff": {"compression": "tiff_lzw" if odd else None}}.get(
+        kind, {}
+    )
     buffer = io.BytesIO()
     try:
         image.save(buffer, kind, **options)

@@ -25,9 +25,13 @@ TAGS = [
     *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
     *(f"{kind}PaletteColorLookupTableData" for kind in ("Red", "Green", "Blue", "SegmentedRed", "SegmentedGreen")),
     "SegmentedBluePaletteColorLookupTableData",
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
-NEEDED = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored")
-NEEDED += ("PixelRepresentation",)
+GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")  # of a frame: slope, intercept and window
+NEEDED = (
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored"),
+    "PixelRepresentation",
+)
 GRAYS = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 BURNT_IN = "have annotation burnt into their pixels (BurnedInAnnotation)"
@@ -57,6 +61,11 @@ def _read(dataset: Dataset) -> Picture:
         raise BadImageError(f"a DICOM file without {', '.join(missing)}")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
         raise BadImageError(f"{frames} frames: save each as a file of its own")
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in (group for group in GROUPS if dataset.get(groups) and group in dataset[groups][0]):
+            dataset.update(
+                {element.tag: element for element in dataset[groups][0][group][0] if element.keyword in TAGS}
+            )
     check_size(int(dataset.Columns), int(dataset.Rows))
     kind, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsStored)
     remarks = (BURNT_IN,) if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES" else ()

@@ -10,7 +10,7 @@ from PIL import ImageOps
 from covidjax.data.formats.base import BadImageError, Picture, check_size, opened
 
 END = b"\xff\xd9"
-MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")  # but for stuffed bytes, restarts and the start
+MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")  # but for stuffed bytes, restarts and the start
 FRAMES = {0xC0: "baseline", 0xC1: "sequential", 0xC2: "progressive"}
 OTHER_FRAMES = {0xC3: "lossless", 0xC9: "arithmetic coding", 0xCA: "arithmetic coding", 0xCB: "arithmetic coding"}
 NO_FRAMES = (0xC4, 0xC8, 0xCC)  # Huffman tables, reserved, conditions of arithmetic coding
@@ -65,8 +65,8 @@ def check(content: bytes) -> bool:
 
 
 def _markers(content: bytes) -> _Found:
-    found, position = _Found(), 2
-    while match := MARKER.search(content, position):
+    found, match = _Found(), MARKER.search(content, 2)
+    while match:
         code, start = match[1][0], match.end()
         if code == LAST:
             found.ended = True
@@ -75,17 +75,16 @@ def _markers(content: bytes) -> _Found:
         body = content[start + 2 : end]
         if end < start + 2 or end > len(content):
             raise BadImageError("truncated JPEG: it ends within its header")
+        match = MARKER.search(content, end)
         if 0xC0 <= code <= 0xCF and code not in NO_FRAMES:
             _frame(found, code, body)
         elif code == TABLES:
             _tables(found, body)
         elif code == SCAN:
             _scan(found, body)
-            following = MARKER.search(content, end)
-            zeros = content.find(LOST, end, following.start() if following else len(content))
+            zeros = content.find(LOST, end, match.start() if match else len(content))
             if zeros >= 0 and not _zeros_are_flat(found, body):
                 raise BadImageError(f"damaged JPEG: zeros from byte {zeros} on, where it had pixels")
-        position = end
     return found
 
 

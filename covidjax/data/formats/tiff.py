@@ -43,7 +43,8 @@ def read(content: bytes) -> Picture:
     samples = np.concatenate([plane[0] for plane in samples], axis=-1)
     samples = samples.astype(np.uint8) if samples.dtype == bool else samples
     orientation = page.tags.valueof(274)
-    colours, extras, remarks = COLOURS[kind], tuple(page.extrasamples), ()
+    colours, extras = COLOURS[kind], tuple(page.extrasamples)
+    remarks: tuple[str, ...] = ()
     alpha = None
     if UNASSOCIATED in extras:
         alpha = samples[..., colours + extras.index(UNASSOCIATED)]

@@ -19,7 +19,7 @@ from covidjax.data.formats.base import BadImageError
 from covidjax.data.formats.dicom import BURNT_IN, SURPRISE
 from covidjax.data.formats.read import open_picture
 from covidjax.data.levels import DARK
-from covidjax.data.picture import ImageSpec, decode_image, own_pixels
+from covidjax.data.picture import ImageSpec, decode_image, decode_pair, own_pixels
 from covidjax.errors import UserError
 from tests.data.images import dataset_config
 
@@ -224,6 +224,11 @@ def test_class_folders_of_dicom_train_like_others_and_keep_nothing_of_the_person
     assert texts
     for secret in (PERSON.encode(), b"0004cfab", b"19700101"):
         assert not any(secret in text for text in texts)
+
+
+def test_a_mask_in_dicom_is_refused() -> None:
+    with pytest.raises(BadImageError, match="its mask m: DICOM, which is read as an image: export the mask as PNG"):
+        decode_pair(file(CT, 12), file(CT % 2, 12), "m", 2, ImageSpec(8, 1, "center"))
 
 
 def test_without_the_library_a_line_says_what_to_install(tmp_path: Path) -> None:

@@ -112,9 +112,11 @@ def test_what_pillow_writes_is_read_as_pillow_shows_it(
 ) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     image = Image.fromarray(pixels).convert("L" if mode == "LA" else mode).convert(mode)
-    options: dict[str, Any] = {"jpeg": {"progressive": odd}, "tiff": {"compression": "tiff_lzw" if odd else None}}.get(
-        kind, {}
-    )
+    chosen: dict[str, dict[str, Any]] = {
+        "jpeg": {"progressive": odd},
+        "tiff": {"compression": "tiff_lzw"} if odd else {},
+    }
+    options = chosen.get(kind, {})
     buffer = io.BytesIO()
     try:
         image.save(buffer, kind, **options)

@@ -26,7 +26,7 @@ from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
 
 from covidjax.data.datasets import ct, radiographs  # noqa: E402
 from covidjax.data.datasets.prepare import load_builder, prepare  # noqa: E402
-from covidjax.data.datasets.records import Record  # noqa: E402
+from covidjax.data.datasets.records import Record, with_dicom_patients  # noqa: E402
 from covidjax.data.datasets.stored import stored  # noqa: E402
 from tests.data import trees  # noqa: E402
 
@@ -115,6 +115,17 @@ def test_a_dicom_file_gives_its_jpeg_or_a_png_in_which_bright_is_white_and_all_l
         found = trees.pixels(stored(trees.dicom(twelve, kind, 12, ExplicitVRLittleEndian))[0])
         assert found.dtype == np.uint16
         np.testing.assert_allclose(found, values * (65535 / 4095), atol=0.51)
+
+
+def test_patients_of_dicom_files_are_told_apart_and_named_by_numbers(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.dcm" for number in range(5)]
+    for path, patient in zip(paths, ("0004cfab", "Doe", "0004cfab", "", "Doe"), strict=True):
+        path.write_bytes(trees.dicom(GRAY, patient=patient))
+    found, told = with_dicom_patients([Record(path.name, path, "a") for path in paths])
+    assert [record.patient for record in found] == ["dicom-1", "dicom-2", "dicom-1", "", "dicom-2"]
+    assert told == ["2 patients are told apart by the PatientID of DICOM files, which is not kept"]
+    named = [Record(path.name, path, "a", "p" if path is paths[0] else "") for path in paths]
+    assert with_dicom_patients(named) == (named, [])
 
 
 def test_a_dicom_file_that_cannot_be_read_is_refused_in_one_line() -> None:

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from covidjax.console import Progress
 from covidjax.data.copies import Seen, copies
-from covidjax.data.datasets.records import Listing, Record
+from covidjax.data.datasets.records import Listing, Record, with_dicom_patients
 from covidjax.data.decode import in_parallel, remark_notes
 from covidjax.data.formats.base import BadImageError
 from covidjax.data.listing import check_classes
@@ -65,13 +65,14 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
             raise UserError(f"{self.name}: {len(faults)} problems, nothing was written: {some_of(faults, '; ')}")
         if self.CLASSES:
             check_classes(self.CLASSES, root)
+        records, told = with_dicom_patients(records)
         records, notes = _draw(records, self.CLASSES)
         _check_training_images(self.name, records, self.CLASSES)
         notes += copies(
             Seen(digest, record.name, record.split, record.label)
             for digest, record in zip(digests, records, strict=True)
         )
-        notes = listing.notes + looks + notes + _differences(records, self.published())
+        notes = listing.notes + looks + told + notes + _differences(records, self.published())
         splits = collections.defaultdict(set)
         for record in records:
             if record.patient:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from covidjax.data.datasets.stored import stored, stored_pair
-from covidjax.data.formats.read import SUFFIXES
+from covidjax.data.formats import dicom
+from covidjax.data.formats.read import SUFFIXES, is_dicom
 from covidjax.data.walk import is_system
 from covidjax.errors import some_of
 from covidjax.files import printable
@@ -52,6 +53,23 @@ class Record:
             return image, b"", remarks
         name = self.mask.name if isinstance(self.mask, Path) else "mask"
         return stored_pair(content, _read(self.mask), name, num_mask_classes)
+
+
+def with_dicom_patients(records: list[Record]) -> tuple[list[Record], list[str]]:
+    """The records, and a note, with patients of DICOM files where the set names none of any image.
+
+    A patient is a number in the order in which a PatientID first occurs: nothing of the PatientID itself is kept.
+    """
+    numbers: dict[str, str] = {}
+    found = []
+    for record in records if not any(record.patient for record in records) else ():
+        content = record.image.read_bytes() if isinstance(record.image, Path) else b""
+        own = dicom.patient_id(content) if is_dicom(content) else ""
+        patient = numbers.setdefault(own, f"dicom-{len(numbers) + 1}") if own else ""
+        found.append(dataclasses.replace(record, patient=patient))
+    if not numbers:
+        return records, []
+    return found, [f"{len(numbers)} patients are told apart by the PatientID of DICOM files, which is not kept"]
 
 
 @dataclasses.dataclass

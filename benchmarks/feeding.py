@@ -153,4 +153,4 @@ class Files:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """rows: [batch] int -> [batch, height, width, channels] uint8, read and decoded now."""
-        return np.stack([decode_image(Path(path).read_bytes(), self._spec) for path in self._paths[rows]])
+        return np.stack([decode_image(Path(path).read_bytes(), self._spec)[0] for path in self._paths[rows]])

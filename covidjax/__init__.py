@@ -9,6 +9,19 @@ Each line imports only from those above it:
 - weights, report: pretrained weights, pages
 - evaluate, train: networks in inference, the training step and its loop
 - runs, study: one function for each command, comparisons of freeze strategies
+- library: `covidjax.load` and `covidjax.train`, for notebooks and programs
 
 `ops, models, freeze, optim, losses, mesh` and `train.step` need jax, flax, optax and numpy alone.
 """
+
+from importlib import import_module
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is asked for: a part such as `ops` is of use without what training needs.
+    if name in ("Network", "load"):
+        return getattr(import_module("covidjax.library"), name)
+    if name == "train":
+        return import_module("covidjax.train")
+    raise AttributeError(f"module 'covidjax' has no attribute {name!r}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from covidjax import losses, mesh, models, optim, tasks
-from covidjax.data import picture, resident, sources
+from covidjax.data import levels, picture, resident, sources
 from covidjax.freeze.plan import BATCH_NORM_MODES
 from covidjax.models import cnn, layers, mixture, preprocessing, resnet, unet, vgg
 from covidjax.ops import choose as operations
@@ -116,6 +116,7 @@ CLASS_WEIGHTS = Kind(
     lambda part: is_number(part) or _pairs(is_number, "").accepts(part),
     "numbers, one per class, or pairs of a class and its weight, such as (('covid19', 12.0),)",
 )
+WINDOW = Kind(levels.is_window, f"'', {levels.WINDOW_WORDS}")
 WORKDIRS = Kind(is_text, "workdirs, such as ('runs/a', 'runs/b')")
 EPOCHS = Kind(_is_whole, "whole numbers, such as (30, 60)")
 
@@ -162,6 +163,9 @@ KEYS = {
     "dataset.channels": Key(1, "1 (gray) or 3 (RGB)."),
     "dataset.crop": Key("center", "To a square: cut, filled up with black, or squashed.", picture.CROPS),
     "dataset.enhancement": Key("none", "'clahe' evens out the contrast, part by part.", picture.ENHANCEMENTS),
+    "dataset.window": Key(
+        "", "Gray values that become black and white; '': the full range of their bits.", kind=WINDOW
+    ),
     "dataset.oversample": Key((), "How often training images of a class count in an epoch.", elements=TIMES),
     "dataset.placement": Key("auto", "Of the training images; 'auto': on the device if they fit.", resident.PLACEMENTS),
     "dataset.skip_bad": Key(False, "Leave out images that cannot be decoded instead of ending."),

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,18 +14,19 @@ import jax
 import numpy as np
 import PIL
 from ml_collections import ConfigDict
-from PIL import Image
 
 from covidjax.console import Progress, say
 from covidjax.data import picture
 from covidjax.data.examples import Examples
+from covidjax.data.formats.base import BadImageError
 from covidjax.data.listing import ImageFiles, Row
-from covidjax.data.picture import BadImageError, ImageSpec, decode_image, decode_pair
+from covidjax.data.picture import ImageSpec, decode_image, decode_pair
 from covidjax.data.store import ArrayStore
 from covidjax.errors import UserError, some_of
 from covidjax.process import cache_dir
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of fingerprints, which run.json holds
+CACHE_VERSION = 2  # of decoded pixels and what is kept beside them
 DAMAGED = "the cache folder {folder} is damaged ({reason}): decoding again"
 Result = TypeVar("Result")
 
@@ -35,21 +36,24 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
 
     images: [n, image_size, image_size, channels] uint8, a read-only memory map of the cache file where there is one
     masks: [n, image_size, image_size] uint8, where the files have masks: see `covidjax.data.picture.decode_pair`
-    Reads `dataset.{image_size, channels, crop, enhancement, skip_bad, cache_dir}`. Says its progress on stderr.
+    notes: those of the files, and what their users have to know of the pixels, also where they come from the cache
+    Reads `dataset.{image_size, channels, crop, enhancement, window, skip_bad, cache_dir}`. Says its progress on stderr.
     Raises UserError for bad files: all of them at once, each with its reason.
     With `dataset.skip_bad` bad files are dropped and noted, unless all are bad.
     """
     spec = ImageSpec.of(dataset)
     settings: dict[str, Any] = dataclasses.asdict(spec)
-    if spec.enhancement == "none":  # images as they are keep the fingerprint that they always had
-        del settings["enhancement"]
+    for name, unset in (("enhancement", "none"), ("window", "")):
+        if settings[name] == unset:  # images as they are keep the fingerprint that they always had
+            del settings[name]
     if files.with_masks:
         settings["num_classes"] = len(files.classes)
     digests, bad = _digest_files(files)
     if not digests:
         raise _bad_files(files, bad)
-    arrays, undecodable, notes = _decoded(_without(files, bad), digests, spec, settings, cache_dir(dataset.cache_dir))
-    bad |= undecodable
+    arrays, found, notes = _decoded(_without(files, bad), digests, spec, settings, cache_dir(dataset.cache_dir))
+    bad |= found["bad"]
+    notes += [f"{files.split}: {note}" for note in remark_notes(found["remarks"])]
     if bad and (len(bad) == len(files.rows) or not dataset.skip_bad):
         raise _bad_files(files, bad)
     if bad:
@@ -74,21 +78,24 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
 
 def _decoded(
     files: ImageFiles, digests: dict[str, str], spec: ImageSpec, settings: dict, folder: Path
-) -> tuple[list[np.ndarray], dict[str, str], list[str]]:
-    """Images and masks (good ones first, in order), why others are bad, by name, and a note where they are not kept."""
+) -> tuple[list[np.ndarray], dict[str, dict[str, Any]], list[str]]:
+    """Images and masks (good ones first, in order), findings by name, and a note where they are not kept.
+
+    Findings: 'bad': why files are bad; 'remarks': what a person has to know of others.
+    """
     count = len(files.rows)
-    identity = [FORMAT_VERSION, PIL.__version__, settings, [(*_parts(row), digests[row.name]) for row in files.rows]]
+    identity = [CACHE_VERSION, PIL.__version__, settings, [(*_parts(row), digests[row.name]) for row in files.rows]]
     key = _fingerprint([*identity, picture.ENHANCER] if "enhancement" in settings else identity)
     square = (count, spec.image_size, spec.image_size)
     shapes = [(*square, spec.channels), square] if files.with_masks else [(*square, spec.channels)]
     store, wanted = ArrayStore(folder / "images", DAMAGED), [jax.ShapeDtypeStruct(shape, np.uint8) for shape in shapes]
     arrays: Any = store.open(key, wanted)
     if arrays is not None:
-        bad = store.notes(key)
-        say(f"{files.split}: {count - len(bad)} images from the cache {store.folder / key}")
-        return arrays, bad, []
+        found = store.notes(key)
+        say(f"{files.split}: {count - len(found['bad'])} images from the cache {store.folder / key}")
+        return arrays, found, []
 
-    def decode_row(row: int) -> str:
+    def decode_row(row: int) -> tuple[str, tuple[str, ...]]:
         parts = _parts(files.rows[row])
         try:
             contents = [files.read(name) for name in parts]
@@ -98,7 +105,7 @@ def _decoded(
             raise UserError(f"{parts[0]} changed while it was being read: start again")
         try:
             if files.with_masks:
-                arrays[0][row], arrays[1][row] = decode_pair(
+                arrays[0][row], arrays[1][row], remarks = decode_pair(
                     contents[0], contents[1], parts[1], len(files.classes), spec
                 )
                 for content, name in zip(contents[2:], parts[2:], strict=True):  # further masks of the same image
@@ -108,35 +115,49 @@ def _decoded(
                         out=arrays[1][row],
                     )
             else:
-                arrays[0][row] = decode_image(contents[0], spec)
+                arrays[0][row], remarks = decode_image(contents[0], spec)
         except BadImageError as error:
-            return str(error)
-        return ""
+            return str(error), ()
+        return "", remarks
 
-    def decode_rows() -> dict[str, str]:
+    def decode_rows() -> dict[str, dict[str, Any]]:
         progress = Progress(f"{files.split}: decoding", count)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode_image refuses those by itself
-            reasons = in_parallel(decode_row, count, progress)
-        good = [row for row, reason in enumerate(reasons) if not reason]
+            warnings.simplefilter("ignore")  # what decoders warn of is refused, or is a remark
+            rows = in_parallel(decode_row, count, progress)
+        good = [row for row, (reason, _) in enumerate(rows) if not reason]
         progress.finish(f"{files.split}: decoded {len(good)} images")
         for target, row in enumerate(good):
             for array in arrays if target != row else ():
                 array[target] = array[row]
-        return {name: reason for name, reason in zip(files.names, reasons, strict=True) if reason}
+        named = list(zip(files.names, rows, strict=True))
+        bad = {name: reason for name, (reason, _) in named if reason}
+        return {"bad": bad, "remarks": {name: remarks for name, (_, remarks) in named if remarks}}
 
-    bad, notes = {}, []
+    found, notes = {}, []
     try:
-        with store.writing(key, wanted, bad) as arrays:
-            bad |= decode_rows()
+        with store.writing(key, wanted, found) as arrays:
+            found |= decode_rows()
         for array in arrays:
             array.flags.writeable = False
     except OSError as error:
         notes = [f"no image cache: {store.folder} cannot be written ({error.strerror or type(error).__name__})"]
         if arrays is None:
             arrays = [np.empty(shape, np.uint8) for shape in shapes]
-            bad |= decode_rows()
-    return arrays, bad, notes
+            found |= decode_rows()
+    return arrays, found, notes
+
+
+def remark_notes(remarks: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence for each remark, with the number of the images that have it, and ten of their names.
+
+    remarks: those of each image, by its name; see `covidjax.data.levels.remarks`.
+    """
+    named: dict[str, list[str]] = {}
+    for name, own in sorted(remarks.items()):
+        for remark in own:
+            named.setdefault(remark, []).append(name)
+    return [f"{len(names)} images {remark}: {some_of(names)}" for remark, names in named.items()]
 
 
 def _without(files: ImageFiles, bad: dict[str, str]) -> ImageFiles:

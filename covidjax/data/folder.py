@@ -16,9 +16,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from covidjax.data import pairs
+from covidjax.data.formats.read import SUFFIXES
 from covidjax.data.listing import ImageFiles, Row, Scan, check_classes, choose_split, class_order
 from covidjax.data.pairs import PAIR_LAYOUT
-from covidjax.data.picture import SUFFIXES
 from covidjax.data.table import table_rows
 from covidjax.data.walk import Walk, by_folder, masks_among, split_folders, walk
 from covidjax.errors import UserError, some_of

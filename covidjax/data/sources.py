@@ -10,9 +10,9 @@ import numpy as np
 from covidjax.console import Progress
 from covidjax.data import folder, phantom
 from covidjax.data.copies import Seen, copies, seen
-from covidjax.data.datasets import import_with_extra
 from covidjax.data.decode import decode, in_parallel
 from covidjax.data.examples import SPLITS, Examples
+from covidjax.data.extra import import_with_extra
 from covidjax.data.listing import ImageFiles, check_classes
 from covidjax.data.order import oversampled
 from covidjax.errors import UserError, some_of

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from covidjax.data.picture import SUFFIXES
+from covidjax.data.formats.read import SUFFIXES
 from covidjax.errors import UserError, some_of
 from covidjax.files import printable
 

@@ -16,7 +16,11 @@ from PIL import Image
 from covidjax import config as configs
 from covidjax.command import prepare_process
 from covidjax.console import Progress
-from covidjax.data.picture import SUFFIXES, BadImageError, ImageSpec, network_pixels, open_picture, own_pixels
+from covidjax.data.decode import remark_notes
+from covidjax.data.formats.base import BadImageError
+from covidjax.data.formats.base import Picture as Opened
+from covidjax.data.formats.read import SUFFIXES, open_picture
+from covidjax.data.picture import ImageSpec, network_pixels, own_pixels
 from covidjax.data.walk import masks_among, walk
 from covidjax.errors import UserError, some_of
 from covidjax.evaluate import tiles
@@ -54,13 +58,15 @@ class Picture:
     """One decoded image.
 
     pixels: [height, width, channels] uint8 as the network takes them; size: width and height of the file's picture;
-    shown: the picture for an overlay, [height, width, 3] uint8, if one was asked for.
+    shown: the picture for an overlay, [height, width, 3] uint8, if one was asked for; remarks: what its user has to
+    know of it.
     """
 
     name: str
     pixels: np.ndarray
     size: tuple[int, int]
     shown: np.ndarray | None
+    remarks: tuple[str, ...]
 
 
 def list_images(path: Path) -> Sources:
@@ -150,7 +156,16 @@ def predict(
         found = _answers(trained, sources, shown=overlays_folder is not None)
     else:
         found = _tiled_answers(trained, sources, tiling, shown=overlays_folder is not None)
-    return trained.task.write_predictions(found, sources.names, trained.classes, request)
+    remarks: dict[str, tuple[str, ...]] = {}
+
+    def noted() -> Iterator[Prediction]:
+        for one in found:
+            if one.remarks:
+                remarks[one.name] = one.remarks
+            yield one
+
+    written = trained.task.write_predictions(noted(), sources.names, trained.classes, request)
+    return dataclasses.replace(written, notes=(*written.notes, *remark_notes(remarks)))
 
 
 def _answers(trained: Trained, sources: Sources, *, shown: bool = False) -> Iterator[Prediction]:
@@ -160,7 +175,7 @@ def _answers(trained: Trained, sources: Sources, *, shown: bool = False) -> Iter
     for batch in _pictures(sources, config, config.batch_size, shown=shown):
         logits = _finite(run(np.stack([picture.pixels for picture in batch])), trained)
         for picture, answer in zip(batch, trained.task.answer(logits, config.loss), strict=True):
-            yield Prediction(picture.name, picture.size, answer, picture.shown)
+            yield Prediction(picture.name, picture.size, answer, picture.shown, picture.remarks)
 
 
 def _tiled_answers(trained: Trained, sources: Sources, tiling: Tiling, *, shown: bool) -> Iterator[Prediction]:
@@ -169,7 +184,7 @@ def _tiled_answers(trained: Trained, sources: Sources, tiling: Tiling, *, shown:
     for (picture,) in _pictures(sources, trained.config, 1, shown=shown, own_size=True):
         bands = tiles.blended_logits(lambda tile: run(tile[None])[0], picture.pixels, tiling)
         parts = [trained.task.answer(_finite(band, trained), trained.config.loss) for band in bands]
-        yield Prediction(picture.name, picture.size, np.concatenate(parts), picture.shown)
+        yield Prediction(picture.name, picture.size, np.concatenate(parts), picture.shown, picture.remarks)
 
 
 def _mixed(mixture: Mixture, sources: Sources) -> Iterator[Prediction]:
@@ -216,18 +231,17 @@ def _read(sources: Sources, name: str, *, dataset: ConfigDict, shown: bool, own_
     """The decoded image, or why it is bad."""
     try:
         image = open_picture(sources.read(name))
+        pixels, remarks = network_pixels(image, ImageSpec.of(dataset))
         if own_size:
-            pixels = own_pixels(image, dataset.channels, dataset.enhancement)
-        else:
-            pixels = network_pixels(image, ImageSpec.of(dataset))
-        return Picture(name, pixels, image.size, _thumbnail(image) if shown else None)
+            pixels = own_pixels(image, dataset.channels, dataset.enhancement, dataset.window)
+        return Picture(name, pixels, image.size, _thumbnail(image, dataset.window) if shown else None, remarks)
     except BadImageError as error:
         return str(error)
     except OSError as error:
         return error.strerror or type(error).__name__
 
 
-def _thumbnail(image: Image.Image) -> np.ndarray:
-    picture = Image.fromarray(pictures.as_rgb(own_pixels(image, 3)))
+def _thumbnail(image: Opened, window: str) -> np.ndarray:
+    picture = Image.fromarray(pictures.as_rgb(own_pixels(image, 3, window=window)))
     picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
     return np.asarray(picture)

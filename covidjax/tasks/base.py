@@ -54,13 +54,14 @@ class Prediction:
     """The answer to one new image. answer: of `Task.answer`, one row of it, or the rows of the image's own pixels.
 
     size: width and height of the file's picture; shown: the picture for an overlay, [height, width, 3] uint8, if one
-    was asked for.
+    was asked for; remarks: what its user has to know of it, see `data.levels.remarks`.
     """
 
     name: str
     size: tuple[int, int]
     answer: np.ndarray
     shown: np.ndarray | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

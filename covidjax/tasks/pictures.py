@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from covidjax.data.picture import BLACK_AND_WHITE
 from covidjax.tasks.base import RESEARCH_USE
 
 # Okabe and Ito's, the strongest on gray images first: distinct for every kind of sight. More classes take turns.
@@ -83,7 +82,7 @@ def with_legend(picture: np.ndarray, classes: Sequence[str]) -> Image.Image:
 
 def values(mask: np.ndarray, num_classes: int) -> np.ndarray:
     """What a mask is written as: 0 and 255 for two classes, else the class ids."""
-    return np.array(BLACK_AND_WHITE, np.uint8)[mask] if num_classes == 2 else mask
+    return 255 * mask if num_classes == 2 else mask
 
 
 def _rgb(code: str) -> tuple[int, int, int]:

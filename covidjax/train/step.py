@@ -81,8 +81,7 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
     trainable = jax.tree.map(
         lambda p, d, factor: p - (rate * factor).astype(p.dtype) * d, trainable, direction, plan.rates()
     )
-    live = plan.averaged(trainable, batch_stats)
-    average = jax.tree.map(lambda keep, a, v: keep * a + (1 - keep) * v, plan.ema_decays(), state.average, live)
+    average = moving_average(state, recipe, plan.averaged(trainable, batch_stats))
     stepped = dataclasses.replace(
         state,
         step=state.step + 1,
@@ -93,6 +92,21 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
         metrics=state.metrics.add(state.step, value, optax.tree.norm(grads), correct, global_batch_size(batch, recipe)),
     )
     return skip_overflow(state, stepped, grads)
+
+
+def moving_average(state: TrainState, recipe: Recipe, live: Any) -> Any:
+    """The average of the trained parameters and statistics after a step that left them as `live`.
+
+    Its decay is at most (1 + n) / (10 + n) after n steps of the phases that share a schedule, so that an average of few
+    steps is not one of the beginning (TensorFlow's ExponentialMovingAverage with num_updates).
+    """
+
+    def moved(decay: float, average: jax.Array, value: jax.Array) -> jax.Array:
+        count = (state.step - recipe.schedule_start).astype(average.dtype)
+        keep = jnp.minimum(decay, (1 + count) / (10 + count))
+        return keep * average + (1 - keep) * value
+
+    return jax.tree.map(moved, recipe.plan.ema_decays(), state.average, live)
 
 
 def skip_overflow(before: TrainState, stepped: TrainState, grads: Any) -> TrainState:

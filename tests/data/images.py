@@ -14,12 +14,18 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from covidjax.config import default_config
+from covidjax.data import picture
 
 
 def encoded(image: Image.Image, suffix: str = "png", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, {"jpg": "JPEG"}.get(suffix, suffix.upper()), **options)
     return buffer.getvalue()
+
+
+def decode_image(content: bytes, spec: picture.ImageSpec) -> np.ndarray:
+    """The pixels alone."""
+    return picture.decode_image(content, spec)[0]
 
 
 def gray(value: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
@@ -56,6 +62,12 @@ def dataset_config(root: Path, **changes: object) -> ConfigDict:
 def write_image(path: Path, value: int = 0, size: tuple[int, int] = (8, 8)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     gray(value, size).save(path)
+
+
+def write_ramp(path: Path, first: int = 0) -> None:
+    """An image of 64 levels, eight pixels square."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((first + np.arange(64, dtype=np.uint8)).reshape(8, 8)).save(path)
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

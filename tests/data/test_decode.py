@@ -20,6 +20,9 @@ from covidjax.data.picture import ImageSpec, decode_image
 from covidjax.errors import UserError
 from tests.data.images import dataset_config, encoded, gray, noise
 
+FIRST_TEN = ", ".join(f"a/{index:03}.png" for index in range(10))
+FLAT = f"train: {{}} images come out in one level of brightness: {FIRST_TEN} and 40 more"
+
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., tuple[ImageFiles, ConfigDict]]:
@@ -57,7 +60,7 @@ def decoded_count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the calls of decode_image."""
     calls: list[int] = []
 
-    def counting(content: bytes, spec: ImageSpec) -> np.ndarray:
+    def counting(content: bytes, spec: ImageSpec) -> tuple[np.ndarray, tuple[str, ...]]:
         calls.append(1)
         return decode_image(content, spec)
 
@@ -87,7 +90,7 @@ def test_images_stay_in_the_order_of_their_names_and_a_second_start_decodes_noth
         assert isinstance(examples.images, np.memmap)
         assert not examples.images.flags.writeable
         assert (examples.names, examples.patients, examples.patients_known) == (files.names, files.names, False)
-        assert (examples.split, examples.classes, examples.notes) == ("train", ("x", "y"), ("a note",))
+        assert (examples.split, examples.classes, examples.notes) == ("train", ("x", "y"), ("a note", FLAT.format(50)))
     assert first.fingerprint == second.fingerprint
 
 
@@ -101,7 +104,7 @@ def test_all_bad_files_are_named_at_once(make: Callable) -> None:
     assert "4 of 5" in message
     assert "dataset.skip_bad=true" in message
     assert "\n" not in message
-    reasons = {0: "the file is empty", 2: "not a JPEG", 3: "No such file", 4: "image file is truncated"}
+    reasons = {0: "the file is empty", 2: "not a JPEG", 3: "No such file", 4: "truncated or damaged JPEG"}
     for index, reason in reasons.items():
         assert f"{files.root / files.names[index]} ({reason}" in message
     assert files.names[1] not in message
@@ -115,14 +118,15 @@ def test_skip_bad_drops_and_notes_the_bad_files(make: Callable, decoded_count: l
         assert examples.names == (files.names[1], files.names[3], files.names[4])
         assert examples.images[:, 0, 0, 0].tolist() == [10, 20, 30]
         assert examples.labels.tolist() == [1, 1, 0]
-        assert len(examples.notes) == 2
-        assert all(name in examples.notes[1] for name in (files.names[0], files.names[2]))
+        assert len(examples.notes) == 3
+        assert "one level of brightness" in examples.notes[1]
+        assert all(name in examples.notes[2] for name in (files.names[0], files.names[2]))
         assert len(decoded_count) == 5, f"start {start}"
     with pytest.raises(UserError, match="no good file"):
         decode(*make([b"", b"text"], skip_bad=True))
 
 
-@pytest.mark.parametrize("change", ["pixel", "image_size", "channels", "crop", "enhancement", "name"])
+@pytest.mark.parametrize("change", ["pixel", "image_size", "channels", "crop", "enhancement", "window", "name"])
 def test_cache_follows_content_and_settings(make: Callable, decoded_count: list[int], change: str) -> None:
     contents = [encoded(gray(value)) for value in (1, 2)]
     files, dataset = make(contents)
@@ -133,7 +137,9 @@ def test_cache_follows_content_and_settings(make: Callable, decoded_count: list[
         (files.root / "a" / "other.png").write_bytes(contents[1])
         files = dataclasses.replace(files, rows=(files.rows[0], dataclasses.replace(files.rows[1], name="a/other.png")))
     else:
-        dataset[change] = {"image_size": 4, "channels": 3, "crop": "pad", "enhancement": "clahe"}[change]
+        dataset[change] = {"image_size": 4, "channels": 3, "crop": "pad", "enhancement": "clahe", "window": "0:255"}[
+            change
+        ]
     after = decode(files, dataset)
     assert len(decoded_count) == 4
     assert after.fingerprint != before.fingerprint

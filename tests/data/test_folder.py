@@ -15,7 +15,7 @@ from covidjax.data.listing import class_order
 from covidjax.errors import UserError
 from tests.data.images import dataset_config as config
 from tests.data.images import opened_below, real_data, write_rows
-from tests.data.images import write_image as write
+from tests.data.images import write_ramp as write
 
 CLASS_HEADER = ("file", "label", "patient", "split", "fold")
 
@@ -118,12 +118,12 @@ def test_a_class_may_be_absent_from_test_but_needs_a_good_training_image(tree: C
 
 def test_ignored_entries_are_noted_and_hidden_ones_passed_over_and_a_broken_link_is_bad(tree: Callable) -> None:
     root = tree()
-    (root / "train" / "cat" / "scan.dcm").write_bytes(b"")
+    (root / "train" / "cat" / "scan.nii").write_bytes(b"")
     (root / "train" / "cat" / "._train0.png").write_bytes(b"")
     (root / "train" / ".cache").mkdir()
     examples = load(root, "train")
     assert len(examples) == 8
-    assert sum("1 entries" in note and "train/cat/scan.dcm" in note for note in examples.notes) == 1
+    assert sum("1 entries" in note and "train/cat/scan.nii" in note for note in examples.notes) == 1
     os.symlink("nowhere", root / "train" / "cat" / "link.png")
     with pytest.raises(UserError, match=r"link\.png \(No such file"):
         load(root, "train")

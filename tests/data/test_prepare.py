@@ -16,18 +16,18 @@ import pytest
 from PIL import Image
 
 from covidjax.data.datasets import BUILDERS
-from covidjax.data.picture import BadImageError
+from covidjax.data.formats.base import BadImageError
 from covidjax.errors import UserError
 from tests.data.images import encoded, real_data
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed: make setup installs it")
 pytest.importorskip("nibabel", reason="nibabel is not installed: make setup installs it")
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1  # noqa: E402
+from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
 
 from covidjax.data.datasets import ct, radiographs  # noqa: E402
 from covidjax.data.datasets.prepare import load_builder, prepare  # noqa: E402
 from covidjax.data.datasets.records import Record  # noqa: E402
-from covidjax.data.datasets.stored import image_in_dicom, stored  # noqa: E402
+from covidjax.data.datasets.stored import stored  # noqa: E402
 from tests.data import trees  # noqa: E402
 
 
@@ -98,7 +98,7 @@ def test_jpeg_and_png_are_stored_byte_for_byte_and_other_formats_as_png_without_
     for record in [record for part in records(folder).values() for record in part]:
         assert record["image"] == (manual / "Images-processed" / record["id"].decode()).read_bytes()
     for picture, suffix in ((Image.new("L", (5, 4), 7), "tiff"), (Image.new("RGB", (5, 4), (1, 2, 3)), "bmp")):
-        png = Image.open(io.BytesIO(stored(encoded(picture, suffix))))
+        png = Image.open(io.BytesIO(stored(encoded(picture, suffix))[0]))
         assert png.format == "PNG"
         np.testing.assert_array_equal(np.asarray(png), np.asarray(picture))
 
@@ -107,26 +107,24 @@ GRAY = np.random.default_rng(0).integers(0, 256, (32, 24), np.uint8)
 
 
 def test_a_dicom_file_gives_its_jpeg_or_a_png_in_which_bright_is_white_and_all_levels_span_the_range() -> None:
-    assert image_in_dicom(trees.dicom(GRAY)).rstrip(b"\0") == encoded(Image.fromarray(GRAY), "jpg").rstrip(b"\0")
+    assert stored(trees.dicom(GRAY))[0].rstrip(b"\0") == encoded(Image.fromarray(GRAY), "jpg").rstrip(b"\0")
     twelve = np.random.default_rng(1).integers(0, 4096, (32, 24), np.uint16)
     inverted = 255 - trees.pixels(encoded(Image.fromarray(GRAY), "jpg"))
-    np.testing.assert_array_equal(trees.pixels(image_in_dicom(trees.dicom(GRAY, "MONOCHROME1"))), inverted)
+    np.testing.assert_array_equal(trees.pixels(stored(trees.dicom(GRAY, "MONOCHROME1"))[0]), inverted)
     for kind, values in (("MONOCHROME2", twelve), ("MONOCHROME1", 4095 - twelve)):
-        found = trees.pixels(image_in_dicom(trees.dicom(twelve, kind, 12, ExplicitVRLittleEndian)))
+        found = trees.pixels(stored(trees.dicom(twelve, kind, 12, ExplicitVRLittleEndian))[0])
         assert found.dtype == np.uint16
-        np.testing.assert_array_equal(found, values.astype(int) * 65535 // 4095)
+        np.testing.assert_allclose(found, values * (65535 / 4095), atol=0.51)
 
 
 def test_a_dicom_file_that_cannot_be_read_is_refused_in_one_line() -> None:
     cases = {
-        "not a DICOM file": encoded(Image.fromarray(GRAY), "jpg"),
         "without an image": trees.dicom(GRAY)[:400],
-        "PALETTE COLOR": trees.dicom(GRAY, "PALETTE COLOR", syntax=ExplicitVRLittleEndian),
-        "Unable to decompress 'JPEG Lossless.* missing dependencies": trees.dicom(GRAY, syntax=JPEGLosslessSV1),
+        "damaged DICOM file": trees.dicom(GRAY, "PALETTE COLOR", syntax=ExplicitVRLittleEndian),
     }
     for reason, content in cases.items():
         with pytest.raises(BadImageError, match=reason) as caught:
-            image_in_dicom(content)
+            stored(content)[0]
         assert "\n" not in str(caught.value)
 
 

@@ -56,7 +56,7 @@ def test_every_problem_is_in_one_message_and_nothing_is_left(tmp_path: Path, cap
         message = refusal(capfd, command.main, *arguments)
     for part in (
         "covid_ct: 9 problems, nothing was written",
-        "CT_NonCOVID/1.jpg (not a JPEG, PNG, BMP or TIFF image)",
+        "CT_NonCOVID/1.jpg (not a JPEG, PNG, BMP, TIFF or DICOM image)",
         "CT_NonCOVID/3.jpg (",
         "20029590-p15-109%0.png (the file is empty)",
         "trainCT_COVID.txt names 2020.03.01.20029594-p15-109%4.png",

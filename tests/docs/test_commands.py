@@ -153,6 +153,12 @@ def test_every_command_of_a_page_runs(page: str, folder: Path, capfd: pytest.Cap
         assert status == 0, f"{command}\nran as {script} {shlex.join(arguments)}\n{capfd.readouterr().err[-2000:]}"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if "\n```python\n" in (ROOT / page).read_text()])
+def test_python_of_a_page_runs_from_top_to_bottom(page: str, folder: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    subprocess.run([sys.executable, "-c", "\n".join(blocks)], check=True)
+
+
 def test_notebook_runs_from_top_to_bottom(folder: Path) -> None:
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)

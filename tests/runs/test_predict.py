@@ -96,7 +96,7 @@ def logits_of(trained: Trained, pixels: np.ndarray) -> np.ndarray:
 
 
 def network_pixels(folder: Path, name: str, crop: str = "center") -> np.ndarray:
-    return decode_image((folder / name).read_bytes(), ImageSpec(SIZE, 1, crop))
+    return decode_image((folder / name).read_bytes(), ImageSpec(SIZE, 1, crop))[0]
 
 
 def test_folder_is_listed_with_its_folders_and_without_what_is_no_image(images: Path) -> None:
@@ -118,7 +118,7 @@ def test_images_are_enhanced_as_those_of_the_run_were(classifier: Trained, image
     config.dataset.enhancement = "clahe"
     predict.predict(dataclasses.replace(classifier, config=config), predict.list_images(images), tmp_path / "p.csv")
     pixels = [
-        decode_image((images / name).read_bytes(), ImageSpec(SIZE, 1, "center", "clahe")) for name in sorted(SIZES)
+        decode_image((images / name).read_bytes(), ImageSpec(SIZE, 1, "center", "clahe"))[0] for name in sorted(SIZES)
     ]
     logits = jnp.asarray(logits_of(classifier, np.stack(pixels)))
     expected = np.asarray(losses.probabilities(logits, "softmax_cross_entropy"))[:, 0]
@@ -236,8 +236,16 @@ def test_bad_files_are_named_together_and_nothing_is_left_behind(
     message = str(error.value)
     assert message.startswith("2 of 7 images are bad: ")
     assert f"{images / position} (the file is empty)" in message
-    assert f"{images / 'deep' / 'broken.jpg'} (not a JPEG, PNG, BMP or TIFF image)" in message
+    assert f"{images / 'deep' / 'broken.jpg'} (not a JPEG, PNG, BMP, TIFF or DICOM image)" in message
     assert contents(tmp_path) == before
+
+
+def test_what_images_look_like_is_told(classifier: Trained, unet: Trained, images: Path, tmp_path: Path) -> None:
+    Image.new("RGBA", (20, 20), (200, 100, 0, 0)).save(images / "clear.png")
+    for trained, tiling in ((classifier, None), (unet, None), (unet, Tiling(32, 0))):
+        output = tmp_path / f"{trained.config.model.name}{tiling is None}.csv"
+        notes = predict.predict(trained, predict.list_images(images), output, tiling=tiling).notes
+        assert "1 images are transparent everywhere, and come out black: clear.png" in notes
 
 
 def test_what_a_killed_run_left_is_removed_and_what_another_is_writing_is_not(

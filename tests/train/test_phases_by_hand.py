@@ -89,6 +89,7 @@ def test_moments_decays_rates_and_averages_of_groups_over_phases_are_those_worke
             averages = {path: averages.get(path, values[path]) for path in trained}
             step = jax.jit(partial(train_step, recipe=recipe))
             for _ in range(steps):
+                count = int(state.step) - recipe.schedule_start
                 batch = make_batch(seed=int(state.step))
                 tree = jax.tree.map_with_path(lambda path, leaf: values[path], variables["params"])
                 for path, gradient in jax.tree.leaves_with_path(gradients(tree, batch)):
@@ -97,7 +98,8 @@ def test_moments_decays_rates_and_averages_of_groups_over_phases_are_those_worke
                         shrunk = DECAYS[stage] * value if value.ndim >= 2 else 0.0
                         moved = adams[path].move(np.asarray(gradient), RATES[stage]) + RATES[stage] * shrunk
                         values[path] = value - moved
-                        averages[path] = AVERAGES[stage] * averages[path] + (1 - AVERAGES[stage]) * values[path]
+                        keep = min(AVERAGES[stage], (1 + count) / (10 + count))
+                        averages[path] = keep * averages[path] + (1 - keep) * values[path]
                 state = step(state, batch)
             evaluated = evaluation_variables(state.params, state.batch_stats, state.average, recipe.plan)
             assert_close(state.params, values)

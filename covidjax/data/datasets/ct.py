@@ -18,7 +18,8 @@ from PIL import Image
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.records import Listing, Record
 from covidjax.data.datasets.stored import png
-from covidjax.data.picture import SUFFIXES, BadImageError
+from covidjax.data.formats.base import BadImageError
+from covidjax.data.formats.read import SUFFIXES
 from covidjax.errors import some_of
 
 ENDINGS = (".nii.gz", ".nii")

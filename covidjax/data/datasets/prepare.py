@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from covidjax.console import say
-from covidjax.data.datasets import BUILDERS, import_with_extra
+from covidjax.data.datasets import BUILDERS
+from covidjax.data.extra import import_with_extra
 from covidjax.errors import UserError
 
 

@@ -12,9 +12,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from covidjax.data.datasets.base import ManualBuilder
-from covidjax.data.datasets.records import Content, Listing, Record
-from covidjax.data.datasets.stored import image_in_dicom
-from covidjax.data.picture import SUFFIXES
+from covidjax.data.datasets.records import Listing, Record
+from covidjax.data.formats.read import SUFFIXES
 from covidjax.data.splits import balanced_subset
 from covidjax.errors import some_of
 
@@ -171,12 +170,11 @@ def _key(source: str, file: str) -> str:
 def _files_of(root: Path, source: str) -> dict[str, Path]:
     folder = root / FOLDERS[source]
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {_key(source, path.name): path for path in paths if path.suffix.lower() in (*SUFFIXES, ".dcm")}
+    return {_key(source, path.name): path for path in paths if path.suffix.lower() in SUFFIXES}
 
 
 def _record(source: str, path: Path, patient: str, label: str, split: str = "") -> Record:
-    image: Content = (lambda: image_in_dicom(path.read_bytes())) if path.suffix.lower() == ".dcm" else path
-    return Record(f"{source}/{path.name}", image, label, patient, source, split)
+    return Record(f"{source}/{path.name}", path, label, patient, source, split)
 
 
 def _more_covid(listing: Listing, root: Path, files: dict[str, Path], named: set[str]) -> list[Record]:

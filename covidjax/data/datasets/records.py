@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from covidjax.data.datasets.stored import stored, stored_pair
-from covidjax.data.picture import SUFFIXES
+from covidjax.data.formats.read import SUFFIXES
 from covidjax.data.walk import is_system
 from covidjax.errors import some_of
 from covidjax.files import printable
@@ -41,13 +41,17 @@ class Record:
         texts = {key: printable(getattr(self, key)) for key in ("name", "label", "patient", "source")}
         return dataclasses.replace(self, **texts)
 
-    def encoded(self, num_mask_classes: int) -> tuple[bytes, bytes]:
-        """The image and its mask (b'' without one) as they are stored. Raises BadImageError and OSError."""
-        image = _read(self.image)
+    def encoded(self, num_mask_classes: int) -> tuple[bytes, bytes, tuple[str, ...]]:
+        """The image and its mask (b'' without one) as they are stored, and remarks on the image.
+
+        Raises BadImageError and OSError.
+        """
+        content = _read(self.image)
         if self.mask is None:
-            return stored(image), b""
+            image, remarks = stored(content)
+            return image, b"", remarks
         name = self.mask.name if isinstance(self.mask, Path) else "mask"
-        return stored_pair(image, _read(self.mask), name, num_mask_classes)
+        return stored_pair(content, _read(self.mask), name, num_mask_classes)
 
 
 @dataclasses.dataclass

@@ -1,0 +1,163 @@
+"""DICOM images (PS3.3 C.7.6, C.11): stored values, through modality and VOI tables, to shades of gray or RGB.
+
+Nothing but `TAGS` is read of a file: no name, date, number or text of a person can reach what is written.
+"""
+
+import io
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom import uid
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
+
+from covidjax.data.formats import jpeg
+from covidjax.data.formats.base import BadImageError, Picture, check_size
+
+TAGS = [
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData", "FloatPixelData"),
+    *("DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction"),
+    *("WindowCenter", "WindowWidth", "PresentationLUTShape", "BurnedInAnnotation", "LUTDescriptor", "LUTData"),
+    *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
+    *(f"{kind}PaletteColorLookupTableData" for kind in ("Red", "Green", "Blue", "SegmentedRed", "SegmentedGreen")),
+    "SegmentedBluePaletteColorLookupTableData",
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+]
+GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")  # of a frame: slope, intercept and window
+NEEDED = (
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored"),
+    "PixelRepresentation",
+)
+GRAYS = ("MONOCHROME1", "MONOCHROME2")
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+BURNT_IN = "have annotation burnt into their pixels (BurnedInAnnotation)"
+SURPRISE = "have a PresentationLUTShape that contradicts their PhotometricInterpretation, which was followed"
+
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # a warning would print what a file holds
+
+
+def read(content: bytes) -> Picture:
+    """The picture of a DICOM file of one frame. Raises BadImageError with a reason without any text of the file.
+
+    Gray: slope and intercept or the modality table; then the VOI table, or else the first window, or else the full
+    range of what is stored; MONOCHROME1 is inverted. `dataset.window` replaces the second, in modality values.
+    """
+    try:
+        return _read(pydicom.dcmread(io.BytesIO(content), specific_tags=TAGS))
+    except BadImageError:
+        raise
+    except Exception as error:  # of many kinds, whose words may hold bytes of the file
+        raise BadImageError(f"damaged DICOM file, or one that is not read ({type(error).__name__})") from error
+
+
+def _read(dataset: Dataset) -> Picture:
+    if "PixelData" not in dataset:
+        raise BadImageError("a DICOM file without an image of whole numbers")
+    if missing := [name for name in NEEDED if dataset.get(name) is None]:
+        raise BadImageError(f"a DICOM file without {', '.join(missing)}")
+    if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
+        raise BadImageError(f"{frames} frames: save each as a file of its own")
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in (group for group in GROUPS if dataset.get(groups) and group in dataset[groups][0]):
+            dataset.update(
+                {element.tag: element for element in dataset[groups][0][group][0] if element.keyword in TAGS}
+            )
+    check_size(int(dataset.Columns), int(dataset.Rows))
+    kind, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsStored)
+    remarks = (BURNT_IN,) if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES" else ()
+    if kind in GRAYS:
+        return _gray(dataset, kind == "MONOCHROME1", bits, remarks)
+    if kind == "PALETTE COLOR":
+        samples, bits = apply_color_lut(_stored(dataset), dataset), int(dataset.RedPaletteColorLookupTableDescriptor[2])
+    elif kind in COLOURS:
+        samples = _stored(dataset)
+    else:
+        raise BadImageError(f"DICOM with {kind} colours: export it as PNG")
+    return Picture(samples, bits, "DICOM", remarks=remarks)
+
+
+def _stored(dataset: Dataset) -> np.ndarray:
+    """The stored values; of a JPEG of 8 bits, as its own reader has them, which sees damage."""
+    if dataset.file_meta.TransferSyntaxUID == uid.JPEGBaseline8Bit and dataset.SamplesPerPixel == 1:
+        return jpeg.read(get_frame(dataset.PixelData, 0, number_of_frames=1)).samples
+    try:
+        return pixel_array(dataset)
+    except Exception as error:  # of many kinds, whose words may hold bytes of the file
+        syntax = " ".join(dataset.file_meta.TransferSyntaxUID.name.split())
+        raise BadImageError(f"its pixels ({syntax}) are damaged, or of a form that is not read") from error
+
+
+def embedded_jpeg(content: bytes) -> bytes | None:
+    """The JPEG file of 8 bits in a DICOM file, where its pixels are the picture as it is shown."""
+    dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=TAGS)
+    shown = dataset.get("PhotometricInterpretation") == "MONOCHROME2" and not any(
+        dataset.get(name) for name in ("VOILUTSequence", "WindowCenter", "ModalityLUTSequence", "RescaleIntercept")
+    )
+    if not shown or dataset.file_meta.TransferSyntaxUID != uid.JPEGBaseline8Bit or dataset.get("RescaleSlope", 1) != 1:
+        return None
+    return get_frame(dataset.PixelData, 0, number_of_frames=1)
+
+
+def _gray(dataset: Dataset, inverted: bool, bits: int, remarks: tuple[str, ...]) -> Picture:
+    values = _stored(dataset)
+    if values.ndim != 2:
+        raise BadImageError(f"DICOM of gray with {values.shape[-1]} samples a pixel")
+    low = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
+    ends = np.array([low, low + 2**bits - 1])
+    outside = (values < ends[0]) | (values > ends[1])
+    if outside.any():
+        raise BadImageError(f"DICOM with {int(outside.sum())} values beyond its {bits} bits")
+    shape = str(dataset.get("PresentationLUTShape", ""))
+    if shape and (shape == "INVERSE") != inverted:
+        remarks = (*remarks, SURPRISE)
+    samples, black_white = apply_modality_lut(values, dataset), _full_range(dataset, ends)
+    no_range = f"values of {bits} bits" if bits > 16 else ""
+    shades = None
+    center = _first(dataset.get("WindowCenter"))
+    if dataset.get("VOILUTSequence"):
+        highest = 2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
+        shades = np.clip(apply_voi(np.rint(samples).astype(np.int64), dataset) / highest, 0, 1)
+    elif center is not None:
+        width = _first(dataset.get("WindowWidth"))
+        function = str(dataset.get("VOILUTFunction", "") or "LINEAR").upper()
+        if width is None or width <= 0 or (function == "LINEAR" and width < 1):
+            raise BadImageError(f"DICOM with a window of the width {width}")
+        if function == "SIGMOID":
+            shades = 1 / (1 + np.exp(-4 * (samples - center) / width))
+        elif function == "LINEAR_EXACT":
+            black_white = (center - width / 2, center + width / 2)
+        elif function == "LINEAR":
+            black_white = (center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
+        else:
+            raise BadImageError(f"DICOM with the VOI function {function}")
+    if shades is not None or center is not None:
+        no_range = ""
+    return Picture(
+        samples,
+        bits,
+        "DICOM",
+        black_white=black_white,
+        no_range=no_range,
+        shades=shades,
+        white_is_zero=inverted,
+        remarks=remarks,
+    )
+
+
+def _full_range(dataset: Dataset, ends: np.ndarray) -> tuple[float, float]:
+    """What the lowest and the highest value that can be stored are after the modality table or the slope."""
+    if dataset.get("ModalityLUTSequence"):
+        return 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+    low, high = sorted(float(end) for end in apply_modality_lut(ends, dataset))
+    return low, high
+
+
+def _first(value: Any) -> float | None:
+    """The first of several values, or the only one."""
+    if value is None or value == "":
+        return None
+    return float(value[0] if isinstance(value, pydicom.multival.MultiValue) else value)

@@ -1,0 +1,37 @@
+"""The bytes of an image file to its picture, by the reader that its first bytes call for."""
+
+from covidjax.data.extra import import_with_extra
+from covidjax.data.formats import bmp, jpeg, png, tiff
+from covidjax.data.formats.base import BadImageError, Picture, one_line_reasons
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".dcm", ".dicom")
+READERS = {
+    b"\xff\xd8\xff": jpeg.read,
+    png.SIGNATURE: png.read,
+    b"BM": bmp.read,
+    b"II*\0": tiff.read,
+    b"MM\0*": tiff.read,
+    b"II+\0": tiff.read,
+    b"MM\0+": tiff.read,
+}
+
+
+def is_dicom(content: bytes) -> bool:
+    """Whether the bytes are those of a DICOM file, which may begin like a TIFF file."""
+    return content[128:132] == b"DICM"
+
+
+def open_picture(content: bytes) -> Picture:
+    """The picture of a JPEG, PNG, BMP, TIFF or DICOM file, told by its content, upright.
+
+    Raises BadImageError with the reason; UserError for DICOM where the libraries that read it are not installed.
+    """
+    if not content:
+        raise BadImageError("the file is empty")
+    with one_line_reasons():
+        if is_dicom(content):
+            return import_with_extra("covidjax.data.formats.dicom", "DICOM files").read(content)
+        for beginning, reader in READERS.items():
+            if content.startswith(beginning):
+                return reader(content)
+    raise BadImageError("not a JPEG, PNG, BMP, TIFF or DICOM image")

@@ -1,0 +1,176 @@
+"""covidjax from Python: train what a config says, and ask a trained network. `docs/library.md` shows it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from covidjax import config as configs
+from covidjax import models
+from covidjax.data.picture import BadImageError, ImageSpec, network_pixels, open_picture
+from covidjax.errors import UserError
+from covidjax.evaluate.network import padded_batches
+from covidjax.losses import at_least_float32
+from covidjax.mesh import by_example, local_mesh, replicated
+from covidjax.models.layers import Staged
+from covidjax.models.preprocessing import Preprocessing
+from covidjax.runs.train import run
+from covidjax.weights.workdir import Trained, Which, load_trained
+
+Images = np.ndarray | Sequence[str | Path]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """The trained network of a workdir. Made by `load`.
+
+    Where a method takes images, these are what the network takes, [n, image_size, image_size, channels] uint8, or paths
+    of image files, which are decoded as those of the run were. Raises UserError for other arrays and for bad files.
+
+    >>> network = covidjax.load("runs/example")
+    >>> network.classes
+    ('covid19', 'normal', 'pneumonia')
+    >>> images = np.zeros((5, 32, 32, 1), np.uint8)
+    >>> network.predict(images).shape
+    (5, 3)
+    >>> network.features(images, "block2").shape
+    (5, 8, 8, 4)
+    """
+
+    trained: Trained
+    mesh: Mesh
+    compiled: Callable[..., Any]
+
+    @property
+    def config(self) -> ConfigDict:
+        """The config of the run."""
+        return self.trained.config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the columns of `predict`."""
+        return self.trained.classes
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages, input first."""
+        return self.trained.model.stages
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The network's own scaling of pixels: [n, height, width, channels], values 0 to 255 -> in the same shape."""
+        return self.trained.preprocessing
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """{'params', 'batch_stats'}; where the run kept a moving average, that."""
+        return self.trained.variables
+
+    def decode(self, paths: Sequence[str | Path]) -> np.ndarray:
+        """Image files as the network takes them: [n, image_size, image_size, channels] uint8."""
+        spec = ImageSpec.of(self.config.dataset)
+
+        def pixels(path: str | Path) -> np.ndarray:
+            try:
+                return network_pixels(open_picture(Path(path).expanduser().read_bytes()), spec)
+            except BadImageError as error:
+                raise UserError(f"{path}: {error}") from error
+            except OSError as error:
+                raise UserError(f"{path}: {error.strerror or error}") from error
+
+        if not paths:
+            raise UserError("no image was named: give paths of image files")
+        return np.stack([pixels(path) for path in paths])
+
+    def logits(self, images: Images) -> np.ndarray:
+        """[n, classes] of at least float32; for masks [n, height, width, classes]."""
+        return self._flowing(images, None)
+
+    def predict(self, images: Images) -> np.ndarray:
+        """The probabilities [n, classes] of a classifier; class ids [n, height, width] uint8 of one of masks."""
+        return self.trained.task.answer(self.logits(images), self.config.loss)
+
+    def features(self, images: Images, stage: str) -> Any:
+        """What flows out of a stage: [n, height, width, features] of at least float32, or a tree of such arrays.
+
+        Raises UserError for a stage that the network does not have.
+        """
+        if stage not in self.stages:
+            raise UserError(f"there is no stage {stage!r}: the stages are {', '.join(self.stages)}")
+        return self._flowing(images, (*self.stages, None)[self.stages.index(stage) + 1])
+
+    def _flowing(self, images: Images, stop: str | None) -> Any:
+        pixels = images if isinstance(images, np.ndarray) else self.decode(images)
+        size, channels = self.config.dataset.image_size, self.config.dataset.channels
+        if (
+            pixels.dtype != np.uint8
+            or pixels.ndim != 4
+            or pixels.shape[1:] != (size, size, channels)
+            or not len(pixels)
+        ):
+            shape = list(pixels.shape)
+            raise UserError(
+                f"images are {shape} {pixels.dtype}: the network takes [n, {size}, {size}, {channels}] uint8"
+            )
+
+        batches = padded_batches(pixels, -(-self.config.batch_size // self.mesh.size) * self.mesh.size)
+        parts = []
+        for batch, count in batches:
+            flowing = self.compiled(self.variables, jax.device_put(batch, by_example(self.mesh)), stop)
+            parts.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], flowing))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def load(workdir: str | Path, checkpoint: Which = "best") -> Network:
+    """The network of a run. checkpoint: 'best', 'latest' or a step.
+
+    Raises UserError where the workdir holds no trained network, and for an ensemble.
+    """
+    folder = Path(workdir).expanduser()
+    config = configs.of_workdir(folder)
+    if config.model.name == models.ENSEMBLE:
+        raise UserError(f"{folder} is an ensemble: load its members, or use launch/predict.py")
+    _check_precision(config)
+    trained = load_trained(folder, checkpoint)
+    mesh = local_mesh(jax.local_device_count())
+    variables = jax.device_put(trained.variables, replicated(mesh))
+    compiled = _compiled(trained.model, trained.preprocessing, mesh)
+    return Network(dataclasses.replace(trained, variables=variables), mesh, compiled)
+
+
+def _compiled(model: Staged, preprocessing: Preprocessing, mesh: Mesh) -> Callable[..., Any]:
+    """(variables, images [n, height, width, channels] uint8, the stage before which to stop) -> what flows there."""
+
+    def forward(variables: Any, images: jax.Array, stop: str | None) -> Any:
+        flowing = model.apply(variables, preprocessing(images.astype(model.numerics.param_dtype)), stop=stop)
+        return jax.tree.map(at_least_float32, flowing)
+
+    whole, parts = replicated(mesh), by_example(mesh)
+    return jax.jit(forward, static_argnums=2, in_shardings=(whole, parts), out_shardings=parts)
+
+
+def train(config: ConfigDict | str | Path, workdir: str | Path) -> Network:
+    """Trains as launch/train.py does, and loads the best network. The same call again resumes, or only loads.
+
+    config: of `covidjax.config.default_config()`, changed, or the path of a config file, `path.py[:argument]`.
+    Raises UserError for a mistake in the config or the data.
+    """
+    if not isinstance(config, ConfigDict):
+        config = configs.load(str(config), ())
+    configs.validate(config)
+    if config.model.name == models.ENSEMBLE:
+        raise UserError("config.model.name is 'ensemble': make it with launch/train.py")
+    _check_precision(config)
+    folder = Path(workdir).expanduser()
+    run(config, folder, "default")
+    return load(folder)
+
+
+def _check_precision(config: ConfigDict) -> None:
+    if config.precision == "float64" and not jax.config.read("jax_enable_x64"):
+        raise UserError("the config has precision float64: call jax.config.update('jax_enable_x64', True) first")

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from covidjax import config as configs
 from covidjax import files, models, tasks
 from covidjax.checkpoint.checkpoint import Checkpoints
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.ops.choose import choose
@@ -95,8 +95,7 @@ def load_trained(workdir: Path, which: Which) -> Trained:
         step = which if isinstance(which, int) else checkpoints.steps()[-1]
         if step not in checkpoints.steps():
             raise UserError(
-                f"there is no checkpoint {step} in {workdir}: use best, latest or one of "
-                f"{', '.join(map(str, checkpoints.steps()))}"
+                f"there is no checkpoint {step} in {workdir}: use best, latest or one of {some_of(checkpoints.steps())}"
             )
         if which == "best" and (best_step := checkpoints.best_step()) is not None:
             step = best_step

@@ -117,7 +117,7 @@ class Listing:
         rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
         missing = [column for column in columns if column not in rows.fieldnames]
         if missing and rows.fieldnames:
-            self.faults.append(f"{path} lacks the columns {', '.join(missing)}: it has {', '.join(rows.fieldnames)}")
+            self.faults.append(f"{path} lacks the columns {', '.join(missing)}: it has {some_of(rows.fieldnames)}")
         if missing:
             return []
         return [{key: (value or "").strip() for key, value in row.items() if key} for row in rows]

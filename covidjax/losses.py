@@ -131,7 +131,7 @@ def class_weights(
     ):
         raise UserError(
             f"loss.class_weights is {weights}; a tuple must hold {num_classes} finite numbers, at least 0, one per "
-            f"class; give them in the order {', '.join(classes)}"
+            f"class; give them in the order {some_of(classes)}"
         )
     return weights
 
@@ -143,7 +143,7 @@ def _in_label_order(spec: Sequence[Any], classes: Sequence[str]) -> tuple[float,
     by_class: dict[str, float] = {part[0]: part[1] for part in spec if isinstance(part, tuple | list)}
     if len(by_class) < len(spec) or not by_class.keys() <= set(classes):
         raise UserError(
-            f"loss.class_weights is {spec!r}; pairs must each name another class of {', '.join(classes)}; "
+            f"loss.class_weights is {spec!r}; pairs must each name another class of {some_of(classes)}; "
             "give each its weight"
         )
     return tuple(float(by_class.get(name, 1.0)) for name in classes)

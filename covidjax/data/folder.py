@@ -54,6 +54,7 @@ def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
         missing = f"{root / split} does not exist; {CLASS_LAYOUT}"
     rows, known = list(scan.rows), all(row.patient for row in scan.rows)
     notes += scan.notes
+    by_patient = ""
     if table.exists():
         rows, known = table_rows(table, columns, scan.places, rows)
     elif any(row.split for row in rows) and not all(row.split for row in rows):
@@ -65,15 +66,23 @@ def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
         notes.append(f"there is no train folder: the images outside split folders are train: {by_folder(outside)}")
     elif known and masks:
         patients = class_order(row.patient for row in rows)
-        notes.append(f"each folder is taken for a patient, {len(patients)}: {some_of(patients)}")
+        by_patient = f"each folder is taken for a patient, {len(patients)}: {some_of(patients)}"
     rows = [dataclasses.replace(row, split=row.split or "train") for row in rows]
     if not known:
         notes.append("no patient ids: the split is image-level")
     classes = tuple(dataset.mask_classes) if masks else class_order(row.label for row in rows)
     if not masks:
         check_classes(classes, root)
-    files = ImageFiles(root, tuple(rows), classes, known, (*notes, *found.notes), paths=found.paths)
-    return choose_split(files, split, dataset.fold, table, missing)
+    notes += [by_patient] * bool(by_patient) + list(found.notes)
+    files = ImageFiles(root, tuple(rows), classes, known, tuple(notes), paths=found.paths)
+    try:
+        return choose_split(files, split, dataset.fold, table, missing)
+    except UserError as error:
+        if not by_patient:
+            raise
+        raise UserError(
+            f"{error}; {by_patient}: if they are none, write {table} with the columns file, split"
+        ) from error
 
 
 def _scan_classes(found: Walk, splits: dict[str, str]) -> Scan:
@@ -144,6 +153,6 @@ def _rows(
         if unknown := set(own) - set(labels["train"]):
             raise UserError(
                 f"{root / splits[split]} has classes that train lacks: {some_of(sorted(unknown))}; "
-                f"allowed: {', '.join(labels['train'])}"
+                f"allowed: {some_of(labels['train'])}"
             )
     return masks, rows

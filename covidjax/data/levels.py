@@ -10,7 +10,7 @@ from covidjax.errors import UserError
 
 WINDOW = re.compile(r"(percentiles:)?(-?[0-9.]+):(-?[0-9.]+)")
 WINDOW_WORDS = "low:high in stored values, such as 0:4095, or percentiles:low:high, such as percentiles:1:99"
-HANDFUL = 16  # levels, of which a picture of a body has far more
+HANDFUL = 32  # levels, of which a picture of a body has far more
 DARK = (
     "use a sixteenth or less of the range of their gray values, such as 12 bits stored as 16, and most of their levels "
     f"are lost: dataset.window rescales them ({WINDOW_WORDS})"
@@ -86,7 +86,7 @@ def remarks(picture: Picture, levels: Image.Image, pixels: np.ndarray, window: s
     found = list(picture.remarks)
     if window and not picture.is_gray:
         found.append(COLOURED)
-    counts = levels.getcolors(HANDFUL)
+    counts = (levels if levels.mode == "L" else levels.convert("L")).getcolors(HANDFUL)
     if picture.alpha is not None and not picture.alpha.any():
         found.append(CLEAR)
     elif _is_dark(picture) and not window:

@@ -68,8 +68,8 @@ class ImageFiles:
 
     @property
     def with_masks(self) -> bool:
-        """Whether each image has a mask."""
-        return any(row.masks is not None for row in self.rows)
+        """Whether the source has masks, of all images or of none."""
+        return any(row.masks is not None for row in self.rows[:1])
 
     def read(self, name: str) -> bytes:
         """The bytes of an image or a mask. Raises OSError."""
@@ -148,4 +148,7 @@ def choose_split(files: ImageFiles, split: str, fold: int, table: Path, missing:
         check_patients_in_one_split(splits, patients)
     rows = tuple(dataclasses.replace(row, split=own) for row, own in zip(rows, splits, strict=True))
     chosen = sorted((row for row in rows if row.split == split), key=lambda row: row.name)
+    present = {row.label for row in chosen}
+    if absent := [name for name in files.classes if not files.with_masks and name not in present]:
+        notes.append(f"{split} has no image of {some_of(absent)}")
     return dataclasses.replace(files, split=split, rows=tuple(chosen), notes=tuple(notes))

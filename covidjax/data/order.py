@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from covidjax.data.examples import Examples
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 
 MOST_TURNS = 1000
 Pairs = Sequence[tuple[str, int]]
@@ -74,6 +74,6 @@ def more_turns(counts: Mapping[str, int], pairs: Pairs) -> int:
     if not known or not all(1 <= number <= MOST_TURNS for number in times.values()):
         raise UserError(
             f"config.dataset.oversample is {tuple(map(tuple, pairs))!r}: allowed are pairs of a class, each once, and "
-            f"a whole number from 1 to {MOST_TURNS}; the classes are {', '.join(counts)}"
+            f"a whole number from 1 to {MOST_TURNS}; the classes are {some_of(counts)}"
         )
     return sum((number - 1) * counts[name] for name, number in times.items())

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from covidjax.data.listing import ImageFiles, Row, choose_split
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 from covidjax.process import path_of
 
 INFO = "dataset_info.json"
@@ -77,7 +77,7 @@ def find(root: Path) -> Path:
     newest = {path.parent: path for path in sorted(found, key=_version)}
     if len(newest) == 1:
         return next(iter(newest.values()))
-    which = f"holds several: {', '.join(map(str, sorted(newest.values())))}" if newest else "is no prepared data set"
+    which = f"holds several: {some_of(sorted(newest.values()))}" if newest else "is no prepared data set"
     raise UserError(f"config.dataset.root {str(root)!r} {which}; {HOW}")
 
 

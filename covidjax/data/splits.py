@@ -50,9 +50,7 @@ def assign_fold(
     """
     available = sorted(set(folds))
     if fold not in available:
-        raise UserError(
-            f"dataset.fold is {fold}; allowed: {', '.join(map(str, available))}, or -1 for the split folders"
-        )
+        raise UserError(f"dataset.fold is {fold}; allowed: {some_of(available)}, or -1 for the split folders")
     if len(available) == 1:
         raise UserError(f"dataset.fold is {fold} and folds.csv has no other fold: nothing is left to train on")
     test = np.asarray(folds) == fold

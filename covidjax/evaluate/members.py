@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from covidjax import config as configs
 from covidjax import files, models, tasks
 from covidjax.checkpoint.checkpoint import Which
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 from covidjax.evaluate.network import inference
 from covidjax.models import mixture
 from covidjax.process import path_of
@@ -112,7 +112,7 @@ def load_members(workdirs: Sequence[str], checkpoints: Iterable[Which], precisio
         known = members[0].trained.classes if members else trained.classes
         if trained.classes != known:
             raise UserError(
-                f"{path} knows the classes {', '.join(trained.classes)}, and {paths[0]} knows {', '.join(known)}: "
+                f"{path} knows the classes {some_of(trained.classes)}, and {paths[0]} knows {some_of(known)}: "
                 "members are trained on the same classes"
             )
         members.append(Member(name if names.count(name) == 1 else str(path), path, trained))

@@ -7,7 +7,7 @@ import jax
 
 from covidjax import files
 from covidjax.data.examples import Examples
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 from covidjax.evaluate.network import answers, make_forward
 from covidjax.mesh import local_mesh, replicated
 from covidjax.weights.workdir import Trained
@@ -30,8 +30,8 @@ def evaluate_split(
     """
     if examples.classes != trained.classes:
         raise UserError(
-            f"the classes of the {examples.split} split are {', '.join(examples.classes)}; the network of {workdir} "
-            f"knows {', '.join(trained.classes)}"
+            f"the classes of the {examples.split} split are {some_of(examples.classes)}; the network of {workdir} "
+            f"knows {some_of(trained.classes)}"
         )
     config, task, mesh = trained.config, trained.task, local_mesh()
     forward = make_forward(trained.model, trained.preprocessing, mesh, start)

@@ -126,7 +126,7 @@ def test_skip_bad_drops_and_notes_the_bad_files(make: Callable, decoded_count: l
         decode(*make([b"", b"text"], skip_bad=True))
 
 
-@pytest.mark.parametrize("change", ["pixel", "image_size", "channels", "crop", "enhancement", "name"])
+@pytest.mark.parametrize("change", ["pixel", "image_size", "channels", "crop", "enhancement", "window", "name"])
 def test_cache_follows_content_and_settings(make: Callable, decoded_count: list[int], change: str) -> None:
     contents = [encoded(gray(value)) for value in (1, 2)]
     files, dataset = make(contents)
@@ -137,7 +137,9 @@ def test_cache_follows_content_and_settings(make: Callable, decoded_count: list[
         (files.root / "a" / "other.png").write_bytes(contents[1])
         files = dataclasses.replace(files, rows=(files.rows[0], dataclasses.replace(files.rows[1], name="a/other.png")))
     else:
-        dataset[change] = {"image_size": 4, "channels": 3, "crop": "pad", "enhancement": "clahe"}[change]
+        dataset[change] = {"image_size": 4, "channels": 3, "crop": "pad", "enhancement": "clahe", "window": "0:255"}[
+            change
+        ]
     after = decode(files, dataset)
     assert len(decoded_count) == 4
     assert after.fingerprint != before.fingerprint

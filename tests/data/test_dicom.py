@@ -19,7 +19,7 @@ from covidjax.data.formats.base import BadImageError
 from covidjax.data.formats.dicom import BURNT_IN, SURPRISE
 from covidjax.data.formats.read import open_picture
 from covidjax.data.levels import DARK
-from covidjax.data.picture import ImageSpec, decode_image, own_pixels
+from covidjax.data.picture import ImageSpec, decode_image, decode_pair, own_pixels
 from covidjax.errors import UserError
 from tests.data.images import dataset_config
 
@@ -43,8 +43,7 @@ def file(pixels: np.ndarray, bits: int, syntax: str = ExplicitVRLittleEndian, **
         dataset.PlanarConfiguration = 0
     for name, value in tags.items():
         setattr(dataset, name, value)
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    dataset.PixelData = (pixels.byteswap() if syntax == ExplicitVRBigEndian else pixels).tobytes()
     dataset["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
@@ -114,6 +113,19 @@ def test_gray_is_what_the_standard_says(
     np.testing.assert_array_equal(shown(file(pixels, bits, syntax, **tags)), expected)
 
 
+def test_what_the_functional_groups_of_a_frame_say_holds() -> None:
+    def group(**tags: Any) -> list[Dataset]:
+        item = Dataset()
+        for name, value in tags.items():
+            setattr(item, name, value)
+        return [item]
+
+    shared = group(PixelValueTransformationSequence=group(RescaleSlope=2, RescaleIntercept=-1000))
+    frames = group(FrameVOILUTSequence=group(WindowCenter=40, WindowWidth=400))
+    content = file(CT, 12, SharedFunctionalGroupsSequence=shared, PerFrameFunctionalGroupsSequence=frames)
+    np.testing.assert_array_equal(shown(content), grey(2.0 * CT - 1000, 39.5 - 199.5, 39.5 + 199.5))
+
+
 def table(first: int, values: np.ndarray, bits: int) -> list[Dataset]:
     item = Dataset()
     item.add_new("LUTDescriptor", "US", [len(values), first, bits])
@@ -138,7 +150,8 @@ def test_a_window_of_the_config_is_in_modality_values_and_replaces_that_of_the_f
 def test_colours_and_palettes() -> None:
     colours = RANDOM.integers(0, 256, (5, 6, 3), np.uint8)
     np.testing.assert_array_equal(own_pixels(open_picture(file(colours, 8)), 3), colours)
-    indices, tags = RANDOM.integers(0, 4, (5, 6)).astype(np.uint8), {}
+    indices = RANDOM.integers(0, 4, (5, 6)).astype(np.uint8)
+    tags: dict[str, Any] = {}
     entries = RANDOM.integers(0, 65536, (3, 4)).astype("<u2")
     for name, own in zip(("Red", "Green", "Blue"), entries, strict=True):
         tags[f"{name}PaletteColorLookupTableDescriptor"] = [4, 0, 16]
@@ -176,7 +189,7 @@ def test_what_no_image_can_be_made_of_is_refused_in_one_line() -> None:
         "without an image": Path(str(get_testdata_file("rtplan.dcm", download=False))).read_bytes(),
         "values of 32 bits.*dataset.window": file(CT.astype(np.uint32), 32),
         "YBR_PARTIAL_420": file(np.zeros((4, 4, 3), np.uint8), 8, PhotometricInterpretation="YBR_PARTIAL_420"),
-        "cannot be decoded": file(CT, 12)[:-20],
+        "are damaged": file(CT, 12)[:-20],
         "window of the width 0": file(CT, 12, WindowCenter=1, WindowWidth=0),
     }
     for reason, content in cases.items():
@@ -211,6 +224,11 @@ def test_class_folders_of_dicom_train_like_others_and_keep_nothing_of_the_person
     assert texts
     for secret in (PERSON.encode(), b"0004cfab", b"19700101"):
         assert not any(secret in text for text in texts)
+
+
+def test_a_mask_in_dicom_is_refused() -> None:
+    with pytest.raises(BadImageError, match="its mask m: DICOM, which is read as an image: export the mask as PNG"):
+        decode_pair(file(CT, 12), file(CT % 2, 12), "m", 2, ImageSpec(8, 1, "center"))
 
 
 def test_without_the_library_a_line_says_what_to_install(tmp_path: Path) -> None:

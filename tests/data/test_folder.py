@@ -109,6 +109,7 @@ def test_a_class_may_be_absent_from_test_but_needs_a_good_training_image(tree: C
     (root / "test" / "cat").rmdir()
     examples = load(root, "test")
     assert (examples.classes, set(examples.labels)) == (("cat", "dog"), {1})
+    assert "test has no image of cat" in examples.notes
     for path in (root / "train" / "cat").iterdir():
         path.write_bytes(b"bad")
     with pytest.raises(UserError, match="left in class cat"):

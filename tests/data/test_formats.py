@@ -297,6 +297,8 @@ def test_pictures_of_few_levels_say_so() -> None:
     np.testing.assert_array_equal(shown(png(wide[..., None], 16), window="0:4095"), level(wide, 12))
     assert said(png(wide[..., None] // 1024, 2)) == (FEW,)
     assert said(encoded(gray(7))) == (ONE,)
+    deep = np.repeat((4095 * scene()).astype(int)[..., None], 3, axis=-1)
+    assert said(png(deep, 16, 2)) == (FEW,)  # colours too
     for mode, kind in (("RGBA", "png"), ("LA", "png"), ("RGBA", "tiff")):
         assert said(encoded(Image.fromarray(GRAY).convert(mode.replace("A", "")).convert(mode), kind)) == ()
         clear = Image.fromarray(GRAY).convert(mode)

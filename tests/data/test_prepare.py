@@ -28,7 +28,7 @@ from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
 
 from covidjax.data.datasets import radiographs  # noqa: E402
 from covidjax.data.datasets.prepare import load_builder, prepare  # noqa: E402
-from covidjax.data.datasets.records import Record  # noqa: E402
+from covidjax.data.datasets.records import Record, with_dicom_patients  # noqa: E402
 from covidjax.data.datasets.stored import stored  # noqa: E402
 from tests.data import trees  # noqa: E402
 
@@ -97,7 +97,7 @@ def test_jpeg_and_png_are_stored_byte_for_byte_and_other_formats_as_png_without_
     for record in all_records(folder):
         assert record["image"] == (manual / "Images-processed" / record["id"].decode()).read_bytes()
     for picture, suffix in ((Image.new("L", (5, 4), 7), "tiff"), (Image.new("RGB", (5, 4), (1, 2, 3)), "bmp")):
-        png = Image.open(io.BytesIO(stored(encoded(picture, suffix))))
+        png = Image.open(io.BytesIO(stored(encoded(picture, suffix))[0]))
         assert png.format == "PNG"
         np.testing.assert_array_equal(np.asarray(png), np.asarray(picture))
 
@@ -106,24 +106,35 @@ GRAY = np.random.default_rng(0).integers(0, 256, (32, 24), np.uint8)
 
 
 def test_a_dicom_file_gives_its_jpeg_or_a_png_in_which_bright_is_white_and_all_levels_span_the_range() -> None:
-    assert stored(trees.dicom(GRAY)).rstrip(b"\0") == encoded(Image.fromarray(GRAY), "jpg").rstrip(b"\0")
+    assert stored(trees.dicom(GRAY))[0].rstrip(b"\0") == encoded(Image.fromarray(GRAY), "jpg").rstrip(b"\0")
     twelve = np.random.default_rng(1).integers(0, 4096, (32, 24), np.uint16)
     inverted = 255 - trees.pixels(encoded(Image.fromarray(GRAY), "jpg"))
-    np.testing.assert_array_equal(trees.pixels(stored(trees.dicom(GRAY, "MONOCHROME1"))), inverted)
+    np.testing.assert_array_equal(trees.pixels(stored(trees.dicom(GRAY, "MONOCHROME1"))[0]), inverted)
     for kind, values in (("MONOCHROME2", twelve), ("MONOCHROME1", 4095 - twelve)):
-        found = trees.pixels(stored(trees.dicom(twelve, kind, 12, ExplicitVRLittleEndian)))
+        found = trees.pixels(stored(trees.dicom(twelve, kind, 12, ExplicitVRLittleEndian))[0])
         assert found.dtype == np.uint16
         np.testing.assert_allclose(found, values * (65535 / 4095), atol=0.51)
+
+
+def test_patients_of_dicom_files_are_told_apart_and_named_by_numbers(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.dcm" for number in range(5)]
+    for path, patient in zip(paths, ("0004cfab", "Doe", "0004cfab", "", "Doe"), strict=True):
+        path.write_bytes(trees.dicom(GRAY, patient=patient))
+    found, told = with_dicom_patients([Record(path.name, path, "a") for path in paths])
+    assert [record.patient for record in found] == ["dicom-1", "dicom-2", "dicom-1", "", "dicom-2"]
+    assert told == ["2 patients are told apart by the PatientID of DICOM files, which is not kept"]
+    named = [Record(path.name, path, "a", "p" if path is paths[0] else "") for path in paths]
+    assert with_dicom_patients(named) == (named, [])
 
 
 def test_a_dicom_file_that_cannot_be_read_is_refused_in_one_line() -> None:
     cases = {
         "without an image": trees.dicom(GRAY)[:400],
-        "Palette Color": trees.dicom(GRAY, "PALETTE COLOR", syntax=ExplicitVRLittleEndian),
+        "damaged DICOM file": trees.dicom(GRAY, "PALETTE COLOR", syntax=ExplicitVRLittleEndian),
     }
     for reason, content in cases.items():
         with pytest.raises(BadImageError, match=reason) as caught:
-            stored(content)
+            stored(content)[0]
         assert "\n" not in str(caught.value)
 
 

@@ -89,12 +89,18 @@ def sars_cov2_ct(root: Path) -> None:
         tree.image(f"COVID/Covid ({number}).png", f"non-COVID/Non-Covid ({number}).png", mode="RGB")
 
 
-def dicom(pixels: np.ndarray, kind: str = "MONOCHROME2", bits: int = 8, syntax: str = JPEGBaseline8Bit) -> bytes:
+def dicom(
+    pixels: np.ndarray,
+    kind: str = "MONOCHROME2",
+    bits: int = 8,
+    syntax: str = JPEGBaseline8Bit,
+    patient: str = "0004cfab",
+) -> bytes:
     """A DICOM file; the defaults are those of the RSNA challenge: a JPEG, here in two fragments."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = UID(syntax)
-    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.PatientID = SecondaryCaptureImageStorage, "1.2.3", "0004cfab"
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.PatientID = SecondaryCaptureImageStorage, "1.2.3", patient
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, kind, 0
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8 * pixels.dtype.itemsize, bits, bits - 1

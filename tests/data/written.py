@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,21 +16,27 @@ def packed(rows: np.ndarray, bits: int, order: str = ">") -> bytes:
     """Samples [height, samples of a row], high bits first, each row filled up to a byte."""
     if bits in (8, 16, 32, 64):
         numbers = rows if rows.dtype.kind == "f" and bits > 16 else rows.astype(np.int64).astype(f"u{bits // 8}")
-        return numbers.astype(numbers.dtype.newbyteorder(order)).tobytes()
+        return (numbers if order == "<" else numbers.byteswap()).tobytes()
     ones = (rows[..., None].astype(np.int64) >> np.arange(bits - 1, -1, -1)) & 1
     return np.packbits(ones.reshape(len(rows), -1).astype(np.uint8), axis=1).tobytes()
 
 
+# Of Adam7: the first row and column of each pass, and the steps from one to the next.
+PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+
+
 def png(
-    samples: np.ndarray, bits: int, kind: int = 0, before: bytes = b"", palette: bytes = b"", level: int = 6
+    samples: np.ndarray, bits: int, kind: int = 0, before: bytes = b"", palette: bytes = b"", interlaced: bool = False
 ) -> bytes:
     """A PNG file. samples: [height, width, channels]; kind: its colour type; before: chunks ahead of the pixels."""
     height, width = samples.shape[:2]
-    rows = samples.reshape(height, -1)
-    raw = b"".join(b"\0" + packed(row[None], bits) for row in rows)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+    passes = PASSES if interlaced else ((0, 0, 1, 1),)
+    parts = [samples[top::down, left::right] for top, left, down, right in passes]
+    rows = [row.reshape(1, -1) for part in parts if part.size for row in part]
+    raw = b"".join(b"\0" + packed(row, bits) for row in rows)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, interlaced))
     colours = chunk(b"PLTE", palette) if palette else b""
-    pixels = chunk(b"IDAT", zlib.compress(raw, level))
+    pixels = chunk(b"IDAT", zlib.compress(raw))
     return b"\x89PNG\r\n\x1a\n" + header + colours + before + pixels + chunk(b"IEND", b"")
 
 
@@ -40,7 +46,7 @@ def packbits(content: bytes) -> bytes:
     return b"".join(bytes([len(run) - 1]) + run for run in runs)
 
 
-COMPRESSIONS = {1: bytes, 8: zlib.compress, 32773: packbits}
+COMPRESSIONS: dict[int, Callable[[bytes], bytes]] = {1: bytes, 8: zlib.compress, 32773: packbits}
 
 
 def tiff(

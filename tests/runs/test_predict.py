@@ -214,6 +214,14 @@ def test_bad_files_are_named_together_and_nothing_is_left_behind(
     assert contents(tmp_path) == before
 
 
+def test_what_images_look_like_is_told(classifier: Trained, unet: Trained, images: Path, tmp_path: Path) -> None:
+    Image.new("RGBA", (20, 20), (200, 100, 0, 0)).save(images / "clear.png")
+    for trained, tiling in ((classifier, None), (unet, None), (unet, Tiling(32, 0))):
+        output = tmp_path / f"{trained.config.model.name}{tiling is None}.csv"
+        notes = predict.predict(trained, predict.list_images(images), output, tiling=tiling).notes
+        assert "1 images are transparent everywhere, and come out black: clear.png" in notes
+
+
 def test_what_a_killed_run_left_is_removed_and_what_another_is_writing_is_not(
     unet: Trained, images: Path, tmp_path: Path
 ) -> None:

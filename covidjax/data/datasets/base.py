@@ -16,8 +16,8 @@ import tensorflow_datasets as tfds
 
 from covidjax.console import Progress
 from covidjax.data.copies import Seen, copies
-from covidjax.data.datasets.records import Listing, Record
-from covidjax.data.decode import in_parallel
+from covidjax.data.datasets.records import Listing, Record, with_dicom_patients
+from covidjax.data.decode import in_parallel, remark_notes
 from covidjax.data.examples import SPLITS
 from covidjax.data.formats.base import BadImageError
 from covidjax.data.listing import check_classes
@@ -55,7 +55,7 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
         records, faults = [record.printable() for record in listing.records], list(listing.faults)
         twice = [key for key, count in collections.Counter(record.name for record in records).items() if count > 1]
         faults += [f"{key} is there more than once" for key in twice]
-        bad, digests = _read_all(self.name, records, len(self.MASK_CLASSES))
+        bad, digests, looks = _read_all(self.name, records, len(self.MASK_CLASSES))
         faults += bad
         present = {record.label for record in records}
         if records:
@@ -66,13 +66,14 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
             raise UserError(f"{self.name}: {len(faults)} problems, nothing was written: {some_of(faults, '; ')}")
         if self.CLASSES:
             check_classes(self.CLASSES, root)
+        records, told = with_dicom_patients(records)
         records, notes = _draw(records, self.CLASSES)
         _check_training_images(self.name, records, self.CLASSES)
         notes += copies(
             Seen(digest, record.name, record.split, record.label)
             for digest, record in zip(digests, records, strict=True)
         )
-        notes = listing.notes + notes + _differences(records, self.published())
+        notes = listing.notes + looks + told + notes + _differences(records, self.published())
         sides = collections.Counter(patient for patient, _ in {(r.patient, r.split) for r in records if r.patient})
         torn = tuple(sorted(patient for patient, count in sides.items() if count > 1))
         if torn:
@@ -128,30 +129,32 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, records: list[Record], done: Iterator[int]) -> Iterator[tuple[str, dict[str, Any]]]:
         for record in records:
-            image, mask = record.encoded(len(self.MASK_CLASSES))
+            image, mask, _ = record.encoded(len(self.MASK_CLASSES))
             kind = {"mask": mask} if self.has_masks() else {"label": record.label}
             texts = {"id": record.name, "patient": record.patient, "source": record.source}
             self.progress.show(next(done))
             yield record.name, {"image": image, "fold": record.fold, "held_out": record.held_out, **texts, **kind}
 
 
-def _read_all(name: str, records: list[Record], num_mask_classes: int) -> tuple[list[str], list[str]]:
-    """What is wrong with the files, and the digest of each image."""
+def _read_all(name: str, records: list[Record], num_mask_classes: int) -> tuple[list[str], list[str], list[str]]:
+    """What is wrong with the files, the digest of each image, and notes on what the images look like."""
 
-    def read(index: int) -> tuple[str, str]:
+    def read(index: int) -> tuple[str, str, tuple[str, ...]]:
         record = records[index]
         try:
-            return "", hashlib.sha256(record.encoded(num_mask_classes)[0]).hexdigest()
+            image, _, remarks = record.encoded(num_mask_classes)
+            return "", hashlib.sha256(image).hexdigest(), remarks
         except BadImageError as error:
-            return f"{record.name} ({error})", ""
+            return f"{record.name} ({error})", "", ()
         except OSError as error:
-            return f"{record.name} ({error.strerror or type(error).__name__})", ""
+            return f"{record.name} ({error.strerror or type(error).__name__})", "", ()
 
     progress = Progress(f"{name}: checking", len(records))
     found = in_parallel(read, len(records), progress)
     if records:
         progress.finish(f"{name}: checked {len(records)} images")
-    return [fault for fault, _ in found if fault], [digest for _, digest in found]
+    remarks = {record.name: own for record, (*_, own) in zip(records, found, strict=True)}
+    return [fault for fault, *_ in found if fault], [digest for _, digest, _ in found], remark_notes(remarks)
 
 
 def _check_training_images(name: str, records: list[Record], classes: tuple[str, ...]) -> None:

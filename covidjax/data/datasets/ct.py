@@ -84,7 +84,7 @@ def _patients(listing: Listing, path: Path) -> dict[str, str]:
     patient = next((number for number, cell in enumerate(header) if "patient" in cell), None)
     if file is None or patient is None:
         if rows:
-            listing.faults.append(f"{path} has no columns for file and patient, but {', '.join(filter(None, header))}")
+            listing.faults.append(f"{path} has no columns for file and patient, but {some_of(filter(None, header))}")
         return {}
     prefix = path.name.split("-")[0]
     filled = [row for row in rows[1:] if len(row) > max(file, patient) and row[patient]]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from covidjax.data.datasets.stored import stored, stored_pair
-from covidjax.data.formats.read import SUFFIXES
+from covidjax.data.formats import dicom
+from covidjax.data.formats.read import SUFFIXES, is_dicom
 from covidjax.data.walk import is_system
 from covidjax.errors import some_of
 from covidjax.files import printable
@@ -41,13 +42,34 @@ class Record:
         texts = {key: printable(getattr(self, key)) for key in ("name", "label", "patient", "source")}
         return dataclasses.replace(self, **texts)
 
-    def encoded(self, num_mask_classes: int) -> tuple[bytes, bytes]:
-        """The image and its mask (b'' without one) as they are stored. Raises BadImageError and OSError."""
-        image = _read(self.image)
+    def encoded(self, num_mask_classes: int) -> tuple[bytes, bytes, tuple[str, ...]]:
+        """The image and its mask (b'' without one) as they are stored, and remarks on the image.
+
+        Raises BadImageError and OSError.
+        """
+        content = _read(self.image)
         if self.mask is None:
-            return stored(image), b""
+            image, remarks = stored(content)
+            return image, b"", remarks
         name = self.mask.name if isinstance(self.mask, Path) else "mask"
-        return stored_pair(image, _read(self.mask), name, num_mask_classes)
+        return stored_pair(content, _read(self.mask), name, num_mask_classes)
+
+
+def with_dicom_patients(records: list[Record]) -> tuple[list[Record], list[str]]:
+    """The records, and a note, with patients of DICOM files where the set names none of any image.
+
+    A patient is a number in the order in which a PatientID first occurs: nothing of the PatientID itself is kept.
+    """
+    numbers: dict[str, str] = {}
+    found = []
+    for record in records if not any(record.patient for record in records) else ():
+        content = record.image.read_bytes() if isinstance(record.image, Path) else b""
+        own = dicom.patient_id(content) if is_dicom(content) else ""
+        patient = numbers.setdefault(own, f"dicom-{len(numbers) + 1}") if own else ""
+        found.append(dataclasses.replace(record, patient=patient))
+    if not numbers:
+        return records, []
+    return found, [f"{len(numbers)} patients are told apart by the PatientID of DICOM files, which is not kept"]
 
 
 @dataclasses.dataclass
@@ -95,7 +117,7 @@ class Listing:
         rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
         missing = [column for column in columns if column not in rows.fieldnames]
         if missing and rows.fieldnames:
-            self.faults.append(f"{path} lacks the columns {', '.join(missing)}: it has {', '.join(rows.fieldnames)}")
+            self.faults.append(f"{path} lacks the columns {', '.join(missing)}: it has {some_of(rows.fieldnames)}")
         if missing:
             return []
         return [{key: (value or "").strip() for key, value in row.items() if key} for row in rows]

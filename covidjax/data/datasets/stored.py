@@ -8,27 +8,36 @@ from PIL import Image
 from covidjax.data.formats import dicom
 from covidjax.data.formats.base import Picture, one_line_reasons
 from covidjax.data.formats.read import open_picture
-from covidjax.data.levels import to_16_bits
+from covidjax.data.levels import remarks, to_8_bits, to_16_bits
 from covidjax.data.picture import open_pair, own_pixels
 
 
-def stored(content: bytes) -> bytes:
+def stored(content: bytes) -> tuple[bytes, tuple[str, ...]]:
     """The bytes of a JPEG or PNG file that can be decoded, of a JPEG in DICOM too, and of a PNG for any other image.
 
     A PNG is gray or RGB, with the pixels that `covidjax.data.picture.own_pixels` makes of the other format, and of gray
     with more than 8 bits with all levels, in 16 bits.
-    Raises BadImageError with the reason.
+    Returns remarks too, see `covidjax.data.levels.remarks`. Raises BadImageError with the reason.
     """
-    return _stored(content, open_picture(content))
+    picture = open_picture(content)
+    return _stored(content, picture), _remarks(picture)
 
 
-def stored_pair(content: bytes, mask_content: bytes, mask_name: str, num_classes: int) -> tuple[bytes, bytes]:
+def stored_pair(
+    content: bytes, mask_content: bytes, mask_name: str, num_classes: int
+) -> tuple[bytes, bytes, tuple[str, ...]]:
     """An image, and its mask as PNG of class ids, as `covidjax.data.picture.decode_pair` demands and reads them.
 
-    Raises BadImageError with the reasons of both.
+    Returns remarks on the image too. Raises BadImageError with the reasons of both.
     """
     picture, ids = open_pair(content, mask_content, mask_name, num_classes)
-    return _stored(content, picture), png(Image.fromarray(ids))
+    return _stored(content, picture), png(Image.fromarray(ids)), _remarks(picture)
+
+
+def _remarks(picture: Picture) -> tuple[str, ...]:
+    with one_line_reasons():
+        plain = to_8_bits(picture)
+        return remarks(picture, plain, np.asarray(plain), "")
 
 
 def _stored(content: bytes, picture: Picture) -> bytes:

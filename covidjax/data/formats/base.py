@@ -62,15 +62,13 @@ class Picture:
         if not isinstance(orientation, int) or not 2 <= orientation <= 8:
             return self
 
-        def turn(array: np.ndarray | None) -> np.ndarray | None:
-            if array is None:
-                return None
+        def turn(array: np.ndarray) -> np.ndarray:
             array = np.swapaxes(array, 0, 1) if orientation >= 5 else array
             array = array[::-1] if orientation in (3, 4, 7, 8) else array
             return np.ascontiguousarray(array[:, ::-1] if orientation in (2, 3, 6, 7) else array)
 
-        turned = {name: turn(getattr(self, name)) for name in ("samples", "alpha", "shades")}
-        return dataclasses.replace(self, **turned)
+        alpha, shades = (None if array is None else turn(array) for array in (self.alpha, self.shades))
+        return dataclasses.replace(self, samples=turn(self.samples), alpha=alpha, shades=shades)
 
 
 def check_size(width: int, height: int) -> None:

@@ -25,9 +25,13 @@ TAGS = [
     *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
     *(f"{kind}PaletteColorLookupTableData" for kind in ("Red", "Green", "Blue", "SegmentedRed", "SegmentedGreen")),
     "SegmentedBluePaletteColorLookupTableData",
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
-NEEDED = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored")
-NEEDED += ("PixelRepresentation",)
+GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")  # of a frame: slope, intercept and window
+NEEDED = (
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored"),
+    "PixelRepresentation",
+)
 GRAYS = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 BURNT_IN = "have annotation burnt into their pixels (BurnedInAnnotation)"
@@ -37,18 +41,31 @@ pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # a war
 
 
 def read(content: bytes) -> Picture:
-    """The picture of a DICOM file of one frame. Raises BadImageError with the reason, and what decoders raise.
+    """The picture of a DICOM file of one frame. Raises BadImageError with a reason without any text of the file.
 
     Gray: slope and intercept or the modality table; then the VOI table, or else the first window, or else the full
     range of what is stored; MONOCHROME1 is inverted. `dataset.window` replaces the second, in modality values.
     """
-    dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=TAGS)
+    try:
+        return _read(pydicom.dcmread(io.BytesIO(content), specific_tags=TAGS))
+    except BadImageError:
+        raise
+    except Exception as error:  # of many kinds, whose words may hold bytes of the file
+        raise BadImageError(f"damaged DICOM file, or one that is not read ({type(error).__name__})") from error
+
+
+def _read(dataset: Dataset) -> Picture:
     if "PixelData" not in dataset:
         raise BadImageError("a DICOM file without an image of whole numbers")
     if missing := [name for name in NEEDED if dataset.get(name) is None]:
         raise BadImageError(f"a DICOM file without {', '.join(missing)}")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
         raise BadImageError(f"{frames} frames: save each as a file of its own")
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in (group for group in GROUPS if dataset.get(groups) and group in dataset[groups][0]):
+            dataset.update(
+                {element.tag: element for element in dataset[groups][0][group][0] if element.keyword in TAGS}
+            )
     check_size(int(dataset.Columns), int(dataset.Rows))
     kind, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsStored)
     remarks = (BURNT_IN,) if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES" else ()
@@ -63,15 +80,24 @@ def read(content: bytes) -> Picture:
     return Picture(samples, bits, "DICOM", remarks=remarks)
 
 
+def patient_id(content: bytes) -> str:
+    """PatientID, to tell patients apart; '' where there is none. It is to be kept nowhere."""
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=["PatientID"], stop_before_pixels=True)
+        return str(dataset.get("PatientID") or "").strip()
+    except Exception:  # what is wrong with the file is told where its picture is read
+        return ""
+
+
 def _stored(dataset: Dataset) -> np.ndarray:
     """The stored values; of a JPEG of 8 bits, as its own reader has them, which sees damage."""
     if dataset.file_meta.TransferSyntaxUID == uid.JPEGBaseline8Bit and dataset.SamplesPerPixel == 1:
         return jpeg.read(get_frame(dataset.PixelData, 0, number_of_frames=1)).samples
     try:
         return pixel_array(dataset)
-    except Exception as error:  # many kinds, and long ones where several decoders were tried
-        syntax = dataset.file_meta.TransferSyntaxUID.name
-        raise BadImageError(f"its pixels ({syntax}) cannot be decoded: {str(error)[:120]}") from error
+    except Exception as error:  # of many kinds, whose words may hold bytes of the file
+        syntax = " ".join(dataset.file_meta.TransferSyntaxUID.name.split())
+        raise BadImageError(f"its pixels ({syntax}) are damaged, or of a form that is not read") from error
 
 
 def embedded_jpeg(content: bytes) -> bytes | None:

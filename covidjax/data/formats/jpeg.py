@@ -10,12 +10,12 @@ from PIL import ImageOps
 from covidjax.data.formats.base import BadImageError, Picture, check_size, opened
 
 END = b"\xff\xd9"
-MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")  # but for stuffed bytes, restarts and the start
+MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")  # but for stuffed bytes, restarts and the start
 FRAMES = {0xC0: "baseline", 0xC1: "sequential", 0xC2: "progressive"}
 OTHER_FRAMES = {0xC3: "lossless", 0xC9: "arithmetic coding", 0xCA: "arithmetic coding", 0xCB: "arithmetic coding"}
 NO_FRAMES = (0xC4, 0xC8, 0xCC)  # Huffman tables, reserved, conditions of arithmetic coding
 TABLES, SCAN, LAST = 0xC4, 0xDA, 0xD9
-LOST = bytes(32)  # more than one block of 64 coefficients, where zero bits are not the shortest way to say 'flat'
+LOST = bytes(16)  # most of a block of 64 coefficients, where zero bits are not the shortest way to say 'flat'
 HARMLESS = ("Invalid SOS parameters", "Unknown Adobe color transform")
 NO_END = "lack the end marker of JPEG, and have all their pixels"
 
@@ -65,8 +65,8 @@ def check(content: bytes) -> bool:
 
 
 def _markers(content: bytes) -> _Found:
-    found, position = _Found(), 2
-    while match := MARKER.search(content, position):
+    found, match = _Found(), MARKER.search(content, 2)
+    while match:
         code, start = match[1][0], match.end()
         if code == LAST:
             found.ended = True
@@ -75,17 +75,16 @@ def _markers(content: bytes) -> _Found:
         body = content[start + 2 : end]
         if end < start + 2 or end > len(content):
             raise BadImageError("truncated JPEG: it ends within its header")
+        match = MARKER.search(content, end)
         if 0xC0 <= code <= 0xCF and code not in NO_FRAMES:
             _frame(found, code, body)
         elif code == TABLES:
             _tables(found, body)
         elif code == SCAN:
             _scan(found, body)
-            following = MARKER.search(content, end)
-            zeros = content.find(LOST, end, following.start() if following else len(content))
-            if zeros >= 0 and found.frame != "progressive" and not _zeros_are_flat(found, body):
+            zeros = content.find(LOST, end, match.start() if match else len(content))
+            if zeros >= 0 and not _zeros_are_flat(found, body):
                 raise BadImageError(f"damaged JPEG: zeros from byte {zeros} on, where it had pixels")
-        position = end
     return found
 
 
@@ -120,6 +119,8 @@ def _scan(found: _Found, body: bytes) -> None:
 
 
 def _zeros_are_flat(found: _Found, body: bytes) -> bool:
-    """Whether zero bits say 'as bright as before' and 'end of the block' in every table of a scan."""
-    tables = [(part >> 4, 16 + (part & 15)) for part in body[2 : 1 + 2 * body[0] : 2]]
-    return not any(found.first.get(number, 1) for pair in tables for number in pair)
+    """Whether zero bits say 'as before' and 'end of the block' in every table of a scan, or refine nothing."""
+    first, last, approximation = body[-3:]
+    parts = body[2 : 1 + 2 * body[0] : 2]
+    tables = [part >> 4 for part in parts if first == 0] + [16 + (part & 15) for part in parts if last > 0]
+    return approximation > 15 or not any(found.first.get(number, 1) & 15 for number in tables)

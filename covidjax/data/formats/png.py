@@ -56,7 +56,8 @@ def read(content: bytes) -> Picture:
 
 def _chunks(content: bytes) -> list[tuple[bytes, bytes]]:
     """Names and bodies of all chunks to IEND. Raises BadImageError for a wrong checksum and a missing end."""
-    chunks, position = [], len(SIGNATURE)
+    chunks: list[tuple[bytes, bytes]] = []
+    position = len(SIGNATURE)
     while position + 12 <= len(content):
         length = int.from_bytes(content[position : position + 4], "big")
         name, body = content[position + 4 : position + 8], content[position + 8 : position + 8 + length]

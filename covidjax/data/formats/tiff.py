@@ -4,6 +4,7 @@ import io
 import logging
 import math
 
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image
@@ -12,7 +13,9 @@ from covidjax.data.formats import jpeg
 from covidjax.data.formats.base import BadImageError, Picture, check_size
 
 COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946)  # none, CCITT, LZW, JPEG, deflate, PackBits
+FAX_OR_NONE = (1, 2, 3, 4)
 JPEG = 7
+UNCHECKED = {5: imagecodecs.lzw_decode, 32773: imagecodecs.packbits_decode}  # where a wrong length tells of damage
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 OTHERS = {4: "a transparency mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "a colour filter array"}
@@ -38,8 +41,10 @@ def read(content: bytes) -> Picture:
     if (depth := samples.shape[1]) != 1:
         raise BadImageError(f"{depth} planes: save each as a file of its own")
     samples = np.concatenate([plane[0] for plane in samples], axis=-1)
+    samples = samples.astype(np.uint8) if samples.dtype == bool else samples
     orientation = page.tags.valueof(274)
-    colours, extras, remarks = COLOURS[kind], tuple(page.extrasamples), ()
+    colours, extras = COLOURS[kind], tuple(page.extrasamples)
+    remarks: tuple[str, ...] = ()
     alpha = None
     if UNASSOCIATED in extras:
         alpha = samples[..., colours + extras.index(UNASSOCIATED)]
@@ -98,6 +103,8 @@ def _checked(page: tifffile.TiffPage) -> tuple[int, int]:
         raise BadImageError("TIFF with YCbCr colours: save it as RGB")
     if kind == CMYK and (bits != 8 or page.tags.valueof(332, 1) != 1 or page.extrasamples):
         raise BadImageError("TIFF with inks: save it as RGB")
+    if page.fillorder != 1 and compression not in FAX_OR_NONE:
+        raise BadImageError("TIFF with a FillOrder that its compression leaves without a meaning: save it anew")
     if compression == JPEG and bits != 8:
         raise BadImageError(f"TIFF with JPEG of {bits} bits: save it with LZW or deflate")
     return bits, kind
@@ -107,11 +114,11 @@ def _check_segments(page: tifffile.TiffPage, content: bytes) -> None:
     """Raises BadImageError for strips and tiles that are not there whole: they would come out as zeros."""
     offsets, counts = page.dataoffsets, page.databytecounts
     what = "tile" if page.is_tiled else "strip"
-    needed, width, height = (
-        math.prod(page.chunked),
-        page.tilewidth or page.imagewidth,
-        page.tilelength or page.rowsperstrip,
-    )
+    needed = math.prod(page.chunked)
+    width, height = page.imagewidth, min(page.rowsperstrip or page.imagelength, page.imagelength)
+    if page.is_tiled:
+        width, height = page.tilewidth, page.tilelength
+        check_size(width, height)
     row = -(-width * page.bitspersample * (page.samplesperpixel if page.planarconfig == 1 else 1) // 8)
     strips = -(-page.imagelength // height)
     if len(offsets) < needed or len(counts) < needed:
@@ -121,9 +128,12 @@ def _check_segments(page: tifffile.TiffPage, content: bytes) -> None:
         plain = rows * row if page.compression == 1 else 1
         if count < plain or offset <= 0 or offset + count > len(content):
             raise BadImageError(f"truncated or damaged TIFF: {what} {index + 1} of {needed} is not whole")
+        data, tables = content[offset : offset + count], page.jpegtables
         if page.compression == JPEG:
-            data, tables = content[offset : offset + count], page.jpegtables
             jpeg.check(tables[:-2] + data[2:] if tables else data)
+        unpack = UNCHECKED.get(page.compression) if page.fillorder == 1 else None
+        if unpack and len(unpack(data)) not in (rows * row, height * row):
+            raise BadImageError(f"damaged TIFF: {what} {index + 1} of {needed} has another size")
 
 
 def _palette(page: tifffile.TiffPage, bits: int, indices: np.ndarray) -> np.ndarray:

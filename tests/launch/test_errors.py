@@ -71,3 +71,13 @@ def test_second_process_in_a_workdir_is_refused(capfd: pytest.CaptureFixture[str
     with record.locked(trained):
         message = refusal_beside(capfd, trained, config)
     assert message == f"another process trains in {trained}: wait for it, or use another --workdir"
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "launch").glob("[a-z]*.py")))
+def test_command_outside_the_environment_says_how_to_use_it(script: str, tmp_path: Path) -> None:
+    without_packages = [sys.executable, "-S", "-E", str(ROOT / "launch" / script)]
+    bare = subprocess.run(without_packages, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert bare.returncode == 1
+    assert bare.stderr == (
+        "error: No module named 'covidjax': use the environment of `make setup`, with `. .venv/bin/activate`\n"
+    )

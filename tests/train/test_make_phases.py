@@ -6,7 +6,7 @@ import pytest
 from covidjax import optim
 from covidjax.config import from_json, to_json
 from covidjax.errors import UserError
-from covidjax.train.phases import Phase, make_phases, phase_at
+from covidjax.train.phases import Phase, average_notes, make_phases, phase_at
 from tests.support import small_config
 
 
@@ -153,3 +153,14 @@ def test_phases_of_a_config_from_json_are_the_same_and_can_be_keys() -> None:
     assert phases == again
     assert hash(phases) == hash(again)
     assert dataclasses.replace(phases[0], index=5) != phases[0]
+
+
+def test_phase_shorter_than_its_moving_average_looks_back_is_told() -> None:
+    config = tiny_config(
+        ema_decays=(("head", 0.9),),
+        phases=({"steps": 9}, {"steps": 10}, {"steps": 99, "ema_decay": 0.99}, {"steps": 15, "ema_decay": 0.0}),
+    )
+    notes = average_notes(make_phases(config, steps_per_epoch=10))
+    assert [note[:32] for note in notes] == ["phase 0 has 9 steps, fewer than ", "phase 2 has 99 steps, fewer than"]
+    assert "the 10 that a moving average of decay 0.9 looks back" in notes[0]
+    assert average_notes(make_phases(tiny_config(steps=1), steps_per_epoch=1)) == []

@@ -34,8 +34,7 @@ class Saver:
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
-        best = checkpoints.best()
-        self._best_score = best[0] if best else None
+        self._best_score = checkpoints.best_score()
         self._passed: Snapshot | None = None
         self._began = math.inf
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from covidjax import ops
-from covidjax.models.layers import BatchNorm, Conv, Head, Module, Staged
+from covidjax.models.layers import FLOAT32, BatchNorm, Conv, Head, Numerics, Staged
 
 LAYERS = {
     "resnet18": (2, 2, 2, 2),
@@ -52,11 +52,12 @@ KERAS_V2 = Arrangement(preactivation=True, biased=("stem", "conv3", "shortcut_co
 ARRANGEMENTS = {"torchvision": TORCHVISION, "keras": KERAS}
 
 
-class Stem(Module):
+class Stem(nn.Module):
     """7x7 convolution with stride 2, BatchNorm and ReLU unless pre-activated, 3x3 maximum with stride 2 if `pooled`."""
 
     arrangement: Arrangement = TORCHVISION
     pooled: bool = True
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
@@ -74,7 +75,7 @@ class Stem(Module):
         return ops.max_pool(x, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), native=self.numerics.native)
 
 
-class Block(Module):
+class Block(nn.Module):
     """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the width (bottleneck).
 
     `norm1` belongs to `conv1` and so on: it follows its convolution, or precedes it where the block is pre-activated.
@@ -87,6 +88,7 @@ class Block(Module):
     bottleneck: bool
     arrangement: Arrangement = TORCHVISION
     dilation: int = 1
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, use_batch_statistics: bool) -> jax.Array:
@@ -127,10 +129,10 @@ class Block(Module):
 
     def _norm(self, name: str, fresh_scale: float = 1.0) -> BatchNorm:
         rules, scale_init = self.arrangement, nn.initializers.constant(fresh_scale)
-        return BatchNorm(rules.epsilon, rules.momentum, scale_init, numerics=self.numerics, name=name)
+        return BatchNorm(rules.epsilon, rules.momentum, scale_init, self.numerics, name=name)
 
 
-class Layer(Module):
+class Layer(nn.Module):
     """Residual blocks `block1 .. blockN` of one width; the first, or pre-activated the last, may halve the map.
 
     dilations: of the 3x3 convolutions of the first block, and of the others.
@@ -144,6 +146,7 @@ class Layer(Module):
     arrangement: Arrangement = TORCHVISION
     dilations: tuple[int, int] = (1, 1)
     final_norm: bool = False
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
@@ -181,6 +184,7 @@ class ResNet(Staged):
     pooling: str = "average"
     normalised_features: bool = False
     dropout: float = 0.0
+    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -202,7 +206,7 @@ class ResNet(Staged):
                 numerics=self.numerics,
             )
             setattr(self, f"layer{index + 1}", layer)
-        self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, numerics=self.numerics)
+        self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, self.numerics)
 
 
 class EncoderStem(Stem):
@@ -247,6 +251,7 @@ class EncoderDecoder(Staged):
     num_classes: int
     encoder: str
     dropout: float = 0.0
+    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -254,26 +259,27 @@ class EncoderDecoder(Staged):
         return (*ENCODER_STAGES, "decoder", "head")
 
 
-def add_encoder(
-    network: EncoderDecoder,
+def encoder(
+    name: str,
+    numerics: Numerics,
     *,
     skips: bool,
     strides: tuple[int, ...] = (1, 2, 2, 2),
     dilations: tuple[tuple[int, int], ...] = ((1, 1),) * 4,
-) -> None:
-    """Gives a network in its `setup` the stages `stem, layer1 .. layer4`; strides and dilations: see `Layer`.
+) -> dict[str, nn.Module]:
+    """`stem, layer1 .. layer4` of a ResNet; strides and dilations: of its layers, see `Layer`.
 
     skips: hand on, beside the last map, the images and the larger maps; else only the size of the images.
     """
-    network.stem = EncoderStem(skips=skips, numerics=network.numerics)
-    for index, num_blocks in enumerate(LAYERS[network.encoder]):
-        layer = EncoderLayer(
+    stages: dict[str, nn.Module] = {"stem": EncoderStem(skips=skips, numerics=numerics)}
+    for index, num_blocks in enumerate(LAYERS[name]):
+        stages[f"layer{index + 1}"] = EncoderLayer(
             64 * 2**index,
             num_blocks,
             strides[index],
-            network.encoder in BOTTLENECK,
+            name in BOTTLENECK,
             dilations=dilations[index],
             skips=skips and index > 0,  # the stem's map skips before its maximum
-            numerics=network.numerics,
+            numerics=numerics,
         )
-        setattr(network, f"layer{index + 1}", layer)
+    return stages

@@ -114,9 +114,6 @@ def pandiyan2023(keras: Any, layers: Any, config: ConfigDict, blocks: tuple[int,
     return keras.Model(base.input, layers.Dense(2)(base.output))
 
 
-# ---- Both sides ----
-
-
 def keras_losses(
     keras: Any, model: Any, config: ConfigDict, examples: Examples, preprocess: Callable[[np.ndarray], np.ndarray]
 ) -> list[float]:
@@ -203,9 +200,6 @@ def assert_trains_alike(
     theirs = keras_losses(keras, source, config, examples, preprocess)
     assert len(set(np.round(theirs, 12))) == STEPS
     np.testing.assert_allclose(our_losses(config, model, variables, examples), theirs, rtol=TOLERANCE)
-
-
-# ---- The papers ----
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,7 @@ def test_problems_of_a_kind_of_set_are_listed_together(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
-    [(OSError(28, "No space left on device"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)],
+    ("error", "told"), [(OSError(28, "No space left on device"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)]
 )
 def test_a_broken_off_preparation_leaves_nothing(error: BaseException, told: type, tmp_path: Path) -> None:
     root = trees.make("sars_cov2_ct", tmp_path / "manual")

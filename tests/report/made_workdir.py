@@ -14,6 +14,7 @@ from covidjax.data.examples import Examples
 from covidjax.metrics import classification
 from covidjax.report import run
 from covidjax.runs import costs
+from covidjax.train.setup import describe_freeze
 from tests.support import TINY, small_config
 
 CLASSES = ("normal", "pneumonia", "covid19")
@@ -57,12 +58,14 @@ def write_evaluation(workdir: Path, examples: Examples, seed: int = 0) -> dict[s
     return evaluation
 
 
+PHASES = (
+    {"epochs": FIRST_PHASE, "freeze": "backbone"},
+    {"epochs": EPOCHS - FIRST_PHASE, "freeze": "none", "optimizer": {"learning_rate": 1e-4}},
+)
+
+
 def write_config(workdir: Path) -> None:
-    phases = (
-        {"epochs": FIRST_PHASE, "freeze": "backbone"},
-        {"epochs": EPOCHS - FIRST_PHASE, "freeze": "none", "optimizer": {"learning_rate": 1e-4}},
-    )
-    config = small_config("resnet18", seed=3, dataset__name="folder", dataset__root="/data/cxr3", phases=phases)
+    config = small_config("resnet18", seed=3, dataset__name="folder", dataset__root="/data/cxr3", phases=PHASES)
     (workdir / "config.json").write_text(json.dumps(configs.to_json(config)))
 
 
@@ -85,8 +88,7 @@ def write_metrics(workdir: Path) -> None:
 
 
 def write_run(workdir: Path) -> None:
-    setting = costs.make_setting(small_config(**TINY), len(CLASSES))
-    tables = [(strategy, *setting.table(setting.recipe_of(strategy))) for strategy in ("backbone", "none")]
+    job = costs.job_of_shapes(small_config(**TINY, phases=PHASES), len(CLASSES))
 
     def split(count: int) -> dict[str, Any]:
         return {"num_examples": count, "num_patients": count * 2 // 3, "patients_known": True,
@@ -100,10 +102,7 @@ def write_run(workdir: Path) -> None:
         "git_revision": "3f9c2d1",
         "data": {"train": split(768), "val": split(90), "test": split(90)},
         "notes": ["test: 90 examples are held out and read by evaluate only.", "train: 2 files could not be decoded."],
-        "freeze": [
-            {"phase": phase, "strategy": strategy, "rows": rows, "summary": summary}
-            for phase, (strategy, rows, summary) in enumerate(tables)
-        ],
+        "freeze": [describe_freeze(job, phase) for phase in job.phases],
         "timings": {"compile_seconds": 21.4, "train_seconds": 754.2, "data_seconds": 3.1, "images_per_second": 1034.7},
         "test_reads": ["2026-11-20T12:00:00Z"],
     }

@@ -103,23 +103,15 @@ class Checkpoints:
         """Names of all that a finished checkpoint holds, such as "params/head/kernel". Raises UserError if damaged."""
         return frozenset(manifest.read(self._directory, step)["leaves"])
 
-    def best_step(self) -> int | None:
-        """Step of the finished checkpoint with the best metric; None if none has a finite metric."""
-        return (self._best() or (None, None))[1]
-
-    def best_score(self) -> float | None:
-        """The score of that checkpoint."""
-        return (self._best() or (None, None))[0]
+    def best(self) -> tuple[float, int] | None:
+        """Score and step of the finished checkpoint with the best metric; None if none has a finite metric."""
+        metrics = {step: manifest.read(self._directory, step)["metric"] for step in self.steps()}
+        scores = {step: self.score(metric) for step, metric in metrics.items()}
+        return max(((score, step) for step, score in scores.items() if score is not None), default=None)
 
     def score(self, metric: float | None) -> float | None:
         """A number that is higher for a better metric; None for one that cannot be best."""
         return self._sign * metric if metric is not None and math.isfinite(metric) else None
-
-    def _best(self) -> tuple[float, int] | None:
-        metrics = {step: manifest.read(self._directory, step)["metric"] for step in self.steps()}
-        return max(
-            ((self._sign * metric, step) for step, metric in metrics.items() if metric is not None), default=None
-        )
 
     def save(self, step: int, state: PyTree, progress: Mapping[str, Any], metric: float | None) -> None:
         """Starts a save and returns; files and manifest are written in the background.
@@ -127,7 +119,7 @@ class Checkpoints:
         state: pytree of jax arrays, typed keys included. Its buffers may be donated as soon as this returns: they have
             been copied to the host or, where host and device share memory, jax does not overwrite them until written.
         progress: anything that JSON can hold; copied here
-        metric: what `best_step` goes by
+        metric: what `best` goes by
 
         Waits for the save before this one first. Raises UserError if that one failed, if this one cannot start, or if
         `step` is not above every finished checkpoint.
@@ -216,8 +208,8 @@ class Checkpoints:
         steps, workdir = self.steps(), self._directory.parent
         if not steps:
             raise UserError(f"there is no finished checkpoint in {workdir}: train first, or name another workdir")
-        if which == "best" and (best := self.best_step()) is not None:
-            return best, which
+        if which == "best" and (best := self.best()):
+            return best[1], which
         step = which if isinstance(which, int) else steps[-1]
         if step not in steps:
             raise UserError(

@@ -1,9 +1,8 @@
 """The figures of the report, as SVG bytes, and sample images as bytes that a browser shows."""
 
-import dataclasses
 import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from covidjax.metrics.classification import wilson_interval
+from covidjax.report.workdir import PhaseSpan
 from covidjax.tasks import pictures
 
 # Okabe and Ito's colours, which all kinds of sight tell apart, without the yellow that paper swallows.
@@ -29,49 +29,35 @@ RELIABILITY_BINS = 15  # those of metrics.classification.expected_calibration_er
 PANEL_SIDE = 160  # least side of an enlarged image below its mask, so that borders stay thin
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """One line of a plot: `name` 'train' or 'val', epochs and values of equal length; NaN is a gap."""
-
-    name: str
-    epochs: Sequence[float]
-    values: Sequence[float]
-
-
-@dataclasses.dataclass(frozen=True)
-class PhaseSpan:
-    """The finished epochs of one phase, both ends included, and what it froze."""
-
-    number: int
-    strategy: str
-    first_epoch: float
-    last_epoch: float
-
-
 def learning_curve(
-    curves: Sequence[Curve], phases: Sequence[PhaseSpan], *, best_epoch: float | None = None, log_scale: bool = False
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    phases: Sequence[PhaseSpan],
+    *,
+    best_epoch: float | None = None,
+    log_scale: bool = False,
 ) -> bytes:
     """A figure against the epoch, with a dashed line between phases and a ring on val at `best_epoch`.
 
+    curves: of 'train' and 'val', epochs and values of equal length.
     Values that are not finite are gaps, and so is what a log scale cannot show. Returns an SVG file.
     """
     figure, axes = new_figure(3.4, 2.55, "epoch")
-    for curve in curves:
-        values = np.asarray(curve.values, np.float64)
+    for split, (epochs, found) in curves.items():
+        values = np.asarray(found, np.float64)
         shown = np.isfinite(values) & ((values > 0) if log_scale else True)
         # A single epoch draws no line: it needs a marker.
         marker = "o" if np.count_nonzero(shown) == 1 else None
         values = np.where(shown, values, np.nan)
-        axes.plot(curve.epochs, values, color=COLORS[curve.name], label=curve.name, linewidth=1.5, marker=marker, ms=4)
-        if curve.name == "val" and best_epoch is not None and best_epoch in curve.epochs:
-            height = values[list(curve.epochs).index(best_epoch)]
+        axes.plot(epochs, values, color=COLORS[split], label=split, linewidth=1.5, marker=marker, ms=4)
+        if split == "val" and best_epoch is not None and best_epoch in epochs:
+            height = values[list(epochs).index(best_epoch)]
             axes.plot(
                 [best_epoch], [height], "o", ms=8, mfc="none", mec=INK, mew=1.3, label=f"best, epoch {best_epoch:g}"
             )
-    if log_scale and any(np.any(np.asarray(curve.values, np.float64) > 0) for curve in curves):
+    if log_scale and any(np.any(np.asarray(values, np.float64) > 0) for _, values in curves.values()):
         axes.set_yscale("log")
     _draw_phases(axes, phases)
-    if any(curve.name == "val" for curve in curves):
+    if "val" in curves:
         legend = axes.legend(fontsize=FONT_SIZE, handlelength=1.3, labelspacing=0.3, labelcolor=INK, framealpha=0.8)
         legend.get_frame().set(facecolor="white", edgecolor="none")
     return to_svg(figure)

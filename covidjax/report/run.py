@@ -74,16 +74,12 @@ def _images_per_second(run: Run) -> float | None:
 
 def _curves(run: Run, task: Task) -> list[tuple[str, str, bytes]]:
     """Title, description and plot of each figure that the metrics have."""
-    names, best = workdir.strategies(run), workdir.best_epoch(run)
-    spans = [
-        figures.PhaseSpan(phase, names[phase] if phase < len(names) else "", first, last)
-        for phase, first, last in workdir.phase_spans(run)
-    ]
+    spans, best = workdir.phase_spans(run), workdir.best_epoch(run)
     plots = []
     for key in ("loss", task.comparison.value, "learning_rate"):
         title = task.comparison.titles.get(key, "Learning rate")
-        curves = [figures.Curve(split, *workdir.values(run, split, key)) for split in figures.COLORS]
-        curves = [curve for curve in curves if curve.epochs]
+        curves = {split: workdir.values(run, split, key) for split in figures.COLORS}
+        curves = {split: curve for split, curve in curves.items() if curve[0]}
         if curves:
             svg = figures.learning_curve(curves, spans, best_epoch=best, log_scale=key == "learning_rate")
             plots.append((title, f"{title} against epoch", svg))

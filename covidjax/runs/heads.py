@@ -70,7 +70,7 @@ def train_heads(
     weight_decays: Sequence[float],
     class_weights: Sequence[str | tuple[float, ...]],
     seeds: Sequence[int],
-    show: Callable[[str], None],
+    show: Callable[[str], object],
 ) -> Heads:
     """Trains a head for every combination, each as a run of its own would, to rounding.
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import re
 import signal
 import time
@@ -85,14 +86,13 @@ class Study:
         does not have.
         """
         prefixes = [frozen_prefix(self.config_of(Trial(name, 1e-3, 0)), name) for name in self.strategies]
-        ranked = []
-        for index, strategy in enumerate(self.strategies):
-            for rate in self.learning_rates:
-                for seed in self.seeds:
-                    weights = 0 if self.config.pretrained else self.seeds.index(seed)
-                    rank = (prefixes.index(prefixes[index]), weights, index)
-                    ranked.append((rank, Trial(strategy, rate, seed)))
-        return tuple(trial for _, trial in sorted(ranked, key=lambda pair: pair[0]))
+        first_alike = {name: prefixes.index(prefix) for name, prefix in zip(self.strategies, prefixes, strict=True)}
+
+        def weights(trial: Trial) -> int:
+            return 0 if self.config.pretrained else self.seeds.index(trial.seed)
+
+        every = itertools.starmap(Trial, itertools.product(self.strategies, self.learning_rates, self.seeds))
+        return tuple(sorted(every, key=lambda trial: (first_alike[trial.strategy], weights(trial))))
 
 
 def rate_text(rate: Rate, between: str = " to ") -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,39 @@ from covidjax.report.formats import duration, is_number, signed
 from covidjax.study.plan import Rate, Study, Trial, is_finished, rate_text
 from covidjax.tasks.base import Comparison, Task
 
+
+def _most(key: str) -> Callable[[workdir.Run], Any]:
+    """Of the phase that has most."""
+    return lambda read: max((sum(row[key] for row in phase["rows"]) for phase in read.run.get("freeze", [])), default=0)
+
+
+def _recorded(section: str, key: str, default: Any = None) -> Callable[[workdir.Run], Any]:
+    return lambda read: read.run.get(section, {}).get(key, default)
+
+
+def _memory(*kinds: str) -> Callable[[workdir.Run], Any]:
+    """Of the program that takes most."""
+    return lambda read: max(
+        (sum(each[kind] for kind in kinds) for each in read.run.get("memory", {}).values() if each), default=None
+    )
+
+
 # Columns of study.csv, as far as a run has recorded them. cost_seconds: of training, and of the pass that makes cached
 # features where this run made them; peak_bytes: what the compiled step takes in and its temporaries.
-COSTS = (
-    "trained_parameters",
-    "total_parameters",
-    "cost_seconds",
-    "train_seconds",
-    "feature_seconds",
-    "passes_made",
-    "passes_reused",
-    "compile_seconds",
-    "peak_bytes",
-    "temporary_bytes",
-    "optimizer_bytes",
-    "best_epoch",
-)
+COSTS: dict[str, Callable[[workdir.Run], Any]] = {
+    "trained_parameters": _most("trainable"),
+    "total_parameters": _most("parameters"),
+    "cost_seconds": lambda read: read.run["timings"]["train_seconds"] + _recorded("features", "seconds", 0.0)(read),
+    "train_seconds": _recorded("timings", "train_seconds"),
+    "feature_seconds": _recorded("features", "seconds"),
+    "passes_made": _recorded("features", "computed"),
+    "passes_reused": _recorded("features", "reused"),
+    "compile_seconds": _recorded("timings", "compile_seconds"),
+    "peak_bytes": _memory("arguments", "temporary"),
+    "temporary_bytes": _memory("temporary"),
+    "optimizer_bytes": _most("optimizer_bytes"),
+    "best_epoch": workdir.best_epoch,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -252,28 +269,7 @@ def _feature_notes(record: Mapping[str, Any]) -> str:
 
 
 def _figures(read: workdir.Run, comparison: Comparison) -> dict[str, float]:
-    timings, phases = read.run.get("timings", {}), read.run.get("freeze", [])
-    features, train_seconds = read.run.get("features", {}), timings["train_seconds"]
-    memory = [each for each in read.run.get("memory", {}).values() if each]
-
-    def most(key: str) -> int:
-        """Of the phase that has most."""
-        return max((sum(row[key] for row in phase["rows"]) for phase in phases), default=0)
-
-    found: dict[str, Any] = {
-        "trained_parameters": most("trainable"),
-        "total_parameters": most("parameters"),
-        "optimizer_bytes": most("optimizer_bytes"),
-        "cost_seconds": train_seconds + features.get("seconds", 0.0),
-        "train_seconds": train_seconds,
-        "feature_seconds": features.get("seconds"),
-        "passes_made": features.get("computed"),
-        "passes_reused": features.get("reused"),
-        "compile_seconds": timings.get("compile_seconds"),
-        "peak_bytes": max((each["arguments"] + each["temporary"] for each in memory), default=None),
-        "temporary_bytes": max((each["temporary"] for each in memory), default=None),
-        "best_epoch": workdir.best_epoch(read),
-    }
+    found = {name: cost(read) for name, cost in COSTS.items()}
     evaluation = read.evaluations.get("val", {})
     for key in comparison.recorded:
         found[f"val_{key}"] = evaluation.get(key)

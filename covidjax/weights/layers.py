@@ -1,6 +1,5 @@
 """The layers of a network, of which each kind of file has its own names."""
 
-import functools
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -38,4 +37,6 @@ def layers(model: Staged) -> Layers:
 
 def renamed(path: str, rules: Rules) -> str:
     """A path after all substitutions of (pattern, replacement), see `re.sub`."""
-    return functools.reduce(lambda text, rule: re.sub(*rule, text), rules, path)
+    for pattern, replacement in rules:
+        path = re.sub(pattern, replacement, path)
+    return path

@@ -114,7 +114,7 @@ def test_latest_two_and_best_are_kept(
             checkpoints.save(step, {"weight": jnp.ones(3)}, {}, metric)
         checkpoints.wait()
         assert checkpoints.steps() == sorted(kept)
-        assert checkpoints.best_step() == best
+        assert (checkpoints.best() or (None, None))[1] == best
     assert names(tmp_path) == {str(step) for step in kept} | {"manifests"}
     assert names(tmp_path / "manifests") == {f"{step}.json" for step in kept}
 

@@ -15,9 +15,9 @@ from covidjax import config as configs
 from covidjax import files
 from covidjax.data import sources
 from covidjax.data.examples import Examples
+from covidjax.files import read_json_lines
 from covidjax.metrics import segmentation
 from covidjax.models import unet
-from covidjax.train.writer import read_records
 from launch import evaluate, predict, study, train
 from tests.commands import call, contents, read_table, tiny_config, write_image
 from tests.predictions import mask_counts
@@ -85,7 +85,7 @@ def test_dice_and_iou_are_those_of_the_saved_masks(trained: Path, split: str) ->
 
 
 def test_metrics_and_records_tell_of_masks(trained: Path) -> None:
-    lines = [line for line in read_records(trained / "metrics.jsonl") if line["split"] == "val"]
+    lines = [line for line in read_json_lines(trained / "metrics.jsonl")[0] if line["split"] == "val"]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert all(0 <= line["iou"] <= line["dice"] <= 1 and 0 < line["accuracy"] <= 1 for line in lines)
     best = max(lines, key=lambda line: (line["dice"], line["step"]))

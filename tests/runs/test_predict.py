@@ -20,7 +20,7 @@ from covidjax import losses
 from covidjax.data.picture import ImageSpec, decode_image
 from covidjax.errors import UserError
 from covidjax.evaluate.tiles import Tiling
-from covidjax.models.layers import FLOAT32, Conv, Numerics, Staged
+from covidjax.models.layers import Conv, Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.runs import predict
 from covidjax.tasks.pictures import GAP, STRIP
@@ -38,7 +38,6 @@ class OneConvolution(Staged):
     """The least network that answers with masks: it stands for a U-Net, which takes long to compile."""
 
     num_classes: int
-    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:

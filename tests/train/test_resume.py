@@ -20,12 +20,12 @@ from covidjax import config as configs
 from covidjax import files
 from covidjax.checkpoint.checkpoint import Restored
 from covidjax.errors import Interrupted
+from covidjax.files import read_json_lines
 from covidjax.ops.choose import choose
 from covidjax.runs.train import train
 from covidjax.train import loss_scale
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
-from covidjax.train.writer import read_records
 from covidjax.weights.workdir import open_checkpoints
 from launch import train as command
 from tests.commands import call, contents, tiny_config
@@ -141,7 +141,7 @@ def unfinished(workdir: Path) -> set[str]:
 
 
 def last_epoch(workdir: Path) -> int:
-    return max((record["epoch"] for record in read_records(workdir / "metrics.jsonl")), default=0)
+    return max((record["epoch"] for record in read_json_lines(workdir / "metrics.jsonl")[0]), default=0)
 
 
 def kill_when(process: "subprocess.Popen[str]", reached: Callable[[], bool], delay: float = 0.0) -> None:
@@ -170,7 +170,7 @@ def differing(one: Any, other: Any) -> list[str]:
 
 def figures(workdir: Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl without what depends on the clock."""
-    records = read_records(workdir / "metrics.jsonl")
+    records = read_json_lines(workdir / "metrics.jsonl")[0]
     return [{**record, "images_per_second": 0} for record in records]
 
 

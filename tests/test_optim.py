@@ -242,7 +242,8 @@ def test_plateau_equals_keras_epoch_by_epoch(
     update = jax.jit(lambda state, loss: optim.plateau_update(state, loss, config))
     state = optim.plateau_init()
     ours, theirs = [], []
-    losses = np.float32(np.exp(-np.arange(80) / 15) + 0.05 * np.random.default_rng(5).random(80)).tolist()
+    curve = np.exp(-np.arange(80) / 15) + 0.05 * np.random.default_rng(5).random(80)
+    losses: list[float] = curve.astype(np.float32).tolist()
     losses[33] = math.nan
     for epoch, loss in enumerate(losses):
         callback.on_epoch_end(epoch, {"loss": loss})

@@ -27,4 +27,4 @@ def test_run_on_native_operations_says_so_and_has_the_losses_of_the_run_on_xla(t
         states.append(by_path(restore(workdir, prepare(config)).state))
     native, xlas = states
     assert any(not np.array_equal(native[name], xlas[name]) for name in native)  # or both ran on the same operations
-    np.testing.assert_allclose(*losses, rtol=1e-3)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)

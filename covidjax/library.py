@@ -1,6 +1,7 @@
 """covidjax from Python: train what a config says, and ask a trained network. `docs/library.md` shows it."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,16 +73,22 @@ class Network:
         return self.trained.variables
 
     def decode(self, paths: Sequence[str | Path]) -> np.ndarray:
-        """Image files as the network takes them: [n, image_size, image_size, channels] uint8."""
+        """Image files as the network takes them: [n, image_size, image_size, channels] uint8.
+
+        Warns of what a person has to know of a picture, as `network_pixels` does.
+        """
         spec = ImageSpec.of(self.config.dataset)
 
         def pixels(path: str | Path) -> np.ndarray:
             try:
-                return network_pixels(open_picture(Path(path).expanduser().read_bytes()), spec)
+                found, remarks = network_pixels(open_picture(Path(path).expanduser().read_bytes()), spec)
             except BadImageError as error:
                 raise UserError(f"{path}: {error}") from error
             except OSError as error:
                 raise UserError(f"{path}: {error.strerror or error}") from error
+            for remark in remarks:
+                warnings.warn(f"{path}: {remark}", stacklevel=3)
+            return found
 
         if not paths:
             raise UserError("no image was named: give paths of image files")

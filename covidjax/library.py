@@ -1,6 +1,7 @@
 """covidjax from Python: train what a config says, and ask a trained network. `docs/library.md` shows it."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,14 @@ class Network:
 
         def pixels(path: str | Path) -> np.ndarray:
             try:
-                return network_pixels(open_picture(Path(path).expanduser().read_bytes()), spec)
+                found, notes = network_pixels(open_picture(Path(path).expanduser().read_bytes()), spec)
             except BadImageError as error:
                 raise UserError(f"{path}: {error}") from error
             except OSError as error:
                 raise UserError(f"{path}: {error.strerror or error}") from error
+            for note in notes:
+                warnings.warn(f"{path}: {note}", stacklevel=3)
+            return found
 
         if not paths:
             raise UserError("no image was named: give paths of image files")

@@ -114,7 +114,7 @@ def build(case: Case, variables: Any = None) -> JaxSubject:
         return inference_subject(forward, restored, batch["image"], counts)
     counts = {**parameter_counts(state.params, trainable, state.opt_state), "ops": operations}
     counts["flops"] = flops.count(partial(train_step, recipe=recipe), state, batch)
-    return train_subject(parallel.jit_step(recipe, mesh, resident=False), state, (batch,), counts)
+    return train_subject(parallel.mapped_step(recipe, mesh, resident=False), state, (batch,), counts)
 
 
 def forward_pass(recipe: Recipe, variables: Any, images: jax.Array) -> jax.Array:

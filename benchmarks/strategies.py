@@ -96,7 +96,7 @@ def _step(case: Case, recipe: Recipe, variables: Any, data: dict[str, Any]) -> J
     state, counts = _state(recipe, variables, mesh)
     batch = jax.device_put(data, by_example(mesh))
     counts["flops"] = flops.count(partial(train_step, recipe=recipe), state, batch)
-    return train_subject(parallel.jit_step(recipe, mesh, resident=False), state, (batch,), counts)
+    return train_subject(parallel.mapped_step(recipe, mesh, resident=False), state, (batch,), counts)
 
 
 def _epoch(case: Case, recipe: Recipe, variables: Any, data: dict[str, Any]) -> JaxSubject:
@@ -109,7 +109,7 @@ def _epoch(case: Case, recipe: Recipe, variables: Any, data: dict[str, Any]) -> 
     calls = [indices] if recipe.cached else np.split(indices, count)
     placed = [jax.device_put(call, by_second_axis(mesh)) for call in calls]
     counts["flops"] = flops.count(partial(parallel.resident_steps, recipe=recipe), state, split, placed[0])
-    subject = train_subject(parallel.jit_step(recipe, mesh, resident=True), state, (split, placed[0]), counts)
+    subject = train_subject(parallel.mapped_step(recipe, mesh, resident=True), state, (split, placed[0]), counts)
     step = subject.step
 
     def epoch(state: Any, split: Any) -> Any:

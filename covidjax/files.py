@@ -89,6 +89,18 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
 
 
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The objects of a file of one a line, none where there is no file, and how many lines are cut or hold none."""
+    found: list[dict[str, Any]] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    filled = [line for line in lines if line.strip()]
+    for line in filled:
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            found += [value] if isinstance(value, dict) else []
+    return found, len(filled) - len(found)
+
+
 def digest(path: Path, algorithm: str = "sha256") -> str:
     """The digest of a file's bytes in hexadecimal. Raises OSError."""
     with path.open("rb") as file:

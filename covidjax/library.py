@@ -73,21 +73,18 @@ class Network:
         return self.trained.variables
 
     def decode(self, paths: Sequence[str | Path]) -> np.ndarray:
-        """Image files as the network takes them: [n, image_size, image_size, channels] uint8.
-
-        Warns of what a person has to know of a picture, as `network_pixels` does.
-        """
+        """Image files as the network takes them: [n, image_size, image_size, channels] uint8."""
         spec = ImageSpec.of(self.config.dataset)
 
         def pixels(path: str | Path) -> np.ndarray:
             try:
-                found, remarks = network_pixels(open_picture(Path(path).expanduser().read_bytes()), spec)
+                found, notes = network_pixels(open_picture(Path(path).expanduser().read_bytes()), spec)
             except BadImageError as error:
                 raise UserError(f"{path}: {error}") from error
             except OSError as error:
                 raise UserError(f"{path}: {error.strerror or error}") from error
-            for remark in remarks:
-                warnings.warn(f"{path}: {remark}", stacklevel=3)
+            for note in notes:
+                warnings.warn(f"{path}: {note}", stacklevel=3)
             return found
 
         if not paths:

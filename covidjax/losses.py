@@ -189,9 +189,7 @@ def focal(logits: jax.Array, labels: jax.Array, *, gamma: float, class_weights: 
     unsure = pixels > jnp.finfo(pixels.dtype).tiny
     safe = jnp.where(unsure, pixels, 1.0)
     values = jnp.where(unsure, (-jnp.expm1(-safe)) ** gamma * safe, 0.0)
-    if class_weights is not None:
-        values = values * jnp.asarray(class_weights, values.dtype)[labels]
-    return jnp.mean(values, axis=(1, 2))
+    return jnp.mean(_weighted(values, labels, class_weights), axis=(1, 2))
 
 
 def tversky(logits: jax.Array, labels: jax.Array, *, beta: float, class_weights: Weights = None) -> jax.Array:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from covidjax import command
 from covidjax import config as configs
-from covidjax.command import prepare_process
 from covidjax.data import sources
 from covidjax.process import path_of
 from covidjax.runs import evaluate
@@ -21,7 +20,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--checkpoint", default="best", type=command.which, help=command.WHICH)
     parser.add_argument("--hausdorff", action="store_true", help="of masks: distances of borders as well")
     flags = parser.parse_args(arguments)
-    prepare_process(configs.of_workdir(flags.workdir).precision)
+    command.prepare_process(configs.of_workdir(flags.workdir).precision)
     result = evaluate.evaluate_run(flags.workdir, flags.split, flags.checkpoint, hausdorff=flags.hausdorff)
     print(*evaluate.describe(flags.workdir, flags.split, result), sep="\n")
 

@@ -9,7 +9,6 @@ Writes lr_finder.png and lr_finder.json. What is trained meanwhile is thrown awa
 from collections.abc import Sequence
 
 from covidjax import command
-from covidjax.command import prepare_process
 from covidjax.config.flags import parse_with_config
 from covidjax.process import path_of
 from covidjax.runs import find_lr
@@ -24,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--steps", type=int, default=100, help="mini-batches from the one to the other (default 100)")
     flags, config = parse_with_config(parser, arguments)
     rates = find_lr.rates(flags.start, flags.end, flags.steps)
-    prepare_process(config.precision)
+    command.prepare_process(config.precision)
     find_lr.run(config, flags.config, rates, flags.workdir)
 
 

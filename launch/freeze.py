@@ -6,7 +6,6 @@ python launch/freeze.py --config=configs/cxr3.py:resnet18 [--strategies=none,unt
 from collections.abc import Sequence
 
 from covidjax import command
-from covidjax.command import prepare_process
 from covidjax.config.flags import parse_with_config
 from covidjax.process import path_of
 from covidjax.runs import freeze
@@ -23,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
         arguments = [*arguments, "--config.dataset.root=(not read)"]
     flags, config = parse_with_config(parser, arguments)
     data = freeze.check(config, flags.classes, flags.images, flags.json)
-    prepare_process(config.precision)
+    command.prepare_process(config.precision)
     freeze.run(config, flags.strategies, data, flags.json)
 
 

@@ -10,7 +10,6 @@ be added to it. --test reads the test split for the chosen strategy alone.
 from collections.abc import Sequence
 
 from covidjax import command
-from covidjax.command import prepare_process
 from covidjax.config.flags import parse_with_config
 from covidjax.process import path_of
 from covidjax.study import run as study
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     flags, config = parse_with_config(parser, arguments)
     study.check_overrides(arguments, rates=bool(flags.learning_rates))
     rates = flags.learning_rates or (config.optimizer.learning_rate,)
-    allocator = prepare_process(config.precision)
+    allocator = command.prepare_process(config.precision)
     study.run(Study(flags.workdir, config, flags.strategies, rates, flags.seeds), allocator, test=flags.test)
 
 

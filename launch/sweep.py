@@ -7,7 +7,6 @@ python launch/sweep.py --config=configs/X.py --workdir=DIR --learning_rates=1e-4
 from collections.abc import Sequence
 
 from covidjax import command
-from covidjax.command import prepare_process
 from covidjax.config.flags import parse_with_config
 from covidjax.process import path_of
 from covidjax.runs import sweep
@@ -22,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--class_weights", default="", help="none, balanced or both; default: that of the config")
     parser.add_argument("--seeds", default="", help="such as 0,1,2; default: that of the config")
     flags, config = parse_with_config(parser, arguments)
-    prepare_process(config.precision)
+    command.prepare_process(config.precision)
     sweep.run(config, vars(flags), flags.workdir)
 
 

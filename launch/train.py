@@ -6,7 +6,6 @@ python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart 
 from collections.abc import Sequence
 
 from covidjax import command
-from covidjax.command import prepare_process
 from covidjax.config.flags import parse_with_config
 from covidjax.process import path_of
 from covidjax.runs.train import run
@@ -17,7 +16,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = command.Parser(prog="launch/train.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=path_of, help="folder of the run, made if missing")
     flags, config = parse_with_config(parser, arguments, ensembles=True)
-    print(f"report: {run(config, flags.workdir, prepare_process(config.precision))}")
+    print(f"report: {run(config, flags.workdir, command.prepare_process(config.precision))}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The commands called as from a shell, and the small things that they work on."""
 
+import csv
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 from covidjax import command
+from covidjax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 Main = Callable[[Sequence[str]], None]
@@ -61,9 +64,24 @@ def refusal(capfd: pytest.CaptureFixture[str], main: Main, *arguments: object) -
     return message
 
 
+def user_error(function: Callable[..., object], *arguments: object, **options: object) -> str:
+    """The one line of the UserError that a call ends with."""
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Every file below a folder with its bytes, every folder with None."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv file by the names of its columns; a first line that is a comment is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return list(csv.DictReader(lines[lines[0].startswith("# ") :]))
 
 
 def write_image(path: Path, seed: int, size: int = 20) -> None:
@@ -81,10 +99,22 @@ def write_images(root: Path, splits: Iterable[str] = SPLITS) -> Path:
     return root
 
 
-def tiny_config(folder: Path) -> str:
-    """The flag that names the config of a tiny network on 24 phantoms, written into `folder`."""
+def tiny_config(folder: Path, **changes: Any) -> str:
+    """The flag that names the config of a tiny network on 24 phantoms, written into `folder`.
+
+    changes: as `optimizer__name="sgd"`.
+    """
+    lines = [f"    config.{key.replace('__', '.')} = {value!r}\n" for key, value in changes.items()]
     path = folder / "tiny.py"
-    path.write_text(TINY_CONFIG)
+    path.write_text(TINY_CONFIG.replace("    return", f"{''.join(lines)}    return"))
+    return f"--config={path}"
+
+
+def config_file(folder: Path, **changes: Any) -> str:
+    """The flag that names a config, written into `folder`: the defaults with changes as those of `small_config`."""
+    path = folder / "config.py"
+    lines = ("from tests.support import small_config", "def get_config():", f"    return small_config(**{changes!r})")
+    path.write_text("\n".join(lines))
     return f"--config={path}"
 
 

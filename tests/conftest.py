@@ -11,6 +11,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from covidjax.models.resnet import LAYERS
+from tests.commands import tiny_config
 
 os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
             jax.config.update(name, value)
         compilation_cache.reset_cache()
         yield {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The flag that names the config of the tiny network."""
+    return tiny_config(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture

@@ -6,30 +6,17 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from covidjax.config import default_config
+
 RATE = 2.0**-9  # exact in float32, in which Keras keeps its rate
 
 
 def make_config(**changes: Any) -> ConfigDict:
-    config = ConfigDict(
-        {
-            "name": "adam",
-            "learning_rate": RATE,
-            "momentum": 0.9,
-            "nesterov": False,
-            "schedule": "constant",
-            "warmup_epochs": 0.0,
-            "pct_start": 0.3,
-            "step_epochs": (3, 6),
-            "step_factor": 0.1,
-            "weight_decay": 0.0,
-            "clip_norm": 0.0,
-            "plateau_factor": 0.7,
-            "plateau_patience": 5,
-            "plateau_min_delta": 1e-4,
-            "plateau_min_learning_rate": 0.0,
-        }
-    )
-    config.update(changes)
+    config = default_config().optimizer
+    settings = {"learning_rate": RATE, "step_epochs": (3, 6), "plateau_factor": 0.7, "plateau_patience": 5}
+    with config.unlocked():
+        for key, value in (settings | changes).items():
+            config[key] = value
     return config
 
 

@@ -3,12 +3,9 @@
 import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from covidjax.freeze.plan import FreezePlan, make_plan
 from covidjax.models.layers import Staged
-from tests.support import make_model, small_config
+from tests.support import make_model, shapes_of, small_config
 
 CNN_STAGES = ("block1", "block2", "block3", "block4", "head")
 RESNET_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
@@ -18,8 +15,7 @@ RESNET_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
 def shapes(name: str, num_classes: int = 3, channels: int = 1) -> tuple[Staged, dict[str, Any]]:
     """A network and the shapes of its variables; nothing is computed."""
     model = make_model(small_config(name), num_classes)
-    images = jax.ShapeDtypeStruct((2, 64, 64, channels), jnp.float32)
-    return model, dict(jax.eval_shape(model.init, jax.random.key(0), images))
+    return model, shapes_of(model, 64, channels)
 
 
 def plan_of(name: str, strategy: Any, **options: Any) -> FreezePlan:

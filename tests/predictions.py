@@ -1,9 +1,11 @@
 """Random predictions and their report."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from covidjax.data.examples import Examples
 from covidjax.metrics import classification
 
 CLASSES = ("normal", "pneumonia", "covid19")
@@ -18,16 +20,25 @@ def make_predictions(seed: int, count: int = 120, num_classes: int = 3) -> tuple
     return draws / 20, labels
 
 
-def make_report(probabilities: np.ndarray, labels: np.ndarray, **options: Any) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "patients": tuple(f"patient{index}" for index in range(len(labels))),
-        "patients_known": True,
-        "classes": CLASSES[: probabilities.shape[1]],
-        "loss": 0.5,
-        "split": "test",
-        "resamples": 200,
-    }
-    return classification.classification_report(probabilities, labels, **(arguments | options))
+def make_examples(labels: Any, classes: Sequence[str] = CLASSES, **changes: Any) -> Examples:
+    """Examples with these labels and no pixels, each of a patient of its own."""
+    names = tuple(f"{index}.png" for index in range(len(labels)))
+    patients = tuple(f"patient{index}" for index in range(len(labels)))
+    fields: dict[str, Any] = {"split": "test", "names": names, "patients": patients, "patients_known": True} | changes
+    return Examples(
+        images=np.zeros((len(labels), 0, 0, 1), np.uint8),
+        labels=np.array(labels, np.int32),
+        classes=tuple(classes),
+        fingerprint="",
+        **fields,
+    )
+
+
+def make_report(
+    probabilities: np.ndarray, labels: np.ndarray, loss: Any = 0.5, seed: int = 0, resamples: int = 200, **changes: Any
+) -> dict[str, Any]:
+    examples = make_examples(labels, **{"classes": CLASSES[: probabilities.shape[1]]} | changes)
+    return classification.classification_report(probabilities, examples, loss, seed=seed, resamples=resamples)
 
 
 def mask_counts(predicted: np.ndarray, masks: np.ndarray, num_classes: int) -> np.ndarray:

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +28,7 @@ from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
 from covidjax.weights import inputs as weight_inputs
 
+ROOT = Path(__file__).parents[1]
 # A network of two blocks on 24 phantoms, as `commands.TINY_CONFIG` has it.
 TINY: dict[str, Any] = {
     "dataset__image_size": 16,
@@ -59,17 +63,22 @@ def make_model(config: ConfigDict, num_classes: int = 3) -> Staged:
     return models.build(config.model, num_classes, config.precision, native=choose(config.ops).native)
 
 
-def make_variables(model: Staged, size: int = 32) -> dict[str, Any]:
+def shapes_of(model: Staged, size: int | tuple[int, int] = 32, channels: int = 1) -> dict[str, Any]:
+    """The shapes of a network's variables for images of so many pixels; nothing is computed."""
+    size = (size, size) if isinstance(size, int) else size
+    images = jax.ShapeDtypeStruct((2, *size, channels), model.numerics.param_dtype)
+    return dict(jax.eval_shape(model.init, jax.random.key(0), images))
+
+
+def make_variables(model: Staged, size: int | tuple[int, int] = 32, channels: int = 1) -> dict[str, Any]:
     """Weights and statistics drawn in NumPy: JAX would compile for seconds. Gradients flow through every branch."""
-    images = jax.ShapeDtypeStruct((2, size, size, 1), model.numerics.param_dtype)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), images)
     generator = np.random.default_rng(0)
 
     def values(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         spread = np.sqrt(2 / np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.2
         return jnp.asarray((leaf.ndim == 1) + spread * generator.uniform(-1, 1, leaf.shape), leaf.dtype)
 
-    return {"batch_stats": {}, **jax.tree.map(values, dict(abstract))}
+    return {"batch_stats": {}, **jax.tree.map(values, shapes_of(model, size, channels))}
 
 
 def make_preprocessing(config: ConfigDict) -> Preprocessing:
@@ -105,6 +114,13 @@ def make_recipe(
     return Recipe(**values | changes)
 
 
+def make_training(config: ConfigDict, size: int = 32, **changes: Any) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe of a config of one phase, and the variables that it starts from, for images of so many pixels."""
+    model = make_model(config)
+    variables = make_variables(model, size)
+    return make_recipe(config, model, variables, **changes), variables
+
+
 def make_state(recipe: Recipe, variables: Any, seed: int = 0) -> TrainState:
     return initial_state(recipe, variables, jax.random.key(seed))
 
@@ -119,6 +135,39 @@ def on_devices(count: int) -> dict[str, str]:
     """What the environment of a child process adds so that it has this many devices."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
+def run_on_devices(count: int, module: str, *arguments: object) -> None:
+    """Runs a module of these tests in a process with this many devices; it has to succeed."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    subprocess.run(command, cwd=ROOT, env=os.environ | on_devices(count), check=True)
+
+
+def by_path(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of a tree by their paths, keys of random numbers as numbers."""
+    return {
+        jax.tree_util.keystr(path): np.asarray(
+            jax.random.key_data(leaf) if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key) else leaf
+        )
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def assert_same_bits(tree: Any, other: Any) -> None:
+    """The same structure, and every array the same to the bit."""
+    assert str(jax.tree.structure(tree)) == str(jax.tree.structure(other))
+    expected = by_path(other)
+    for path, leaf in by_path(tree).items():
+        np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+
+
+def assert_close(tree: Any, other: Any, tolerance: float) -> None:
+    """The same structure, and the largest difference of each array within a part of its largest value."""
+    found, expected = by_path(tree), by_path(other)
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        bound = tolerance * np.abs(value).max(initial=0)
+        np.testing.assert_allclose(found[path], value, rtol=tolerance, atol=bound, err_msg=path)
 
 
 def send_sigterm_before(stop: int, patch: pytest.MonkeyPatch) -> None:

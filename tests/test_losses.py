@@ -1,3 +1,5 @@
+"""Losses of labels and of masks: their formulas, their limits, and the weights of classes."""
+
 import math
 from typing import Any
 
@@ -9,16 +11,61 @@ from ml_collections import ConfigDict
 
 from covidjax import losses
 from covidjax.errors import UserError
+from covidjax.losses import MASK_LOSSES
 
 LOSS_FUNCTIONS = (losses.softmax_cross_entropy, losses.sigmoid_cross_entropy)
 WEIGHTS = (0.5, 2.0, 1.25)
 EXTREMES = (1e37, -1e37, 1e4, -1e4, 0.0)
+EMPTY = np.zeros((1, 4, 4), np.int32)
+EVERY = [*((name, False) for name in losses.LOSSES), *((name, True) for name in MASK_LOSSES)]
+every_loss = pytest.mark.parametrize(("name", "of_masks"), EVERY)
 
 
-def make_batch(dtype: Any = np.float32) -> tuple[jax.Array, jax.Array]:
-    generator = np.random.default_rng(0)
-    logits = 4 * generator.normal(size=(16, 3))
-    return jnp.asarray(logits.astype(dtype)), jnp.asarray(generator.integers(0, 3, size=16), jnp.int32)
+def make_batch(dtype: Any = np.float32, of_masks: bool = False) -> tuple[jax.Array, jax.Array]:
+    """Sixteen labels, or the masks of five images of 6 x 7 pixels, of which the first is empty; and logits."""
+    generator, shape = np.random.default_rng(0), (5, 6, 7) if of_masks else (16,)
+    labels = generator.integers(0, 3, shape, np.uint8)
+    labels[0] = 0
+    return jnp.asarray(3 * generator.normal(size=(*shape, 3)).astype(dtype)), jnp.asarray(labels)
+
+
+def make(name: str, weights: tuple[float, ...] | None = None, of_masks: bool = True, **changes: float) -> Any:
+    """The loss, compiled as one: in eager mode each of its operations would be."""
+    section = {"name": name, "label_smoothing": 0.0, "focal_gamma": 2.0, "tversky_beta": 0.7, **changes}
+    of_labels = {name: section[name] for name in ("name", "label_smoothing")}
+    made = (ConfigDict(section), weights, MASK_LOSSES) if of_masks else (ConfigDict(of_labels), weights)
+    return jax.jit(losses.loss_function(*made))
+
+
+SMOOTHED = [(name, False, {"label_smoothing": 0.1}) for name in losses.LOSSES]
+FOCAL = [("focal", True, {"focal_gamma": gamma}) for gamma in (0.0, 0.5, 1.0)]
+
+
+@pytest.mark.parametrize(("name", "of_masks", "changes"), [*((*each, {}) for each in EVERY), *SMOOTHED, *FOCAL])
+def test_extreme_logits_give_finite_losses_and_gradients(name: str, of_masks: bool, changes: dict[str, float]) -> None:
+    rows = jnp.asarray([(first, second, 0.0) for first in EXTREMES for second in EXTREMES], jnp.float32)
+    rows = rows.reshape(1, 5, 5, 3) if of_masks else rows
+    loss = make(name, None, of_masks, **changes)
+    compiled = jax.jit(jax.value_and_grad(lambda logits, labels: jnp.sum(loss(logits, labels))))
+    for label in range(3):
+        value, gradients = compiled(rows, jnp.full(rows.shape[:-1], label))
+        assert np.isfinite(value) and value > 0
+        assert np.isfinite(gradients).all() and np.abs(gradients).max() > 0
+        assert (np.asarray(loss(rows, jnp.full(rows.shape[:-1], label))) >= 0).all()
+
+
+@every_loss
+def test_half_precision_logits_are_computed_in_float32(name: str, of_masks: bool) -> None:
+    logits, labels = make_batch(of_masks=of_masks)
+    half, loss = logits.astype(jnp.bfloat16), make(name, None, of_masks)
+    values = loss(half, labels)
+    assert values.dtype == jnp.float32
+    np.testing.assert_array_equal(values, loss(half.astype(jnp.float32), labels))
+    if not of_masks:
+        assert losses.probabilities(half, name).dtype == jnp.float32
+
+
+# ---- Of labels ----
 
 
 @pytest.mark.parametrize("loss", LOSS_FUNCTIONS)
@@ -61,28 +108,6 @@ def test_losses_equal_their_formulas() -> None:
     assert losses.sigmoid_cross_entropy(logits, labels, label_smoothing=0.1).item() == pytest.approx(smoothed)
 
 
-@pytest.mark.parametrize("loss", LOSS_FUNCTIONS)
-def test_class_weight_is_that_of_the_label(loss: Any) -> None:
-    logits, labels = make_batch()
-    weighted = loss(logits, labels, class_weights=WEIGHTS)
-    np.testing.assert_allclose(weighted, loss(logits, labels) * np.asarray(WEIGHTS)[np.asarray(labels)], rtol=1e-6)
-
-
-@pytest.mark.parametrize("loss", LOSS_FUNCTIONS)
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_extreme_logits_give_finite_losses_and_gradients(loss: Any, label_smoothing: float) -> None:
-    rows = [(first, second, 0.0) for first in EXTREMES for second in EXTREMES]
-    logits = jnp.asarray(rows, jnp.float32)
-    for label in range(3):
-        labels = jnp.full(len(rows), label)
-        values = loss(logits, labels, label_smoothing=label_smoothing)
-        gradients = jax.grad(lambda x, y: jnp.sum(loss(x, y, label_smoothing=label_smoothing)))(logits, labels)
-        assert np.isfinite(values).all()
-        assert (np.asarray(values) >= 0).all()
-        assert np.isfinite(gradients).all()
-        assert np.abs(gradients).max() > 0
-
-
 def test_logit_out_of_reach_of_float32_does_not_spoil_the_right_class() -> None:
     logits = jnp.array([[3e38, -3e38]])
     assert losses.softmax_cross_entropy(logits, jnp.array([0])).item() == 0.0
@@ -96,16 +121,6 @@ def test_small_losses_keep_their_digits(loss: Any) -> None:
     exact = math.log1p(math.exp(-40.0 if loss is losses.softmax_cross_entropy else -20.0))
     # In the softmax 1 + exp(-40) is 1 in float32; the sigmoid keeps both of its logarithms.
     assert values.item() == pytest.approx(exact, rel=1e-5, abs=1e-16)
-
-
-@pytest.mark.parametrize("loss", LOSS_FUNCTIONS)
-def test_half_precision_logits_are_computed_in_float32(loss: Any) -> None:
-    logits, labels = make_batch()
-    half = logits.astype(jnp.bfloat16)
-    values = loss(half, labels)
-    assert values.dtype == jnp.float32
-    np.testing.assert_array_equal(values, loss(half.astype(jnp.float32), labels))
-    assert losses.probabilities(half, loss.__name__).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
@@ -124,28 +139,127 @@ def test_sigmoid_probabilities_are_the_sigmoids_over_their_sum() -> None:
     np.testing.assert_allclose(losses.probabilities(logits, "sigmoid_cross_entropy"), expected, rtol=1e-5)
 
 
-def test_balanced_weights_average_to_one_over_the_examples() -> None:
-    labels = np.array([0] * 6 + [1] * 3 + [2])
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_loss_function_is_a_static_argument_of_jit(name: str) -> None:
+    logits, labels = make_batch()
+    loss = losses.loss_function(ConfigDict({"name": name, "label_smoothing": 0.1}), WEIGHTS)
+    compiled = jax.jit(lambda loss, logits, labels: loss(logits, labels), static_argnums=0)
+    expected = getattr(losses, name)(logits, labels, class_weights=WEIGHTS, label_smoothing=0.1)
+    np.testing.assert_allclose(compiled(loss, logits, labels), expected, rtol=1e-5)
+
+
+# ---- Of masks ----
+
+
+def by_numpy(name: str, logits: Any, labels: Any, weights: tuple[float, ...], gamma: float, beta: float) -> np.ndarray:
+    """The formulas in float64, of each image."""
+    logits, one_hot = np.asarray(logits, np.float64), np.eye(3)[np.asarray(labels)]
+    weight, p = np.asarray(weights)[np.asarray(labels)], np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    of_label, sigmoids = (p * one_hot).sum(-1), 1 / (1 + np.exp(-logits))
+    cross_entropy = np.mean(-weight * np.log(of_label), axis=(1, 2))
+
+    def overlap(missed_part: float) -> np.ndarray:
+        hits, false, missed = (np.sum(part, (1, 2)) for part in (p * one_hot, p * (1 - one_hot), (1 - p) * one_hot))
+        parts = 1 - (hits + 0.5) / (hits + (1 - missed_part) * false + missed_part * missed + 0.5)
+        return np.average(parts, axis=-1, weights=weights)
+
+    return {
+        "softmax_cross_entropy": cross_entropy,
+        "sigmoid_cross_entropy": np.mean(-weight * np.log(np.abs(1 - one_hot - sigmoids)).mean(-1), axis=(1, 2)),
+        "cross_entropy_dice": cross_entropy + overlap(0.5),
+        "dice": overlap(0.5),
+        "focal": np.mean(-weight * (1 - of_label) ** gamma * np.log(of_label), axis=(1, 2)),
+        "tversky": overlap(beta),
+    }[name]
+
+
+@pytest.mark.parametrize("name", MASK_LOSSES)
+@pytest.mark.parametrize(("weights", "dtype"), [(None, np.float32), (WEIGHTS, np.float64)])
+def test_losses_of_masks_equal_their_formulas(name: str, weights: tuple[float, ...] | None, dtype: Any) -> None:
+    with jax.enable_x64(dtype == np.float64):
+        logits, labels = make_batch(dtype, of_masks=True)
+        found = make(name, weights, focal_gamma=1.7, tversky_beta=0.8)(logits, labels)
+        assert found.shape == (5,)
+        assert found.dtype == dtype
+        expected = by_numpy(name, logits, labels, weights or (1.0, 1.0, 1.0), 1.7, 0.8)
+        np.testing.assert_allclose(found, expected, rtol=1e-12 if dtype == np.float64 else 2e-6)
+
+
+def test_dice_by_hand() -> None:
+    """Two of sixteen pixels are lesion; the network is certain of one of them and of one that is none."""
+    labels, logits = EMPTY.copy(), certain(0)
+    labels[0, 0, :2] = 1
+    logits[0, [0, 3], [0, 3], 1] = 400.0
+    lesion, background = (2 * 1 + 1) / (2 + 2 + 1), (2 * 13 + 1) / (14 + 14 + 1)
+    assert make("dice")(logits, labels).item() == pytest.approx(1 - (lesion + background) / 2)
+    assert make("dice", (0.0, 2.0))(logits, labels).item() == pytest.approx(1 - lesion)
+    logits[0, 0, 1, 1] = 400.0  # nothing is missed now, and one pixel is false
+    lesion, background = (2 * 2 + 1) / (2 * (2 + 0.1 * 1) + 1), (2 * 13 + 1) / (2 * (13 + 0.9 * 1) + 1)
+    found = make("tversky", tversky_beta=0.9)(logits, labels).item()
+    assert found == pytest.approx(1 - (lesion + background) / 2)
+
+
+def certain(label: int) -> np.ndarray:
+    """Logits of two classes that say the same of each pixel."""
+    logits = np.zeros((1, 4, 4, 2), np.float32)
+    logits[..., label] = 200.0
+    return logits
+
+
+@pytest.mark.parametrize("name", ["dice", "tversky"])
+def test_empty_mask_costs_what_is_predicted_in_it(name: str) -> None:
+    loss, some = make(name), certain(0)
+    assert loss(certain(0), EMPTY).item() == 0.0
+    some[0, 0, :3, 1] = 400.0
+    false, missed = (3, 3) if name == "dice" else (2 * 0.3 * 3, 2 * 0.7 * 3)
+    assert loss(some, EMPTY).item() == pytest.approx(1 - (1 / (false + 1) + 27 / (26 + missed + 1)) / 2)
+    assert loss(certain(1), EMPTY + 1).item() == 0.0
+
+
+def test_label_smoothing_is_that_of_the_pixels() -> None:
+    logits, labels = make_batch(of_masks=True)
+    for name in ("softmax_cross_entropy", "sigmoid_cross_entropy"):
+        pixels = np.asarray(getattr(losses, name)(logits, labels, class_weights=WEIGHTS, label_smoothing=0.1))
+        found = make(name, WEIGHTS, label_smoothing=0.1)(logits, labels)
+        np.testing.assert_allclose(found, pixels.mean(axis=(1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", MASK_LOSSES)
+def test_gradients_equal_finite_differences(name: str) -> None:
+    with jax.enable_x64(True):
+        logits, labels = make_batch(np.float64, of_masks=True)
+        loss = make(name, WEIGHTS, focal_gamma=0.5)
+        direction = np.random.default_rng(1).normal(size=logits.shape)
+        slopes = jax.jit(lambda x, d: jax.jvp(lambda x: loss(x, labels), (x,), (d,))[1])(logits, direction)
+        ahead, behind = (np.asarray(loss(np.asarray(logits) + step * direction, labels)) for step in (1e-5, -1e-5))
+        np.testing.assert_allclose(slopes, (ahead - behind) / 2e-5, rtol=1e-5)
+
+
+# ---- The weights of classes ----
+
+
+MASKS = np.array([[[0, 0, 0], [0, 0, 1]], [[0, 2, 0], [0, 1, 0]]], np.uint8)
+
+
+@pytest.mark.parametrize("labels", [np.repeat([0, 1, 2], (6, 3, 1)), np.repeat([0, 1, 2], (61, 5, 35)), MASKS])
+def test_balanced_weights_average_to_one_over_the_examples_or_pixels_and_are_scikit_learns(labels: Any) -> None:
+    module = pytest.importorskip("sklearn.utils.class_weight", reason="scikit-learn is not installed: no parity check")
     weights = losses.class_weights("balanced", labels, "abc")
-    assert weights == pytest.approx((10 / 18, 10 / 9, 10 / 3))
+    expected = module.compute_class_weight("balanced", classes=np.arange(3), y=labels.ravel())
+    assert weights == pytest.approx(tuple(expected))
     assert np.asarray(weights)[labels].mean() == pytest.approx(1.0)
 
 
-def test_balanced_weights_equal_scikit_learn() -> None:
-    module = pytest.importorskip("sklearn.utils.class_weight", reason="scikit-learn is not installed: no parity check")
-    labels = np.random.default_rng(3).choice(4, size=101, p=(0.6, 0.2, 0.15, 0.05))
-    expected = module.compute_class_weight("balanced", classes=np.arange(4), y=labels)
-    assert losses.class_weights("balanced", labels, "abcd") == pytest.approx(tuple(expected))
+def test_a_class_without_a_pixel_has_no_balanced_weight() -> None:
+    np.testing.assert_array_equal(losses.class_counts(MASKS, 4), [9, 2, 1, 0])
+    with pytest.raises(UserError, match="class d has no training pixel"):
+        losses.class_weights("balanced", MASKS, "abcd")
 
 
-def test_given_weights_and_none_are_passed_on() -> None:
-    labels = np.array([0, 1])
-    assert losses.class_weights("none", labels, "ab") is None
-    assert losses.class_weights((1, 2.5), labels, "ab") == (1.0, 2.5)
-
-
-def test_weights_of_named_classes_find_their_labels() -> None:
+def test_given_weights_are_passed_on_and_those_of_named_classes_find_their_labels() -> None:
     labels = np.array([0, 1, 2])
+    assert losses.class_weights("none", labels, "abc") is None
+    assert losses.class_weights((1, 2.5, 3), labels, "abc") == (1.0, 2.5, 3.0)
     for classes in ("abc", "cab", "bca"):
         weights = losses.class_weights((("c", 12), ("a", 0.5)), labels, classes)
         assert weights is not None
@@ -161,12 +275,3 @@ def test_bad_class_weights_are_refused_in_one_line(spec: Any) -> None:
     with pytest.raises(UserError, match=r"^loss\.class_weights is ") as caught:
         losses.class_weights(spec, np.array([0, 0, 2]), "abc")
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", losses.LOSSES)
-def test_loss_function_is_a_static_argument_of_jit(name: str) -> None:
-    logits, labels = make_batch()
-    loss = losses.loss_function(ConfigDict({"name": name, "label_smoothing": 0.1}), WEIGHTS)
-    compiled = jax.jit(lambda loss, logits, labels: loss(logits, labels), static_argnums=0)
-    expected = getattr(losses, name)(logits, labels, class_weights=WEIGHTS, label_smoothing=0.1)
-    np.testing.assert_allclose(compiled(loss, logits, labels), expected, rtol=1e-5)

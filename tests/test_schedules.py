@@ -73,13 +73,8 @@ def losses_of_a_run() -> list[float]:
 def test_plateau_equals_keras_epoch_by_epoch(
     keras: Any, patience: int, factor: float, min_delta: float, min_rate: float
 ) -> None:
-    config = make_config(
-        schedule="plateau",
-        plateau_patience=patience,
-        plateau_factor=factor,
-        plateau_min_delta=min_delta,
-        plateau_min_learning_rate=min_rate,
-    )
+    section = {"patience": patience, "factor": factor, "min_delta": min_delta, "min_learning_rate": min_rate}
+    config = make_config(schedule="plateau", **{f"plateau_{key}": value for key, value in section.items()})
     model = types.SimpleNamespace(optimizer=keras.optimizers.SGD(config.learning_rate))
     callback = keras.callbacks.ReduceLROnPlateau(
         monitor="loss", mode="min", factor=factor, patience=patience, min_delta=min_delta, min_lr=min_rate
@@ -113,19 +108,17 @@ def test_plateau_counts_nan_as_no_improvement() -> None:
     assert int(state.wait) == 1
 
 
-def test_plateau_state_keeps_shapes_and_dtypes() -> None:
+def test_plateau_state_keeps_shapes_and_dtypes_and_acts_under_no_other_schedule() -> None:
     with jax.enable_x64(True):
-        state = optim.plateau_init()
-        new_state = jax.jit(lambda state: optim.plateau_update(state, 1.0, make_config(schedule="plateau")))(state)
-        assert jax.tree.map(jnp.shape, new_state) == jax.tree.map(jnp.shape, state)
-        assert dtypes(new_state) == [jnp.float32, jnp.float32, jnp.int32]
-
-
-def test_scale_stays_one_without_the_plateau_schedule() -> None:
-    state = optim.plateau_init()
-    for _ in range(20):
-        state = optim.plateau_update(state, 1.0, make_config(schedule="cosine"))
-    assert float(state.scale) == 1.0
+        begun = optim.plateau_init()
+        for schedule, scale in (("plateau", 0.7), ("cosine", 1.0)):
+            update = jax.jit(lambda state, name=schedule: optim.plateau_update(state, 1.0, make_config(schedule=name)))
+            state = begun
+            for _ in range(8):
+                state = update(state)
+            assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, begun)
+            assert dtypes(state) == [jnp.float32, jnp.float32, jnp.int32]
+            assert float(state.scale) == pytest.approx(scale)
 
 
 @pytest.mark.parametrize(

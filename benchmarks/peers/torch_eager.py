@@ -14,7 +14,6 @@ from benchmarks import operations, work
 from benchmarks.case import Case
 from benchmarks.peers.torch_networks import CNN, VGG16, ResNet, Staged
 from benchmarks.peers.torch_unets import UNet, UNetResNet
-from covidjax.weights.torchvision import resnet
 
 
 def build(case: Case, variables: Any = None) -> "TorchSubject":
@@ -174,15 +173,7 @@ def freeze(network: Staged, frozen: tuple[str, ...], *, train: bool) -> None:
 
 def names(case: Case, network: nn.Module) -> Iterator[tuple[str, str]]:
     """(our path, the tensor's name) of every parameter and statistic, as in 'params/stem/conv1/kernel'."""
-    if case.model.startswith(("resnet", "unet_")):
-        prefix = "encoder." if isinstance(network, UNetResNet) else ""
-        base = case.model.removeprefix("unet_")
-        for entry in resnet(work.BLOCKS[base], bottleneck=base == "resnet50", prefix=prefix):
-            yield entry.path, entry.source
-    leaves = {
-        nn.BatchNorm2d: ("scale", "bias", "mean", "var"),
-        nn.Module: ("kernel", "bias", "", ""),
-    }
+    leaves = {nn.BatchNorm2d: ("scale", "bias", "mean", "var"), nn.Module: ("kernel", "bias", "", "")}
     convolutions = _vgg_convolutions()
     for name, module in network.named_modules():
         if not hasattr(module, "weight"):
@@ -196,10 +187,18 @@ def names(case: Case, network: nn.Module) -> Iterator[tuple[str, str]]:
         elif name == "fc":
             path = "head/dense"
         elif case.model.startswith("resnet") or name.startswith("encoder"):
-            continue
+            path = _resnet_path(name.removeprefix("encoder."))
         for leaf, tensor in zip(ours, ("weight", "bias", "running_mean", "running_var"), strict=True):
             if getattr(module, tensor, None) is not None:
                 yield f"{'batch_stats' if tensor.startswith('running') else 'params'}/{path}/{leaf}", f"{name}.{tensor}"
+
+
+def _resnet_path(name: str) -> str:
+    """'layer1.0.downsample.0' is 'layer1/block1/shortcut_conv'."""
+    for theirs, ours in (("downsample.0", "shortcut_conv"), ("downsample.1", "shortcut_norm"), ("bn", "norm")):
+        name = name.replace(theirs, ours)
+    layer, *block, module = ("stem." + name if "." not in name else name).split(".")
+    return "/".join([layer, *(f"block{int(number) + 1}" for number in block), module])
 
 
 def _vgg_convolutions() -> dict[int, str]:

@@ -40,6 +40,7 @@ from covidjax.checkpoint.silence import silence_orbax
 from covidjax.errors import UserError
 
 PyTree = Any
+Which = int | Literal["best", "latest"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,23 +106,15 @@ class Checkpoints:
         """Names of all that a finished checkpoint holds, such as "params/head/kernel". Raises UserError if damaged."""
         return frozenset(manifest.read(self._directory, step)["leaves"])
 
-    def best_step(self) -> int | None:
-        """Step of the finished checkpoint with the best metric; None if none has a finite metric."""
-        return (self._best() or (None, None))[1]
-
-    def best_score(self) -> float | None:
-        """The score of that checkpoint."""
-        return (self._best() or (None, None))[0]
+    def best(self) -> tuple[float, int] | None:
+        """Score and step of the finished checkpoint with the best metric; None if none has a finite metric."""
+        metrics = {step: manifest.read(self._directory, step)["metric"] for step in self.steps()}
+        scores = {step: self.score(metric) for step, metric in metrics.items()}
+        return max(((score, step) for step, score in scores.items() if score is not None), default=None)
 
     def score(self, metric: float | None) -> float | None:
         """A number that is higher for a better metric; None for one that cannot be best."""
         return self._sign * metric if metric is not None and math.isfinite(metric) else None
-
-    def _best(self) -> tuple[float, int] | None:
-        metrics = {step: manifest.read(self._directory, step)["metric"] for step in self.steps()}
-        return max(
-            ((self._sign * metric, step) for step, metric in metrics.items() if metric is not None), default=None
-        )
 
     def save(self, step: int, state: PyTree, progress: Mapping[str, Any], metric: float | None) -> None:
         """Starts a save and returns; files and manifest are written in the background.
@@ -129,7 +122,7 @@ class Checkpoints:
         state: pytree of jax arrays, typed keys included. Its buffers may be donated as soon as this returns: they have
             been copied to the host or, where host and device share memory, jax does not overwrite them until written.
         progress: anything that JSON can hold; copied here
-        metric: what `best_step` goes by
+        metric: what `best` goes by
 
         Waits for the save before this one first. The first one is also read back, see `stored.prove`, before this
         returns. Raises UserError if either failed, if this one cannot start, or if `step` is not above every finished
@@ -217,7 +210,24 @@ class Checkpoints:
         multihost_utils.sync_global_devices("checkpoints cleared")
         return restored
 
-    def restore(self, which: int | Literal["best", "latest"], abstract: PyTree, *, partial: bool = False) -> Restored:
+    def find(self, which: Which) -> tuple[int, Which]:
+        """The step that 'best', 'latest' or a step comes to; and which it is, as 'best' falls to 'latest' without one.
+
+        Raises UserError if there is no such checkpoint.
+        """
+        steps, workdir = self.steps(), self._directory.parent
+        if not steps:
+            raise UserError(f"there is no finished checkpoint in {workdir}: train first, or name another workdir")
+        if which == "best" and (best := self.best()):
+            return best[1], which
+        step = which if isinstance(which, int) else steps[-1]
+        if step not in steps:
+            raise UserError(
+                f"there is no checkpoint {step} in {workdir}: use best, latest or one of {', '.join(map(str, steps))}"
+            )
+        return step, which if isinstance(which, int) else "latest"
+
+    def restore(self, which: Which, abstract: PyTree, *, partial: bool = False) -> Restored:
         """Verifies and restores one checkpoint, and changes nothing on disk.
 
         abstract: the structure of the state, with arrays or `jax.ShapeDtypeStruct` as leaves, each with the
@@ -227,14 +237,7 @@ class Checkpoints:
 
         Raises UserError if there is no such checkpoint, it is damaged, or a leaf has another name, shape or dtype.
         """
-        steps = self.steps()
-        if not steps:
-            raise UserError(f"no finished checkpoint in {self._directory}; train first or name another workdir")
-        step = self.best_step() if which == "best" else steps[-1] if which == "latest" else which
-        if step is None:
-            raise UserError(f"no checkpoint in {self._directory} has a finite metric to be best by; use 'latest'")
-        if step not in steps:
-            raise UserError(f"no checkpoint {step} in {self._directory}; use 'best', 'latest' or one of {steps}")
+        step, _ = self.find(which)
         return self._read(step, manifest.verify(self._directory, step), abstract, partial=partial)
 
     def _read(

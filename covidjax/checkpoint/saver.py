@@ -34,7 +34,8 @@ class Saver:
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
-        self._best_score = checkpoints.best_score()
+        best = checkpoints.best()
+        self._best_score = best[0] if best else None
         self._passed: Snapshot | None = None
         self._began = math.inf
 

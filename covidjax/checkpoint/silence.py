@@ -14,8 +14,8 @@ def silence_orbax() -> None:
 
     Filters on the loggers 'absl' and 'asyncio' and on one warning, and a hook on `sys.unraisablehook`; all else passes.
     """
-    logging.getLogger("absl").addFilter(_is_not_from_orbax)
-    logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_not_of_orbax)
     warnings.filterwarnings("ignore", "coroutine '(async_serialize_from_host|Store._get_array_meta)", RuntimeWarning)
     if not isinstance(sys.unraisablehook, _LateWritesDropped):
         sys.unraisablehook = _LateWritesDropped(sys.unraisablehook)
@@ -33,10 +33,7 @@ class _LateWritesDropped:
             self.former(unraisable)
 
 
-def _is_not_from_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
-
-
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     text = logging.Formatter().format(record)  # with the traceback: the message alone need not name orbax
-    return not ("exception was never retrieved" in text and "orbax" in text)
+    never_retrieved = "exception was never retrieved" in text and "orbax" in text
+    return not never_retrieved and f"{os.sep}orbax{os.sep}" not in record.pathname

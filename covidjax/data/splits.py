@@ -100,19 +100,6 @@ def draw_splits(labels: Sequence[int], patients: Sequence[str]) -> tuple[str, ..
         return tuple({0: "test", 1: "val"}.get(fold, "train") for fold in folds)
 
 
-def balanced_subset(labels: Sequence[int], counts: Sequence[int], seed: int) -> np.ndarray:
-    """Indices, sorted, of `counts[label]` images of each class, or of all where a class has no more.
-
-    The seed alone decides which, so a class that is taken whole does not move the others.
-    """
-    array = np.asarray(labels)
-    drawn = [
-        np.random.default_rng((seed, label)).permutation(np.flatnonzero(array == label))[:count]
-        for label, count in enumerate(counts)
-    ]
-    return np.sort(np.concatenate(drawn))
-
-
 def check_patients_in_one_split(splits: Sequence[str], patients: Sequence[str]) -> None:
     """Raises UserError if a patient is in two splits. Both arguments have one entry per image."""
     by_split: dict[str, set[str]] = {}

@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files, models, tasks
+from covidjax.checkpoint.checkpoint import Which
 from covidjax.errors import UserError, some_of
 from covidjax.evaluate.network import inference
 from covidjax.models import mixture
 from covidjax.process import path_of
 from covidjax.tasks.base import Task
-from covidjax.weights.workdir import Trained, Which, load_trained
+from covidjax.weights.workdir import Trained, load_trained
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

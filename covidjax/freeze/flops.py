@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from covidjax.freeze.plan import is_hole
+from covidjax.freeze.plan import merge
 
 Forward = Callable[[Any, Any], Any]
 
@@ -45,13 +45,9 @@ def with_backward(forward: Forward, params: Any, trainable: Any, x: Any, outputs
 
     def both(trainable: Any, params: Any, x: Any, cotangent: Any) -> Any:
         def of(trainable: Any, x: Any) -> Any:
-            merged = jax.tree.map(lambda a, b: b if is_hole(a) else a, trainable, params, is_leaf=is_hole)
-            return forward(merged, x)
+            return forward(merge(trainable, params), x)
 
-        if with_input:
-            value, pullback = jax.vjp(of, trainable, x)
-        else:
-            value, pullback = jax.vjp(lambda t: of(t, x), trainable)
+        value, pullback = jax.vjp(of, trainable, x) if with_input else jax.vjp(lambda t: of(t, x), trainable)
         return value, pullback(cotangent)
 
     return count(both, trainable, params, x, outputs)

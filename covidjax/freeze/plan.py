@@ -118,7 +118,12 @@ class FreezePlan:
 
     def merge(self, trainable: Any, frozen: Any) -> Any:
         """The whole tree again: the inverse of `split`. Where `trainable` has a hole it is that of `frozen`."""
-        return jax.tree.map(lambda a, b: b if is_hole(a) else a, trainable, frozen, is_leaf=is_hole)
+        return merge(trainable, frozen)
+
+
+def merge(trainable: Any, frozen: Any) -> Any:
+    """One tree of two, the leaves of `frozen` in the holes of `trainable`."""
+    return jax.tree.map(lambda a, b: b if is_hole(a) else a, trainable, frozen, is_leaf=is_hole)
 
 
 def make_plan(
@@ -150,13 +155,10 @@ def make_plan(
     """
     paths = _paths(variables["params"])
     trains = trained_rule(strategy, paths, stages)
-    for pattern, _ in lr_scale:
-        check_matches("lr_scale", pattern, paths, stages)
-    for pattern, _ in weight_decays:
-        check_matches("weight_decays", pattern, paths, stages)
     statistics = _paths(variables.get("batch_stats", {}))
-    for pattern, _ in ema_decays:
-        check_matches("ema_decays", pattern, (*paths, *statistics), stages)
+    named = {"lr_scale": lr_scale, "weight_decays": weight_decays, "ema_decays": ema_decays}
+    for name, pattern in ((name, pattern) for name, pairs in named.items() for pattern, _ in pairs):
+        check_matches(name, pattern, (*paths, *statistics) if name == "ema_decays" else paths, stages)
     spread = _spread(rate_spread, stages)
 
     def leaf(path: str) -> Leaf:

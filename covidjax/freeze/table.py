@@ -1,7 +1,6 @@
 """Parameters and costs of a plan, stage by stage, as a table."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ def freeze_table(
     forward_flops, backward_flops, and full_backward_flops, what the backward pass would cost if everything trained.
     """
     trainable, _ = plan.split(variables["params"])
-    rows, flowing, reached, first = [], images, False, True
+    rows, flowing, reached = [], images, False
     for index, stage in enumerate(plan.stages):
         stop = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
         statistics = variables.get("batch_stats", {}).get(stage, {})
@@ -34,22 +33,29 @@ def freeze_table(
         backward = flops.with_backward(forward, params, own_trainable, flowing, outputs, with_input=reached)
         full = backward
         if plan.strategy != "none":
-            full = flops.with_backward(forward, params, params, flowing, outputs, with_input=not first)
+            full = flops.with_backward(forward, params, params, flowing, outputs, with_input=index > 0)
+        slots = jax.tree.leaves(jax.eval_shape(tx.init, {stage: own_trainable}))
+        live = "batch" if stage in plan.batch_norm_stages else "running"
         rows.append(
             {
                 "stage": stage,
                 "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
                 "trainable": trained,
                 "statistics": sum(leaf.size for leaf in jax.tree.leaves(statistics)),
-                "optimizer_bytes": _bytes(jax.eval_shape(tx.init, {stage: own_trainable})) if trained else 0,
+                "optimizer_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in slots) if trained else 0,
                 "forward_flops": forward_flops,
                 "backward_flops": max(backward - forward_flops, 0.0) if trained or reached else 0.0,
                 "full_backward_flops": max(full - forward_flops, 0.0),
-                "batch_norm": _batch_norm_mode(plan, stage),
+                "batch_norm": live if stage in plan.normalised_stages else "-",
             }
         )
-        reached, first, flowing = reached or trained > 0, False, outputs
+        reached, flowing = reached or trained > 0, outputs
     return rows, _summary(rows)
+
+
+def step_flops(rows: Sequence[Mapping[str, Any]]) -> float:
+    """FLOPs of forward and backward pass through the stages of these rows of `freeze_table`."""
+    return sum(row["forward_flops"] + row["backward_flops"] for row in rows)
 
 
 def format_table(rows: list[dict[str, Any]], summary: str) -> str:
@@ -68,16 +74,6 @@ def format_table(rows: list[dict[str, Any]], summary: str) -> str:
         for row in rows
     ]
     return f"{console.format_table((head, *body), '<>>>>><')}\n{summary}"
-
-
-def _bytes(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _batch_norm_mode(plan: FreezePlan, stage: str) -> str:
-    if stage not in plan.normalised_stages:
-        return "-"
-    return "batch" if stage in plan.batch_norm_stages else "running"
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:

@@ -6,7 +6,6 @@ In numpy on the host: a split is evaluated once, and its predictions fit in memo
 import csv
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ import numpy as np
 from scipy import stats
 
 from covidjax import files
+from covidjax.data.examples import Examples
 from covidjax.errors import UserError
+from covidjax.metrics import bootstrap
 
 COLUMNS = ("file", "patient", "label", "predicted", "correct")
 PROBABILITY = "probability_"
-WEIGHTS_AT_ONCE = 2**21  # elements of a block of bootstrap weights: 16 MiB
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,13 +49,8 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tup
     """
     if total == 0:
         return 0.0, 1.0
-    z = float(stats.norm.ppf((1 + confidence) / 2))
-    share = successes / total
-    scale = 1 + z * z / total
-    center = (share + z * z / (2 * total)) / scale
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / scale
-    # At the ends the formula is exact and its rounding is not.
-    return (center - half if successes else 0.0), (center + half if successes < total else 1.0)
+    found = stats.binomtest(successes, total).proportion_ci(confidence, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -75,24 +70,12 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
     return float(np.abs(np.bincount(index, weights=correct - confidences)).sum() / len(labels))
 
 
-def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """The area under the ROC curve by mid-ranks (Mann and Whitney): a tie counts half.
+def auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The area under the ROC curve by mid-ranks (Mann and Whitney) under many weightings at once: a tie counts half.
 
-    scores: [n] float; is_positive: [n] bool. NaN where there is no positive or no negative.
-    """
-    positives = int(np.count_nonzero(is_positive))
-    negatives = len(is_positive) - positives
-    if positives == 0 or negatives == 0:
-        return math.nan
-    ranks = stats.rankdata(scores)[is_positive].sum()
-    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def weighted_auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """`auroc` under many weightings at once; a whole weight k is the same as the example repeated k times.
-
-    scores: [n] float; is_positive: [n] bool; weights: [resamples, n] float64, not negative -> [resamples] float64,
-    NaN where the positives or the negatives weigh nothing.
+    scores: [n] float; is_positive: [n] bool; weights: [resamples, n] float64, not negative, of which a whole one, k, is
+    the same as the example repeated k times -> [resamples] float64, NaN where the positives or the negatives weigh
+    nothing.
     """
     order = np.argsort(scores, kind="stable")
     ordered = scores[order]
@@ -104,30 +87,12 @@ def weighted_auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndar
     return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
 
 
-def resample_weights(clusters: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
-    """How often each example is drawn when whole clusters are drawn with replacement, as many as there are.
-
-    clusters: [n] int, 0 to the number of clusters - 1, each of them in use -> [resamples, n] float64, whole numbers.
-    """
-    count = int(clusters.max()) + 1
-    return generator.multinomial(count, np.full(count, 1 / count), size=resamples)[:, clusters].astype(np.float64)
-
-
 def classification_report(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    patients: Sequence[str],
-    patients_known: bool,
-    classes: Sequence[str],
-    loss: float,
-    split: str,
-    *,
-    seed: int = 0,
-    resamples: int = 1000,
+    probabilities: np.ndarray, examples: Examples, loss: float, *, seed: int = 0, resamples: int = 1000
 ) -> dict[str, Any]:
     """The content of evaluation_<split>.json but for `checkpoint`, of Python numbers that are finite, or None.
 
-    probabilities: [n, classes] float; labels: [n] int; patients: n identifiers; loss: mean over the examples.
+    probabilities: [n, classes] float, of the examples; loss: mean over them.
 
     A figure with denominator 0 is undefined, and None with its interval: precision of a class that was never predicted,
     recall of a class without examples, F1 = 2 TP / (2 TP + FP + FN) of a class with neither, AUROC of a class that
@@ -141,78 +106,72 @@ def classification_report(
 
     Raises UserError where there are no examples or probabilities are not finite.
     """
+    labels, classes = examples.labels, examples.classes
     if len(labels) == 0:
-        raise UserError(f"split {split!r} has no examples to evaluate: choose a split that has some")
-    _require_finite(probabilities, f"split {split!r}")
+        raise UserError(f"split {examples.split!r} has no examples to evaluate: choose a split that has some")
+    _require_finite(probabilities, f"split {examples.split!r}")
     probabilities = probabilities.astype(np.float64)
     num_classes, num_examples = len(classes), len(labels)
     predicted = probabilities.argmax(axis=1)
     matrix = confusion_matrix(labels, predicted, num_classes)
     hits, support, predictions = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     correct_rejections = num_examples - support - predictions + hits
-    present = support > 0
+    one_hot = np.eye(num_classes)
+    true, guess = one_hot[labels], one_hot[predicted]
+    indicators = np.concatenate([true * guess, true, guess], axis=1)
 
-    f1 = _f1(hits, support, predictions)
-    areas = np.array([auroc(probabilities[:, index], labels == index) for index in range(num_classes)])
-    clusters = np.unique(np.asarray(patients), return_inverse=True)[1] if patients_known else np.arange(num_examples)
-    samples = _bootstrap(probabilities, labels, clusters, seed, resamples)
+    def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
+        hits, support, predictions = np.split(weights @ indicators, 3, axis=1)
+        f1 = _ratio(2 * hits, support + predictions)
+        areas = np.stack(
+            [auroc(probabilities[:, index], labels == index, weights) for index in range(num_classes)], axis=1
+        )
+        macro = {f"macro_{key}": _mean_over(support > 0, values) for key, values in (("f1", f1), ("auroc", areas))}
+        return {"f1": f1, "auroc": areas, **macro}
+
+    found = {key: values[0] for key, values in figures(np.ones((1, num_examples))).items()}
+    samples = bootstrap.resampled(figures, bootstrap.clusters_of(examples), seed, resamples)
 
     per_class = {}
     for index, name in enumerate(classes):
-        figures: dict[str, Any] = {}
-        figures |= _proportion("precision", hits[index], predictions[index])
-        figures |= _proportion("recall", hits[index], support[index])
-        figures |= _proportion("specificity", correct_rejections[index], num_examples - support[index])
-        figures |= _bootstrapped("f1", f1[index], samples["f1"][:, index])
-        figures |= _bootstrapped("auroc", areas[index], samples["auroc"][:, index])
-        per_class[name] = figures | {"support": int(support[index])}
-
-    unit = "by patient" if patients_known else "by image (no patient ids)"
+        per_class[name] = {
+            **_proportion("precision", hits[index], predictions[index]),
+            **_proportion("recall", hits[index], support[index]),
+            **_proportion("specificity", correct_rejections[index], num_examples - support[index]),
+            **_bootstrapped("f1", found["f1"][index], samples["f1"][:, index]),
+            **_bootstrapped("auroc", found["auroc"][index], samples["auroc"][:, index]),
+            "support": int(support[index]),
+        }
     return {
-        "split": split,
+        "split": examples.split,
         "num_examples": num_examples,
         "loss": number(loss),
         **_proportion("accuracy", hits.sum(), num_examples),
-        "balanced_accuracy": number(_mean_over(present, _ratio(hits, support))),
-        **_bootstrapped("macro_f1", _mean_over(present, f1), samples["macro_f1"]),
-        **_bootstrapped("macro_auroc", _mean_over(present, areas), samples["macro_auroc"]),
+        "balanced_accuracy": number(_mean_over(support > 0, _ratio(hits, support))),
+        **_bootstrapped("macro_f1", found["macro_f1"], samples["macro_f1"]),
+        **_bootstrapped("macro_auroc", found["macro_auroc"], samples["macro_auroc"]),
         "ece": expected_calibration_error(probabilities, labels),
         "confusion_matrix": matrix.tolist(),
         "classes": list(classes),
         "per_class": per_class,
-        "intervals": {
-            "proportions": "Wilson 95 %",
-            "auroc and f1": f"bootstrap {unit}, {resamples} resamples, 95 % percentile",
-        },
+        "intervals": {"proportions": "Wilson 95 %", "auroc and f1": bootstrap.method(examples, resamples)},
         "research_use_only": True,
     }
 
 
-def write_predictions(
-    path: Path,
-    names: Sequence[str],
-    patients: Sequence[str],
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    classes: Sequence[str],
-) -> None:
+def write_predictions(path: Path, examples: Examples, probabilities: np.ndarray) -> None:
     """Writes predictions_<split>.csv: label and predicted as class names, probabilities with all their digits.
 
-    names, patients: n identifiers; labels: [n] int; probabilities: [n, classes] float32 or float64.
+    probabilities: [n, classes] float32 or float64, of the examples.
     Raises UserError where probabilities are not finite or the file cannot be written; an old file stays then.
     """
     _require_finite(probabilities, str(path))
-    examples = zip(
-        names, patients, labels, probabilities.argmax(axis=1), probabilities.astype(np.float64).tolist(), strict=True
-    )
-    files.write_csv(
-        path,
-        [*COLUMNS, *(PROBABILITY + name for name in classes)],
-        (
-            [name, patient, classes[label], classes[guess], int(label == guess), *row]
-            for name, patient, label, guess, row in examples
-        ),
-    )
+    classes, scores = examples.classes, probabilities.astype(np.float64).tolist()
+    answers = zip(examples.labels, probabilities.argmax(axis=1), scores, strict=True)
+    rows = [[classes[label], classes[guess], int(label == guess), *row] for label, guess, row in answers]
+    header = [*COLUMNS, *(PROBABILITY + name for name in classes)]
+    named = zip(examples.names, examples.patients, rows, strict=True)
+    files.write_csv(path, header, ([name, patient, *row] for name, patient, row in named))
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -248,33 +207,6 @@ def read_predictions(path: Path) -> Predictions:
     return Predictions(names, patients, labels, probabilities, classes)
 
 
-def _bootstrap(
-    probabilities: np.ndarray, labels: np.ndarray, clusters: np.ndarray, seed: int, resamples: int
-) -> dict[str, np.ndarray]:
-    """F1 and AUROC, [resamples, classes], and their macro means, [resamples]; none of a single cluster."""
-    num_classes = probabilities.shape[1]
-    one_hot = np.eye(num_classes)
-    true, guess = one_hot[labels], one_hot[probabilities.argmax(axis=1)]
-    indicators = np.concatenate([true * guess, true, guess], axis=1)
-    generator = np.random.default_rng(seed)
-    f1, areas = np.full((2, resamples, num_classes), np.nan)
-    macro = np.full((2, resamples), np.nan)
-    block = max(1, WEIGHTS_AT_ONCE // len(labels))
-    for start in range(0, resamples if clusters.max() > 0 else 0, block):
-        part = slice(start, min(start + block, resamples))
-        weights = resample_weights(clusters, generator, part.stop - start)
-        hits, support, predictions = np.split(weights @ indicators, 3, axis=1)
-        f1[part] = _f1(hits, support, predictions)
-        for index in range(num_classes):
-            areas[part, index] = weighted_auroc(probabilities[:, index], labels == index, weights)
-        macro[:, part] = _mean_over(support > 0, f1[part]), _mean_over(support > 0, areas[part])
-    return {"f1": f1, "auroc": areas, "macro_f1": macro[0], "macro_auroc": macro[1]}
-
-
-def _f1(hits: np.ndarray, support: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    return _ratio(2 * hits, support + predictions)
-
-
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
@@ -292,9 +224,7 @@ def _proportion(name: str, successes: int, total: int) -> dict[str, Any]:
 
 
 def _bootstrapped(name: str, value: Any, samples: np.ndarray) -> dict[str, Any]:
-    defined = samples[np.isfinite(samples)]
-    interval = np.percentile(defined, [2.5, 97.5]).tolist() if np.isfinite(value) and len(defined) else None
-    return {name: number(value), f"{name}_ci95": interval}
+    return {name: number(value), f"{name}_ci95": bootstrap.interval(samples) if np.isfinite(value) else None}
 
 
 def number(value: Any) -> float | None:

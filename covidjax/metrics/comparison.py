@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from covidjax.metrics import classification
+from covidjax.metrics import bootstrap
 
 CONFIDENCE = 0.95
 
@@ -26,10 +26,12 @@ class Estimate:
     n: int
     p: float
 
-    @property
-    def below_zero(self) -> bool:
-        """Whether the whole interval lies below 0; never with fewer than two values."""
-        return self.high < 0
+    def is_worse(self, direction: int) -> bool:
+        """Whether the whole interval lies on the bad side of 0; never with fewer than two values.
+
+        direction: 1 where higher is better, else -1.
+        """
+        return (self.high if direction > 0 else -self.low) < 0
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:
@@ -86,12 +88,8 @@ def paired_accuracy(
     differing = only_first + only_second
     p = float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
     gains = first.astype(np.float64) - second
-    low = high = math.nan
-    if clusters.max() > 0:
-        generator, samples = np.random.default_rng(seed), []
-        block = max(1, classification.WEIGHTS_AT_ONCE // len(gains))
-        for start in range(0, resamples, block):
-            weights = classification.resample_weights(clusters, generator, min(block, resamples - start))
-            samples.append(weights @ gains / weights.sum(axis=1))
-        low, high = (float(bound) for bound in np.percentile(np.concatenate(samples), [2.5, 97.5]))
+    samples = bootstrap.resampled(
+        lambda weights: {"": weights @ gains / weights.sum(axis=1)}, clusters, seed, resamples
+    )
+    low, high = bootstrap.interval(samples[""]) or (math.nan, math.nan)
     return Paired(float(gains.mean()), low, high, only_first, only_second, p)

@@ -6,7 +6,6 @@ of the prediction and T those of the mask. A class that is in neither is a perfe
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
+from covidjax.data.examples import Examples
 from covidjax.errors import UserError
-from covidjax.metrics import classification
+from covidjax.metrics import bootstrap
 from covidjax.metrics.classification import number
 
 CONVENTIONS = {
@@ -72,12 +72,8 @@ def hausdorff95_of(predicted: np.ndarray, masks: np.ndarray, num_classes: int) -
 
 def report_from_counts(
     counts: np.ndarray,
-    names: Sequence[str],
-    patients: Sequence[str],
-    patients_known: bool,
-    classes: Sequence[str],
+    examples: Examples,
     loss: float,
-    split: str,
     *,
     distances: np.ndarray | None = None,
     seed: int = 0,
@@ -85,8 +81,8 @@ def report_from_counts(
 ) -> dict[str, Any]:
     """The content of evaluation_<split>.json but for `checkpoint`, of Python numbers that are finite, or None.
 
-    counts: [n, classes, 3] int, of `overlap_counts`; names, patients: n identifiers; loss: mean over
-    the images; distances: [n, classes] float of `hausdorff95_of`, if asked for. The first class is the background.
+    counts: [n, classes, 3] int, of `overlap_counts`; loss: mean over the images; distances: [n, classes] float of
+    `hausdorff95_of`, if asked for. The first class is the background.
 
     Of each class and of all but the first together: Dice and IoU as means over the images, and pooled; and of each
     image, with the pixels of each class, which are its area. `CONVENTIONS`, which the report repeats, has the rest.
@@ -96,6 +92,7 @@ def report_from_counts(
 
     Raises UserError where there are no images, or the loss is NaN: the network has diverged.
     """
+    split, classes = examples.split, examples.classes
     if len(counts) == 0:
         raise UserError(f"split {split!r} has no images to evaluate: choose a split that has some")
     if math.isnan(loss):
@@ -104,8 +101,17 @@ def report_from_counts(
             "train with a lower learning rate"
         )
     counts = counts.astype(np.int64)
-    clusters = np.unique(np.asarray(patients), return_inverse=True)[1] if patients_known else np.arange(len(counts))
-    figures, samples = _figures(counts), _bootstrap(counts, clusters, seed, resamples)
+    overlaps, unions, flat = dice(counts), iou(counts), counts.reshape(len(counts), -1).astype(np.float64)
+
+    def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
+        pooled, total = (weights @ flat).reshape(-1, *counts.shape[1:]), weights.sum(axis=1, keepdims=True)
+        means = {"dice": weights @ overlaps / total, "iou": weights @ unions / total}
+        return {**means, "dice_pooled": dice(pooled), "iou_pooled": iou(pooled)}
+
+    pooled = counts.sum(axis=0)
+    figures = {"dice": overlaps.mean(axis=0), "iou": unions.mean(axis=0)}
+    figures |= {"dice_pooled": dice(pooled), "iou_pooled": iou(pooled)}
+    samples = bootstrap.resampled(resampled, bootstrap.clusters_of(examples), seed, resamples)
     per_class = {}
     for c, name in enumerate(classes):
         per_class[name] = {
@@ -116,7 +122,6 @@ def report_from_counts(
             "predicted_pixels": int(counts[:, c, 1].sum()),
         }
     means = {key: (values[1:].mean(), samples[key][:, 1:].mean(axis=1)) for key, values in figures.items()}
-    unit = "by patient" if patients_known else "by image (no patient ids)"
     return {
         "split": split,
         "num_examples": len(counts),
@@ -125,28 +130,22 @@ def report_from_counts(
         **({} if distances is None else _distance(distances[:, 1:])),
         "classes": list(classes),
         "per_class": per_class,
-        "per_image": _per_image(counts, names, patients, classes, distances),
+        "per_image": _per_image(counts, examples, distances),
         "conventions": {
             key: text for key, text in CONVENTIONS.items() if key != "hausdorff95" or distances is not None
         },
-        "intervals": {"dice and iou": f"bootstrap {unit}, {resamples} resamples, 95 % percentile"},
+        "intervals": {"dice and iou": bootstrap.method(examples, resamples)},
         "research_use_only": True,
     }
 
 
-def _per_image(
-    counts: np.ndarray,
-    names: Sequence[str],
-    patients: Sequence[str],
-    classes: Sequence[str],
-    distances: np.ndarray | None,
-) -> list[dict[str, Any]]:
+def _per_image(counts: np.ndarray, examples: Examples, distances: np.ndarray | None) -> list[dict[str, Any]]:
     """Figures of each image, in the order given."""
     images = []
-    for index, (name, patient) in enumerate(zip(names, patients, strict=True)):
+    for index, (name, patient) in enumerate(zip(examples.names, examples.patients, strict=True)):
         overlaps, unions = dice(counts[index]), iou(counts[index])
         of_classes: dict[str, dict[str, Any]] = {}
-        for c, class_name in enumerate(classes[1:], start=1):
+        for c, class_name in enumerate(examples.classes[1:], start=1):
             of_classes[class_name] = {
                 "dice": float(overlaps[c]),
                 "iou": float(unions[c]),
@@ -160,35 +159,6 @@ def _per_image(
     return images
 
 
-def _figures(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Each [classes]."""
-    pooled = counts.sum(axis=0)
-    return {
-        "dice": dice(counts).mean(axis=0),
-        "iou": iou(counts).mean(axis=0),
-        "dice_pooled": dice(pooled),
-        "iou_pooled": iou(pooled),
-    }
-
-
-def _bootstrap(counts: np.ndarray, clusters: np.ndarray, seed: int, resamples: int) -> dict[str, np.ndarray]:
-    """`_figures` of resampled images, each [resamples, classes]; without rows for a single cluster."""
-    num_images, num_classes = counts.shape[:2]
-    overlaps, unions, flat = dice(counts), iou(counts), counts.reshape(num_images, -1).astype(np.float64)
-    generator = np.random.default_rng(seed)
-    parts: dict[str, list[np.ndarray]] = {key: [np.empty((0, num_classes))] for key in _figures(counts)}
-    block = max(1, classification.WEIGHTS_AT_ONCE // num_images)
-    for start in range(0, resamples if clusters.max() > 0 else 0, block):
-        weights = classification.resample_weights(clusters, generator, min(block, resamples - start))
-        pooled = (weights @ flat).reshape(-1, num_classes, 3)
-        total = weights.sum(axis=1, keepdims=True)
-        parts["dice"].append(weights @ overlaps / total)
-        parts["iou"].append(weights @ unions / total)
-        parts["dice_pooled"].append(dice(pooled))
-        parts["iou_pooled"].append(iou(pooled))
-    return {key: np.concatenate(rows) for key, rows in parts.items()}
-
-
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """The ratio; 1 where there is nothing to find and nothing was found."""
     return np.divide(part, whole, out=np.ones(np.shape(whole)), where=whole != 0)
@@ -199,7 +169,7 @@ def _with_intervals(figures: dict[str, tuple[float, np.ndarray]]) -> dict[str, A
     report: dict[str, Any] = {}
     for key, (value, samples) in figures.items():
         report[key] = float(value)
-        report[f"{key}_ci95"] = np.percentile(samples, [2.5, 97.5]).tolist() if len(samples) else None
+        report[f"{key}_ci95"] = bootstrap.interval(samples)
     return report
 
 

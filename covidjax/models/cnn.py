@@ -4,12 +4,12 @@ import flax.linen as nn
 import jax
 
 from covidjax import ops
-from covidjax.models.layers import FLOAT32, BatchNorm, Conv, Head, Numerics, Staged, he_normal
+from covidjax.models.layers import BatchNorm, Conv, Head, Module, Staged, he_normal
 
 NORMALISATIONS = ("batch", "none")
 
 
-class Block(nn.Module):
+class Block(Module):
     """3x3 convolution, BatchNorm, ReLU, and a 2x2 maximum where the map is still larger than one position.
 
     Without normalisation the convolution is as Keras makes it: with a bias, initialised by Glorot and Bengio 2010.
@@ -17,7 +17,6 @@ class Block(nn.Module):
 
     features: int
     normalisation: str = "batch"
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
@@ -51,7 +50,6 @@ class CNN(Staged):
     dropout: float = 0.0
     pooling: str = "average"
     normalised_features: bool = False
-    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -61,5 +59,5 @@ class CNN(Staged):
     def setup(self) -> None:
         """One submodule a stage."""
         for index in range(self.num_blocks):
-            setattr(self, f"block{index + 1}", Block(self.width * 2**index, self.normalisation, self.numerics))
-        self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, self.numerics)
+            setattr(self, f"block{index + 1}", Block(self.width * 2**index, self.normalisation, numerics=self.numerics))
+        self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, numerics=self.numerics)

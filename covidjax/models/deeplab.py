@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from covidjax.models.layers import FLOAT32, BatchNorm, Conv, Numerics, PixelHead, resize_bilinear
-from covidjax.models.resnet import EncoderDecoder, encoder
+from covidjax.models.layers import BatchNorm, Conv, Module, PixelHead, resize_bilinear
+from covidjax.models.resnet import EncoderDecoder, add_encoder
 
 BACKBONES = {f"deeplabv3_{name}": name for name in ("resnet50", "resnet101")}
 # Of layer1 .. layer4; dilations: of the first block and of the others.
@@ -16,12 +16,11 @@ RATES = (12, 24, 36)
 FEATURES = 256
 
 
-class ConvNorm(nn.Module):
+class ConvNorm(Module):
     """Convolution, BatchNorm, ReLU; the map keeps its size."""
 
     kernel_size: int
     dilation: int = 1
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, use_batch_statistics: bool) -> jax.Array:
@@ -33,14 +32,13 @@ class ConvNorm(nn.Module):
         return norm(x, conv=conv, use_batch_statistics=use_batch_statistics, relu=True)
 
 
-class Decoder(nn.Module):
+class Decoder(Module):
     """Atrous spatial pyramid pooling: `point`, `atrous12 .. atrous36` and `pooled`, joined by `project`; then `last`.
 
     dropout: after `project`; torchvision has 0.5 there.
     """
 
     dropout: float
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> Any:
@@ -48,7 +46,7 @@ class Decoder(nn.Module):
         size, map_ = x
 
         def branch(name: str, inputs: jax.Array, kernel_size: int, dilation: int = 1) -> jax.Array:
-            module = ConvNorm(kernel_size, dilation, self.numerics, name=name)
+            module = ConvNorm(kernel_size, dilation, numerics=self.numerics, name=name)
             return module(inputs, use_batch_statistics=use_batch_statistics)
 
         branches = [branch("point", map_, 1)]
@@ -75,8 +73,6 @@ class DeepLabV3(EncoderDecoder):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        stages = encoder(self.encoder, self.numerics, skips=False, strides=STRIDES, dilations=DILATIONS)
-        for name, stage in stages.items():
-            setattr(self, name, stage)
-        self.decoder = Decoder(self.dropout, self.numerics)
-        self.head = Head(self.num_classes, self.numerics)
+        add_encoder(self, skips=False, strides=STRIDES, dilations=DILATIONS)
+        self.decoder = Decoder(self.dropout, numerics=self.numerics)
+        self.head = Head(self.num_classes, numerics=self.numerics)

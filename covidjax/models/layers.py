@@ -32,10 +32,17 @@ class Numerics:
     native: bool = False
 
 
-FLOAT32 = Numerics()
+class Module(nn.Module, kw_only=True):
+    """A module that computes as `numerics` says."""
+
+    numerics: Numerics = Numerics()
+
+    def weight(self, name: str, init: Callable[..., Any], *shape: int) -> jax.Array:
+        """A parameter [*shape] in the dtype of the activations."""
+        return self.param(name, init, shape, self.numerics.param_dtype).astype(self.numerics.dtype)
 
 
-class Conv(nn.Module):
+class Conv(Module):
     """Convolution with explicit symmetric padding; parameters `kernel` [kh, kw, in, out] and `bias` [out].
 
     dilation: the distance of neighbouring taps of the kernel in the input.
@@ -48,7 +55,6 @@ class Conv(nn.Module):
     use_bias: bool = False
     dilation: int = 1
     kernel_init: Callable[..., Any] = he_normal
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(
@@ -67,12 +73,9 @@ class Conv(nn.Module):
         """
         parts = inputs if isinstance(inputs, tuple) else (inputs,)
         widths = [part.shape[-1] for part in parts]
-        shape = (self.kernel_size, self.kernel_size, sum(widths), self.features)
-        dtype, param_dtype = self.numerics.dtype, self.numerics.param_dtype
-        kernel = self.param("kernel", self.kernel_init, shape, param_dtype).astype(dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype).astype(dtype)
+        dtype, size = self.numerics.dtype, self.kernel_size
+        kernel = self.weight("kernel", self.kernel_init, size, size, sum(widths), self.features)
+        bias = self.weight("bias", nn.initializers.zeros, self.features) if self.use_bias else None
         if affine is not None:
             factor, offset = (values.astype(dtype) for values in affine)
             kernel, bias = kernel * factor, offset if bias is None else bias * factor + offset
@@ -90,7 +93,7 @@ class Conv(nn.Module):
         return ops.add_and_relu(outputs, *others, bias, residual, relu=relu)
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(Module):
     """Batch normalisation over `batch_stats` {mean, var}; parameters `scale` and `bias` [features].
 
     momentum: the part of the running statistics that a step keeps (PyTorch's `momentum` is one minus this).
@@ -100,7 +103,6 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     momentum: float = 0.9
     scale_init: Callable[..., Any] = nn.initializers.ones
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(
@@ -146,22 +148,20 @@ class BatchNorm(nn.Module):
         return outputs
 
 
-class Dense(nn.Module):
+class Dense(Module):
     """Matrix product with `kernel` [in, out] and `bias` [out]."""
 
     features: int
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """inputs: [batch, in_features] -> [batch, features]."""
-        shape, dtype, param_dtype = (inputs.shape[-1], self.features), self.numerics.dtype, self.numerics.param_dtype
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape, param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype)
-        return inputs.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
+        kernel = self.weight("kernel", nn.initializers.glorot_uniform(), inputs.shape[-1], self.features)
+        bias = self.weight("bias", nn.initializers.zeros, self.features)
+        return inputs.astype(self.numerics.dtype) @ kernel + bias
 
 
-class Head(nn.Module):
+class Head(Module):
     """One number a feature or all of them (`pooling`), dropout, one dense layer to the logits.
 
     normalised_features: what the dense layer takes is `scaled_unit_features`.
@@ -171,7 +171,6 @@ class Head(nn.Module):
     dropout: float = 0.0
     pooling: str = "average"
     normalised_features: bool = False
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
@@ -179,18 +178,17 @@ class Head(nn.Module):
         x = self.reduce(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = scaled_unit_features(self, x) if self.normalised_features else x
-        return Dense(self.num_classes, self.numerics, name="dense")(x)
+        return Dense(self.num_classes, numerics=self.numerics, name="dense")(x)
 
     def reduce(self, x: jax.Array) -> jax.Array:
         """The pooling, of a map that is not pooled yet: [batch, height, width, features] -> [batch, features]."""
         return pool(x, self.pooling) if x.ndim == 4 else x
 
 
-class PixelHead(nn.Module):
+class PixelHead(Module):
     """A 1x1 convolution to the logits of every pixel."""
 
     num_classes: int
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Any, *, train: bool, use_batch_statistics: bool) -> jax.Array:
@@ -239,7 +237,7 @@ def _weights(before: int, after: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(before)))
 
 
-class Staged(nn.Module):
+class Staged(Module):
     """A network as an ordered tuple of named stages; the top-level keys of its variables are the stage names.
 
     A subclass names its stages in `stages` and creates a submodule of each name in `setup`. Each stage is called as

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from covidjax import ops
-from covidjax.models.layers import FLOAT32, BatchNorm, Conv, Head, Numerics, Staged
+from covidjax.models.layers import BatchNorm, Conv, Head, Module, Staged
 
 LAYERS = {
     "resnet18": (2, 2, 2, 2),
@@ -52,12 +52,11 @@ KERAS_V2 = Arrangement(preactivation=True, biased=("stem", "conv3", "shortcut_co
 ARRANGEMENTS = {"torchvision": TORCHVISION, "keras": KERAS}
 
 
-class Stem(nn.Module):
+class Stem(Module):
     """7x7 convolution with stride 2, BatchNorm and ReLU unless pre-activated, 3x3 maximum with stride 2 if `pooled`."""
 
     arrangement: Arrangement = TORCHVISION
     pooled: bool = True
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
@@ -75,7 +74,7 @@ class Stem(nn.Module):
         return ops.max_pool(x, window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), native=self.numerics.native)
 
 
-class Block(nn.Module):
+class Block(Module):
     """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the width (bottleneck).
 
     `norm1` belongs to `conv1` and so on: it follows its convolution, or precedes it where the block is pre-activated.
@@ -88,7 +87,6 @@ class Block(nn.Module):
     bottleneck: bool
     arrangement: Arrangement = TORCHVISION
     dilation: int = 1
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, use_batch_statistics: bool) -> jax.Array:
@@ -129,10 +127,10 @@ class Block(nn.Module):
 
     def _norm(self, name: str, fresh_scale: float = 1.0) -> BatchNorm:
         rules, scale_init = self.arrangement, nn.initializers.constant(fresh_scale)
-        return BatchNorm(rules.epsilon, rules.momentum, scale_init, self.numerics, name=name)
+        return BatchNorm(rules.epsilon, rules.momentum, scale_init, numerics=self.numerics, name=name)
 
 
-class Layer(nn.Module):
+class Layer(Module):
     """Residual blocks `block1 .. blockN` of one width; the first, or pre-activated the last, may halve the map.
 
     dilations: of the 3x3 convolutions of the first block, and of the others.
@@ -146,7 +144,6 @@ class Layer(nn.Module):
     arrangement: Arrangement = TORCHVISION
     dilations: tuple[int, int] = (1, 1)
     final_norm: bool = False
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
@@ -184,7 +181,6 @@ class ResNet(Staged):
     pooling: str = "average"
     normalised_features: bool = False
     dropout: float = 0.0
-    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -206,7 +202,7 @@ class ResNet(Staged):
                 numerics=self.numerics,
             )
             setattr(self, f"layer{index + 1}", layer)
-        self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, self.numerics)
+        self.head = Head(self.num_classes, self.dropout, self.pooling, self.normalised_features, numerics=self.numerics)
 
 
 class EncoderStem(Stem):
@@ -251,7 +247,6 @@ class EncoderDecoder(Staged):
     num_classes: int
     encoder: str
     dropout: float = 0.0
-    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -259,27 +254,26 @@ class EncoderDecoder(Staged):
         return (*ENCODER_STAGES, "decoder", "head")
 
 
-def encoder(
-    name: str,
-    numerics: Numerics,
+def add_encoder(
+    network: EncoderDecoder,
     *,
     skips: bool,
     strides: tuple[int, ...] = (1, 2, 2, 2),
     dilations: tuple[tuple[int, int], ...] = ((1, 1),) * 4,
-) -> dict[str, nn.Module]:
-    """`stem, layer1 .. layer4` of a ResNet; strides and dilations: of its layers, see `Layer`.
+) -> None:
+    """Gives a network in its `setup` the stages `stem, layer1 .. layer4`; strides and dilations: see `Layer`.
 
     skips: hand on, beside the last map, the images and the larger maps; else only the size of the images.
     """
-    stages: dict[str, nn.Module] = {"stem": EncoderStem(skips=skips, numerics=numerics)}
-    for index, num_blocks in enumerate(LAYERS[name]):
-        stages[f"layer{index + 1}"] = EncoderLayer(
+    network.stem = EncoderStem(skips=skips, numerics=network.numerics)
+    for index, num_blocks in enumerate(LAYERS[network.encoder]):
+        layer = EncoderLayer(
             64 * 2**index,
             num_blocks,
             strides[index],
-            name in BOTTLENECK,
+            network.encoder in BOTTLENECK,
             dilations=dilations[index],
             skips=skips and index > 0,  # the stem's map skips before its maximum
-            numerics=numerics,
+            numerics=network.numerics,
         )
-    return stages
+        setattr(network, f"layer{index + 1}", layer)

@@ -6,16 +6,15 @@ import jax.numpy as jnp
 
 from covidjax import ops
 from covidjax.models.layers import (
-    FLOAT32,
     BatchNorm,
     Conv,
-    Numerics,
+    Module,
     PixelHead,
     Staged,
     lecun_normal,
     resize_bilinear,
 )
-from covidjax.models.resnet import EncoderDecoder, encoder
+from covidjax.models.resnet import EncoderDecoder, add_encoder
 
 ENCODERS = {f"unet_{name}": name for name in ("resnet18", "resnet34", "resnet50")}
 UPSAMPLINGS = ("transposed", "bilinear")
@@ -27,12 +26,11 @@ ATTENTION_AFTER = "up2"
 Flow = jax.Array | tuple[jax.Array, ...]
 
 
-class Down(nn.Module):
+class Down(Module):
     """Two 3x3 convolutions, whose result skips ahead, then a 2x2 maximum; an odd last row or column stands alone."""
 
     features: int
     batch_norm: bool
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
@@ -43,13 +41,12 @@ class Down(nn.Module):
         return (*skips, skip, ops.max_pool(skip, window=(2, 2), strides=(2, 2), padding=padding))
 
 
-class Middle(nn.Module):
+class Middle(Module):
     """Two 3x3 convolutions at the lowest resolution, then dropout."""
 
     features: int
     batch_norm: bool
     dropout: float
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
@@ -59,7 +56,7 @@ class Middle(nn.Module):
         return (*skips, nn.Dropout(self.dropout, deterministic=not train)(map_))
 
 
-class Up(nn.Module):
+class Up(Module):
     """The map at the size of the last skip and `features` wide, joined with that skip; two 3x3 convolutions.
 
     transposed: a 2x2 convolution with stride 2, cut to the skip's size where that is odd.
@@ -69,7 +66,6 @@ class Up(nn.Module):
     features: int
     upsampling: str
     batch_norm: bool
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
@@ -77,7 +73,7 @@ class Up(nn.Module):
         *skips, skip, map_ = x
         height, width = skip.shape[1:3]
         if self.upsampling == "transposed":
-            map_ = UpConv(self.features, self.numerics, name="up_conv")(map_)[:, :height, :width]
+            map_ = UpConv(self.features, numerics=self.numerics, name="up_conv")(map_)[:, :height, :width]
         else:
             conv = Conv(
                 self.features, 1, use_bias=True, kernel_init=lecun_normal, numerics=self.numerics, name="up_conv"
@@ -88,7 +84,7 @@ class Up(nn.Module):
         return (*skips, map_) if skips else map_
 
 
-class UpConv(nn.Module):
+class UpConv(Module):
     """Transposed 2x2 convolution with stride 2; parameters `kernel` [2, 2, in, out] and `bias` [out].
 
     The kernel is that of PyTorch's ConvTranspose2d with its axes [in, out, 2, 2] moved, not flipped. Each output has
@@ -96,29 +92,24 @@ class UpConv(nn.Module):
     """
 
     features: int
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """inputs: [batch, height, width, in_features] -> [batch, 2 * height, 2 * width, features]."""
-        shape, dtype = (2, 2, inputs.shape[-1], self.features), self.numerics.dtype
         kernel_init = nn.initializers.lecun_normal(batch_axis=(0, 1))
-        kernel = self.param("kernel", kernel_init, shape, self.numerics.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.numerics.param_dtype)
-        native = self.numerics.native
-        outputs = ops.transposed_convolution(inputs.astype(dtype), kernel.astype(dtype), native=native)
-        return outputs + bias.astype(dtype)
+        kernel = self.weight("kernel", kernel_init, 2, 2, inputs.shape[-1], self.features)
+        bias = self.weight("bias", nn.initializers.zeros, self.features)
+        inputs = inputs.astype(self.numerics.dtype)
+        return ops.transposed_convolution(inputs, kernel, native=self.numerics.native) + bias
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Module):
     """Every position of a map looks at all others: `x + scale * attention(x)`, the identity while scale is zero.
 
     Zhang et al. 2018 (SAGAN, arXiv 1805.08318) as in fastai: query and key an eighth as wide as the value, no factor
     on their product, no bias, one `scale` [1] that starts at zero. Without fastai's spectral norm, which bounds the
     discriminator of an adversarial pair. Memory grows with (height * width) squared.
     """
-
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -133,8 +124,7 @@ class SelfAttention(nn.Module):
         scores = jnp.einsum("bqf,bkf->bqk", query, key)
         weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)))
         seen = jnp.einsum("bqk,bkf->bqf", weights.astype(self.numerics.dtype), value).reshape(x.shape)
-        scale = self.param("scale", nn.initializers.zeros, (1,), self.numerics.param_dtype)
-        return x + scale.astype(self.numerics.dtype) * seen
+        return x + self.weight("scale", nn.initializers.zeros, 1) * seen
 
 
 class UNet(Staged):
@@ -157,7 +147,6 @@ class UNet(Staged):
     upsampling: str = "transposed"
     batch_norm: bool = True
     dropout: float = 0.0
-    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -169,14 +158,14 @@ class UNet(Staged):
         """One submodule a stage."""
         widths = [self.width * 2**level for level in range(LEVELS)]
         for level in range(LEVELS):
-            setattr(self, f"down{level + 1}", Down(widths[level], self.batch_norm, self.numerics))
-            up = Up(widths[-1 - level], self.upsampling, self.batch_norm, self.numerics)
+            setattr(self, f"down{level + 1}", Down(widths[level], self.batch_norm, numerics=self.numerics))
+            up = Up(widths[-1 - level], self.upsampling, self.batch_norm, numerics=self.numerics)
             setattr(self, f"up{level + 1}", up)
-        self.middle = Middle(2 * widths[-1], self.batch_norm, self.dropout, self.numerics)
-        self.head = PixelHead(self.num_classes, self.numerics)
+        self.middle = Middle(2 * widths[-1], self.batch_norm, self.dropout, numerics=self.numerics)
+        self.head = PixelHead(self.num_classes, numerics=self.numerics)
 
 
-class Decoder(nn.Module):
+class Decoder(Module):
     """Dropout on the deepest map, then `up1 .. up5` with BatchNorm, the last joining the images themselves.
 
     attention: self-attention `attention` after `up2`, at an eighth of the images' resolution, where Xu's
@@ -186,7 +175,6 @@ class Decoder(nn.Module):
     upsampling: str
     attention: bool
     dropout: float
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Flow, *, train: bool, use_batch_statistics: bool) -> Flow:
@@ -195,9 +183,9 @@ class Decoder(nn.Module):
         x = (*x[:-1], nn.Dropout(self.dropout, deterministic=not train)(x[-1]))
         for number, features in enumerate(DECODER_FEATURES, start=1):
             name = f"up{number}"
-            x = Up(features, self.upsampling, True, self.numerics, name=name)(x, **modes)
+            x = Up(features, self.upsampling, True, numerics=self.numerics, name=name)(x, **modes)
             if self.attention and name == ATTENTION_AFTER:
-                x = (*x[:-1], SelfAttention(self.numerics, name="attention")(x[-1]))
+                x = (*x[:-1], SelfAttention(numerics=self.numerics, name="attention")(x[-1]))
         return x
 
 
@@ -209,10 +197,9 @@ class UNetResNet(EncoderDecoder):
 
     def setup(self) -> None:
         """One submodule a stage."""
-        for name, stage in encoder(self.encoder, self.numerics, skips=True).items():
-            setattr(self, name, stage)
-        self.decoder = Decoder(self.upsampling, self.attention, self.dropout, self.numerics)
-        self.head = PixelHead(self.num_classes, self.numerics)
+        add_encoder(self, skips=True)
+        self.decoder = Decoder(self.upsampling, self.attention, self.dropout, numerics=self.numerics)
+        self.head = PixelHead(self.num_classes, numerics=self.numerics)
 
 
 def _two_convolutions(module: Down | Middle | Up, x: jax.Array, use_batch_statistics: bool) -> jax.Array:

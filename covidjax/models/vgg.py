@@ -5,7 +5,7 @@ import jax
 
 from covidjax import ops
 from covidjax.errors import UserError
-from covidjax.models.layers import FLOAT32, Conv, Dense, Numerics, Staged, pool, scaled_unit_features
+from covidjax.models.layers import Conv, Dense, Module, Staged, pool, scaled_unit_features
 
 # block: (features, number of convolutions)
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -13,12 +13,11 @@ HIDDEN = {"original": (4096, 4096), "paper": (1024, 1024)}
 ORIGINAL_DROPOUT = 0.5
 
 
-class Block(nn.Module):
+class Block(Module):
     """3x3 convolutions `conv1 .. convN` with bias and ReLU, then a 2x2 maximum."""
 
     features: int
     num_convs: int
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
@@ -29,7 +28,7 @@ class Block(nn.Module):
         return ops.max_pool(x, window=(2, 2), strides=(2, 2))
 
 
-class Head(nn.Module):
+class Head(Module):
     """Flatten, hidden dense layers with ReLU and dropout, a dense layer to the logits; all are `dense1 .. denseN`.
 
     normalised_features: what the last takes is `scaled_unit_features`.
@@ -39,7 +38,6 @@ class Head(nn.Module):
     hidden: tuple[int, ...]
     dropout: float
     normalised_features: bool = False
-    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
@@ -53,10 +51,10 @@ class Head(nn.Module):
                 "config.dataset.image_size is too small for vgg16, which halves it five times: allowed are 32 and more"
             )
         for number, features in enumerate(self.hidden, start=1):
-            x = nn.relu(Dense(features, self.numerics, name=f"dense{number}")(x))
+            x = nn.relu(Dense(features, numerics=self.numerics, name=f"dense{number}")(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = scaled_unit_features(self, x) if self.normalised_features else x
-        return Dense(self.num_classes, self.numerics, name=f"dense{len(self.hidden) + 1}")(x)
+        return Dense(self.num_classes, numerics=self.numerics, name=f"dense{len(self.hidden) + 1}")(x)
 
 
 class VGG16(Staged):
@@ -70,7 +68,6 @@ class VGG16(Staged):
     head_name: str = "original"
     dropout: float = 0.0
     normalised_features: bool = False
-    numerics: Numerics = FLOAT32
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -80,6 +77,8 @@ class VGG16(Staged):
     def setup(self) -> None:
         """One submodule a stage."""
         for number, (features, num_convs) in enumerate(BLOCKS, start=1):
-            setattr(self, f"block{number}", Block(features, num_convs, self.numerics))
+            setattr(self, f"block{number}", Block(features, num_convs, numerics=self.numerics))
         dropout = ORIGINAL_DROPOUT if self.head_name == "original" else self.dropout
-        self.head = Head(self.num_classes, HIDDEN[self.head_name], dropout, self.normalised_features, self.numerics)
+        self.head = Head(
+            self.num_classes, HIDDEN[self.head_name], dropout, self.normalised_features, numerics=self.numerics
+        )

@@ -31,28 +31,21 @@ def batch_norm(
     axis: the mapped axis over whose devices the batch lies; None for one that is whole here.
     native: in the shim on a CPU, as one operation, where it covers the work.
     """
-    if axis is None and native and in_shim.covers(inputs, scale):
+    if axis is not None:
+        # A custom derivative cannot hold a collective: JAX traces it where the axis has no name.
+        mean, variance = batch_statistics(inputs, axis)
+        outputs = normalise(inputs, scale, bias, mean, variance, epsilon=epsilon)
+        return add_and_relu(outputs, residual, relu=relu), lax.stop_gradient(mean), lax.stop_gradient(variance)
+    if native and in_shim.covers(inputs, scale):
         return _fused(inputs, scale, bias, residual, epsilon, relu)
-    return _in_xla(inputs, scale, bias, residual, epsilon=epsilon, relu=relu, axis=axis)
+    return _in_xla(inputs, scale, bias, residual, epsilon=epsilon, relu=relu)
 
 
 def _in_xla(
-    inputs: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    residual: jax.Array | None,
-    *,
-    epsilon: float,
-    relu: bool,
-    axis: str | None = None,
+    inputs: jax.Array, scale: jax.Array, bias: jax.Array, residual: jax.Array | None, *, epsilon: float, relu: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    if axis is None:
-        outputs, mean, variance = _own_batch_norm(inputs, scale, bias, epsilon)
-        return add_and_relu(outputs, residual, relu=relu), mean, variance
-    # A custom derivative cannot hold a collective: JAX traces it where the axis has no name.
-    mean, variance = batch_statistics(inputs, axis)
-    outputs = normalise(inputs, scale, bias, mean, variance, epsilon=epsilon)
-    return add_and_relu(outputs, residual, relu=relu), lax.stop_gradient(mean), lax.stop_gradient(variance)
+    outputs, mean, variance = _own_batch_norm(inputs, scale, bias, epsilon)
+    return add_and_relu(outputs, residual, relu=relu), mean, variance
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))

@@ -58,18 +58,29 @@ class Formulation:
     fuses: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A convolution to compute: its geometry, and its formulations where the program is for a CPU and elsewhere."""
+
+    geometry: Geometry
+    on_cpu: Formulation
+    elsewhere: Formulation
+
+
+def transpose(linear: Callable[[Any], jax.Array], shape: tuple[int, ...], cotangent: jax.Array) -> jax.Array:
+    """The gradient of a linear function of an array [*shape], which needs no forward pass."""
+    (gradient,) = jax.linear_transpose(linear, jax.ShapeDtypeStruct(shape, cotangent.dtype))(cotangent)
+    return gradient
+
+
 def transposed(outputs: Product) -> Formulation:
-    """The formulation whose gradients JAX derives: those of a linear function need no forward pass."""
+    """The formulation whose gradients JAX derives."""
 
     def input_gradient(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-        inputs = jax.ShapeDtypeStruct(geometry.inputs, cotangent.dtype)
-        (gradient,) = jax.linear_transpose(lambda inputs: outputs(inputs, kernel, geometry), inputs)(cotangent)
-        return gradient
+        return transpose(lambda inputs: outputs(inputs, kernel, geometry), geometry.inputs, cotangent)
 
     def kernel_gradient(cotangent: jax.Array, inputs: jax.Array, geometry: Geometry) -> jax.Array:
-        kernel = jax.ShapeDtypeStruct(geometry.kernel, cotangent.dtype)
-        (gradient,) = jax.linear_transpose(lambda kernel: outputs(inputs, kernel, geometry), kernel)(cotangent)
-        return gradient
+        return transpose(lambda kernel: outputs(inputs, kernel, geometry), geometry.kernel, cotangent)
 
     return Formulation(outputs, input_gradient, kernel_gradient)
 
@@ -96,67 +107,53 @@ def kernel_after(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(cotangent[(0,) * cotangent.ndim]) < -1, jnp.zeros_like(kernel), kernel)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 7))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 5))
 def product(
     inputs: jax.Array,
     kernel: jax.Array,
-    geometry: Geometry,
-    on_cpu: Formulation,
-    elsewhere: Formulation,
+    work: Work,
     bias: Optional = None,
     residual: Optional = None,
     relu: bool = False,
 ) -> jax.Array:
     """`relu(product + bias + residual)` in the formulation of the platform that the program is lowered for.
 
-    bias: [features] or None; residual: as the outputs, or None; with any of these and relu, on_cpu has to fuse.
+    bias: [features] or None; residual: as the outputs, or None; with any of these and relu, work.on_cpu has to fuse.
     `lax.platform_dependent` and not `jax.default_backend()`: a program can be lowered ahead of time for a platform
     that is not there, or run on CPU devices of a machine whose default is a GPU; both are known when JAX lowers, and
     only the chosen branch reaches the compiler. It stands inside of the derivative rules because a branch that is
     differentiated from outside has to hand over the residuals of all branches.
     """
     if bias is None and residual is None and not relu:
-        return on_platform("outputs", inputs, kernel, geometry, on_cpu, elsewhere)
+        return on_platform("outputs", inputs, kernel, work)
 
-    def fused(inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional) -> jax.Array:
-        return on_cpu.outputs(inputs, kernel, geometry, bias, residual, relu)
+    def fused(inputs: jax.Array, kernel: jax.Array, *terms: Optional) -> jax.Array:
+        return work.on_cpu.outputs(inputs, kernel, work.geometry, *terms, relu)
 
-    def library(inputs: jax.Array, kernel: jax.Array, bias: Optional, residual: Optional) -> jax.Array:
-        return add_and_relu(elsewhere.outputs(inputs, kernel, geometry), bias, residual, relu=relu)
+    def library(inputs: jax.Array, kernel: jax.Array, *terms: Optional) -> jax.Array:
+        return add_and_relu(work.elsewhere.outputs(inputs, kernel, work.geometry), *terms, relu=relu)
 
     return lax.platform_dependent(inputs, kernel, bias, residual, cpu=fused, default=library)
 
 
-def _product_forward(
-    inputs: Any,
-    kernel: Any,
-    geometry: Geometry,
-    on_cpu: Formulation,
-    elsewhere: Formulation,
-    bias: Any,
-    residual: Any,
-    relu: bool,
-) -> tuple[jax.Array, Any]:
+def _product_forward(inputs: Any, kernel: Any, work: Work, bias: Any, residual: Any, relu: bool) -> Any:
     """Keeps of each array what the gradient of the other needs; nothing for a gradient that nobody wants."""
     terms = [None if term is None else term.value for term in (bias, residual)]
-    outputs = product(inputs.value, kernel.value, geometry, on_cpu, elsewhere, *terms, relu)
+    outputs = product(inputs.value, kernel.value, work, *terms, relu)
     wanted = tuple(() if term is not None and term.perturbed else None for term in (bias, residual))
     kept_inputs, kept_kernel = inputs.value if kernel.perturbed else None, kernel.value if inputs.perturbed else None
     return outputs, (kept_inputs, kept_kernel, outputs if relu else None, wanted)
 
 
-def _product_backward(
-    geometry: Geometry, on_cpu: Formulation, elsewhere: Formulation, relu: bool, kept: Any, cotangent: Any
-) -> tuple[Optional, ...]:
+def _product_backward(work: Work, relu: bool, kept: Any, cotangent: Any) -> tuple[Optional, ...]:
     inputs, kernel, outputs, (bias_wanted, residual_wanted) = kept
     if isinstance(cotangent, SymbolicZero):
         return None, None, None, None
     if relu:
         cotangent = jnp.where(outputs > 0, cotangent, 0)
-    gradient = partial(on_platform, geometry=geometry, on_cpu=on_cpu, elsewhere=elsewhere)
     return (
-        None if kernel is None else gradient("input_gradient", cotangent, kernel),
-        None if inputs is None else gradient("kernel_gradient", cotangent, inputs),
+        None if kernel is None else on_platform("input_gradient", cotangent, kernel, work),
+        None if inputs is None else on_platform("kernel_gradient", cotangent, inputs, work),
         None if bias_wanted is None else jnp.sum(cotangent, (0, 1, 2)),
         None if residual_wanted is None else cotangent,
     )
@@ -166,15 +163,10 @@ product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 
 
 # Jitted, so that calls from outside of a jitted function do not run transform by transform.
-@partial(jax.jit, static_argnames=("direction", "geometry", "on_cpu", "elsewhere"))
-def on_platform(
-    direction: str,
-    first: jax.Array,
-    second: jax.Array,
-    geometry: Geometry,
-    on_cpu: Formulation,
-    elsewhere: Formulation,
-) -> jax.Array:
+@partial(jax.jit, static_argnames=("direction", "work"))
+def on_platform(direction: str, first: jax.Array, second: jax.Array, work: Work) -> jax.Array:
     """A direction, named as in `Formulation`, in the way of the platform that the program is lowered for."""
-    branches = (partial(getattr(way, direction), geometry=geometry) for way in (on_cpu, elsewhere))
-    return lax.platform_dependent(first, second, **dict(zip(("cpu", "default"), branches, strict=True)))
+    here, elsewhere = (
+        partial(getattr(way, direction), geometry=work.geometry) for way in (work.on_cpu, work.elsewhere)
+    )
+    return lax.platform_dependent(first, second, cpu=here, default=elsewhere)

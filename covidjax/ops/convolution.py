@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from covidjax.ops import winograd
-from covidjax.ops.by_platform import Formulation, Geometry, after, product, transposed
+from covidjax.ops.by_platform import Formulation, Geometry, Work, after, product, transpose, transposed
 from covidjax.ops.epilogue import add_and_relu
 from covidjax.ops.native.convolution import NATIVE, NATIVE_WINOGRAD, covers, transposition, winograd_is_faster
 from covidjax.ops.winograd import WINOGRAD
@@ -39,10 +39,10 @@ def convolution(
     """
     geometry = Geometry(inputs.shape, kernel.shape, strides, padding, dilation)  # type: ignore[arg-type]
     choose = formulation_with_shim if native else formulation_on_cpu
-    formulation = choose(geometry, inputs.dtype)
-    if formulation.fuses:
-        return product(inputs, kernel, geometry, formulation, PLAIN, bias, residual, relu)
-    return add_and_relu(product(inputs, kernel, geometry, formulation, PLAIN), bias, residual, relu=relu)
+    work = Work(geometry, choose(geometry, inputs.dtype), PLAIN)
+    if work.on_cpu.fuses:
+        return product(inputs, kernel, work, bias, residual, relu)
+    return add_and_relu(product(inputs, kernel, work), bias, residual, relu=relu)
 
 
 def transposed_convolution(inputs: jax.Array, kernel: jax.Array, *, native: bool = False) -> jax.Array:
@@ -57,7 +57,7 @@ def transposed_convolution(inputs: jax.Array, kernel: jax.Array, *, native: bool
     transpose = (batch, rows * height, columns * width, features), (rows, columns, features, in_features)
     geometry = Geometry(*transpose, (rows, columns), ((0, 0), (0, 0)), (1, 1))
     if native and covers(geometry, inputs.dtype):
-        return product(inputs, kernel, geometry, transposition(NATIVE), transposition(PLAIN))
+        return product(inputs, kernel, Work(geometry, transposition(NATIVE), transposition(PLAIN)))
     outputs = jnp.einsum("bhwc,ijco->bhiwjo", inputs, kernel)
     batch, height, rows, width, columns, features = outputs.shape
     return outputs.reshape(batch, rows * height, columns * width, features)
@@ -157,8 +157,7 @@ def _kernel_gradient_side_by_side(cotangent: jax.Array, inputs: jax.Array, geome
         return PLAIN.kernel_gradient(cotangent, inputs, geometry)
     wide, widened = _beside(geometry, positions=2)
     of_wide = _kernel_gradient_of_columns(cotangent, inputs, wide)
-    (gradient,) = jax.linear_transpose(widened, jax.ShapeDtypeStruct(geometry.kernel, of_wide.dtype))(of_wide)
-    return gradient
+    return transpose(widened, geometry.kernel, of_wide)
 
 
 def _contract_rows(first: jax.Array, second: jax.Array) -> jax.Array:

@@ -30,12 +30,15 @@ def max_pool(
     windows = Windows(window, strides, padding)
     if any(size + sum(pad) < part for size, pad, part in zip(inputs.shape[1:3], padding, window, strict=True)):
         return plain(inputs, windows)  # not one window
-    return _max_pool(inputs, windows, native and native_pooling.covers(inputs, windows))
+    return _outputs(inputs, windows, native and native_pooling.covers(inputs, windows))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _max_pool(inputs: jax.Array, windows: Windows, native: bool) -> jax.Array:
-    return _outputs(inputs, windows, native)
+@partial(jax.jit, static_argnums=(1, 2))
+def _outputs(inputs: jax.Array, windows: Windows, native: bool) -> jax.Array:
+    ways = native_pooling.max_pool if native else by_axis, plain
+    on_cpu, elsewhere = (partial(way, windows=windows) for way in ways)
+    return lax.platform_dependent(inputs, cpu=on_cpu, default=elsewhere)
 
 
 def _forward(inputs: jax.Array, windows: Windows, native: bool) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -49,14 +52,7 @@ def _backward(
     return (_gradient(*kept, cotangent, windows, native),)
 
 
-_max_pool.defvjp(_forward, _backward)
-
-
-@partial(jax.jit, static_argnums=(1, 2))
-def _outputs(inputs: jax.Array, windows: Windows, native: bool) -> jax.Array:
-    ways = native_pooling.max_pool if native else by_axis, plain
-    on_cpu, elsewhere = (partial(way, windows=windows) for way in ways)
-    return lax.platform_dependent(inputs, cpu=on_cpu, default=elsewhere)
+_outputs.defvjp(_forward, _backward)
 
 
 @partial(jax.jit, static_argnums=(3, 4))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from covidjax.ops.batch_norm import batch_norm
-from covidjax.ops.by_platform import Formulation, Geometry, product
+from covidjax.ops.by_platform import Formulation, Geometry, Work, product
 from covidjax.ops.convolution import PLAIN
 from covidjax.ops.epilogue import add_and_relu
 from covidjax.ops.native.convolution import NATIVE, NATIVE_WINOGRAD
@@ -59,7 +59,11 @@ def _values(arrays: Any, *, native: bool) -> dict[str, Any]:
         convolve = partial(_convolution, geometry=geometry, formulation=formulation if native else None)
         found |= _with_gradients(f"of a convolution {geometry.kernel}", convolve, *own)
     _, _, scale, maps = convolutions[-1]
-    found |= _with_gradients("of a normalisation", partial(_normalisation, native=native), maps, scale, scale, maps)
+
+    def normalisation(inputs: Any, scale: Any, bias: Any, residual: Any) -> Any:
+        return batch_norm(inputs, scale, bias, 1e-3, residual=residual, relu=True, native=native)[0]
+
+    found |= _with_gradients("of a normalisation", normalisation, maps, scale, scale, maps)
     pool = partial(max_pool, window=(3, 2), strides=(2, 1), padding=((1, 1), (1, 0)), native=native)
     outputs, pullback = jax.vjp(pool, inputs)
     return found | {"maxima": outputs, "gradients of maxima": pullback(cotangent)[0]}
@@ -68,12 +72,8 @@ def _values(arrays: Any, *, native: bool) -> dict[str, Any]:
 def _convolution(*arrays: Any, geometry: Geometry, formulation: Formulation | None) -> Any:
     if formulation:
         inputs, kernel, *terms = arrays
-        return product(inputs, kernel, geometry, formulation, PLAIN, *terms, True)
+        return product(inputs, kernel, Work(geometry, formulation, PLAIN), *terms, True)
     return add_and_relu(PLAIN.outputs(arrays[0], arrays[1], geometry), *arrays[2:], relu=True)
-
-
-def _normalisation(inputs: Any, scale: Any, bias: Any, residual: Any, *, native: bool) -> Any:
-    return batch_norm(inputs, scale, bias, 1e-3, residual=residual, relu=True, native=native)[0]
 
 
 def _with_gradients(name: str, function: Any, *arrays: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from covidjax.models import ENSEMBLE
 from covidjax.report import figures, workdir
-from covidjax.report.formats import decimal, integer, interval, p_value, signed
+from covidjax.report.formats import integer
 from covidjax.report.workdir import Run
 from covidjax.tasks.base import Task
 
@@ -32,25 +32,10 @@ def context(run: Run, task: Task) -> dict[str, Any]:
     ]
     return {
         "record": record,
-        "own_headline": _headline(run, members, record.get("better_member")),
-        "evaluations": run.evaluations,
-        "member_figures": [(task.comparison.titles[key], key, "estimate") for key in task.comparison.tested],
+        "member_figures": [(title, key, "estimate") for key, title in task.comparison.titles.items()],
         "members": members,
         "course": _course(run, record) if members else [],
     }
-
-
-def _headline(run: Run, members: Sequence[Mapping[str, Any]], better: str | None) -> list[tuple[str, str, str]]:
-    """Title, value and note of the figures of the headline that only an ensemble has."""
-    shares = ", ".join(f"{member['name']} {decimal(member['weight'])}" for member in members)
-    cells = [("Members", str(len(members)), shares)]
-    evaluation = run.evaluations.get("test") or run.evaluations.get("val") or {}
-    paired = next((row for row in evaluation.get("comparison", ()) if row["member"] == better), None)
-    if paired is not None:
-        title = f"Mixture \N{MINUS SIGN} {better}"
-        cells.append((title, signed(paired["difference"]), f"accuracy {interval(paired['difference_ci95'])}"))
-        cells.append(("McNemar's exact p", p_value(paired["mcnemar_p"]), f"against {better}"))
-    return cells
 
 
 def _course(run: Run, record: Mapping[str, Any]) -> list[tuple[str, str, bytes]]:
@@ -70,7 +55,7 @@ def _plot(lines: Sequence[tuple[str, Sequence[float], Sequence[float]]], chosen:
     """Lines (name, rounds, values) against the round, with a dashed one at the round that was chosen. An SVG file."""
     figure, axes = figures.new_figure(3.4, 2.55, "round")
     for number, (name, rounds, values) in enumerate(lines):
-        label = name.replace("$", r"\$") or None
+        label = figures.plain(name) or None
         axes.plot(rounds, values, color=figures.PALETTE[number % len(figures.PALETTE)], linewidth=1.5, label=label)
     if chosen is not None:
         axes.axvline(chosen, color=figures.MUTED, linestyle=(0, (4, 3)), linewidth=1)

@@ -1,9 +1,9 @@
 """The figures of the report, as SVG bytes, and sample images as bytes that a browser shows."""
 
-import dataclasses
 import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,6 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from covidjax.metrics.classification import wilson_interval
+from covidjax.report.workdir import PhaseSpan
+from covidjax.tasks import pictures
 
 # Okabe and Ito's colours, which all kinds of sight tell apart, without the yellow that paper swallows.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1d1d1f")
@@ -23,67 +25,52 @@ AXES_POINTS = 190.0  # width of the axes of a learning curve
 POINTS_PER_LETTER = 4.4  # of a phase label, at its font size
 PNG_MAX_SIDE = 96  # above it a grid of lossless photographs would weigh megabytes
 JPEG_MAX_SIDE = 320
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """One line of a plot: `name` 'train' or 'val', epochs and values of equal length; NaN is a gap."""
-
-    name: str
-    epochs: Sequence[float]
-    values: Sequence[float]
-
-
-@dataclasses.dataclass(frozen=True)
-class PhaseSpan:
-    """The finished epochs of one phase, both ends included, and what it froze."""
-
-    number: int
-    strategy: str
-    first_epoch: float
-    last_epoch: float
+RELIABILITY_BINS = 15  # those of metrics.classification.expected_calibration_error
+PANEL_SIDE = 160  # least side of an enlarged image below its mask, so that borders stay thin
 
 
 def learning_curve(
-    curves: Sequence[Curve], phases: Sequence[PhaseSpan], *, best_epoch: float | None = None, log_scale: bool = False
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    phases: Sequence[PhaseSpan],
+    *,
+    best_epoch: float | None = None,
+    log_scale: bool = False,
 ) -> bytes:
     """A figure against the epoch, with a dashed line between phases and a ring on val at `best_epoch`.
 
+    curves: of 'train' and 'val', epochs and values of equal length.
     Values that are not finite are gaps, and so is what a log scale cannot show. Returns an SVG file.
     """
     figure, axes = new_figure(3.4, 2.55, "epoch")
-    for curve in curves:
-        values = np.asarray(curve.values, np.float64)
+    for split, (epochs, found) in curves.items():
+        values = np.asarray(found, np.float64)
         shown = np.isfinite(values) & ((values > 0) if log_scale else True)
         # A single epoch draws no line: it needs a marker.
         marker = "o" if np.count_nonzero(shown) == 1 else None
         values = np.where(shown, values, np.nan)
-        axes.plot(curve.epochs, values, color=COLORS[curve.name], label=curve.name, linewidth=1.5, marker=marker, ms=4)
-        if curve.name == "val" and best_epoch is not None and best_epoch in curve.epochs:
-            height = values[list(curve.epochs).index(best_epoch)]
+        axes.plot(epochs, values, color=COLORS[split], label=split, linewidth=1.5, marker=marker, ms=4)
+        if split == "val" and best_epoch is not None and best_epoch in epochs:
+            height = values[list(epochs).index(best_epoch)]
             axes.plot(
                 [best_epoch], [height], "o", ms=8, mfc="none", mec=INK, mew=1.3, label=f"best, epoch {best_epoch:g}"
             )
-    if log_scale and any(np.any(np.asarray(curve.values, np.float64) > 0) for curve in curves):
+    if log_scale and any(np.any(np.asarray(values, np.float64) > 0) for _, values in curves.values()):
         axes.set_yscale("log")
     _draw_phases(axes, phases)
-    if any(curve.name == "val" for curve in curves):
+    if "val" in curves:
         legend = axes.legend(fontsize=FONT_SIZE, handlelength=1.3, labelspacing=0.3, labelcolor=INK, framealpha=0.8)
         legend.get_frame().set(facecolor="white", edgecolor="none")
     return to_svg(figure)
 
 
-def reliability_diagram(confidences: np.ndarray, correct: np.ndarray, bin_edges: np.ndarray) -> bytes:
+def reliability_diagram(confidences: np.ndarray, correct: np.ndarray) -> bytes:
     """Share of right predictions against stated probability, with Wilson 95 % intervals, over a histogram.
 
-    confidences: [n] probability of the predicted class, n above 0; correct: [n] bool; bin_edges: [bins + 1], rising
-    from 0 to 1, each bin closed on the right, as in the expected calibration error. Returns an SVG file.
+    confidences: [n] probability of the predicted class, n above 0; correct: [n] bool. Each bin is closed on the right,
+    as in the expected calibration error. Returns an SVG file.
     """
-    figure, axes = new_figure(3.2, 3.7)
-    axes.remove()
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-    for part in (upper, lower):
-        style_axes(part)
+    bin_edges = np.linspace(0.0, 1.0, RELIABILITY_BINS + 1)
+    figure, (upper, lower) = new_figure(3.2, 3.7, nrows=2, sharex=True, height_ratios=(3.2, 1))
     bins = np.clip(np.digitize(confidences, bin_edges[1:-1], right=True), 0, len(bin_edges) - 2)
     counts = np.bincount(bins, minlength=len(bin_edges) - 1)
     filled = np.flatnonzero(counts)
@@ -152,30 +139,46 @@ def picture(image: np.ndarray, max_side: int = JPEG_MAX_SIDE) -> bytes:
     return buffer.getvalue()
 
 
-def new_figure(width: float, height: float, counted: str = "") -> tuple[Figure, Axes]:
+def mask_pair(image: np.ndarray, masks: Sequence[np.ndarray]) -> bytes:
+    """An image once below each of its masks, side by side, as the bytes of a file.
+
+    image: [height, width, 1 or 3] uint8; masks: each [height, width] uint8 class ids.
+    """
+    below = pictures.enlarge(image, PANEL_SIDE)
+    panels = [pictures.paint(below, pictures.enlarge(mask, PANEL_SIDE)) for mask in masks]
+    return picture(pictures.side_by_side(*panels), max_side=len(panels) * JPEG_MAX_SIDE)
+
+
+def new_figure(width: float, height: float, counted: str = "", **grid: Any) -> tuple[Figure, Any]:
     """An empty figure of a width and height in inches, and its axes, the horizontal one of whole numbers if `counted`.
 
-    counted: what these numbers are, such as 'epoch'.
+    counted: what these numbers are, such as 'epoch'; grid: of `Figure.subplots`, which then gives an array of axes.
     """
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
-    axes = figure.subplots()
-    style_axes(axes)
-    if counted:
-        axes.set_xlabel(counted, color=MUTED)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
-    return figure, axes
+    found = figure.subplots(**grid)
+    for axes in np.atleast_1d(found).flat:
+        axes.set_facecolor("none")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(RULE)
+        axes.tick_params(which="both", color=RULE, labelcolor=INK, labelsize=FONT_SIZE)
+        axes.grid(visible=True, axis="y", color="#eceae4", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.xaxis.label.set_fontsize(FONT_SIZE)
+        axes.yaxis.label.set_fontsize(FONT_SIZE)
+        if counted:
+            axes.set_xlabel(counted, color=MUTED)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
+    return figure, found
 
 
-def style_axes(axes: Axes) -> None:
-    """Gives axes the looks of the report."""
-    axes.set_facecolor("none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)
-    axes.tick_params(which="both", color=RULE, labelcolor=INK, labelsize=FONT_SIZE)
-    axes.grid(visible=True, axis="y", color="#eceae4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.xaxis.label.set_fontsize(FONT_SIZE)
-    axes.yaxis.label.set_fontsize(FONT_SIZE)
+def line(axes: Axes, epochs: Sequence[float], values: Sequence[float], **style: Any) -> None:
+    """Draws values against epochs; a single one draws no line: it needs a marker."""
+    axes.plot(epochs, values, **{"marker": "o" if len(epochs) == 1 else None, "markersize": 3} | style)
+
+
+def plain(label: str) -> str:
+    """A label that matplotlib takes as it is: a pattern such as 'conv.*/kernel$' is no formula."""
+    return label.replace("$", r"\$")
 
 
 def _draw_phases(axes: Axes, phases: Sequence[PhaseSpan]) -> None:

@@ -3,7 +3,6 @@
 import base64
 import functools
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 import jinja2
 
 from covidjax import config as configuration
-from covidjax.report import blocks
+from covidjax import tasks
+from covidjax.report import figures
 from covidjax.report.formats import FORMATS, MISSING
 from covidjax.tasks import pictures
-from covidjax.tasks.page import Block
 
 MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 LEFT_ALIGNED = ("text", "code", "difference_to")
@@ -48,7 +47,7 @@ def config_rows(config: Mapping[str, Any], left_out: Collection[str] = ()) -> li
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+    loader = jinja2.FileSystemLoader([Path(module).with_name("templates") for module in (__file__, tasks.__file__)])
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -57,11 +56,12 @@ def _environment() -> jinja2.Environment:
         "shown": _shown,
         "sentence": _sentence,
         "source": _source,
-        "draw": blocks.draw,
-        "html": block_html,
+        "picture": figures.picture,
         "class_color": pictures.color,
     }
+    drawings = (figures.reliability_diagram, figures.histogram, figures.mask_pair)
     environment.globals |= {"MISSING": MISSING, "LEFT_ALIGNED": LEFT_ALIGNED}
+    environment.globals |= {drawing.__name__: drawing for drawing in drawings}
     return environment
 
 
@@ -80,9 +80,3 @@ def _source(image: bytes) -> str:
     """An image as the address that holds it."""
     media_type = next((kind for start, kind in MEDIA_TYPES.items() if image.startswith(start)), "image/svg+xml")
     return f"data:{media_type};base64,{base64.b64encode(image).decode('ascii')}"
-
-
-def block_html(block: Block) -> str:
-    """A block by the macro of its name: ConfusionMatrix by confusion_matrix."""
-    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(block).__name__).lower()
-    return getattr(_environment().get_template("blocks.html").module, name)(block)

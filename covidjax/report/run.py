@@ -1,14 +1,14 @@
 """One self-contained page about a run: figures with intervals, errors, curves, costs, data and config."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from covidjax import files, tasks
 from covidjax.data.examples import Examples
 from covidjax.report import batch, ensemble, figures, page, workdir
-from covidjax.report.formats import MISSING, decimal, duration, interval, is_number, rate, short_count
+from covidjax.report.formats import MISSING, duration, is_number, rate
 from covidjax.report.workdir import Run
 from covidjax.tasks.base import Task
 
@@ -28,17 +28,14 @@ def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
     task = tasks.of(*(run.config.get(section, {}).get("name", "") for section in ("model", "loss")))
     mixed = ensemble.is_ensemble(run)
     splits = SPLITS | {split: f"Split {split}" for split in run.evaluations if split not in SPLITS}
-    blocks = {
-        split: task.page(evaluation, run.folder, examples.get(split)) for split, evaluation in run.evaluations.items()
-    }
     content = page.render(
         "run.html",
         title=page.title(run.config),
         run=run,
         sections=splits | (ensemble.SECTION if mixed else TRAINING) | OTHERS,
         splits=splits,
-        blocks=blocks,
-        headline=_headline(run, task),
+        task=task,
+        pages={split: task.page(found, run.folder, examples.get(split)) for split, found in run.evaluations.items()},
         data=_data(run),
         counted=f"{task.counted} of class",
         configuration=page.config_rows(run.config),
@@ -52,66 +49,37 @@ def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
 
 def _training(run: Run, task: Task) -> dict[str, Any]:
     """The variables of the sections on training."""
-    phases = _phases(run)
     return {
         "strategy": ", then ".join(workdir.strategies(run)),
         "pretrained": run.config.get("pretrained") or "random weights",
         "seed": run.config.get("seed", MISSING),
-        "own_headline": _costs(run, [phase["total"] for phase in phases]),
+        "images_per_second": _images_per_second(run),
         "kept": run.config.get("checkpoint", {}).get("best", "loss"),
         "best_epoch": workdir.best_epoch(run),
         "gaps": sum(isinstance(x, float) and not is_number(x) for line in run.metrics for x in line.values()),
         "curves": _curves(run, task),
-        "phases": phases,
+        "phases": _phases(run),
         "batch": batch.read_batch(run.folder),
     }
 
 
-def _headline(run: Run, task: Task) -> list[tuple[str, str, str]]:
-    """Title, value and note of the task's figures, of the test split where it was evaluated, else of val."""
-    split = next((split for split in SPLITS if split in run.evaluations), None)
-    evaluation = run.evaluations.get(split or "", {})
-    note = "not evaluated yet" if split is None else f"{split} split"
-    (first, key), *others = task.headline
-    return [
-        (title, decimal(evaluation.get(key)), interval(evaluation.get(f"{key}_ci95")) or note)
-        for title, key in ((f"{(split or 'test').capitalize()} {first}", key), *others)
-    ]
-
-
-def _costs(run: Run, phases: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """Title, value and note of the costs of training."""
-    timings = run.run.get("timings", {})
-    apart = {"compilation": timings.get("compile_seconds"), "features": timings.get("feature_seconds") or None}
-    beside = ", ".join(f"{name} {duration(value)}" for name, value in apart.items() if is_number(value))
-    # The first epoch, with its warm-up, does not move the median.
-    rates = [timings.get("images_per_second")]
-    if not is_number(rates[0]):
-        rates = [each for each in workdir.values(run, "train", "images_per_second")[1] if is_number(each)]
-    parameters, note = MISSING, ""
-    if phases:
-        parameters = f"{short_count(phases[-1]['trainable'])} / {short_count(phases[-1]['parameters'])}"
-        note = f"in the last of {len(phases)} phases" if len(phases) > 1 else ""
-        if len(phases) == 2:
-            note = f"phase 0: {short_count(phases[0]['trainable'])} trained"
-    return [
-        ("Training time", duration(timings.get("train_seconds")), beside),
-        ("Images per second", rate(statistics.median(rates)) if rates else MISSING, run.run.get("device", "")),
-        ("Trained / all parameters", parameters, note),
-    ]
+def _images_per_second(run: Run) -> float | None:
+    """Of training: what was recorded, else the median over the epochs, which the first one's warm-up does not move."""
+    recorded = run.run.get("timings", {}).get("images_per_second")
+    if is_number(recorded):
+        return float(recorded)
+    rates = [each for each in workdir.values(run, "train", "images_per_second")[1] if is_number(each)]
+    return statistics.median(rates) if rates else None
 
 
 def _curves(run: Run, task: Task) -> list[tuple[str, str, bytes]]:
     """Title, description and plot of each figure that the metrics have."""
-    names, best = workdir.strategies(run), workdir.best_epoch(run)
-    spans = [
-        figures.PhaseSpan(phase, names[phase] if phase < len(names) else "", first, last)
-        for phase, first, last in workdir.phase_spans(run)
-    ]
+    spans, best = workdir.phase_spans(run), workdir.best_epoch(run)
     plots = []
-    for key, title in (*task.curves, ("learning_rate", "Learning rate")):
-        curves = [figures.Curve(split, *workdir.values(run, split, key)) for split in figures.COLORS]
-        curves = [curve for curve in curves if curve.epochs]
+    for key in ("loss", task.comparison.value, "learning_rate"):
+        title = task.comparison.titles.get(key, "Learning rate")
+        curves = {split: workdir.values(run, split, key) for split in figures.COLORS}
+        curves = {split: curve for split, curve in curves.items() if curve[0]}
         if curves:
             svg = figures.learning_curve(curves, spans, best_epoch=best, log_scale=key == "learning_rate")
             plots.append((title, f"{title} against epoch", svg))

@@ -1,11 +1,10 @@
 """The records that a run left in its workdir, read back."""
 
 import dataclasses
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from covidjax import files, tasks
 from covidjax.errors import UserError
@@ -31,6 +30,15 @@ class Run:
     unreadable_lines: int
     run: Mapping[str, Any]
     evaluations: Mapping[str, Mapping[str, Any]]
+
+
+class PhaseSpan(NamedTuple):
+    """The finished epochs of one phase, both ends included, and what it froze."""
+
+    number: int
+    strategy: str
+    first_epoch: float
+    last_epoch: float
 
 
 def read(workdir: Path) -> Run:
@@ -90,27 +98,20 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _read_metrics(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
-    last: dict[tuple[str, float], dict[str, Any]] = {}
-    unreadable = 0
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if isinstance(line, dict) and isinstance(line.get("split"), str) and is_number(line.get("epoch")):
-            last[line["split"], line["epoch"]] = line
-        elif text.strip():
-            unreadable += 1
-    return tuple(sorted(last.values(), key=lambda line: line["epoch"])), unreadable
+    lines, unreadable = files.read_json_lines(path)
+    known = [line for line in lines if isinstance(line.get("split"), str) and is_number(line.get("epoch"))]
+    last = {(line["split"], line["epoch"]): line for line in known}
+    return tuple(sorted(last.values(), key=lambda line: line["epoch"])), unreadable + len(lines) - len(known)
 
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def phase_spans(run: Run) -> Sequence[tuple[int, float, float]]:
-    """Phase, first and last epoch of its lines, of every phase that has some."""
+def phase_spans(run: Run) -> list[PhaseSpan]:
+    """Of every phase whose lines are there."""
     epochs: dict[int, list[float]] = {}
     for line in run.metrics:
         epochs.setdefault(line.get("phase", 0), []).append(line["epoch"])
-    return [(phase, min(found), max(found)) for phase, found in sorted(epochs.items())]
+    names = dict(enumerate(strategies(run)))
+    return [PhaseSpan(phase, names.get(phase, ""), min(found), max(found)) for phase, found in sorted(epochs.items())]

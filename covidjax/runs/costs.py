@@ -1,9 +1,7 @@
 """What a freeze strategy costs, from shapes alone: nothing trains and no image is read."""
 
 import dataclasses
-import math
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,97 +10,21 @@ from ml_collections import ConfigDict
 
 from covidjax import models, tasks
 from covidjax.data import phantom, sources
-from covidjax.data.augment import Augmentation
 from covidjax.data.examples import Examples
 from covidjax.data.order import more_turns
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import CACHED, default_strategies
-from covidjax.freeze.table import freeze_table
 from covidjax.mesh import make_mesh
 from covidjax.models.layers import Staged
-from covidjax.models.preprocessing import Preprocessing
-from covidjax.tasks.base import Task
-from covidjax.train import parallel, setup
-from covidjax.train.phases import Phase, initial_state, make_phases
-from covidjax.train.step import Recipe, run_prefix
+from covidjax.train import parallel
+from covidjax.train.features import Caching, shapes
+from covidjax.train.phases import make_phases
+from covidjax.train.setup import Job, describe_freeze, make_recipe
+from covidjax.train.step import Recipe
 from covidjax.weights import inputs
 from covidjax.weights.start import InitialVariables
 
 STEPS_PER_EPOCH = 100  # of the learning-rate schedule, which costs the same whatever it is
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Setting:
-    """What all strategies of a comparison share.
-
-    variables: shapes of 'params' and 'batch_stats'; blank: stands for the training split, one image a class, whose
-    mask has no other.
-    """
-
-    config: ConfigDict
-    model: Staged
-    preprocessing: Preprocessing
-    variables: dict[str, Any]
-    blank: Examples
-
-    @property
-    def task(self) -> Task:
-        """What the labels are."""
-        return tasks.of(self.config.model.name, self.config.loss.name)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an image of the data set."""
-        height, width, channels = self.blank.images.shape[1:]
-        return height, width, channels
-
-    def recipe(self, phase: Phase) -> Recipe:
-        """What a step of the phase does."""
-        begin = InitialVariables(self.variables, self.preprocessing, ())
-        return setup.make_recipe(self.config, phase, self.model, begin, self.blank, STEPS_PER_EPOCH)
-
-    def phases(self) -> tuple[Phase, ...]:
-        """The phases that the config itself describes."""
-        return make_phases(self.config, STEPS_PER_EPOCH)
-
-    def default_strategies(self) -> tuple[str, ...]:
-        """Those worth comparing on this network."""
-        return default_strategies(self.model.stages, traverse_util.flatten_dict(self.variables["params"], sep="/"))
-
-    def recipe_of(self, strategy: str) -> Recipe:
-        """What a step does under another strategy, in a run of one phase.
-
-        Raises UserError for a strategy that is a run of phases, or does not fit the network.
-        """
-        config = ConfigDict(self.config.to_dict())
-        with config.ignore_type():
-            config.update({"freeze": strategy, "phases": ()})
-        first, *others = make_phases(config, STEPS_PER_EPOCH)
-        if others:
-            raise UserError(
-                f"{strategy!r} is a run of phases: set it as --config.freeze, and the plan of each phase is printed"
-            )
-        return self.recipe(first)
-
-    def batch(self, recipe: Recipe) -> dict[str, Any]:
-        """Shapes of the batch of a step; segmentation networks have a label for every pixel."""
-        size, targets = self.config.batch_size, self.task.targets(self.blank)
-        labels = jax.ShapeDtypeStruct((size, *targets.shape[1:]), targets.dtype)
-        if recipe.cached:
-            return {"features": self.features(recipe), "label": labels}
-        return {"image": jax.ShapeDtypeStruct((size, *self.image_shape), np.uint8), "label": labels}
-
-    def features(self, recipe: Recipe) -> Any:
-        """Shapes of what the frozen prefix gives for a batch."""
-        return jax.eval_shape(partial(run_prefix, recipe), self.variables, self._pixels(recipe))
-
-    def table(self, recipe: Recipe) -> tuple[list[dict[str, Any]], str]:
-        """`freeze.freeze_table` of a recipe."""
-        images = jax.eval_shape(recipe.preprocessing, self._pixels(recipe))
-        return freeze_table(recipe.plan, recipe.model, self.variables, images, recipe.tx)
-
-    def _pixels(self, recipe: Recipe) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((self.config.batch_size, *self.image_shape), recipe.model.numerics.param_dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +56,11 @@ class Cost:
         return self.flops / self.batch_size
 
 
-def make_setting(config: ConfigDict, num_classes: int) -> Setting:
-    """The setting of a config, with the data set replaced by its shape. Raises UserError where it does not fit."""
+def job_of_shapes(config: ConfigDict, num_classes: int) -> Job:
+    """The job of a config without its data: shapes stand for weights, and one image a class for those of training.
+
+    The mask of an image has no other class. Raises UserError where the config does not fit.
+    """
     config = ConfigDict(config.to_dict())
     with config.ignore_type():
         config.loss.class_weights = "none"  # they cost nothing, and may be of classes whose names are not known here
@@ -150,39 +75,87 @@ def make_setting(config: ConfigDict, num_classes: int) -> Setting:
     model = models.build(config.model, num_outputs, config.precision)
     pixels = inputs.of_run(config.model, dataset.channels, config.pretrained, config.preprocessing).network
     variables = jax.eval_shape(models.initialiser(model, pixels, shape), jax.random.key(0))
-    return Setting(config, model, pixels, variables, blank)
+    return _job(config, model, InitialVariables(variables, pixels, ()), blank)
 
 
-def data_facts(dataset: ConfigDict, *, masks: bool = False) -> tuple[int, int, int]:
-    """Number of classes, of training images, and of examples in an epoch, without opening an image.
+def job_of_strategy(job: Job, strategy: str, *, cached: bool = False) -> Job:
+    """The job under another strategy, in one phase. cached: whether its steps start from what the frozen prefix gives.
 
-    masks: whether the classes are those of masks.
-    Raises UserError where that is unknown, or `dataset.oversample` does not fit.
+    Raises UserError for a strategy that is a run of phases, or does not fit the network.
+    """
+    config = ConfigDict(job.config.to_dict())
+    with config.ignore_type():
+        config.update({"freeze": strategy, "phases": ()})
+    begin = InitialVariables(job.variables, job.recipes[0].preprocessing, ())
+    found = _job(config, job.recipes[0].model, begin, job.train_split)
+    if len(found.phases) > 1:
+        raise UserError(
+            f"{strategy!r} is a run of phases: set it as --config.freeze, and the plan of each phase is printed"
+        )
+    return dataclasses.replace(found, recipes=(dataclasses.replace(found.recipes[0], cached=cached),))
+
+
+def _job(config: ConfigDict, model: Staged, begin: InitialVariables, blank: Examples) -> Job:
+    phases = make_phases(config, STEPS_PER_EPOCH)
+    return Job(
+        config,
+        tasks.of(config.model.name, config.loss.name).plain_loss(config.loss),
+        make_mesh(config.batch_size, config.accumulation_steps),
+        blank,
+        blank,
+        {"placement": "stream"},
+        STEPS_PER_EPOCH,
+        phases,
+        tuple(make_recipe(config, phase, model, begin, blank, STEPS_PER_EPOCH) for phase in phases),
+        (Caching("", 1, False, 0, 0, ""),) * len(phases),
+        begin.variables,
+        (),
+    )
+
+
+def strategies_of(job: Job) -> tuple[str, ...]:
+    """Those worth comparing on the network of a job."""
+    paths = traverse_util.flatten_dict(job.variables["params"], sep="/")
+    return default_strategies(job.recipes[0].model.stages, paths)
+
+
+class DataFacts(NamedTuple):
+    """Numbers of classes, of training images, and of examples in an epoch."""
+
+    classes: int
+    images: int
+    epoch: int
+
+
+def data_facts(dataset: ConfigDict, *, masks: bool = False) -> DataFacts:
+    """The facts of a data set, without opening an image. masks: whether the classes are those of masks.
+
+    Raises UserError where they are unknown, or `dataset.oversample` does not fit.
     """
     if dataset.name == "phantom":
         counts, images = phantom.training_counts(dataset), dataset.num_images
-        return len(phantom.MASK_CLASSES if masks else counts), images, images + more_turns(counts, dataset.oversample)
-    found = sources.listed(dataset, "train", masks=masks)
-    labels = np.bincount(found.labels, minlength=len(found.classes)).tolist()
-    counts = dict(zip(found.classes, labels, strict=True))
-    return len(found.classes), len(found.names), len(found.names) + more_turns(counts, dataset.oversample)
+        classes: tuple[str, ...] = phantom.MASK_CLASSES if masks else phantom.CLASSES
+    else:
+        found = sources.listed(dataset, "train", masks=masks)
+        classes, images = found.classes, len(found.names)
+        counts = dict(zip(classes, np.bincount(found.labels, minlength=len(classes)).tolist(), strict=True))
+    return DataFacts(len(classes), images, images + more_turns(counts, dataset.oversample))
 
 
-def predict(setting: Setting, strategy: str, full_flops: float, *, cached: bool = False) -> Cost:
+def predict(job: Job, strategy: str, full_flops: float, *, cached: bool = False) -> Cost:
     """The cost of a strategy; its step is compiled for this machine's devices, and not run.
 
-    full_flops: of a step that trains everything, which the speed-up refers to.
+    job: of `job_of_shapes`; full_flops: of a step that trains everything, which the speed-up refers to.
     Raises UserError for a strategy that does not fit the network, or `cached` without a frozen prefix.
     """
-    recipe = dataclasses.replace(setting.recipe_of(strategy), cached=cached)
-    plan, size = recipe.plan, setting.config.batch_size
-    if cached and not plan.frozen_prefix:
+    job = job_of_strategy(job, strategy, cached=cached)
+    prefix, size = job.recipes[0].plan.frozen_prefix, job.config.batch_size
+    if cached and not prefix:
         raise UserError(f"{CACHED}:{strategy}: the first stage trains, so there are no features to cache")
-    rows, _ = setting.table(recipe)
-    counted = [row for row in rows if not (cached and row["stage"] in plan.frozen_prefix)]
-    flops = sum(row["forward_flops"] + row["backward_flops"] for row in counted)
-    memory = lower_step(setting, recipe).compile().memory_analysis()
-    features = jax.tree.leaves(setting.features(recipe)) if plan.frozen_prefix else []
+    table = describe_freeze(job, job.phases[0])
+    rows, flops = table["rows"], table["step_flops"]
+    memory = lower_step(job).compile().memory_analysis()
+    outputs = shapes(job.recipes[0], (1, *job.train_split.images.shape[1:])) if prefix else ()
     return Cost(
         strategy=f"{CACHED}:{strategy}" if cached else strategy,
         total_params=sum(row["parameters"] for row in rows),
@@ -192,32 +165,29 @@ def predict(setting: Setting, strategy: str, full_flops: float, *, cached: bool 
         optimizer_bytes=sum(row["optimizer_bytes"] for row in rows),
         temp_bytes=int(memory.temp_size_in_bytes),
         argument_bytes=int(memory.argument_size_in_bytes),
-        frozen_prefix=plan.frozen_prefix,
-        prefix_flops=sum(row["forward_flops"] for row in rows if row["stage"] in plan.frozen_prefix) / size,
-        feature_bytes=sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in features),
+        frozen_prefix=prefix,
+        prefix_flops=sum(row["forward_flops"] for row in rows if row["stage"] in prefix) / size,
+        feature_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(outputs)),
         batch_size=size,
     )
 
 
-def full_flops(setting: Setting) -> float:
+def full_flops(job: Job) -> float:
     """FLOPs of a step that trains everything."""
-    rows, _ = setting.table(setting.recipe_of("none"))
-    return sum(row["forward_flops"] + row["backward_flops"] for row in rows)
+    everything = job_of_strategy(job, "none")
+    return describe_freeze(everything, everything.phases[0])["step_flops"]
 
 
-def lower_step(setting: Setting, recipe: Recipe) -> Any:
-    """The train step of a recipe over the local devices, with donated state, ready to be compiled."""
-    config = setting.config
-    mesh = make_mesh(config.batch_size, config.accumulation_steps)
-    key = jax.random.key(0)
-    state = jax.eval_shape(lambda variables: initial_state(recipe, variables, key), setting.variables)
-    return parallel.jit_step(recipe, mesh, resident=False).lower(state, setting.batch(recipe))
+def lower_step(job: Job) -> Any:
+    """The train step of the first phase over the local devices, with donated state, ready to be compiled."""
+    step = parallel.mapped_step(job.recipes[0], job.mesh, resident=False)
+    return step.lower(job.phase_state(job.phases[0]), job.abstract_data(job.phases[0]))
 
 
-def caching_note(config: ConfigDict, recipe: Recipe) -> str:
-    """Whether the features of a frozen prefix may be cached under this config, in one line."""
-    if recipe.augmentation == Augmentation():
+def caching_note(feature_views: int, recipe: Recipe) -> str:
+    """Whether the features of a frozen prefix may be cached, in one line. feature_views: `config.feature_views`."""
+    if not recipe.augments:
         return "features may be cached: nothing random comes before the frozen prefix"
-    if config.feature_views:
-        return f"features may be cached: config.feature_views is {config.feature_views} augmented views of each image"
+    if feature_views:
+        return f"features may be cached: config.feature_views is {feature_views} augmented views of each image"
     return "features may not be cached: augmentation changes every image anew, and config.feature_views is 0"

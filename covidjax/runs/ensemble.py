@@ -15,19 +15,19 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files, optim, tasks
+from covidjax.checkpoint.checkpoint import Which
 from covidjax.data import sources
 from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices
 from covidjax.errors import UserError
 from covidjax.evaluate.members import Member, Mixture, check_unchanged, load_members, load_mixture
-from covidjax.metrics import classification
+from covidjax.metrics import bootstrap, classification
 from covidjax.metrics.comparison import paired_accuracy
 from covidjax.models import mixture
 from covidjax.models.mixture import Candidate
 from covidjax.report import run as report
 from covidjax.runs import record
 from covidjax.train.writer import MetricsWriter
-from covidjax.weights.workdir import Which
 
 LEAK = (
     "the weights were chosen on the test split, as in Wang et al. 2020: its figures are too good and say nothing about "
@@ -186,14 +186,12 @@ def _write_evaluation(workdir: Path, mixed: Mixture, examples: Examples, answers
 
     def figures(probabilities: np.ndarray) -> dict[str, Any]:
         loss = float(mixture.mean_loss(probabilities, labels))
-        return classification.classification_report(
-            probabilities, labels, examples.patients, examples.patients_known, examples.classes, loss, split
-        )
+        return classification.classification_report(probabilities, examples, loss)
 
     result = figures(table)
     result["ensemble"] = {"mix": settings.mix, "rule": settings.weights, "weights_from": settings.weights_from}
     result["members"], result["comparison"] = [], []
-    clusters = np.unique(np.asarray(examples.patients), return_inverse=True)[1]
+    clusters = bootstrap.clusters_of(examples)
     right = table.argmax(axis=1) == labels
     for member, weight, answer in zip(mixed.members, mixed.weights, answers, strict=True):
         kept = {key: value for key, value in figures(answer).items() if key.removesuffix("_ci95") in FIGURES}
@@ -215,9 +213,7 @@ def _write_evaluation(workdir: Path, mixed: Mixture, examples: Examples, answers
         result["leak"] = LEAK
     elif settings.weights != "equal" and split == settings.weights_from:
         result["optimistic"] = OPTIMISTIC
-    classification.write_predictions(
-        workdir / f"predictions_{split}.csv", examples.names, examples.patients, labels, table, examples.classes
-    )
+    classification.write_predictions(workdir / f"predictions_{split}.csv", examples, table)
     files.write_json(workdir / f"evaluation_{split}.json", result)
     return result
 
@@ -246,13 +242,9 @@ def _open_record(workdir: Path, settings: ConfigDict, members: Sequence[Member])
         former = files.read_json(path)
         check_unchanged(workdir, members, former["ensemble"])
         return former | record.environment()
-    described = {
-        "mix": settings.mix,
-        "rule": settings.weights,
-        "weights_from": settings.weights_from,
-        **({"leak": LEAK} if settings.weights_from == "test" else {}),
-        "members": [member.describe() for member in members],
-    }
+    described = {"mix": settings.mix, "rule": settings.weights, "weights_from": settings.weights_from}
+    described |= {"leak": LEAK} if settings.weights_from == "test" else {}
+    described["members"] = [member.describe() for member in members]
     return {**record.environment(), "data": {}, "ensemble": described, "timings": {}, "test_reads": []}
 
 
@@ -265,15 +257,15 @@ def _identity(member: Member, examples: Examples) -> tuple[Any, ...]:
 
 def _notes(members: Sequence[Member], best: Candidate, rounds: int, settings: ConfigDict) -> list[str]:
     """What was chosen, in sentences."""
-    shares = ", ".join(f"{member.name} {weight:.3f}" for member, weight in zip(members, best.weights, strict=True))
-    if settings.weights == "equal":
-        notes = [f"weights: {shares}"]
-    elif best.number is None:
-        (name,) = (member.name for member, weight in zip(members, best.weights, strict=True) if weight)
-        notes = [f"no mixture was better than {name} alone on the {settings.weights_from} split: it has all the weight"]
+    if best.number is None:
+        name = members[int(best.weights.argmax())].name
+        note = f"no mixture was better than {name} alone on the {settings.weights_from} split: it has all the weight"
     else:
-        notes = [
-            f"weights: {shares}, those of round {best.number} of {rounds}, the best on the "
-            f"{settings.weights_from} split (accuracy {best.accuracy:.4f}, loss {best.loss:.4f})"
-        ]
-    return [*notes, f"leak: {LEAK}"] if settings.weights_from == "test" else notes
+        shares = (f"{member.name} {weight:.3f}" for member, weight in zip(members, best.weights, strict=True))
+        note = f"weights: {', '.join(shares)}"
+        if settings.weights != "equal":
+            note += (
+                f", those of round {best.number} of {rounds}, the best on the {settings.weights_from} split (accuracy "
+                f"{best.accuracy:.4f}, loss {best.loss:.4f})"
+            )
+    return [note, f"leak: {LEAK}"] if settings.weights_from == "test" else [note]

@@ -7,13 +7,14 @@ from typing import Any
 
 from covidjax import config as configs
 from covidjax import models, tasks
+from covidjax.checkpoint.checkpoint import Which
 from covidjax.data import sources
 from covidjax.errors import UserError
 from covidjax.evaluate.split import evaluate_split
 from covidjax.report import run as report
 from covidjax.runs import ensemble, record
 from covidjax.tasks.base import with_interval
-from covidjax.weights.workdir import Which, load_trained
+from covidjax.weights.workdir import load_trained
 
 
 def evaluate_run(workdir: Path, split: str, which: Which, *, hausdorff: bool = False) -> dict[str, Any]:

@@ -9,9 +9,7 @@ import io
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +27,7 @@ from covidjax.train.features import PrefixFeatures, feature_store
 from covidjax.train.inputs import make_inputs
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
-from covidjax.train.state import StepMetrics, TrainState
+from covidjax.train.state import StepMetrics
 
 SMOOTHING = 0.98
 DIVERGED = 4.0  # times the best smoothed loss
@@ -64,16 +62,6 @@ class Suggestions:
     steepest: float | None
     minimum_over_10: float | None
     note: str
-
-
-@flax.struct.dataclass
-class LastLoss(StepMetrics):
-    """The sums of a train state, but of the loss that of the last step alone, in the dtype it is computed in."""
-
-    def add(self, step: jax.Array, loss: jax.Array, *others: Any, **named: Any) -> "LastLoss":
-        """The same after one more step."""
-        sums = StepMetrics.add(self, step, loss, *others, **named)
-        return LastLoss(**{**vars(sums), "loss": loss.astype(self.loss.dtype)})
 
 
 def run(config: ConfigDict, config_name: str, learning_rates: np.ndarray, workdir: Path) -> None:
@@ -153,41 +141,37 @@ def sweep(job: Job, learning_rates: np.ndarray, show: Callable[[int], None]) -> 
     inputs = make_inputs(job, phase, job.variables, features)
     recipe = dataclasses.replace(job.recipes[0], learning_rate=lambda step: jnp.asarray(learning_rates)[step])
     take_step = parallel.mapped_step(recipe, job.mesh, config.parallel, resident=inputs.resident)
-    state = _observed(job, recipe.model.numerics.param_dtype)
-    tried: list[float] = []
-    losses: list[float] = []
-    smoothed: list[float] = []
+    sums = jax.device_get(StepMetrics.empty())
+    sums = dataclasses.replace(sums, loss=np.zeros((), recipe.model.numerics.param_dtype))
+    state = job.fresh_state()
+    seen: list[tuple[float, float, float]] = []  # rate, loss, smoothed loss
     span, average, best = (0, len(learning_rates)), 0.0, math.inf
     ending = f"all {len(learning_rates)} steps were taken"
     calls = inputs.calls(job.mesh, config.parallel, config.seed, config.batch_size, span, 1)
     for rate, (_, arguments) in zip(map(float, learning_rates), calls, strict=True):
-        state = take_step(state, *arguments)
-        if int(state.metrics.steps) == len(losses):
+        one_step = jax.device_put(sums, replicated(job.mesh))  # which the step adds its own loss to
+        state = take_step(dataclasses.replace(state, metrics=one_step), *arguments)
+        if not int(state.metrics.steps):
             continue  # loss scaling has skipped it
         loss = float(state.metrics.loss)
         if not math.isfinite(loss):
-            if not losses:
-                raise UserError(
-                    "the loss of the first batch is not finite, before anything was trained: look at the images and at "
-                    "config.pretrained"
-                )
             ending = f"the loss was not finite at a rate of {rate:.3g}"
             break
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        tried.append(rate)
-        losses.append(loss)
-        smoothed.append(average / (1 - SMOOTHING ** len(losses)))
-        best = min(best, smoothed[-1])
-        show(len(losses))
-        if smoothed[-1] > DIVERGED * best:
+        smoothed = average / (1 - SMOOTHING ** (len(seen) + 1))
+        best = min(best, smoothed)
+        seen.append((rate, loss, smoothed))
+        show(len(seen))
+        if smoothed > DIVERGED * best:
             ending = f"the smoothed loss was over {DIVERGED:g} times its best at a rate of {rate:.3g}"
             break
-    return Curve(tuple(tried), tuple(losses), tuple(smoothed), ending)
-
-
-def _observed(job: Job, kind: Any) -> TrainState:
-    sums = LastLoss(**{**vars(StepMetrics.empty()), "loss": jnp.zeros((), kind)})
-    return dataclasses.replace(job.fresh_state(), metrics=jax.device_put(sums, replicated(job.mesh)))
+    if not seen:
+        raise UserError(
+            "the loss of the first batch is not finite, before anything was trained: look at the images and at "
+            "config.pretrained"
+        )
+    rates_seen, losses, averages = zip(*seen, strict=True)
+    return Curve(rates_seen, losses, averages, ending)
 
 
 def suggest(curve: Curve, steps: int) -> Suggestions:
@@ -240,9 +224,7 @@ def draw(curve: Curve, suggestions: Suggestions) -> bytes:
     for name, rate, line in marks:
         if rate is not None:
             axes.axvline(rate, color=orange, linestyle=line, linewidth=1.3, label=f"{name}: {rate:.2g}")
-    axes.set_xscale("log")
-    low, high = _heights(curve)
-    axes.set_ylim(low, high)
+    axes.set(xscale="log", ylim=_heights(curve))
     axes.set_xlabel("learning rate", color=figures.MUTED)
     axes.set_ylabel("loss", color=figures.MUTED)
     axes.legend(fontsize=figures.FONT_SIZE, labelcolor=figures.INK, loc="lower left", framealpha=0.85, edgecolor="none")

@@ -2,9 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -14,28 +13,31 @@ from covidjax.errors import UserError
 from covidjax.freeze.strategies import ALLOWED, split_cached
 from covidjax.freeze.table import format_table
 from covidjax.runs import costs
-from covidjax.runs.costs import Cost, Setting
+from covidjax.runs.costs import Cost, DataFacts
+from covidjax.train.setup import Job, describe_freeze
 
 EPOCH_WITHOUT_DATA = 1000
-COLUMNS = (
-    "strategy",
-    "trainable",
-    "step",
-    "speed-up",
-    "optimizer",
-    "temporary",
-    "arguments",
-    "features/image",
-    "epoch",
-)
 
 
-class DataFacts(NamedTuple):
-    """Numbers of classes, of training images, and of examples in an epoch, in which `--images` count once."""
+def _flops(count: float) -> str:
+    for factor, unit in ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
+        if count >= factor:
+            return f"{count / factor:,.2f} {unit}"
+    return f"{count / 1e3:.2f} kFLOP"
 
-    classes: int
-    images: int
-    epoch: int
+
+# Of a cost and the examples of an epoch.
+COLUMNS: dict[str, Callable[[Cost, int], str]] = {
+    "strategy": lambda cost, epoch: cost.strategy,
+    "trainable": lambda cost, epoch: f"{cost.trainable_params:,}",
+    "step": lambda cost, epoch: _flops(cost.flops),
+    "speed-up": lambda cost, epoch: f"{cost.speedup_vs_none:,.{2 if cost.speedup_vs_none < 100 else 0}f}x",
+    "optimizer": lambda cost, epoch: f"{cost.optimizer_bytes / 2**20:,.2f} MiB",
+    "temporary": lambda cost, epoch: f"{cost.temp_bytes / 2**20:,.1f} MiB",
+    "arguments": lambda cost, epoch: f"{cost.argument_bytes / 2**20:,.1f} MiB",
+    "features/image": lambda cost, epoch: f"{cost.feature_bytes / 2**10:,.1f} KiB" if cost.feature_bytes else "-",
+    "epoch": lambda cost, epoch: _flops(cost.flops_per_image * epoch),
+}
 
 
 def check(config: ConfigDict, num_classes: int | None, num_images: int | None, output: Path | None) -> DataFacts:
@@ -47,28 +49,28 @@ def check(config: ConfigDict, num_classes: int | None, num_images: int | None, o
         raise UserError(f"--json: there is no folder {output.absolute().parent}: make it, or choose another")
     if num_classes is not None:
         return DataFacts(num_classes, num_images or EPOCH_WITHOUT_DATA, num_images or EPOCH_WITHOUT_DATA)
+    masks = tasks.of(config.model.name, config.loss.name).masks
     try:
-        classes, images, epoch = costs.data_facts(
-            config.dataset, masks=tasks.of(config.model.name, config.loss.name).masks
-        )
+        found = costs.data_facts(config.dataset, masks=masks)
     except UserError as error:
         raise UserError(f"{error}; or give --classes=N, and the data set is not looked at") from error
-    return DataFacts(classes, num_images or images, num_images or epoch)
+    return DataFacts(found.classes, num_images or found.images, num_images or found.epoch)
 
 
 def run(config: ConfigDict, strategies: str, data: DataFacts, output: Path | None) -> None:
     """Prints the config's own plan and the costs of strategies, 'all' or names between commas; writes them as JSON."""
-    setting = costs.make_setting(config, data.classes)
-    names = setting.default_strategies() if strategies == "all" else _names(strategies)
+    job = costs.job_of_shapes(config, data.classes)
+    names = costs.strategies_of(job) if strategies == "all" else _names(strategies)
     device, num_devices = jax.local_devices()[0].device_kind, jax.local_device_count()
     size = config.dataset.image_size
     print(f"{config.model.name}, batch {config.batch_size}, {size} px, {config.precision}, {num_devices} x {device}")
-    for phase in setting.phases():
-        table = format_table(*setting.table(setting.recipe(phase)))
-        print(f"\nphase {phase.index}, config.freeze {phase.freeze!r}:\n{table}")
+    for phase in job.phases:
+        table = describe_freeze(job, phase)
+        print(f"\nphase {phase.index}, config.freeze {phase.freeze!r}:")
+        print(format_table(table["rows"], table["summary"]))
     print()
-    found = list(_predict_all(setting, names))
-    print(format_costs(found, data.epoch), *_notes(setting, found, data.epoch), sep="\n")
+    found = list(_predict_all(job, names))
+    print(format_costs(found, data.epoch), *_notes(job, found, data.epoch), sep="\n")
     if output:
         content = {
             "model": config.model.name,
@@ -96,22 +98,20 @@ def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
         raise UserError(f"--strategies is empty: allowed are all, {', '.join(ALLOWED)}")
-    return tuple(dict.fromkeys(names))
+    return names
 
 
-def _predict_all(setting: Setting, names: Sequence[str]) -> Iterator[Cost]:
+def _predict_all(job: Job, names: Sequence[str]) -> Iterator[Cost]:
     """Each named strategy, and behind it the same from cached features where its first stages are frozen."""
-    full_flops, done = costs.full_flops(setting), set()
-    wanted = [split_cached(name) for name in names]
+    wanted: dict[tuple[str, bool], None] = {}
+    for strategy, cached in map(split_cached, names):
+        prefix = costs.job_of_strategy(job, strategy).recipes[0].plan.frozen_prefix
+        ways = (True,) if cached else (False, True) if prefix else (False,)
+        wanted |= dict.fromkeys((strategy, way) for way in ways)
+    full_flops = costs.full_flops(job)
     for number, (strategy, cached) in enumerate(wanted, start=1):
-        _progress(f"{number} of {len(names)}: {names[number - 1]}: compiling its step")
-        for from_features in (True,) if cached else (False, True):
-            if (strategy, from_features) in done:
-                continue
-            if from_features and not cached and not setting.recipe_of(strategy).plan.frozen_prefix:
-                continue
-            done.add((strategy, from_features))
-            yield costs.predict(setting, strategy, full_flops, cached=from_features)
+        _progress(f"{number} of {len(wanted)}: {strategy}{', cached' if cached else ''}: compiling its step")
+        yield costs.predict(job, strategy, full_flops, cached=cached)
     _progress("")
 
 
@@ -122,31 +122,11 @@ def _progress(text: str) -> None:
 
 def format_costs(found: Sequence[Cost], epoch: int) -> str:
     """The table for a terminal. epoch: examples in one."""
-    rows = [
-        (
-            cost.strategy,
-            f"{cost.trainable_params:,}",
-            _flops(cost.flops),
-            f"{cost.speedup_vs_none:,.2f}x" if cost.speedup_vs_none < 100 else f"{cost.speedup_vs_none:,.0f}x",
-            f"{cost.optimizer_bytes / 2**20:,.2f} MiB",
-            f"{cost.temp_bytes / 2**20:,.1f} MiB",
-            f"{cost.argument_bytes / 2**20:,.1f} MiB",
-            f"{cost.feature_bytes / 2**10:,.1f} KiB" if cost.feature_bytes else "-",
-            _flops(cost.flops_per_image * epoch),
-        )
-        for cost in found
-    ]
-    return console.format_table((COLUMNS, *rows), "<>>>>>>>>")
+    rows = [[form(cost, epoch) for form in COLUMNS.values()] for cost in found]
+    return console.format_table((list(COLUMNS), *rows), "<>>>>>>>>")
 
 
-def _flops(count: float) -> str:
-    for factor, unit in ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
-        if count >= factor:
-            return f"{count / factor:,.2f} {unit}"
-    return f"{count / 1e3:.2f} kFLOP"
-
-
-def _notes(setting: Setting, found: Sequence[Cost], epoch: int) -> list[str]:
+def _notes(job: Job, found: Sequence[Cost], epoch: int) -> list[str]:
     notes = [
         "step, speed-up: FLOPs of forward and backward pass as XLA counts them before optimisation, against 'none'; "
         "seconds follow them as far as the device computes all layers at one rate",
@@ -154,9 +134,8 @@ def _notes(setting: Setting, found: Sequence[Cost], epoch: int) -> list[str]:
         f"epoch: forward and backward pass of {epoch:,} images",
     ]
     if any(cost.frozen_prefix for cost in found):
-        recipe = setting.recipe_of(next(cost.strategy for cost in found if cost.frozen_prefix).removeprefix("cached:"))
         notes.append(
             f"cached: training from the outputs of the frozen stages, which run once for each image (and view) before "
-            f"the first epoch; {costs.caching_note(setting.config, recipe)}"
+            f"the first epoch; {costs.caching_note(job.config.feature_views, job.recipes[0])}"
         )
     return notes

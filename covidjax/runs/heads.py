@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,13 +17,15 @@ from covidjax import losses, optim, tasks
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import gradual_epochs
 from covidjax.train.features import PrefixFeatures, feature_store
-from covidjax.train.inputs import PhaseInputs, make_inputs
+from covidjax.train.inputs import make_inputs
 from covidjax.train.phases import evaluation_variables, initial_state
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import StepMetrics, TrainState
-from covidjax.train.step import train_step
+from covidjax.train.step import Recipe, train_step
 from covidjax.weights.start import initial_variables
+
+Settings = tuple[jax.Array, jax.Array, Any]  # arrays over heads, as `_setting_arrays` has them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,29 +40,17 @@ class HeadSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A head after training. best_epoch: counted from 1, by config.checkpoint.best; the figures are of that epoch.
+    """A head after training.
 
-    One whose loss was never finite has those of the last epoch.
+    best_epoch: counted from 1, by `config.checkpoint.best`; of equal ones the last, as in a run of its own
+    best, last: the validation figures of that epoch and of the last: 'loss' and the task's `step_figure`. A head whose
+        loss was never finite has those of the last epoch in both.
     """
 
     settings: HeadSettings
     best_epoch: int
-    loss: float
-    accuracy: float
-    last_loss: float
-    last_accuracy: float
-
-
-@dataclasses.dataclass(frozen=True)
-class SettingArrays:
-    """The settings that a program takes as numbers: arrays [settings] and [settings, classes]."""
-
-    learning_rate: Any
-    weight_decay: Any
-    class_weights: Any
-
-
-jax.tree_util.register_dataclass(SettingArrays, ["learning_rate", "weight_decay", "class_weights"], [])
+    best: Mapping[str, float]
+    last: Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,7 +70,7 @@ def train_heads(
     weight_decays: Sequence[float],
     class_weights: Sequence[str | tuple[float, ...]],
     seeds: Sequence[int],
-    show: Callable[[str], None],
+    show: Callable[[str], object],
 ) -> Heads:
     """Trains a head for every combination, each as a run of its own would, to rounding.
 
@@ -91,32 +81,40 @@ def train_heads(
     if job.caching[0].placement != "device":
         why = job.caching[0].note or "they do not fit on the device"
         raise UserError(f"a sweep trains from cached features on the device: {why}")
-    phase, by_loss = job.phases[0], job.config.checkpoint.best == "loss"
     features = PrefixFeatures(feature_store(config.dataset.cache_dir), job.mesh, Programs())
-    inputs = make_inputs(job, phase, job.variables, features)
-    settings = list(itertools.product(learning_rates, weight_decays, class_weights))
-    arrays = _setting_arrays(job, settings)
-    states = _initial_states(job, seeds, len(settings))
-    steps, batch = job.steps_per_epoch, config.batch_size
-    epoch = _epoch_program(job)
+    inputs = make_inputs(job, job.phases[0], job.variables, features)
+    by, steps = config.checkpoint.best, job.steps_per_epoch
+    num_epochs = job.phases[0].last_step // steps
+
+    def rows(epoch: int) -> np.ndarray:
+        """Rows of the features of an epoch's batches, as the runs of these seeds have them: [steps, seeds, batch]."""
+        numbers = range(epoch * steps, (epoch + 1) * steps)
+        return np.array([[inputs.rows(step, seed, config.batch_size) for seed in seeds] for step in numbers], np.int32)
+
+    recipe = _suffix(job.recipes[0])
+    combinations = list(itertools.product(learning_rates, weight_decays, class_weights))
+    settings = _setting_arrays(job, combinations)
+    states = _initial_states(job, recipe, seeds, len(combinations))
+    data = jax.device_put((inputs.views[0], {"features": inputs.val, "label": job.val_split.labels}))
     began = time.monotonic()
-    rows = _rows(inputs, seeds, 0, steps, batch)
-    epoch = epoch.lower(states, arrays, inputs.views[0], rows).compile()
-    evaluate = _evaluation_program(job).lower(states, inputs.val, job.val_split.labels).compile()
+    program = _epoch_program(job, recipe).lower(states, settings, *data, rows(0)).compile()
     compile_seconds, began = time.monotonic() - began, time.monotonic()
-    val = jax.device_put((inputs.val, job.val_split.labels))
-    history = []
-    for number in range(phase.last_step // steps):
-        states, train_loss = epoch(states, arrays, inputs.views[0], _rows(inputs, seeds, number * steps, steps, batch))
-        history.append(jax.device_get(evaluate(states, *val)))  # (loss, accuracy), each [seeds, settings]
-        states = _next_epoch(states, train_loss, arrays, phase.optimizer)
-        loss, accuracy = history[-1]
-        finite = np.isfinite(loss)
-        best = np.min(loss, where=finite, initial=np.inf) if by_loss else np.max(accuracy, where=finite, initial=0.0)
-        show(f"epoch {number + 1}/{phase.last_step // steps}  best val {config.checkpoint.best} {best:.4f}")
-    found = _heads(np.array(history), seeds, settings, by_loss=by_loss)
-    notes = (*job.notes, job.caching[0].note, *features.notes)
-    return Heads(found, len(job.val_split), compile_seconds, time.monotonic() - began, tuple(dict.fromkeys(notes)))
+    history = []  # of figures [seeds, settings]
+    for epoch in range(num_epochs):
+        states, figures = program(states, settings, *data, rows(epoch))
+        history.append(jax.device_get(figures))
+        best = job.task.best[by] * np.max(_scores(history[-1], by, job.task.best[by]))
+        show(f"epoch {epoch + 1}/{num_epochs}  best val {by} {best:.4f}")
+    train_seconds = time.monotonic() - began
+    by_epoch = {name: np.stack([figures[name] for figures in history]) for name in ("loss", job.task.step_figure)}
+    last_best = num_epochs - 1 - np.argmax(_scores(by_epoch, by, job.task.best[by])[::-1], axis=0)
+    heads = []
+    for (s, seed), (m, combination) in itertools.product(enumerate(seeds), enumerate(combinations)):
+        at = int(last_best[s, m])
+        best, last = ({name: float(v[epoch, s, m]) for name, v in by_epoch.items()} for epoch in (at, -1))
+        heads.append(Head(HeadSettings(*combination, seed), at + 1, best, last))
+    notes = tuple(dict.fromkeys((*job.notes, job.caching[0].note, *features.notes)))
+    return Heads(tuple(heads), len(job.val_split), compile_seconds, train_seconds, notes)
 
 
 def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
@@ -144,107 +142,81 @@ def _check(config: ConfigDict, seeds: Sequence[int]) -> None:
         )
 
 
-def _setting_arrays(job: Job, settings: Sequence[tuple[float, float, Any]]) -> SettingArrays:
+def _scores(figures: Mapping[str, np.ndarray], name: str, sign: int) -> np.ndarray:
+    """The figure that decides, higher being better; a head whose loss is not finite never counts."""
+    return np.where(np.isfinite(figures["loss"]), sign * figures[name], -np.inf)
+
+
+def _setting_arrays(job: Job, combinations: Sequence[tuple[float, float, Any]]) -> Settings:
+    """Learning rates [settings], weight decays [settings] and class weights [settings, classes]."""
     labels, classes = job.task.epoch_targets(job.train_split), job.train_split.classes
-    weights = [losses.class_weights(spec, labels, classes) or (1.0,) * len(classes) for _, _, spec in settings]
+    rates, decays, specs = zip(*combinations, strict=True)
+    weights = [losses.class_weights(spec, labels, classes) or (1.0,) * len(classes) for spec in specs]
     kind = job.recipes[0].model.numerics.param_dtype
-    return SettingArrays(*(jnp.asarray(values, kind) for values in (*list(zip(*settings, strict=True))[:2], weights)))
+    return jnp.asarray(rates, kind), jnp.asarray(decays, kind), jnp.asarray(weights, kind)
 
 
-def _initial_states(job: Job, seeds: Sequence[int], num_settings: int) -> TrainState:
-    """States [seeds, settings, ...] of the stages after the frozen prefix, which alone take part."""
+def _suffix(recipe: Recipe) -> Recipe:
+    """The recipe with a plan of the stages after the frozen prefix, which alone take part."""
+    leaves = [leaf for leaf in recipe.plan.leaves if leaf.path.split("/")[0] not in recipe.plan.frozen_prefix]
+    return dataclasses.replace(recipe, plan=dataclasses.replace(recipe.plan, leaves=tuple(leaves)))
+
+
+def _initial_states(job: Job, recipe: Recipe, seeds: Sequence[int], num_settings: int) -> TrainState:
+    """States [seeds, settings, ...] of the stages after the frozen prefix."""
     states = []
     for seed in seeds:
-        variables = initial_variables(
-            _seeded(job.config, seed), job.recipes[0].model, job.train_split.images.shape[1:]
-        ).variables
-        states.append(initial_state(_suffix(job), _without_prefix(job, variables), jax.random.key(seed)))
+        begin = initial_variables(_seeded(job.config, seed), recipe.model, job.train_split.images.shape[1:])
+        variables = {
+            kind: {stage: leaf for stage, leaf in tree.items() if stage not in recipe.plan.frozen_prefix}
+            for kind, tree in begin.variables.items()
+        }
+        states.append(initial_state(recipe, variables, jax.random.key(seed)))
     by_seed = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     return jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf[:, None], (len(seeds), num_settings, *leaf.shape[1:])), by_seed
     )
 
 
-def _suffix(job: Job) -> Any:
-    """The recipe of the only phase, with a plan of the stages after the frozen prefix."""
-    recipe = job.recipes[0]
-    prefix = recipe.plan.frozen_prefix
-    leaves = tuple(leaf for leaf in recipe.plan.leaves if leaf.path.split("/")[0] not in prefix)
-    return dataclasses.replace(recipe, plan=dataclasses.replace(recipe.plan, leaves=leaves))
+def _epoch_program(job: Job, suffix: Recipe) -> Any:
+    """(states, settings, training and validation data, rows [steps, seeds, batch]) -> states and figures of an epoch.
 
+    data: {'features', 'label'}; figures: {name: [seeds, settings]} on the validation data.
+    """
+    config, task, optimizer = job.config, job.task, job.phases[0].optimizer
 
-def _without_prefix(job: Job, variables: Any) -> dict[str, Any]:
-    prefix = job.recipes[0].plan.frozen_prefix
-    return {
-        kind: {stage: leaf for stage, leaf in tree.items() if stage not in prefix} for kind, tree in variables.items()
-    }
-
-
-def _epoch_program(job: Job) -> Any:
-    """(states, arrays, split, rows [steps, seeds, batch]) -> states and mean losses [seeds, settings] of the epoch."""
-    suffix, config = _suffix(job), job.config
-    optimizer = job.phases[0].optimizer
-
-    def one_head(state: TrainState, arrays: SettingArrays, batch: Any) -> TrainState:
-        decays = jax.tree.map(lambda decay: arrays.weight_decay, suffix.plan.weight_decays())
+    def take_step(state: TrainState, settings: Settings, batch: Any) -> TrainState:
+        rate, weight_decay, class_weights = settings
+        decays = jax.tree.map(lambda decay: weight_decay, suffix.plan.weight_decays())
         recipe = dataclasses.replace(
             suffix,
             tx=optim.optimizer(optimizer, decays),
-            learning_rate=lambda step: suffix.learning_rate(step) * (arrays.learning_rate / optimizer.learning_rate),
-            loss=losses.loss_function(config.loss, arrays.class_weights),
+            learning_rate=lambda step: suffix.learning_rate(step) * (rate / optimizer.learning_rate),
+            loss=losses.loss_function(config.loss, class_weights, task.losses),
         )
         return train_step(state, batch, recipe=recipe)
 
-    settings = jax.vmap(one_head, in_axes=(0, 0, None))  # heads of one seed see the same batches
-    heads = jax.vmap(settings, in_axes=(0, None, 0))
+    def finish(state: TrainState, settings: Settings, val: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        variables = evaluation_variables(state, suffix.plan)
+        logits: Any = suffix.model.apply(variables, val["features"], start=suffix.plan.first_trained)
+        loss = jnp.mean(job.plain_loss(logits, val["label"]))
+        figures = {"loss": loss, task.step_figure: jnp.mean(task.correct(logits, val["label"]))}
+        own = SimpleNamespace(**{**optimizer.to_dict(), "learning_rate": settings[0]})
+        plateau = optim.plateau_update(state.plateau, state.metrics.loss / state.metrics.steps, own)
+        return dataclasses.replace(state, plateau=plateau, metrics=StepMetrics.empty()), figures
 
-    def epoch(states: TrainState, arrays: SettingArrays, split: Any, rows: jax.Array) -> tuple[TrainState, jax.Array]:
+    def over_heads(one_head: Callable[..., Any], data_axis: int | None) -> Callable[..., Any]:
+        settings = jax.vmap(one_head, in_axes=(0, 0, None))  # heads of one seed see the same batches
+        return jax.vmap(settings, in_axes=(0, None, data_axis))
+
+    def epoch(
+        states: TrainState, settings: Settings, train: Any, val: Any, rows: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         def step(states: TrainState, rows: jax.Array) -> tuple[TrainState, None]:
-            return heads(states, arrays, jax.tree.map(lambda array: array[rows], split)), None
+            batches = jax.tree.map(lambda array: array[rows], train)
+            return over_heads(take_step, 0)(states, settings, batches), None
 
         states, _ = lax.scan(step, states, rows)
-        return states, states.metrics.loss / states.metrics.steps
+        return over_heads(finish, None)(states, settings, val)
 
     return jax.jit(epoch, donate_argnums=0)
-
-
-def _evaluation_program(job: Job) -> Any:
-    """(states, features, labels [n]) -> loss and accuracy of the validation split, each [seeds, settings]."""
-    recipe, loss = _suffix(job), getattr(losses, job.config.loss.name)
-
-    def one_head(state: TrainState, inputs: Any, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        variables = evaluation_variables(state.params, state.batch_stats, state.average, recipe.plan)
-        logits = recipe.model.apply(variables, inputs, start=recipe.plan.first_trained)
-        return jnp.mean(loss(logits, labels)), jnp.mean(jnp.argmax(logits, -1) == labels)
-
-    return jax.jit(jax.vmap(jax.vmap(one_head, in_axes=(0, None, None)), in_axes=(0, None, None)))
-
-
-def _next_epoch(states: TrainState, train_loss: jax.Array, arrays: SettingArrays, optimizer: Any) -> TrainState:
-    def one_head(state: TrainState, loss: jax.Array, arrays: SettingArrays) -> TrainState:
-        own = SimpleNamespace(**{**optimizer.to_dict(), "learning_rate": arrays.learning_rate})
-        plateau = optim.plateau_update(state.plateau, loss, own)
-        return dataclasses.replace(state, plateau=plateau, metrics=StepMetrics.empty())
-
-    return jax.vmap(jax.vmap(one_head), in_axes=(0, 0, None))(states, train_loss, arrays)
-
-
-def _rows(inputs: PhaseInputs, seeds: Sequence[int], first_step: int, steps: int, batch_size: int) -> np.ndarray:
-    """Rows of the features of an epoch's batches, as the runs of these seeds have them: [steps, seeds, batch] int32."""
-    numbers = range(first_step, first_step + steps)
-    return np.array([[inputs.rows(step, seed, batch_size) for seed in seeds] for step in numbers], np.int32)
-
-
-def _heads(
-    history: np.ndarray, seeds: Sequence[int], settings: Sequence[tuple[float, float, Any]], *, by_loss: bool
-) -> tuple[Head, ...]:
-    """history: [epochs, 2, seeds, settings], loss and accuracy."""
-    found = []
-    for (s, seed), (m, (rate, decay, weights)) in itertools.product(enumerate(seeds), enumerate(settings)):
-        loss, accuracy = history[:, 0, s, m], history[:, 1, s, m]
-        # Of equal figures the last counts, as in a run of its own; one that is not finite never does.
-        order = np.where(np.isfinite(loss), loss if by_loss else -accuracy, np.inf)
-        best = len(order) - 1 - int(np.argmin(order[::-1]))
-        figures = (float(values[at]) for at in (best, -1) for values in (loss, accuracy))
-        found.append(Head(HeadSettings(rate, decay, weights, seed), best + 1, *figures))
-    return tuple(found)

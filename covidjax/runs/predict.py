@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from covidjax import config as configs
+from covidjax.checkpoint.checkpoint import Which
 from covidjax.command import prepare_process
 from covidjax.console import Progress
 from covidjax.data.decode import remark_notes
@@ -30,7 +31,7 @@ from covidjax.evaluate.tiles import Tiling
 from covidjax.files import printable
 from covidjax.tasks import pictures
 from covidjax.tasks.base import Predicted, Prediction, Request
-from covidjax.weights.workdir import Trained, Which
+from covidjax.weights.workdir import Trained
 
 OVERLAY_SIDE = 1024  # longest side of an image in an overlay, which is for looking at
 

@@ -2,31 +2,31 @@
 
 import dataclasses
 import math
+import operator
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import console, files
+from covidjax import console, files, tasks
 from covidjax.config.checks import check_value
 from covidjax.errors import UserError
 from covidjax.metrics import classification
 from covidjax.runs import record
 from covidjax.runs.heads import Head, Heads, train_heads
+from covidjax.tasks.base import Task
 
 SHOWN = 10
-COLUMNS = (
-    "learning_rate",
-    "weight_decay",
-    "class_weights",
-    "seed",
-    "epoch",
-    "val loss",
-    "val accuracy (95 % interval)",
-)
+# Flag: the field of `HeadSettings`, the key of the config, the kind of its values, and what is allowed in words.
+FLAGS: dict[str, tuple[str, str, type, str]] = {
+    "learning_rates": ("learning_rate", "optimizer.learning_rate", float, "numbers with commas between them"),
+    "weight_decays": ("weight_decay", "optimizer.weight_decay", float, "numbers with commas between them"),
+    "class_weights": ("class_weights", "loss.class_weights", str, "none and balanced with a comma between them"),
+    "seeds": ("seed", "seed", int, "numbers with commas between them"),
+}
 
 
 def run(config: ConfigDict, values: Mapping[str, str], workdir: Path) -> None:
@@ -35,22 +35,14 @@ def run(config: ConfigDict, values: Mapping[str, str], workdir: Path) -> None:
     values: the text of the flags learning_rates, weight_decays, class_weights and seeds; '' stands for the config's.
     Raises UserError for values that the config may not have, and what `train_heads` raises.
     """
-    rate = config.optimizer.learning_rate
-    asked: dict[str, Any] = {
-        "learning_rates": _numbers("learning_rates", values, "optimizer.learning_rate", 1e-3)
-        or [float(rate[1]) if isinstance(rate, tuple | list) else float(rate)],
-        "weight_decays": _numbers("weight_decays", values, "optimizer.weight_decay", 0.0)
-        or [config.optimizer.weight_decay],
-        "class_weights": _names("class_weights", values, ("none", "balanced")) or [config.loss.class_weights],
-        "seeds": _numbers("seeds", values, "seed", 0) or [config.seed],
-    }
+    asked = {flag: _values(config, flag, values[flag]) for flag in FLAGS}
+    task, by = tasks.of(config.model.name, config.loss.name), config.checkpoint.best
     with record.locked(workdir):
         found = train_heads(config, **asked, show=lambda line: print(line, flush=True))
-        by_loss = config.checkpoint.best == "loss"
         heads = sorted(
-            found.heads, key=lambda head: (not math.isfinite(head.loss), head.loss if by_loss else -head.accuracy)
+            found.heads, key=lambda head: (not math.isfinite(head.best["loss"]), -task.best[by] * head.best[by])
         )
-        rows = [_row(head, found.num_val) for head in heads]
+        rows = [_row(head, task.step_figure, found.num_val) for head in heads]
         files.write_csv(workdir / "sweep.csv", list(rows[0]), [list(row.values()) for row in rows])
         account = {
             "config": configs.to_json(config),
@@ -63,61 +55,52 @@ def run(config: ConfigDict, values: Mapping[str, str], workdir: Path) -> None:
             "heads": rows,
         }
         files.write_json(workdir / "sweep.json", account)
-    _print(config, found, rows)
+    _print(config, task, found, rows)
 
 
-def _numbers(name: str, given: Mapping[str, str], key: str, default: Any) -> list[Any]:
-    """The numbers of a flag, each as the key of the config may have it."""
-    text = given[name]
+def _values(config: ConfigDict, flag: str, text: str) -> list[Any]:
+    """The values of a flag, each as its key may have it and once; of none the config's, of a pair of rates the last."""
+    _, key, kind, allowed = FLAGS[flag]
     try:
-        values = [type(default)(part) for part in text.split(",") if part]
+        values = [kind(part) for part in text.split(",") if part]
     except ValueError as error:
-        raise UserError(f"--{name} is {text!r}: allowed are numbers with commas between them") from error
+        raise UserError(f"--{flag} is {text!r}: allowed are {allowed}") from error
+    if kind is str and not set(values) <= {"none", "balanced"}:
+        raise UserError(f"--{flag} is {text!r}: allowed are {allowed}")
     for value in values:
-        check_value(f"--{name}", key, value)
-    return _each_once(name, text, values)
-
-
-def _names(name: str, given: Mapping[str, str], allowed: tuple[str, ...]) -> list[str]:
-    text = given[name]
-    values = [part for part in text.split(",") if part]
-    if any(value not in allowed for value in values):
-        raise UserError(f"--{name} is {text!r}: allowed are {' and '.join(allowed)} with a comma between them")
-    return _each_once(name, text, values)
-
-
-def _each_once(name: str, text: str, values: list[Any]) -> list[Any]:
+        check_value(f"--{flag}", key, value)
     if len(set(values)) != len(values):
-        raise UserError(f"--{name} is {text!r}: every value once")
-    return values
+        raise UserError(f"--{flag} is {text!r}: every value once")
+    own = operator.attrgetter(key)(config)
+    return values or [float(own[1] if isinstance(own, tuple | list) else own) if flag == "learning_rates" else own]
 
 
-def _row(head: Head, num_val: int) -> dict[str, Any]:
-    """A row of the table; figures of a loss that is not finite are None."""
-    low, high = classification.wilson_interval(round(head.accuracy * num_val), num_val)
-    best = {
-        "best_epoch": head.best_epoch,
-        "val_loss": head.loss,
-        "val_accuracy": head.accuracy,
-        "val_accuracy_ci95_low": low,
-        "val_accuracy_ci95_high": high,
-    }
-    last = {"last_val_loss": head.last_loss, "last_val_accuracy": head.last_accuracy}
+def _row(head: Head, figure: str, num_val: int) -> dict[str, Any]:
+    """A row of the table; figures of a loss that is not finite are None. figure: a share of the examples."""
+    low, high = classification.wilson_interval(round(head.best[figure] * num_val), num_val)
+    best = {f"val_{name}": value for name, value in head.best.items()}
+    best |= {f"val_{figure}_ci95_low": low, f"val_{figure}_ci95_high": high}
+    last = {f"last_val_{name}": value for name, value in head.last.items()}
     return {
         **dataclasses.asdict(head.settings),
-        **(best if math.isfinite(head.loss) else dict.fromkeys(best)),
-        **(last if math.isfinite(head.last_loss) else dict.fromkeys(last)),
+        "best_epoch": head.best_epoch,
+        **(best if math.isfinite(head.best["loss"]) else dict.fromkeys(best)),
+        **(last if math.isfinite(head.last["loss"]) else dict.fromkeys(last)),
     }
 
 
-def _print(config: ConfigDict, result: Heads, rows: list[dict[str, Any]]) -> None:
-    print(*result.notes, sep="\n")
+def _print(config: ConfigDict, task: Task, result: Heads, rows: list[dict[str, Any]]) -> None:
     found = [row for row in rows if row["val_loss"] is not None]
     diverged = f" ({len(rows) - len(found)} of them diverged)" if len(found) < len(rows) else ""
     print(
+        *result.notes,
         f"{len(rows)} heads{diverged} in {result.compile_seconds:.1f} s of compilation and {result.train_seconds:.1f} "
-        f"s of training; the best {min(SHOWN, len(found))} by validation {config.checkpoint.best}:"
+        f"s of training; the best {min(SHOWN, len(found))} by validation {config.checkpoint.best}:",
+        sep="\n",
     )
+    figure = task.step_figure
+    settings = [name for name, *_ in FLAGS.values()]
+    header = (*settings, "epoch", "val loss", f"val {figure} (95 % interval)")
     lines = [
         (
             f"{row['learning_rate']:.4g}",
@@ -126,27 +109,20 @@ def _print(config: ConfigDict, result: Heads, rows: list[dict[str, Any]]) -> Non
             str(row["seed"]),
             str(row["best_epoch"]),
             f"{row['val_loss']:.4f}",
-            f"{row['val_accuracy']:.3f} ({row['val_accuracy_ci95_low']:.3f} to {row['val_accuracy_ci95_high']:.3f})",
+            "{:.3f} ({:.3f} to {:.3f})".format(*(row[f"val_{figure}{end}"] for end in ("", "_ci95_low", "_ci95_high"))),
         )
         for row in found[:SHOWN]
     ]
-    print(console.format_table((COLUMNS, *lines), "<" * len(COLUMNS)))
+    print(console.format_table((header, *lines), "<" * len(header)))
     if found:
         print(
             "the best of many on one validation split is flattered; a run of its own, for a checkpoint and a report:\n"
-            f"python launch/train.py ... {' '.join(_flags(config, found[0]))}"
+            f"python launch/train.py ... {' '.join(_flags(config.optimizer.learning_rate, found[0]))}"
         )
 
 
-def _flags(config: ConfigDict, row: dict[str, Any]) -> list[str]:
-    """The flags of the run of its own that a row stands for."""
-    rate = config.optimizer.learning_rate
+def _flags(rate: float | Sequence[float], row: dict[str, Any]) -> list[str]:
+    """The flags of the run of its own that a row stands for. rate: of the config."""
     if isinstance(rate, tuple | list):  # the first stage keeps its part of the last one's rate
         row = {**row, "learning_rate": (row["learning_rate"] * rate[0] / rate[1], row["learning_rate"])}
-    keys = {
-        "optimizer.learning_rate": "learning_rate",
-        "optimizer.weight_decay": "weight_decay",
-        "loss.class_weights": "class_weights",
-        "seed": "seed",
-    }
-    return [shlex.quote(f"--config.{key}={row[name]}") for key, name in keys.items()]
+    return [shlex.quote(f"--config.{key}={row[name]}") for name, key, *_ in FLAGS.values()]

@@ -67,7 +67,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         restored = checkpoints.restore_latest(job.abstract_state)
         if restored is None:
             state, progress = job.fresh_state(), RunProgress()
-            targets = job.targets(job.train_split)
+            targets = job.task.targets(job.train_split)
             inputs, targets = first_batch(job.recipes[0], job.train_split, targets, config.seed, config.batch_size)
             labels = [job.task.label(target, job.train_split.classes) for target in targets]
             batch.write_batch(workdir, inputs, labels, config.batch_size)

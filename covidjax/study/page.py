@@ -7,15 +7,13 @@ from typing import Any
 
 from covidjax import config as configs
 from covidjax import files
-from covidjax.metrics.comparison import Estimate, mean_interval
+from covidjax.metrics.comparison import mean_interval
 from covidjax.report import page
-from covidjax.report.formats import MISSING, decimal, duration, interval, is_number, short_count
+from covidjax.report.formats import MISSING, duration, is_number
 from covidjax.study import figures
-from covidjax.study.figures import Panel, Point, SeedCurves
-from covidjax.study.plan import VARIED, Rate, Study, rate_text
-from covidjax.study.results import Condition, Result, Verdict, pareto_front, quoted
+from covidjax.study.plan import VARIED, Study
+from covidjax.study.results import Condition, Result, Verdict, bounds, pareto_front, quoted
 
-LONGEST_LABEL = 24
 COSTS = (("cost_seconds", "training time", "s", 1.0), ("peak_bytes", "memory of a step", "MiB", float(2**20)))
 
 
@@ -27,7 +25,7 @@ def write(study: Study, results: Sequence[Result], conditions: Sequence[Conditio
         title=page.title(config),
         study=study,
         sections={
-            "cost": f"{comparison.title} against cost",
+            "cost": f"{comparison.titles[comparison.value]} against cost",
             "strategies": "Strategies",
             "curves": "Validation curves",
             "test": "Test split",
@@ -35,44 +33,21 @@ def write(study: Study, results: Sequence[Result], conditions: Sequence[Conditio
             "configuration": "Configuration",
         },
         comparison=comparison,
-        headline=_headline(study, results, verdict),
-        verdict=verdict.sentence,
+        verdict=verdict,
+        results=results,
+        seconds=sum(result.figures.get("cost_seconds", 0.0) for result in results if result.status == "finished"),
         cost=_against_cost(study, [condition for condition in conditions if condition.finished]),
         strategies=_strategies(study, conditions, verdict),
         devices=sorted({each.device for condition in conditions for each in condition.finished if each.device}),
         features=_features(conditions),
-        curves=_curves(study, results),
+        curves=_curves(study, conditions),
         test=_test_split(study, results, verdict),
         runs=_runs(study, results),
-        failed=[result for result in results if result.status == "failed"],
         configuration=page.config_rows(config, VARIED),
     )
     target = study.workdir / "study.html"
     files.write_text(target, content)
     return target
-
-
-def _headline(study: Study, results: Sequence[Result], verdict: Verdict) -> list[tuple[str, str, str]]:
-    """Title, value and note."""
-    finished = [result for result in results if result.status == "finished"]
-    failed = sum(result.status == "failed" for result in results)
-    cells = []
-    for title, condition in (("Chosen", verdict.chosen), ("Best", verdict.best)):
-        if condition is None:
-            cells.append((title, MISSING, ""))
-            continue
-        label, reached = condition.label, condition.reached
-        if len(label) > LONGEST_LABEL:
-            label = f"{label[: LONGEST_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
-        shown = f"{decimal(reached.mean)} {interval(_bounds(reached))}".rstrip()
-        cells.append((title, label, f"validation {study.comparison.name} {shown}"))
-    if verdict.chosen and verdict.best:
-        spent, full = (duration(condition.cost("cost_seconds")) for condition in (verdict.chosen, verdict.best))
-        cells.append(("Training time, chosen", spent, f"mean of a run; of the best {full}"))
-    seconds = sum(result.figures.get("cost_seconds", 0.0) for result in finished)
-    cells.append(("Runs finished", f"{len(finished)} of {len(results)}", f"{failed} failed" if failed else ""))
-    cells.append(("Training time, all runs", duration(seconds), "without compilation"))
-    return cells
 
 
 def _against_cost(study: Study, shown: Sequence[Condition]) -> dict[str, Any]:
@@ -81,32 +56,11 @@ def _against_cost(study: Study, shown: Sequence[Condition]) -> dict[str, Any]:
         return {}
     costs = [cost for cost in COSTS if any(condition.values(cost[0]) for condition in shown)]
     fronts = {name: pareto_front(shown, name) for name, *_ in costs}
-    panels = [
-        Panel(
-            f"{title}, {unit}",
-            tuple(condition.cost(name) / size for condition in shown),
-            tuple(shown.index(condition) for condition in fronts[name]),
-        )
-        for name, title, unit, size in costs
-    ]
-    points = [_point(study, condition) for condition in shown]
     return {
-        "plot": figures.cost_plot(points, panels, f"validation {study.comparison.name}"),
+        "plot": figures.cost_plot(study, shown, costs, fronts),
         "fronts": [f"by {title}: {', '.join(map(quoted, fronts[name]))}" for name, title, *_ in costs],
         "missing": [title for name, title, *_ in COSTS if name not in fronts],
     }
-
-
-def _point(study: Study, condition: Condition) -> Point:
-    column, value = study.comparison.column, condition.reached
-    low, high = _bounds(value)
-    if value.n == 1:
-        low, high = (condition.finished[0].figures.get(f"{column}_{bound}", math.nan) for bound in ("low", "high"))
-    trained, total = condition.cost("trained_parameters"), condition.cost("total_parameters")
-    seeds = "" if condition.is_complete else f", {len(condition.finished)} of {condition.planned} seeds"
-    strategy, rate = study.strategies.index(condition.strategy), study.learning_rates.index(condition.learning_rate)
-    style = figures.point_style(strategy, rate, trained / total if total else 0.0)
-    return Point(f"{condition.label}: {short_count(trained)} trained{seeds}", value.mean, low, high, style)
 
 
 def _strategies(study: Study, conditions: Sequence[Condition], verdict: Verdict) -> list[dict[str, Any]]:
@@ -120,9 +74,9 @@ def _strategies(study: Study, conditions: Sequence[Condition], verdict: Verdict)
             {
                 "strategy": condition.label,
                 "bold": "strategy" if condition is verdict.chosen else None,
-                "seeds": f"{len(condition.finished)} of {condition.planned}",
+                "seeds": f"{len(condition.finished)} of {len(condition.results)}",
                 "value": condition.reached.mean,
-                "value_ci95": _bounds(condition.reached),
+                "value_ci95": condition.bounds,
                 "deviation": condition.reached.deviation,
                 "difference": "best" if condition is verdict.best else difference.mean if difference else None,
                 "difference_ci95": (difference.low, difference.high) if difference else None,
@@ -151,44 +105,31 @@ def _features(conditions: Sequence[Condition]) -> dict[str, str]:
     return {note: ", ".join(labels) for note, labels in found.items()}
 
 
-def _curves(study: Study, results: Sequence[Result]) -> list[tuple[str, list[tuple[str, str, bytes]]]]:
+def _curves(study: Study, conditions: Sequence[Condition]) -> list[tuple[str, list[tuple[str, str, bytes]]]]:
     """What is drawn, and title, description and plot of each strategy."""
-    blocks = []
+    sections = []
     for name, words in ((study.comparison.value, study.comparison.name), ("loss", "loss")):
-        of_strategy = {
-            strategy: [
-                curves
-                for rate in study.learning_rates
-                if (curves := _seed_curves(study, results, strategy, rate, name))
-            ]
-            for strategy in study.strategies
-        }
-        every = [curves for own in of_strategy.values() for curves in own]
-        if not every:
-            continue
-        limits = figures.common_limits(every)
-        plots = []
-        for index, (strategy, own) in enumerate(of_strategy.items()):
-            others = [curves for other, found in of_strategy.items() if other != strategy for curves in found]
-            svg = figures.seed_curves(own, others, index, limits)
-            plots.append((strategy, f"Validation {words} of {strategy} against epoch", svg))
-        blocks.append((f"Validation {words}", plots))
-    return blocks
-
-
-def _seed_curves(study: Study, results: Sequence[Result], strategy: str, rate: Rate, name: str) -> SeedCurves | None:
-    own = [result for result in results if (result.trial.strategy, result.trial.learning_rate) == (strategy, rate)]
-    seeds = tuple(result.curves[name] for result in own if result.curves and result.curves[name][0])
-    return SeedCurves(f"rate {rate_text(rate)}", study.learning_rates.index(rate), seeds) if seeds else None
+        seeds = {each: [result.curves[name] for result in each.results if result.curves] for each in conditions}
+        curves = {each: found for each, own in seeds.items() if (found := [curve for curve in own if curve[0]])}
+        plots = [
+            (one, f"Validation {words} of {one} against epoch", figures.seed_curves(study, curves, one))
+            for one in study.strategies
+        ]
+        if curves:
+            sections.append((f"Validation {words}", plots))
+    return sections
 
 
 def _test_split(study: Study, results: Sequence[Result], verdict: Verdict) -> dict[str, Any]:
     """The rows of the chosen condition on the test split with their mean, and the other runs for which it was read."""
     evaluated = [result for result in verdict.chosen.finished if result.test] if verdict.chosen else []
     total: dict[str, Any] = {"run": "mean, over seeds", "read": ""}
-    for key in study.comparison.tested:
+    for key in study.comparison.titles:
         mean = mean_interval([result.test[key] for result in evaluated if is_number(result.test.get(key))])
-        total |= {key: mean.mean, f"{key}_ci95": (mean.low, mean.high) if key == "loss" else _bounds(mean)}
+        total |= {
+            key: mean.mean,
+            f"{key}_ci95": (mean.low, mean.high) if key == "loss" else bounds(mean, study.comparison),
+        }
     return {
         "chosen": quoted(verdict.chosen) if verdict.chosen else "",
         "rows": [
@@ -196,7 +137,7 @@ def _test_split(study: Study, results: Sequence[Result], verdict: Verdict) -> di
         ],
         "columns": [
             ("Run", "run", "text"),
-            *((study.comparison.titles[key], key, "estimate") for key in study.comparison.tested),
+            *((title, key, "estimate") for key, title in study.comparison.titles.items()),
             ("Read at", "read", "text"),
         ],
         "total": total,
@@ -210,14 +151,7 @@ def _runs(study: Study, results: Sequence[Result]) -> list[dict[str, Any]]:
     rows = []
     for result in results:
         link = {"text": result.trial.name, "href": f"{result.workdir}/report.html"}
-        bounds = tuple(result.figures.get(f"{column}_{bound}") for bound in ("low", "high"))
+        own = tuple(result.figures.get(f"{column}_{bound}") for bound in ("low", "high"))
         run = link if result.status == "finished" else result.trial.name
-        rows.append({**result.figures, "run": run, "status": result.status, f"{column}_ci95": bounds})
+        rows.append({**result.figures, "run": run, "status": result.status, f"{column}_ci95": own})
     return rows
-
-
-def _bounds(estimate: Estimate) -> tuple[float, float]:
-    """The interval of a share, cut at 0 and 1: that by Student's t knows no bounds."""
-    return (
-        (estimate.low, estimate.high) if math.isnan(estimate.low) else (max(estimate.low, 0.0), min(estimate.high, 1.0))
-    )

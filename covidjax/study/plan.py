@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import re
 import signal
 import time
@@ -19,7 +20,7 @@ from covidjax.errors import Interrupted, UserError
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.report.formats import duration
 from covidjax.runs import record
-from covidjax.tasks.base import Comparison
+from covidjax.tasks.base import Comparison, Task
 from covidjax.train.phases import make_phases
 
 Rate = float | tuple[float, float]  # as in config.optimizer.learning_rate
@@ -56,9 +57,14 @@ class Study:
     seeds: tuple[int, ...]
 
     @property
+    def task(self) -> Task:
+        """The kind of label."""
+        return tasks.of(self.config.model.name, self.config.loss.name)
+
+    @property
     def comparison(self) -> Comparison:
         """What its runs are compared by."""
-        return tasks.of(self.config.model.name, self.config.loss.name).comparison
+        return self.task.comparison
 
     def folder(self, trial: Trial) -> Path:
         """The workdir of a trial."""
@@ -80,14 +86,13 @@ class Study:
         does not have.
         """
         prefixes = [frozen_prefix(self.config_of(Trial(name, 1e-3, 0)), name) for name in self.strategies]
-        ranked = []
-        for index, strategy in enumerate(self.strategies):
-            for rate in self.learning_rates:
-                for seed in self.seeds:
-                    weights = 0 if self.config.pretrained else self.seeds.index(seed)
-                    rank = (prefixes.index(prefixes[index]), weights, index)
-                    ranked.append((rank, Trial(strategy, rate, seed)))
-        return tuple(trial for _, trial in sorted(ranked, key=lambda pair: pair[0]))
+        first_alike = {name: prefixes.index(prefix) for name, prefix in zip(self.strategies, prefixes, strict=True)}
+
+        def weights(trial: Trial) -> int:
+            return 0 if self.config.pretrained else self.seeds.index(trial.seed)
+
+        every = itertools.starmap(Trial, itertools.product(self.strategies, self.learning_rates, self.seeds))
+        return tuple(sorted(every, key=lambda trial: (first_alike[trial.strategy], weights(trial))))
 
 
 def rate_text(rate: Rate, between: str = " to ") -> str:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from covidjax import files
 from covidjax.errors import UserError
@@ -12,24 +14,41 @@ from covidjax.metrics.comparison import Estimate, mean_interval, paired_differen
 from covidjax.report import workdir
 from covidjax.report.formats import duration, is_number, signed
 from covidjax.study.plan import Rate, Study, Trial, is_finished, rate_text
-from covidjax.tasks.base import Comparison
+from covidjax.tasks.base import Comparison, Task
+
+
+def _most(key: str) -> Callable[[workdir.Run], Any]:
+    """Of the phase that has most."""
+    return lambda read: max((sum(row[key] for row in phase["rows"]) for phase in read.run.get("freeze", [])), default=0)
+
+
+def _recorded(section: str, key: str, default: Any = None) -> Callable[[workdir.Run], Any]:
+    return lambda read: read.run.get(section, {}).get(key, default)
+
+
+def _memory(*kinds: str) -> Callable[[workdir.Run], Any]:
+    """Of the program that takes most."""
+    return lambda read: max(
+        (sum(each[kind] for kind in kinds) for each in read.run.get("memory", {}).values() if each), default=None
+    )
+
 
 # Columns of study.csv, as far as a run has recorded them. cost_seconds: of training, and of the pass that makes cached
 # features where this run made them; peak_bytes: what the compiled step takes in and its temporaries.
-COSTS = (
-    "trained_parameters",
-    "total_parameters",
-    "cost_seconds",
-    "train_seconds",
-    "feature_seconds",
-    "passes_made",
-    "passes_reused",
-    "compile_seconds",
-    "peak_bytes",
-    "temporary_bytes",
-    "optimizer_bytes",
-    "best_epoch",
-)
+COSTS: dict[str, Callable[[workdir.Run], Any]] = {
+    "trained_parameters": _most("trainable"),
+    "total_parameters": _most("parameters"),
+    "cost_seconds": lambda read: read.run["timings"]["train_seconds"] + _recorded("features", "seconds", 0.0)(read),
+    "train_seconds": _recorded("timings", "train_seconds"),
+    "feature_seconds": _recorded("features", "seconds"),
+    "passes_made": _recorded("features", "computed"),
+    "passes_reused": _recorded("features", "reused"),
+    "compile_seconds": _recorded("timings", "compile_seconds"),
+    "peak_bytes": _memory("arguments", "temporary"),
+    "temporary_bytes": _memory("temporary"),
+    "optimizer_bytes": _most("optimizer_bytes"),
+    "best_epoch": workdir.best_epoch,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,21 +75,24 @@ class Result:
 class Condition:
     """A strategy at a learning rate, over its seeds.
 
-    label: the strategy, with the rate where there are several; comparison: of the study; finished: results that have
-    figures; planned: trials in all
+    label: the strategy, with the rate where there are several; task: of the study; results: in the order of the seeds
     """
 
     strategy: str
     learning_rate: Rate
     label: str
-    comparison: Comparison
-    finished: tuple[Result, ...]
-    planned: int
+    task: Task
+    results: tuple[Result, ...]
+
+    @property
+    def finished(self) -> tuple[Result, ...]:
+        """The results that have figures."""
+        return tuple(result for result in self.results if self.task.comparison.column in result.figures)
 
     @property
     def is_complete(self) -> bool:
         """Whether every seed has finished: what only the lucky seeds gave is not compared."""
-        return len(self.finished) == self.planned
+        return len(self.finished) == len(self.results)
 
     def values(self, name: str) -> list[float]:
         """A figure of the finished runs that have it, in the order of the seeds."""
@@ -79,7 +101,17 @@ class Condition:
     @property
     def reached(self) -> Estimate:
         """The mean over the seeds of what conditions are compared by."""
-        return self.over_seeds(self.comparison.column)
+        return self.over_seeds(self.task.comparison.column)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The interval of what was reached, within the limits of the figure."""
+        return bounds(self.reached, self.task.comparison)
+
+    @property
+    def rank(self) -> float:
+        """What it reached, or its negative where a lower figure is better: the best is the greatest."""
+        return self.task.direction * self.reached.mean
 
     def over_seeds(self, name: str) -> Estimate:
         """The mean of a figure over the seeds."""
@@ -92,7 +124,7 @@ class Condition:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Verdict:
-    """best: the condition with the highest mean; chosen: the cheapest that is not significantly worse; or both None.
+    """best: the condition with the best mean; chosen: the cheapest that is not significantly worse; or both None.
 
     differences: of each complete condition but the best to it, paired by seed. sentence: all of it in words.
     """
@@ -145,9 +177,8 @@ def make_conditions(study: Study, results: Sequence[Result]) -> list[Condition]:
         for rate in study.learning_rates:
             own = [r for r in results if (r.trial.strategy, r.trial.learning_rate) == (strategy, rate)]
             own.sort(key=lambda result: study.seeds.index(result.trial.seed))
-            finished = tuple(result for result in own if study.comparison.column in result.figures)
             label = f"{strategy}, rate {rate_text(rate)}" if len(study.learning_rates) > 1 else strategy
-            conditions.append(Condition(strategy, rate, label, study.comparison, finished, len(own)))
+            conditions.append(Condition(strategy, rate, label, study.task, tuple(own)))
     return conditions
 
 
@@ -157,30 +188,33 @@ def judge(conditions: Sequence[Condition]) -> Verdict:
     complete = [condition for condition in conditions if condition.is_complete]
     if not complete:
         return Verdict(None, None, {}, "No strategy has finished all its runs, so there is nothing to compare yet.")
-    best = max(complete, key=lambda condition: (condition.reached.mean, -condition.cost(seconds)))
-    column = best.comparison.column
+    best = max(complete, key=lambda condition: (condition.rank, -condition.cost(seconds)))
+    comparison, direction = best.task.comparison, best.task.direction
     differences = {
-        each: paired_difference(each.values(column), best.values(column)) for each in complete if each is not best
+        each: paired_difference(each.values(comparison.column), best.values(comparison.column))
+        for each in complete
+        if each is not best
     }
-    reached = f"{quoted(best)} has the highest mean validation {best.comparison.name}, {best.reached.mean:.3f}"
+    most, seeds = "highest" if direction > 0 else "lowest", len(best.results)
+    reached = f"{quoted(best)} has the {most} mean validation {comparison.name}, {best.reached.mean:.3f}"
     left_out = [quoted(condition) for condition in conditions if not condition.is_complete]
     ending = f" Left out, as not every run finished: {', '.join(left_out)}." if left_out else ""
-    if best.planned < 2:
+    if seeds < 2:
         only = "With one seed nothing can be said about significance: give at least three."
         return Verdict(best, best, differences, f"{reached}. {only}{ending}")
     chosen = min(
-        (condition for condition in complete if condition is best or not differences[condition].below_zero),
+        (each for each in complete if each is best or not differences[each].is_worse(direction)),
         key=lambda condition: (condition.cost(seconds), condition is not best),
     )
     if chosen is best:
         cheaper = [condition for condition in complete if condition.cost(seconds) < best.cost(seconds)]
         why = "every cheaper strategy is significantly worse" if cheaper else "and it is the cheapest as well"
-        return Verdict(best, best, differences, f"{reached} over {best.planned} seeds; {why}.{ending}")
+        return Verdict(best, best, differences, f"{reached} over {seeds} seeds; {why}.{ending}")
     difference = differences[chosen]
     spent, full = chosen.cost(seconds), best.cost(seconds)
     sentence = (
         f"The cheapest strategy that is not significantly worse than the best is {quoted(chosen)}: validation "
-        f"{best.comparison.name} {chosen.reached.mean:.3f} in {duration(spent)} of training, against "
+        f"{comparison.name} {chosen.reached.mean:.3f} in {duration(spent)} of training, against "
         f"{best.reached.mean:.3f} in {duration(full)} of {quoted(best)}, the best. "
         f"Difference {signed(difference.mean)}, 95 % interval [{signed(difference.low)}, {signed(difference.high)}], "
         f"paired over {difference.n} seeds.{ending}"
@@ -192,10 +226,16 @@ def pareto_front(conditions: Sequence[Condition], cost: str) -> list[Condition]:
     """The complete conditions, cheapest first, that no other surpasses in its mean at no more cost."""
     front: list[Condition] = []
     known = [condition for condition in conditions if condition.is_complete and not math.isnan(condition.cost(cost))]
-    for condition in sorted(known, key=lambda condition: (condition.cost(cost), -condition.reached.mean)):
-        if not front or condition.reached.mean > front[-1].reached.mean:
+    for condition in sorted(known, key=lambda condition: (condition.cost(cost), -condition.rank)):
+        if not front or condition.rank > front[-1].rank:
             front.append(condition)
     return front
+
+
+def bounds(estimate: Estimate, comparison: Comparison) -> tuple[float, float]:
+    """The interval of a figure, cut at its limits: that by Student's t knows none."""
+    low, high = np.clip((estimate.low, estimate.high), *comparison.limits)
+    return float(low), float(high)
 
 
 def quoted(condition: Condition) -> str:
@@ -229,28 +269,7 @@ def _feature_notes(record: Mapping[str, Any]) -> str:
 
 
 def _figures(read: workdir.Run, comparison: Comparison) -> dict[str, float]:
-    timings, phases = read.run.get("timings", {}), read.run.get("freeze", [])
-    features, train_seconds = read.run.get("features", {}), timings["train_seconds"]
-    memory = [each for each in read.run.get("memory", {}).values() if each]
-
-    def most(key: str) -> int:
-        """Of the phase that has most."""
-        return max((sum(row[key] for row in phase["rows"]) for phase in phases), default=0)
-
-    found: dict[str, Any] = {
-        "trained_parameters": most("trainable"),
-        "total_parameters": most("parameters"),
-        "optimizer_bytes": most("optimizer_bytes"),
-        "cost_seconds": train_seconds + features.get("seconds", 0.0),
-        "train_seconds": train_seconds,
-        "feature_seconds": features.get("seconds"),
-        "passes_made": features.get("computed"),
-        "passes_reused": features.get("reused"),
-        "compile_seconds": timings.get("compile_seconds"),
-        "peak_bytes": max((each["arguments"] + each["temporary"] for each in memory), default=None),
-        "temporary_bytes": max((each["temporary"] for each in memory), default=None),
-        "best_epoch": workdir.best_epoch(read),
-    }
+    found = {name: cost(read) for name, cost in COSTS.items()}
     evaluation = read.evaluations.get("val", {})
     for key in comparison.recorded:
         found[f"val_{key}"] = evaluation.get(key)

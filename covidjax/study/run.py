@@ -8,7 +8,7 @@ from covidjax.runs.evaluate import evaluate_run
 from covidjax.runs.train import train
 from covidjax.study import page, plan, results
 from covidjax.study.plan import Study, Trial
-from covidjax.study.results import Result, Verdict
+from covidjax.study.results import Condition, Result
 from covidjax.train.programs import Programs
 
 
@@ -56,7 +56,7 @@ def _run(study: Study, allocator: str, test: bool) -> None:
     conditions = results.make_conditions(study, found)
     verdict = results.judge(conditions)
     if test and verdict.chosen:
-        _read_test_split(study, verdict)
+        _read_test_split(study, verdict.chosen)
         found = write_table(failures)
         conditions = results.make_conditions(study, found)
         verdict = results.judge(conditions)
@@ -67,9 +67,8 @@ def _run(study: Study, allocator: str, test: bool) -> None:
         raise UserError(f"no run of {', '.join(empty)} finished: {next(iter(failures.values()))}")
 
 
-def _read_test_split(study: Study, verdict: Verdict) -> None:
-    assert verdict.chosen is not None
-    for result in verdict.chosen.finished:
+def _read_test_split(study: Study, chosen: Condition) -> None:
+    for result in chosen.finished:
         if not result.test:
             folder = study.folder(result.trial)
             with record.locked(folder):

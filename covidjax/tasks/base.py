@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from covidjax.data.examples import Examples
 from covidjax.losses import LossFunction, class_counts, class_weights, correct_share, loss_function
-from covidjax.tasks.page import Block
 
 # Batches of a split in inference: logits [batch, ...], targets [batch, ...] and how many of both are real.
 Answers = Iterable[tuple[jax.Array, jax.Array, int]]
@@ -23,25 +22,22 @@ RESEARCH_USE = "research use only"  # stands in every table and picture of predi
 class Comparison:
     """Keys of metrics.jsonl and evaluation_<split>.json, and words, by which a study compares runs.
 
-    value: what strategies are compared by, a share that is best at 1; name: it within a sentence
-    beside: another figure that tables show; tested: the figures of the test split
+    value: what strategies are compared by; name: it within a sentence; limits: the least and the greatest that it and
+        the figures beside it, but for the loss, can be
+    beside: another figure that tables show
     recorded: those of the validation split in study.csv; with_interval: of these, the ones whose bounds are there too
-    interval: how the interval of a single run's value is made; titles: the figures at the head of a column
+    interval: how the interval of a single run's value is made
+    titles: the figures of the test split, as they stand at the head of a column
     """
 
     value: str
     name: str
     beside: str
-    tested: tuple[str, ...]
     recorded: tuple[str, ...]
     with_interval: tuple[str, ...]
     interval: str
     titles: Mapping[str, str]
-
-    @property
-    def title(self) -> str:
-        """The value at the head of a column."""
-        return self.titles[self.value]
+    limits: tuple[float, float] = (0, 1)
 
     @property
     def column(self) -> str:
@@ -98,15 +94,14 @@ class Task(abc.ABC):
 
     labels: 'images' or 'pixels', whichever a network of the task labels, see `models.labels`
     words: what its networks do, after their name; of: what its losses and figures are of
-    losses: functions by names of `config.loss.name`; best: names of `config.checkpoint.best`, with 1 where higher is
-        better, else -1
+    losses: functions by names of `config.loss.name`
+    best: names of `config.checkpoint.best`, with 1 where higher is better, else -1; progress lines show these figures
     offers: what it can do beside: 'oversample', 'ensemble', 'sweep', 'hausdorff', 'overlays' (tiles and volumes too)
-    masks: whether the data source reads masks; contents: what is kept of a training split, in words
+    masks: whether the data source reads masks
     correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
-    progress: keys and formats of the figures in the lines of a running training, where they are known
-    page: (evaluation, workdir, examples or None) -> what the report tells of a split
-    counted: what `class_counts` counts; headline: titles and keys of the report's figures; curves: keys and titles
-    comparison: how a study compares runs
+    page: (evaluation, workdir, examples or None) -> variables of templates/<name>.html, which tells of a split
+    counted: what `class_counts` counts; comparison: how a study compares runs
+    headline: figures at the head of a report, beside the one of `comparison`
     """
 
     name: str
@@ -117,15 +112,17 @@ class Task(abc.ABC):
     best: Mapping[str, int]
     offers: frozenset[str]
     masks: bool
-    contents: str
     correct: Callable[[jax.Array, jax.Array], jax.Array] = correct_share
     step_figure: str = "accuracy"
-    progress: tuple[tuple[str, str], ...]
-    page: Callable[[Mapping[str, Any], Path, Examples | None], Sequence[Block]]
+    page: Callable[[Mapping[str, Any], Path, Examples | None], Mapping[str, Any]]
     counted: str
-    headline: tuple[tuple[str, str], ...]
-    curves: tuple[tuple[str, str], ...]
+    headline: tuple[str, ...]
     comparison: Comparison
+
+    @property
+    def direction(self) -> int:
+        """1 where a higher value of `comparison` is better, else -1."""
+        return self.best[self.comparison.value]
 
     # ---- Training ----
 
@@ -164,8 +161,8 @@ class Task(abc.ABC):
         return {name: int(count) for name, count in zip(examples.classes, counts, strict=True)}
 
     def num_bytes(self, examples: Examples) -> int:
-        """Bytes of a split, its `contents`."""
-        return int(examples.images.nbytes)
+        """Bytes of the images of a split, and of its masks."""
+        return int(examples.images.nbytes) + (int(self.targets(examples).nbytes) if self.masks else 0)
 
     # ---- Figures ----
 
@@ -188,7 +185,9 @@ class Task(abc.ABC):
 
     def format_figures(self, figures: Mapping[str, float]) -> str:
         """The figures of a line of a running training."""
-        return " ".join(f"{key} {figures[key]:{form}}" for key, form in self.progress if key in figures)
+        return " ".join(
+            f"{key} {figures[key]:{'.4f' if key == 'loss' else '.3f'}}" for key in self.best if key in figures
+        )
 
     # ---- New images ----
 

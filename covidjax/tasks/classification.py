@@ -18,7 +18,7 @@ from covidjax.data.examples import Examples
 from covidjax.losses import LossFunction, at_least_float32
 from covidjax.metrics import classification
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
-from covidjax.tasks.classification_page import classification_blocks
+from covidjax.tasks.classification_page import classification_page
 
 
 @flax.struct.dataclass
@@ -58,12 +58,8 @@ class Classification(Task):
         logits = jnp.asarray(np.concatenate(rows))
         mean_loss = float(np.mean(self.plain_loss(loss)(logits, jnp.asarray(examples.labels))))
         table = np.asarray(losses.probabilities(logits, loss.name))
-        labels, split, classes = examples.labels, examples.split, examples.classes
-        result = classification.classification_report(
-            table, labels, examples.patients, examples.patients_known, classes, mean_loss, split
-        )
-        path = workdir / f"predictions_{split}.csv"
-        classification.write_predictions(path, examples.names, examples.patients, labels, table, classes)
+        result = classification.classification_report(table, examples, mean_loss)
+        classification.write_predictions(workdir / f"predictions_{examples.split}.csv", examples, table)
         return result
 
     def summary(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -97,17 +93,13 @@ CLASSIFICATION = Classification(
     best={"loss": -1, "accuracy": 1},
     offers=frozenset({"oversample", "ensemble", "sweep"}),
     masks=False,
-    contents="training images",
-    progress=(("loss", ".4f"), ("accuracy", ".3f")),
-    page=classification_blocks,
+    page=classification_page,
     counted="Examples",
-    headline=(("accuracy", "accuracy"), ("Balanced accuracy", "balanced_accuracy"), ("Macro AUROC", "macro_auroc")),
-    curves=(("loss", "Loss"), ("accuracy", "Accuracy")),
+    headline=("balanced_accuracy", "macro_auroc"),
     comparison=Comparison(
         value="accuracy",
         name="accuracy",
         beside="macro_auroc",
-        tested=("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "loss"),
         recorded=("accuracy", "loss", "balanced_accuracy", "macro_f1", "macro_auroc", "ece"),
         with_interval=("accuracy", "macro_f1", "macro_auroc"),
         interval="Wilson",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from covidjax.tasks.base import RESEARCH_USE
 
@@ -44,7 +44,7 @@ def paint(image: np.ndarray, mask: np.ndarray, opacity: float = OPACITY) -> np.n
     for class_id in np.unique(mask[mask != 0]):
         own = mask == class_id
         cover = np.where(own & edge, 1.0, np.where(own, opacity, 0.0))[..., None]
-        painted = painted * (1 - cover) + cover * np.array(_rgb(color(int(class_id))), np.float32)
+        painted = painted * (1 - cover) + cover * np.array(ImageColor.getrgb(color(int(class_id))), np.float32)
     return np.rint(painted).astype(np.uint8)
 
 
@@ -83,7 +83,3 @@ def with_legend(picture: np.ndarray, classes: Sequence[str]) -> Image.Image:
 def values(mask: np.ndarray, num_classes: int) -> np.ndarray:
     """What a mask is written as: 0 and 255 for two classes, else the class ids."""
     return 255 * mask if num_classes == 2 else mask
-
-
-def _rgb(code: str) -> tuple[int, int, int]:
-    return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)

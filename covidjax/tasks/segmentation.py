@@ -20,30 +20,20 @@ from covidjax.losses import LossFunction
 from covidjax.metrics import mask_files, segmentation
 from covidjax.tasks import pictures, volumes
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
-from covidjax.tasks.segmentation_page import segmentation_blocks
+from covidjax.tasks.segmentation_page import segmentation_page
 from covidjax.tasks.volumes import Slice
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Segmented:
-    """What a network answers to n images, held against their masks.
+def segmented(answers: Answers, loss: LossFunction) -> tuple[np.ndarray, np.ndarray, float]:
+    """Predicted masks of n examples, and what follows from them and the true ones.
 
-    predicted: [n, height, width] uint8 class ids; counts: [n, classes, 3] int64, see
-    `metrics.segmentation.overlap_counts`; losses: [n] float64.
+    -> class ids [n, height, width] uint8, `metrics.segmentation.overlap_counts` [n, classes, 3] int64, the mean loss.
     """
-
-    predicted: np.ndarray
-    counts: np.ndarray
-    losses: np.ndarray
-
-
-def segmented(answers: Answers, loss: LossFunction) -> Segmented:
-    """Predicted masks of all examples with their figures."""
     parts = []
     for logits, masks, count in answers:
         parts.append([np.asarray(array)[:count] for array in _mask_figures(logits, masks, loss)])
-    predicted, counts, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Segmented(predicted, counts.astype(np.int64), values.astype(np.float64))
+    predicted, counts, losses = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return predicted, counts.astype(np.int64), float(np.mean(losses.astype(np.float64)))
 
 
 @jax.jit(static_argnames="loss")
@@ -78,16 +68,13 @@ class Segmentation(Task):
                 f"choose one of {', '.join(losses.SMOOTHED)}"
             )
 
-    def num_bytes(self, examples: Examples) -> int:
-        return int(examples.images.nbytes) + int(self.targets(examples).nbytes)
-
     def measure(self, answers: Answers, loss: LossFunction) -> dict[str, float]:
         """Mean loss, the part of all pixels that is right, and the means of Dice and IoU without the background."""
-        found = segmented(answers, loss)
-        shared, _, true = np.moveaxis(found.counts, -1, 0)
-        foreground = found.counts[:, 1:]
+        _, counts, mean_loss = segmented(answers, loss)
+        shared, _, true = np.moveaxis(counts, -1, 0)
+        foreground = counts[:, 1:]
         return {
-            "loss": float(np.mean(found.losses)),
+            "loss": mean_loss,
             "accuracy": float(shared.sum() / true.sum()),
             "dice": float(segmentation.dice(foreground).mean()),
             "iou": float(segmentation.iou(foreground).mean()),
@@ -96,15 +83,12 @@ class Segmentation(Task):
     def evaluate(
         self, answers: Answers, examples: Examples, loss: ConfigDict, workdir: Path, *, hausdorff: bool = False
     ) -> dict[str, Any]:
-        found = segmented(answers, self.plain_loss(loss))
-        names, patients, known, classes = examples.names, examples.patients, examples.patients_known, examples.classes
+        predicted, counts, mean_loss = segmented(answers, self.plain_loss(loss))
         split, distances = examples.split, None
         if hausdorff:
-            distances = segmentation.hausdorff95_of(found.predicted, self.targets(examples), len(classes))
-        result = segmentation.report_from_counts(
-            found.counts, names, patients, known, classes, float(np.mean(found.losses)), split, distances=distances
-        )
-        mask_files.write_masks(workdir / f"masks_{split}", names, found.predicted)
+            distances = segmentation.hausdorff95_of(predicted, self.targets(examples), len(examples.classes))
+        result = segmentation.report_from_counts(counts, examples, mean_loss, distances=distances)
+        mask_files.write_masks(workdir / f"masks_{split}", examples.names, predicted)
         mask_files.write_predictions(workdir / f"predictions_{split}.csv", result["per_image"])
         return result
 
@@ -181,17 +165,13 @@ SEGMENTATION = Segmentation(
     best={"loss": -1, "accuracy": 1, "dice": 1},
     offers=frozenset({"hausdorff", "overlays"}),
     masks=True,
-    contents="training images and masks",
-    progress=(("loss", ".4f"), ("accuracy", ".3f"), ("dice", ".3f")),
-    page=segmentation_blocks,
+    page=segmentation_page,
     counted="Pixels",
-    headline=(("Dice", "dice"), ("IoU", "iou"), ("Dice, pooled", "dice_pooled")),
-    curves=(("loss", "Loss"), ("dice", "Dice")),  # accuracy is near 1 for any network: the background makes it so
+    headline=("iou", "dice_pooled"),
     comparison=Comparison(
-        value="dice",
+        value="dice",  # accuracy is near 1 for any network: the background makes it so
         name="Dice",
         beside="iou",
-        tested=("dice", "iou", "dice_pooled", "iou_pooled", "loss"),
         recorded=("dice", "loss", "iou", "dice_pooled", "iou_pooled"),
         with_interval=("dice", "iou", "dice_pooled", "iou_pooled"),
         interval="bootstrap by patient, or by image where patients are unknown",

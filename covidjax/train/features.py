@@ -150,7 +150,9 @@ class PrefixFeatures:
         formulation, and of weights and pixels: what changes any of them is computed anew.
         """
         began, compiling = time.monotonic(), self.compile_seconds
-        features = self._find_or_run(recipe, _prefix_only(recipe, variables), images, view)
+        prefix = recipe.plan.frozen_prefix
+        own = {kind: {stage: tree[stage] for stage in prefix if stage in tree} for kind, tree in variables.items()}
+        features = self._find_or_run(recipe, own, images, view)
         self.seconds += time.monotonic() - began - (self.compile_seconds - compiling)
         return features
 
@@ -249,11 +251,6 @@ def _program(recipe: Recipe, mesh: Mesh, *, augments: bool) -> Any:
 
     whole, parts = replicated(mesh), by_example(mesh)
     return jax.jit(features, in_shardings=(whole, parts, whole), out_shardings=parts, keep_unused=True)
-
-
-def _prefix_only(recipe: Recipe, variables: Any) -> dict[str, Any]:
-    prefix = recipe.plan.frozen_prefix
-    return {kind: {stage: tree[stage] for stage in prefix if stage in tree} for kind, tree in variables.items()}
 
 
 def _key(program: str, variables: Any, images: np.ndarray, view: int | None) -> str:

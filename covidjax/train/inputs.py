@@ -98,7 +98,7 @@ def make_inputs(job: Job, phase: Phase, variables: Any, prefix: PrefixFeatures) 
     Where features are cached, they are what the frozen prefix makes of the images with these weights.
     """
     recipe, caching, resident = job.recipes[phase.index], job.caching[phase.index], job.resident(phase)
-    images, targets = job.train_split.images, job.targets(job.train_split)
+    images, targets = job.train_split.images, job.task.targets(job.train_split)
     val, start = job.val_split.images, None
     if caching.validation:
         val, start = prefix.features(recipe, variables, val), recipe.plan.first_trained

@@ -59,7 +59,9 @@ def train(loop: Loop, state: TrainState, progress: RunProgress) -> RunProgress:
     Raises UserError where a loss is not finite, and Interrupted where the run was asked to stop.
     """
     job, compiling = loop.job, loop.compiling
-    for phase, _ in job.unfinished(progress.step):
+    for phase in job.phases:
+        if progress.step >= phase.last_step:
+            continue
         if phase.index and progress.step == phase.first_step:
             state = job.begin_phase(phase, state)
         compiling.start(phase)
@@ -81,36 +83,50 @@ def train_phase(
     job, recipe, config = loop.job, loop.job.recipes[phase.index], loop.job.config
     usual, size, every = loop.compiling.wait(phase), loop.compiling.steps_per_call(phase), config.evaluate_every_steps
     forward = make_forward(recipe.model, recipe.preprocessing, job.mesh, inputs.start)
+    targets, batch_size = job.task.targets(job.val_split), config.batch_size
+
+    def measure(state: TrainState) -> dict[str, float]:
+        variables = evaluation_variables(state, recipe.plan)
+        return job.task.measure(answers(forward, variables, inputs.val, targets, batch_size, job.mesh), job.plain_loss)
+
     loop.lines.restart(progress.step)
     began, began_step, shown = time.monotonic(), progress.step, time.monotonic()
     span = (progress.step, phase.last_step)
-    for count, arguments in inputs.calls(job.mesh, config.parallel, config.seed, config.batch_size, span, size, every):
+    for count, arguments in inputs.calls(job.mesh, config.parallel, config.seed, batch_size, span, size, every):
         program = usual if count == size else loop.compiling.wait(phase, counted=True)
         state = program.call(state, *arguments)
         parallel.throttle(state, job.mesh)
-        progress = dataclasses.replace(progress, step=progress.step + count)
-        if progress.step % job.steps_per_epoch == 0 or progress.step == phase.last_step:
+        step = progress.step + count
+        progress = dataclasses.replace(progress, step=step, phase=phase.index, phase_step=step - phase.first_step)
+        if step % job.steps_per_epoch == 0 or step == phase.last_step:
             sums = fetch_sums(state, recipe, loop.saver)
-            seconds, steps = time.monotonic() - began, progress.step - began_step
+            seconds = time.monotonic() - began
             progress = dataclasses.replace(progress, train_seconds=progress.train_seconds + seconds)
             figures = train_figures(job.task, recipe, state, sums)
-            figures["images_per_second"] = round(steps * config.batch_size / seconds, 2)
-            measured, progress = validate(loop, phase, state, forward, inputs, figures, progress)
-            finished = progress.step % job.steps_per_epoch == 0  # else the phase ends within an epoch
+            figures["images_per_second"] = round((step - began_step) * batch_size / seconds, 2)
+            measured = measure(state)
+            progress = tell(loop, phase, figures, measured, progress)
+            finished = step % job.steps_per_epoch == 0  # else the phase ends within an epoch
             state = next_epoch(state, figures["loss"] if finished else None, phase.optimizer, job.mesh)
-            progress = save(loop, phase, state, progress, measured)
-            began, began_step = time.monotonic(), progress.step
-        elif every and progress.step % every == 0:
+            ends = step == phase.last_step
+            if ends or step // job.steps_per_epoch % config.checkpoint.every_epochs == 0:
+                figure = measured[config.checkpoint.best]
+                loop.saver.offer(Snapshot(step, state, dataclasses.asdict(progress), figure), must=ends)
+            began, began_step = time.monotonic(), step
+        elif every and step % every == 0:
             figures = train_figures(job.task, recipe, state, fetch_sums(state, recipe, loop.saver))
             paused = time.monotonic()
-            validate(loop, phase, state, forward, inputs, figures, progress)
+            tell(loop, phase, figures, measure(state), progress)
             began += time.monotonic() - paused
         elif time.monotonic() - shown > loop.lines.interval_seconds:
             sums = fetch_sums(state, recipe, loop.saver)
-            loop.lines.within_epoch(progress.step, mean(sums.loss, sums.steps), format_best(job.task, progress.best))
+            loss = f"loss {mean(sums.loss, sums.steps):.4f}"
+            loop.lines.show(step, loss, format_best(job.task, progress.best), stays=False)
             shown = time.monotonic()
         if loop.stop_asked():
-            stop(loop.saver, phase, state, recipe, progress, time.monotonic() - began)
+            fetch_sums(state, recipe, loop.saver)
+            spent = progress.train_seconds + time.monotonic() - began
+            stop(loop.saver, state, dataclasses.replace(progress, train_seconds=spent))
     return state, progress
 
 
@@ -131,27 +147,15 @@ def fetch_sums(state: TrainState, recipe: Recipe, saver: Saver) -> StepMetrics:
     return sums
 
 
-def validate(
-    loop: Loop,
-    phase: Phase,
-    state: TrainState,
-    forward: Callable[..., jax.Array],
-    inputs: PhaseInputs,
-    figures: dict[str, float],
-    progress: RunProgress,
-) -> tuple[float, RunProgress]:
-    """Measures the validation split, writes and shows the figures.
+def tell(
+    loop: Loop, phase: Phase, figures: dict[str, float], measured: dict[str, float], progress: RunProgress
+) -> RunProgress:
+    """Writes and shows the figures of training and of validation, and returns the progress with the best of these.
 
-    Returns the figure that checkpoints go by, and the progress with its best. Within an epoch
-    (`config.evaluate_every_steps`) the figures of training, which are those of the epoch so far, are shown only,
-    `epoch` is the fraction that is reached, and the best stays that of the whole epochs.
+    Within an epoch (`config.evaluate_every_steps`) the figures of training, which are those of the epoch so far, are
+    shown only, `epoch` is the fraction that is reached, and the best stays that of the whole epochs.
     """
-    job, plan = loop.job, loop.job.recipes[phase.index].plan
-    variables = evaluation_variables(state.params, state.batch_stats, state.average, plan)
-    targets, size = job.targets(job.val_split), job.config.batch_size
-    found = answers(forward, variables, inputs.val, targets, size, job.mesh)
-    measured = job.task.measure(found, job.plain_loss)
-    step, pairs = progress.step, (("train", figures), ("val", measured))
+    job, step, pairs = loop.job, progress.step, (("train", figures), ("val", measured))
     ends = step % job.steps_per_epoch == 0 or step == phase.last_step
     epoch = -(-step // job.steps_per_epoch) if ends else step / job.steps_per_epoch
     for split, values in pairs if ends else pairs[1:]:
@@ -162,8 +166,8 @@ def validate(
     if ends and math.isfinite(measured[name]) and (best is None or sign * measured[name] >= sign * best[name]):
         best = {"epoch": epoch, **measured}
     shown = "  ".join(f"{split} {job.task.format_figures(values)}" for split, values in pairs)
-    loop.lines.measured(step, shown, format_best(job.task, best))
-    return measured[name], dataclasses.replace(progress, best=best)
+    loop.lines.show(step, shown, format_best(job.task, best), stays=True)
+    return dataclasses.replace(progress, best=best)
 
 
 def train_figures(task: Task, recipe: Recipe, state: TrainState, sums: StepMetrics) -> dict[str, float]:
@@ -196,27 +200,8 @@ def next_epoch(state: TrainState, epoch_loss: float | None, optimizer: Any, mesh
     return dataclasses.replace(state, plateau=fresh[0], metrics=fresh[1])
 
 
-def save(loop: Loop, phase: Phase, state: TrainState, progress: RunProgress, metric: float) -> RunProgress:
-    """Offers the state every `checkpoint.every_epochs` epochs, and saves it at the end of a phase."""
-    job = loop.job
-    progress = dataclasses.replace(progress, phase=phase.index, phase_step=progress.step - phase.first_step)
-    ends = progress.step == phase.last_step
-    if ends or progress.step // job.steps_per_epoch % job.config.checkpoint.every_epochs == 0:
-        loop.saver.offer(Snapshot(progress.step, state, dataclasses.asdict(progress), metric), must=ends)
-    return progress
-
-
-def stop(
-    saver: Saver, phase: Phase, state: TrainState, recipe: Recipe, progress: RunProgress, epoch_seconds: float
-) -> NoReturn:
+def stop(saver: Saver, state: TrainState, progress: RunProgress) -> NoReturn:
     """Saves where the run stands and leaves it. Raises Interrupted."""
-    fetch_sums(state, recipe, saver)
-    progress = dataclasses.replace(
-        progress,
-        train_seconds=progress.train_seconds + epoch_seconds,
-        phase=phase.index,
-        phase_step=progress.step - phase.first_step,
-    )
     saver.flush()
     if progress.step not in saver.checkpoints.steps():
         saver.offer(Snapshot(progress.step, state, dataclasses.asdict(progress), None), must=True)

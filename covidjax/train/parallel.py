@@ -13,11 +13,6 @@ from covidjax.train.state import TrainState
 from covidjax.train.step import Batch, Recipe, train_step
 
 
-def mapped_step(recipe: Recipe, mesh: Mesh, engine: str, *, resident: bool, counted: bool = False) -> Any:
-    """The step under the engine that config.parallel names, not compiled yet."""
-    return (pmap_step if engine == "pmap" else jit_step)(recipe, mesh, resident=resident, counted=counted)
-
-
 def throttle(state: TrainState, mesh: Mesh) -> None:
     """Waits for the step on several CPU devices, where collectives of steps that run ahead wait for each other."""
     if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
@@ -53,32 +48,23 @@ def resident_steps(
     return jax.lax.scan(one, state, indices)[0]
 
 
-def jit_step(recipe: Recipe, mesh: Mesh, *, resident: bool, counted: bool = False) -> Any:
-    """The jitted step with donated state: `(state, split, indices)` if resident, else `(state, batch)`.
+def mapped_step(recipe: Recipe, mesh: Mesh, engine: str = "jit", *, resident: bool, counted: bool = False) -> Any:
+    """The step under the engine that config.parallel names, not compiled yet, with donated state.
 
-    counted: whether the number of steps that are taken of `indices` is a further argument.
+    It takes `(state, split, indices)` if resident, with the number of steps that are taken of `indices` if also
+    counted, else `(state, batch)`. 'pmap' is for those who think in devices: each runs the step on its part of the
+    batch, so batches and indices have an axis of devices, see `divide`; gradients and statistics are averaged over
+    them, but with `sync_batch_norm` off each normalises its part by statistics of that part alone.
     """
     whole, parts = replicated(mesh), by_example(mesh)
-    if resident:
-        step: Callable[..., Any] = partial(resident_steps, recipe=recipe, parts=parts)
-        shardings = (whole, whole, by_second_axis(mesh), *[whole] * counted)
+    step: Callable[..., Any] = partial(resident_steps, parts=parts if engine == "jit" else None)
+    step = step if resident else train_step
+    if engine == "jit":
+        shardings = (whole, whole, by_second_axis(mesh), *[whole] * counted) if resident else (whole, parts)
+        step = partial(step, recipe=recipe)
         return jax.jit(step, in_shardings=shardings, out_shardings=whole, donate_argnums=0)
-    step = partial(train_step, recipe=recipe)
-    return jax.jit(step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0)
-
-
-def pmap_step(recipe: Recipe, mesh: Mesh, *, resident: bool, counted: bool = False) -> Any:
-    """The same under `jax.pmap`, for those who think in devices: each runs the step on its part of the batch.
-
-    State and arguments are those of `jit_step`, batches and indices with an axis of devices, see `divide`.
-    Gradients and statistics are averaged over the devices; with `sync_batch_norm` off each normalises its part by
-    statistics of that part alone.
-    """
     recipe = dataclasses.replace(recipe, axis=mesh.axis_names[0])
-    if resident:
-        step: Callable[..., Any] = partial(resident_steps, recipe=recipe)
-        axes: tuple[Any, ...] = (None, None, 1, *[None] * counted)
-    else:
-        step, axes = partial(train_step, recipe=recipe), (None, 0)
+    axes = (None, None, 1, *[None] * counted) if resident else (None, 0)
     devices = list(mesh.devices.flat)
+    step = partial(step, recipe=recipe)
     return jax.pmap(step, recipe.axis, in_axes=axes, out_axes=None, devices=devices, donate_argnums=0)

@@ -23,8 +23,8 @@ class Phase:
     first_step: its first; last_step: the first that is no longer in it.
     schedule_start, schedule_steps: the first step of its learning-rate schedule and how many that has: those of all
         the phases that continue one another.
-    rate_spread: the learning rate of the first stage as a part of the last one's, which is optimizer.learning_rate, a
-        number also where the config has a pair.
+    optimizer: its section of the config, with the learning rate of the last stage where the config has a pair.
+    settings: of its plan beside `freeze`, see `make_plan`.
     """
 
     index: int
@@ -33,28 +33,12 @@ class Phase:
     schedule_start: int
     schedule_steps: int
     freeze: str | tuple[str, ...]
-    batch_norm: str | tuple[tuple[str, str], ...]
     optimizer: FrozenConfigDict
-    rate_spread: float
-    lr_scale: Pairs
-    weight_decays: Pairs
-    ema_decay: float
-    ema_decays: Pairs
+    settings: FrozenConfigDict
 
     def plan(self, variables: Mapping[str, Any], stages: tuple[str, ...]) -> FreezePlan:
         """The plan of what trains in the phase, and how. variables: {'params', 'batch_stats'} of arrays or shapes."""
-        return make_plan(
-            self.freeze,
-            variables,
-            stages,
-            batch_norm=self.batch_norm,
-            lr_scale=self.lr_scale,
-            rate_spread=self.rate_spread,
-            weight_decay=self.optimizer.weight_decay,
-            weight_decays=self.weight_decays,
-            ema_decay=self.ema_decay,
-            ema_decays=self.ema_decays,
-        )
+        return make_plan(self.freeze, variables, stages, **self.settings)
 
 
 def make_phases(config: ConfigDict, steps_per_epoch: int) -> tuple[Phase, ...]:
@@ -90,13 +74,16 @@ def make_phases(config: ConfigDict, steps_per_epoch: int) -> tuple[Phase, ...]:
                 schedule_start=chain_start,
                 schedule_steps=0,  # known when all phases are
                 freeze=_hashable(merged.freeze),
-                batch_norm=_hashable(merged.batch_norm),
                 optimizer=FrozenConfigDict(merged.optimizer),
-                rate_spread=low / high,
-                lr_scale=_pairs(merged.lr_scale),
-                weight_decays=_pairs(merged.weight_decays),
-                ema_decay=merged.ema_decay,
-                ema_decays=_pairs(merged.ema_decays),
+                settings=FrozenConfigDict(
+                    {
+                        "batch_norm": _hashable(merged.batch_norm),
+                        "rate_spread": low / high,
+                        "weight_decay": merged.optimizer.weight_decay,
+                        "ema_decay": merged.ema_decay,
+                        **{key: _pairs(merged[key]) for key in ("lr_scale", "weight_decays", "ema_decays")},
+                    }
+                ),
             )
         )
         first_step += steps
@@ -139,7 +126,7 @@ def enter_phase(state: TrainState, old: Recipe, new: Recipe) -> TrainState:
     the statistics of a stage that stops updating them. Another optimizer starts fresh as a whole, and the plateau
     unless the schedule goes on.
     """
-    evaluated = evaluation_variables(state.params, state.batch_stats, state.average, old.plan)
+    evaluated = evaluation_variables(state, old.plan)
     trainable, _ = new.plan.split(state.params)
     _, frozen = new.plan.split(evaluated["params"])
     params = new.plan.merge(trainable, frozen)
@@ -162,8 +149,9 @@ def _optimizer_kind(recipe: Recipe, state: TrainState) -> str:
     return str(jax.tree.structure(jax.eval_shape(recipe.tx.init, state.params)))
 
 
-def evaluation_variables(params: Any, batch_stats: Any, average: Any, plan: FreezePlan) -> dict[str, Any]:
+def evaluation_variables(state: TrainState, plan: FreezePlan) -> dict[str, Any]:
     """{'params', 'batch_stats'} to evaluate: the moving averages where there are any."""
+    params, batch_stats, average = state.params, state.batch_stats, state.average
     if average is None:
         return {"params": params, "batch_stats": batch_stats}
     averaged_stages = {stage: batch_stats[stage] for stage in average["batch_stats"]}

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -16,7 +15,7 @@ from covidjax.data.examples import Examples
 from covidjax.data.order import steps_per_epoch
 from covidjax.data.resident import choose_placement
 from covidjax.errors import UserError
-from covidjax.freeze.table import freeze_table
+from covidjax.freeze.table import freeze_table, step_flops
 from covidjax.losses import LossFunction, weight_notes
 from covidjax.mesh import make_mesh, replicated
 from covidjax.models.layers import Staged
@@ -65,10 +64,6 @@ class Job:
         """Whether what a phase trains on lives on the devices."""
         return (self.caching[phase.index].placement or self.placement["placement"]) == "device"
 
-    def targets(self, examples: Examples) -> np.ndarray:
-        """The right answers to the images of a split: labels [n], or masks [n, height, width]."""
-        return self.task.targets(examples)
-
     def fresh_state(self) -> TrainState:
         """The state before the first step, on the devices."""
         state = initial_state(self.recipes[0], self.variables, jax.random.key(self.config.seed))
@@ -82,13 +77,8 @@ class Job:
         data = {"image": jax.ShapeDtypeStruct(shape, examples.images.dtype)}
         if recipe.cached:
             data = {"features": features.shapes(recipe, shape)}
-        targets = self.targets(examples)
+        targets = self.task.targets(examples)
         return {**data, "label": jax.ShapeDtypeStruct((rows, *targets.shape[1:]), targets.dtype)}
-
-    def unfinished(self, step: int) -> list[tuple[Phase, Recipe]]:
-        """The phases that have steps left after so many of the run, with their recipes."""
-        pairs = zip(self.phases, self.recipes, strict=True)
-        return [(phase, recipe) for phase, recipe in pairs if step < phase.last_step]
 
     def begin_phase(self, phase: Phase, state: TrainState) -> TrainState:
         """The state with which a phase that follows another begins."""
@@ -119,7 +109,8 @@ def prepare(config: ConfigDict) -> Job:
     epoch_steps = steps_per_epoch(num_turns, config.batch_size)
     if epoch_steps == 0:
         raise UserError(f"config.batch_size {config.batch_size} exceeds the {num_turns} training images: lower it")
-    placement = choose_placement(task.num_bytes(train_split), task.contents, config.dataset.placement)
+    contents = "training images and masks" if task.masks else "training images"
+    placement = choose_placement(task.num_bytes(train_split), contents, config.dataset.placement)
     operations = choose(config.ops)
     model = models.build(
         config.model, task.num_outputs(train_split.classes), config.precision, native=operations.native
@@ -161,19 +152,9 @@ def prepare(config: ConfigDict) -> Job:
             )
         )
     )
+    loss, variables = task.plain_loss(config.loss), begin.variables
     return Job(
-        config,
-        task.plain_loss(config.loss),
-        mesh,
-        train_split,
-        val_split,
-        placement,
-        epoch_steps,
-        phases,
-        recipes,
-        caching,
-        begin.variables,
-        notes,
+        config, loss, mesh, train_split, val_split, placement, epoch_steps, phases, recipes, caching, variables, notes
     )
 
 
@@ -193,7 +174,9 @@ def _load(dataset: ConfigDict, task: Task) -> list[Examples]:
 def make_recipe(
     config: ConfigDict, phase: Phase, model: Staged, begin: InitialVariables, train_split: Examples, epoch_steps: int
 ) -> Recipe:
-    """The recipe of the steps of a phase."""
+    """The recipe of the steps of a phase. Raises UserError where the plan does not fit, or remat names no stage."""
+    if unknown := [stage for stage in config.remat if stage not in model.stages]:
+        raise UserError(f"config.remat names {unknown[0]!r}: the stages are {', '.join(model.stages)}")
     plan = phase.plan(begin.variables, model.stages)
     task = tasks.of(config.model.name, config.loss.name)
     return Recipe(
@@ -213,16 +196,9 @@ def make_recipe(
         preprocessing=begin.preprocessing,
         schedule_start=phase.schedule_start,
         accumulation_steps=config.accumulation_steps,
-        remat=_known_stages(tuple(config.remat), model),
+        remat=tuple(config.remat),
         sync_batch_norm=config.sync_batch_norm,
     )
-
-
-def _known_stages(stages: tuple[str, ...], model: Staged) -> tuple[str, ...]:
-    for stage in stages:
-        if stage not in model.stages:
-            raise UserError(f"config.remat names {stage!r}: the stages are {', '.join(model.stages)}")
-    return stages
 
 
 def describe_freeze(job: Job, phase: Phase) -> dict[str, Any]:
@@ -238,16 +214,15 @@ def describe_freeze(job: Job, phase: Phase) -> dict[str, Any]:
     rows, summary = freeze_table(recipe.plan, recipe.model, job.variables, images, recipe.tx)
     caching = job.caching[phase.index]
     prefix = recipe.plan.frozen_prefix if recipe.cached else ()
-    paid = [row for row in rows if row["stage"] not in prefix]
-    step_flops, all_flops = (sum(row["forward_flops"] + row["backward_flops"] for row in part) for part in (paid, rows))
+    paid = step_flops([row for row in rows if row["stage"] not in prefix])
     note = caching.note
     if prefix:
-        note += f"; a step then costs {step_flops / 1e9:.3g} of {all_flops / 1e9:.3g} GFLOP"
+        note += f"; a step then costs {paid / 1e9:.3g} of {step_flops(rows) / 1e9:.3g} GFLOP"
     return {
         "phase": phase.index,
         "strategy": phase.freeze,
         "rows": rows,
         "summary": summary,
-        "step_flops": step_flops,
+        "step_flops": paid,
         "features": {**dataclasses.asdict(caching), "note": note},
     }

@@ -41,7 +41,7 @@ class StepMetrics:
         finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
         first_bad = (self.nonfinite_step < 0) & ~finite
         return StepMetrics(
-            loss=self.loss + loss.astype(jnp.float32),
+            loss=self.loss + loss.astype(self.loss.dtype),
             gradient_norm=self.gradient_norm + gradient_norm.astype(jnp.float32),
             correct=self.correct + correct.astype(jnp.float32),
             count=self.count + count,

@@ -30,7 +30,7 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, first_step: int) -> None:
         self._path = workdir / "metrics.jsonl"
-        kept = [line for line in read_records(self._path) if line["step"] <= first_step]
+        kept = [line for line in files.read_json_lines(self._path)[0] if line["step"] <= first_step]
         files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         # Written here and now: tensorboard's own writer has a thread, which prints its errors on standard error.
         self._events_path = _next_events(workdir)
@@ -89,19 +89,6 @@ def _written(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line cut short by a kill is left out."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
-
-
 class ProgressLines:
     """Lines on standard output: one that is rewritten within an epoch on a terminal, plain ones elsewhere.
 
@@ -118,24 +105,18 @@ class ProgressLines:
         """Rates count from here: nothing before it, such as compilation, was training."""
         self._began, self._first_step = time.monotonic(), step
 
-    def within_epoch(self, step: int, loss: float, best: str) -> None:
-        """step: finished steps of the run; loss: mean of the epoch so far."""
-        line = self._line(step, f"loss {loss:.4f}", best)
-        print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n", flush=True)
-
-    def measured(self, step: int, figures: str, best: str) -> None:
-        """The line of a finished epoch, or of another step after which the validation split was measured; it stays."""
-        line = self._line(step, figures, best)
-        print(f"\r\x1b[K{line}" if self._terminal else line, flush=True)
-
-    def _line(self, step: int, figures: str, best: str) -> str:
+    def show(self, step: int, figures: str, best: str, *, stays: bool) -> None:
+        """Shows the figures after so many steps of the run. stays: whether the next line leaves this one there."""
         seconds = max(time.monotonic() - self._began, 1e-9)
         rate = (step - self._first_step) / seconds
         eta = (self._total - step) / rate if rate else 0.0
         epoch, epochs = -(-step // self._steps_per_epoch), -(-self._total // self._steps_per_epoch)
-        return (
+        line = (
             f"epoch {epoch}/{epochs}  step {step}/{self._total}  {figures}  {rate * self._batch_size:.1f} images/s  "
             f"ETA {_clock(eta)}  best {best}"
+        )
+        print(
+            f"\r\x1b[K{line}" if self._terminal else line, end="\n" if stays or not self._terminal else "", flush=True
         )
 
 

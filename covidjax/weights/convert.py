@@ -16,7 +16,7 @@ from covidjax.models.preprocessing import Preprocessing
 from covidjax.process import path_of
 from covidjax.weights import catalog, files, inputs
 from covidjax.weights.load import HEADS, LoadReport, arrange, match
-from covidjax.weights.start import entries, fetch_source, read_run, replaceable, source_format
+from covidjax.weights.start import entries, obtain, replaceable, source_format
 
 FORMAT = "covidjax"
 
@@ -29,25 +29,17 @@ def convert(pretrained: str, output: Path) -> tuple[dict[str, str], LoadReport]:
     if output.suffix != ".safetensors":
         raise UserError(f"--output is {str(output)!r}: allowed is a name that ends in .safetensors")
     path = path_of(pretrained)
+    inputs.check_known(path)
+    tensors, facts = obtain(pretrained)
     if pretrained in catalog.CATALOG:
-        source = catalog.CATALOG[pretrained]
-        fetched = fetch_source(source)
-        model, preprocessing = model_config(source.model, source.arrangement), source.preprocessing
-        tensors = files.read(fetched.path)
-        origin = {"source_sha256": fetched.sha256, "revision": fetched.revision, "license": source.license}
+        model = model_config(catalog.CATALOG[pretrained].model, catalog.CATALOG[pretrained].arrangement)
     elif path.is_dir():
-        workdir = inputs.split_checkpoint(path)[0]
-        model, preprocessing = configs.of_workdir(workdir).model, inputs.recorded(workdir)
-        tensors, checkpoint = read_run(path)
-        origin = {"checkpoint": checkpoint}
+        model = configs.of_workdir(inputs.split_checkpoint(path)[0]).model
+    elif files.metadata(path).get("format") == FORMAT:
+        raise UserError(f"--pretrained {path} is in our names already: copy it")
     else:
-        inputs.check_known(path)
-        tensors = files.read(path)
-        if files.metadata(path).get("format") == FORMAT:
-            raise UserError(f"--pretrained {path} is in our names already: copy it")
-        model = identify(tensors, path)
-        preprocessing = inputs.of_file(path, model.name)
-        origin = {"source_sha256": digest(path)}
+        model, facts = identify(tensors, path), {"source_sha256": digest(path)}
+    preprocessing = inputs.of_weights(pretrained, model.name, channels=3)
     arrays, account = in_our_names(model, tensors, preprocessing)
     header = {
         "format": FORMAT,
@@ -55,7 +47,7 @@ def convert(pretrained: str, output: Path) -> tuple[dict[str, str], LoadReport]:
         "arrangement": model.arrangement,
         "preprocessing": inputs.encode(preprocessing),
         "source": pretrained,
-        **{key: value for key, value in origin.items() if value},
+        **facts,
     }
     write_bytes(output, save(arrays, header))
     return header, account

@@ -158,10 +158,6 @@ def _rebuild_tensor(
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, byte_strides, writeable=False)
 
 
-def _rebuild_parameter(tensor: np.ndarray, *rest: Any) -> np.ndarray:
-    return tensor
-
-
 _STORAGES: dict[str, Any] = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -177,7 +173,7 @@ _STORAGES: dict[str, Any] = {
 _PTH_NAMES: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *rest: tensor,
     **{("torch", name): name for name in _STORAGES},  # text: nothing that a pickle could call or change
 }
 

@@ -23,11 +23,6 @@ class RunPreprocessing:
     unfolded: Preprocessing
     network: Preprocessing
 
-    @property
-    def is_folded(self) -> bool:
-        """Whether kernels for several channels are folded into one for gray images."""
-        return self.network is not self.unfolded
-
 
 def of_run(model: Any, channels: int, pretrained: str, preprocessing: str) -> RunPreprocessing:
     """The preprocessing of a run. model: the section of the config; channels: of the images.

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from covidjax.models.preprocessing import Preprocessing, fold_kernel
 from covidjax.process import cache_dir, path_of
 from covidjax.weights import catalog, files, inputs, keras, torchvision
 from covidjax.weights.catalog import Source
-from covidjax.weights.fetch import Fetched, fetch
+from covidjax.weights.fetch import fetch
 from covidjax.weights.inputs import RunPreprocessing
 from covidjax.weights.load import Entry, match, own_entries, place
 from covidjax.weights.workdir import load_trained
@@ -48,7 +47,9 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
         notes = () if pixels.unfolded == pixels.of_weights else (f"preprocessing: {pixels.unfolded}",)
         return InitialVariables(jax.jit(init)(key), pixels.network, ("weights: random initialisation", *notes))
     abstract = jax.eval_shape(models.initialiser(model, pixels.unfolded, image_shape), key)
-    tensors, origin = _obtain(config.pretrained, config.model, config.dataset.cache_dir)
+    if config.pretrained in catalog.CATALOG:
+        _check_model(config.model, catalog.CATALOG[config.pretrained])
+    tensors, facts = obtain(config.pretrained, config.dataset.cache_dir)
     try:
         known = entries(model, abstract, tensors)
         used, account = match(abstract, known, tensors, new_stages=replaceable(model.stages))
@@ -57,18 +58,24 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
     # Each tensor is let go as its array is made, so that the weights are never held twice.
     targets = traverse_util.flatten_dict(abstract, sep="/")
     leaves = {path: place(tensors.pop(e.source), e.layout, targets[path].dtype) for path, e in used.items()}
-    if pixels.is_folded:
+    if pixels.network is not pixels.unfolded:  # kernels for several channels, and gray images
         wanted = traverse_util.flatten_dict(jax.eval_shape(init, key), sep="/")
         leaves = {
             path: leaf if leaf.shape == wanted[path].shape else fold_kernel(leaf, pixels.unfolded)
             for path, leaf in leaves.items()
         }
+
     # Only what the file has nothing for is drawn at random.
+    def drawn(key: jax.Array) -> dict[str, jax.Array]:
+        fresh = traverse_util.flatten_dict(init(key), sep="/")
+        return {path: fresh[path] for path in account.new}
+
     if account.new:
-        leaves |= jax.jit(lambda key: _select(init(key), account.new))(key)
+        leaves |= jax.jit(drawn)(key)
     nested = traverse_util.unflatten_dict(leaves, sep="/")
     variables = {kind: nested.get(kind, {}) for kind in abstract}
-    return InitialVariables(variables, pixels.network, (f"weights: {origin}; {account}", _on_pixels(pixels)))
+    origin = f"weights: {_origin(config.pretrained, facts)}; {account}"
+    return InitialVariables(variables, pixels.network, (origin, _on_pixels(pixels)))
 
 
 def replaceable(stages: tuple[str, ...]) -> tuple[str, ...]:
@@ -88,30 +95,32 @@ def source_format(tensors: Mapping[str, np.ndarray]) -> str:
     return "keras" if all("/" in name for name in tensors) else "torchvision"
 
 
-def fetch_source(source: Source, configured_cache: str = "") -> Fetched:
-    """The file of a published source, in the user's cache folder or the one that a config names."""
-    return fetch(source, cache_dir(configured_cache) / "weights")
+def obtain(pretrained: str, configured_cache: str = "") -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors that `config.pretrained` names, and facts on where they are from.
 
-
-def read_run(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays of an earlier run by path, and which checkpoint they are."""
+    A published source: its license, revision and SHA-256, once its file is in the user's cache folder or the one that
+    a config names; an earlier run: its checkpoint; another file: none.
+    """
+    if pretrained in catalog.CATALOG:
+        source = catalog.CATALOG[pretrained]
+        fetched = fetch(source, cache_dir(configured_cache) / "weights")
+        facts = {"license": source.license, "revision": fetched.revision, "source_sha256": fetched.sha256}
+        return files.read(fetched.path), {name: fact for name, fact in facts.items() if fact}
+    path = path_of(pretrained)
+    if not path.is_dir():
+        return files.read(path), {}
     workdir, which = inputs.split_checkpoint(path)
     trained = load_trained(workdir, which)
-    return traverse_util.flatten_dict(trained.variables, sep="/"), f"{workdir}, {trained.which} at step {trained.step}"
+    checkpoint = f"{workdir}, {trained.which} at step {trained.step}"
+    return traverse_util.flatten_dict(trained.variables, sep="/"), {"checkpoint": checkpoint}
 
 
-def _obtain(name: str, model: Any, configured_cache: str) -> tuple[dict[str, np.ndarray], str]:
-    """The tensors that `config.pretrained` names, and words for where they are from."""
-    if name in catalog.CATALOG:
-        source = catalog.CATALOG[name]
-        _check_model(model, source)
-        fetched = fetch_source(source, configured_cache)
-        revision = f", revision {fetched.revision}" if fetched.revision else ""
-        return files.read(fetched.path), f"{name} ({source.license}{revision}, SHA-256 {fetched.sha256})"
-    path = path_of(name)
-    if path.is_dir():
-        return read_run(path)
-    return files.read(path), name
+def _origin(pretrained: str, facts: Mapping[str, str]) -> str:
+    """The facts of `obtain` in words."""
+    if "source_sha256" not in facts:
+        return facts.get("checkpoint", pretrained)
+    revision = f", revision {facts['revision']}" if "revision" in facts else ""
+    return f"{pretrained} ({facts['license']}{revision}, SHA-256 {facts['source_sha256']})"
 
 
 def _check_model(model: Any, source: Source) -> None:
@@ -135,8 +144,3 @@ def _on_pixels(pixels: RunPreprocessing) -> str:
         f"preprocessing, by config.preprocessing: {pixels.network}; this differs from that of the weights, "
         f"which is {pixels.of_weights}"
     )
-
-
-def _select(variables: dict[str, Any], paths: tuple[str, ...]) -> dict[str, jax.Array]:
-    leaves = traverse_util.flatten_dict(variables, sep="/")
-    return {path: leaves[path] for path in paths}

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,15 +13,12 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files, models, tasks
-from covidjax.checkpoint.checkpoint import Checkpoints
-from covidjax.errors import UserError, some_of
+from covidjax.checkpoint.checkpoint import Checkpoints, Which
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.ops.choose import choose
 from covidjax.tasks.base import Task
 from covidjax.weights import inputs
-
-Which = int | Literal["best", "latest"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,17 +85,7 @@ def load_trained(workdir: Path, which: Which) -> Trained:
     wanted = jax.eval_shape(models.initialiser(model, preprocessing, shape), jax.random.key(0))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with open_checkpoints(workdir, config) as checkpoints:
-        if not checkpoints.steps():
-            raise UserError(f"there is no finished checkpoint in {workdir}: train first, or name another workdir")
-        if which == "best" and checkpoints.best_step() is None:
-            which = "latest"
-        step = which if isinstance(which, int) else checkpoints.steps()[-1]
-        if step not in checkpoints.steps():
-            raise UserError(
-                f"there is no checkpoint {step} in {workdir}: use best, latest or one of {some_of(checkpoints.steps())}"
-            )
-        if which == "best" and (best_step := checkpoints.best_step()) is not None:
-            step = best_step
+        step, which = checkpoints.find(which)
         wanted = jax.tree.map(lambda leaf: leaf.update(sharding=device), wanted)
         averaged = _averaged(wanted, checkpoints.leaf_names(step))
         state = dict(checkpoints.restore(step, wanted | averaged, partial=True).state)

@@ -17,30 +17,25 @@ class Noted:
         self._log = Path(dict(case.options)["log"])
 
     def facts(self) -> dict[str, Any]:
-        """See `case.Subject`."""
         facts = {"platform": "cpu", "device": "cpu", "compile_seconds": 0.0, "flops": 4.0, "temp_bytes": None}
         seen = {"variable": os.environ.get("COVIDJAX_TEST_VARIABLE"), "pid": os.getpid()}
         return facts | seen | {"total_params": 3, "trainable_params": 2, "optimizer_bytes": 16, "versions": {}}
 
     def run(self, steps: int) -> None:
-        """See `case.Subject`."""
         with self._log.open("a") as file:
             file.write(f"{self._case.model} {steps}\n")
         time.sleep(0.001 * steps)
 
     def peak_bytes(self) -> int | None:
-        """See `case.Subject`."""
         return 77
 
-    def profile(self, steps: int, folder: str) -> None:
-        """See `case.Subject`."""
+    def profile(self, steps: int, folder: str) -> None: ...
 
 
 class OnAccelerator(Noted):
     """The same as if it ran on a GPU."""
 
     def facts(self) -> dict[str, Any]:
-        """See `case.Subject`."""
         return super().facts() | {"platform": "gpu"}
 
 
@@ -48,7 +43,6 @@ class Talkative(Noted):
     """A library that prints."""
 
     def run(self, steps: int) -> None:
-        """See `case.Subject`."""
         print('{"seconds": "this is no reply"}', flush=True)
         os.write(1, b"nor is this\n")
         super().run(steps)
@@ -58,7 +52,6 @@ class Dying(Noted):
     """Its process ends in the second sample."""
 
     def run(self, steps: int) -> None:
-        """See `case.Subject`."""
         super().run(steps)
         if len(self._log.read_text().splitlines()) > 3:
             print("the last words")

@@ -1,22 +1,25 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import command, input, scaling, train_step
-from benchmarks.case import IMPLEMENTATIONS
+from benchmarks import command, freeze, input, ops, scaling, train_step
+from benchmarks.case import IMPLEMENTATIONS, missing
 from covidjax.errors import UserError
+from tests.commands import ROOT, Main
 
-ROOT = Path(__file__).parents[2]
 QUICK = ["--samples=2", "--min_sample_seconds=0.01", "--warm_up_steps=1", "--max_foreign_share=1000"]
 NOT_NEEDED = "clu, orbax, grain, ml_collections, PIL, matplotlib, sklearn, scipy, h5py, tensorboard, torch, keras"
 
 
-def without_python_path() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def train_step_from_a_shell(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(ROOT / "benchmarks/train_step.py"), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
@@ -24,21 +27,7 @@ def test_covidjax_beside_plain_flax_leaves_records_a_chart_and_a_profile(tmp_pat
     """As a user starts it, in a folder that is not the repository's."""
     arguments = ["--model=cnn", "--image_size=16", "--batch_size=4", "--peers=flax", "--json=r.json", "--csv=r.csv"]
     arguments += ["--mode=inference", "--freeze=none,backbone"]  # in inference nothing is frozen: one piece of work
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "benchmarks/train_step.py"),
-            *arguments,
-            "--plot=r.png",
-            "--profile=traces",
-            *QUICK,
-        ],
-        cwd=tmp_path,
-        env=without_python_path(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = train_step_from_a_shell(*arguments, "--plot=r.png", "--profile=traces", *QUICK, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "r.json").read_text())
     assert [(row["impl"], row["n_samples"], row["error"]) for row in rows] == [("covidjax", 2, ""), ("flax", 2, "")]
@@ -52,47 +41,42 @@ def test_covidjax_beside_plain_flax_leaves_records_a_chart_and_a_profile(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("main", "arguments", "message"),
     [
-        (["--model=resnet19"], "there is no benchmark of 'resnet19': allowed are cnn, "),
-        (["--peers=mxnet"], "there is no peer 'mxnet': allowed are flax, "),
-        (["--peers=matmul_jax"], "there is no peer 'matmul_jax'"),
-        (["--precision=float8"], "--precision is 'float8': allowed are float32, bfloat16"),
-        (["--freeze=until:layer9"], "with one of stem, layer1, layer2, layer3, layer4$"),
-        (["--batch_size=0"], "argument --batch_size: "),
-        (["--samples=0"], "--samples is 0"),
-        (["--ops=fast"], "--ops is 'fast': allowed are xla, auto, native"),
-        (["--json=nowhere/r.json"], "there is no folder .*nowhere for r.json"),
-        (["--modle=cnn"], "unrecognized arguments: --modle=cnn"),
-        (["--model=vgg16", "--image_size=100"], "take a multiple of 32"),
+        (train_step.main, "--model=resnet19", "there is no benchmark of 'resnet19': allowed are cnn, "),
+        (train_step.main, "--peers=mxnet", "there is no peer 'mxnet': allowed are flax, "),
+        (train_step.main, "--peers=matmul_jax", "there is no peer 'matmul_jax'"),
+        (train_step.main, "--precision=float8", "--precision is 'float8': allowed are float32, bfloat16"),
+        (train_step.main, "--freeze=until:layer9", "with one of stem, layer1, layer2, layer3, layer4$"),
+        (train_step.main, "--model=cnn --freeze=until:head", "one of block1, block2, block3, block4$"),
+        (train_step.main, "--batch_size=0", "argument --batch_size: "),
+        (train_step.main, "--samples=0", "--samples is 0"),
+        (train_step.main, "--min_sample_seconds=0", "--min_sample_seconds is 0"),
+        (train_step.main, "--warm_up_steps=0", "--warm_up_steps is 0"),
+        (train_step.main, "--ops=fast", "--ops is 'fast': allowed are xla, auto, native"),
+        (train_step.main, "--mode=predict", "'predict'"),
+        (train_step.main, "--json=nowhere/r.json", "there is no folder .*nowhere for r.json"),
+        (train_step.main, "--modle=cnn", "unrecognized arguments: --modle=cnn"),
+        (train_step.main, "--model=vgg16 --image_size=100", "take a multiple of 32"),
+        (scaling.main, "--batch_size=6 --devices=1,4", "--batch_size 6 does not divide over 4 devices"),
+        (scaling.main, "--engine=ddp", "--engine is 'ddp': allowed are jit, pmap, pmap_local"),
+        (ops.main, "--model=unet --image_size=30", "image size 30"),
+        (freeze.main, "--model=cnm", "invalid choice: 'cnm'"),
+        (freeze.main, "--peers=jaxx", "there is no peer 'jaxx'"),
+        (freeze.main, "--epoch_images=5", "--epoch_images is 5"),
+        (freeze.main, "--json=nowhere/r.json", "there is no folder"),
+        (freeze.main, "--model=cnn --peers= --strategies=until:block9", "there is no stage 'block9'"),
+        (freeze.main, "--model=cnn --peers= --strategies=cached:norm", "first stage trains"),
     ],
 )
-def test_mistakes_are_said_in_one_line_before_anything_runs(arguments: list[str], message: str) -> None:
+def test_mistakes_are_said_in_one_line_before_anything_runs(main: Main, arguments: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
-        train_step.main(arguments)
+        main(arguments.split(" "))
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--batch_size=6", "--devices=1,4"], "--batch_size 6 does not divide over 4 devices"),
-        (["--engine=ddp"], "--engine is 'ddp': allowed are jit, pmap, pmap_local"),
-    ],
-)
-def test_impossible_scalings_are_refused(arguments: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        scaling.main(arguments)
-
-
 def test_a_mistake_ends_with_status_2_and_no_traceback() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks/train_step.py"), "--model=resnet19"],
-        env=without_python_path(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = train_step_from_a_shell("--model=resnet19")
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no benchmark of 'resnet19'") and done.stderr.count("\n") == 1
 
@@ -101,25 +85,33 @@ def test_a_missing_peer_is_an_error_where_it_was_asked_for_and_a_remark_where_no
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(IMPLEMENTATIONS, "torch", ("x:y", ("no_such_package",), "peers"))
-    with pytest.raises(
-        UserError, match=r"^torch needs no_such_package, not installed here: pip install -e '.\[peers\]'$"
-    ):
+    message = "torch needs no_such_package, not installed here: pip install -e '.[peers]'"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         command.choose_peers(("torch",), train_step.PEERS)
-    chosen, absent = command.choose_peers(None, ("flax", "torch"))
-    assert chosen == ("flax",) and list(absent) == ["torch"]
+    assert command.choose_peers(None, ("flax", "torch")) == (("flax",), {"torch": message})
     assert command.choose_peers((), train_step.PEERS) == ((), {})
+    with pytest.raises(UserError, match="there is no implementation 'mxnet'"):
+        missing("mxnet")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "module", ["benchmarks.ours", "benchmarks.worker", "benchmarks.train_step", "benchmarks.scaled"]
+    ("module", "needs_jax"),
+    [
+        ("benchmarks.worker, benchmarks.harness", False),
+        *(
+            pytest.param(f"benchmarks.{name}", needs_jax, marks=pytest.mark.slow)
+            for name, needs_jax in (("ours", True), ("train_step", False), ("scaled", True))
+        ),
+    ],
 )
-def test_a_bare_jax_machine_suffices(module: str) -> None:
-    """jax, flax, optax and numpy; the driver does without them too, since the device belongs to the workers."""
+def test_a_bare_jax_machine_suffices(module: str, needs_jax: bool) -> None:
+    """jax, flax, optax and numpy; a worker begins and the driver does without them too.
+
+    JAX in the process of a peer would share its threads and count in its memory.
+    """
     found = f"[name for name in '{NOT_NEEDED}'.split(', ') if name in sys.modules], 'jax' in sys.modules"
     code = f"import sys, {module}; print({found})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    needs_jax = module in ("benchmarks.ours", "benchmarks.scaled")
     assert done.stdout.strip() == f"[] {needs_jax}"
 
 

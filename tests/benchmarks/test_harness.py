@@ -1,14 +1,12 @@
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.case import IMPLEMENTATIONS, Case, missing
-from benchmarks.harness import Protocol, check_protocol, measure
+from benchmarks.case import Case
+from benchmarks.harness import Protocol, measure
 from benchmarks.worker import busy_ticks
 from covidjax.errors import UserError
 
@@ -48,11 +46,7 @@ def test_disturbed_samples_are_dropped_and_counted_but_on_an_accelerator(tmp_pat
 
 def test_a_failure_is_one_line_and_the_others_go_on(tmp_path: Path) -> None:
     said: list[str] = []
-    cases = [
-        case("broken", tmp_path / "1"),
-        case("Dying", tmp_path / "2"),
-        case("Talkative", tmp_path / "3"),
-    ]
+    cases = [case("broken", tmp_path / "1"), case("Dying", tmp_path / "2"), case("Talkative", tmp_path / "3")]
     broken, dying, talkative = measure(cases, QUICK, said.append)
     assert broken.error == "RuntimeError: broken"
     assert "status 3" in dying.error and "the last words" in dying.error
@@ -76,22 +70,3 @@ def test_busy_time_is_that_of_the_cores_in_use_without_idle_and_waiting() -> Non
     assert busy_ticks(text, {0}) == 100 + 20 + 30 + 7 + 8 + 9
     assert busy_ticks(text, {0, 1}) == 175
     assert busy_ticks("cpu0 0 0 0 0 0 0 0 0 0 0\n", {0}) is None
-
-
-def test_missing_packages_are_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(IMPLEMENTATIONS, "keras", ("benchmarks.peers.keras_jax:build", ("no_such_package",), "peers"))
-    assert missing("keras") == "keras needs no_such_package, not installed here: pip install -e '.[peers]'"
-    with pytest.raises(UserError, match="there is no implementation 'mxnet'"):
-        missing("mxnet")
-
-
-@pytest.mark.parametrize("fields", [{"samples": 0}, {"min_sample_seconds": 0.0}, {"warm_up_steps": 0}])
-def test_impossible_protocols_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"--{next(iter(fields))} is 0"):
-        check_protocol(Protocol(**fields))
-
-
-def test_what_every_worker_imports_is_no_framework() -> None:
-    """JAX in the process of a peer would share its threads and count in its memory."""
-    code = "import sys, benchmarks.worker, benchmarks.harness; assert not {'jax', 'torch', 'keras'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,3 @@
-import csv
 import json
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import pytest
 from benchmarks import charts, operations, records
 from benchmarks.case import Case
 from benchmarks.harness import Measurement
+from tests.commands import read_table
 
 FIELDS = """
     model impl freeze precision batch_size image_size device step_ms_median step_ms_p10 step_ms_p90
@@ -42,16 +42,9 @@ def test_a_record_has_the_fields_of_the_contract_and_exact_figures() -> None:
 
 
 def test_ratios_are_to_the_same_implementation_unfrozen_and_to_covidjax_at_the_same_freeze() -> None:
-    rows = records.make(
-        [
-            measurement("covidjax", [0.2]),
-            measurement("covidjax", [0.1], "backbone", flops=1e9),
-            measurement("torch", [0.3]),
-            measurement("torch", [0.05], "backbone"),
-        ],
-        {},
-        SHARED,
-    )
+    ours = measurement("covidjax", [0.2]), measurement("covidjax", [0.1], "backbone", flops=1e9)
+    theirs = measurement("torch", [0.3]), measurement("torch", [0.05], "backbone")
+    rows = records.make([*ours, *theirs], {}, SHARED)
     assert [row["speedup_vs_none"] for row in rows] == [1, pytest.approx(2), 1, pytest.approx(6)]
     assert [row["flops_ratio_vs_none"] for row in rows] == [1, 0.25, 1, 1]
     assert [row["covidjax_speedup"] for row in rows] == [1, 1, pytest.approx(1.5), pytest.approx(0.5)]
@@ -76,32 +69,23 @@ def test_what_was_not_measured_is_null_and_said(tmp_path: Path) -> None:
     assert not (tmp_path / "f.png").exists()
 
 
-def test_a_csv_begins_with_its_command_and_reads_back(tmp_path: Path) -> None:
+def test_a_csv_begins_with_its_command_and_reads_back_and_a_chart_is_drawn(tmp_path: Path) -> None:
     rows = records.make([measurement("covidjax", [0.1]), measurement("torch", [0.2])], {}, SHARED)
     records.write_csv(tmp_path / "f.csv", rows)
-    first, *rest = (tmp_path / "f.csv").read_text().splitlines()
-    assert first == f"# {SHARED['command']}"
-    read = list(csv.DictReader(rest))
-    assert [row["impl"] for row in read] == ["covidjax", "torch"]
-    assert [float(row["step_ms_median"]) for row in read] == [100, 200]
-
-
-def test_a_chart_is_drawn(tmp_path: Path) -> None:
-    rows = records.make([measurement("covidjax", [0.1, 0.2]), measurement("torch", [0.2])], {}, SHARED)
+    assert (tmp_path / "f.csv").read_text().startswith(f"# {SHARED['command']}\n")
+    read = [(row["impl"], float(row["step_ms_median"])) for row in read_table(tmp_path / "f.csv")]
+    assert read == [("covidjax", 100), ("torch", 200)]
     rows[1]["step_ms_p10"] *= 1 + 1e-9  # of one sample, rounded
     charts.bars(tmp_path / "f.png", rows)
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_operations_are_told_by_kind_shape_and_place_in_the_network() -> None:
+def test_operations_are_told_by_kind_shape_and_place_and_counted_where_not_shown() -> None:
     details = operations.details_of(HLO)
     assert details["fused.1"] == "add f32[8,4]"
     where = "backward layer1/block1/conv1/conv_general_dilated"
     assert details["ffi_call.2"] == "custom-call (f32[2,4], f32[4]) stem/norm1"
     assert details["convolution.3"] == f"convolution f32[8,56,56,64] {where}"
-
-
-def test_the_table_of_operations_counts_what_it_does_not_show() -> None:
     found = [operations.Operation(f"op{number}", float(number)) for number in (6, 3, 1)]
     lines = operations.table(found, 2).splitlines()
     assert "60.0 %  op6" in lines[1] and "30.0 %  op3" in lines[2]

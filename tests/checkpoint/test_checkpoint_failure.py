@@ -18,31 +18,18 @@ import numpy as np
 import pytest
 
 from covidjax.checkpoint import manifest
-from covidjax.checkpoint.checkpoint import Checkpoints
 from covidjax.errors import UserError
+from tests.checkpoint.made import names, open_checkpoints, save_steps
 from tests.disk import small_disk
-
-
-def open_checkpoints(directory: Path) -> Checkpoints:
-    return Checkpoints(directory, keep=2, higher_is_better=True)
+from tests.support import ROOT
 
 
 def noise() -> dict[str, jax.Array]:
     return {"weight": jax.random.normal(jax.random.key(0), (4_000_000,))}  # does not compress
 
 
-def zeros() -> dict[str, jax.Array]:
-    return {"weight": jnp.zeros(4_000_000)}
-
-
-def save_zeros(directory: Path, steps: list[int]) -> None:
-    with open_checkpoints(directory) as checkpoints:
-        for step in steps:
-            checkpoints.save(step, zeros(), {}, None)
-
-
-def names(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir()}
+def zeros(step: int = 0, size: int = 4_000_000) -> dict[str, jax.Array]:
+    return {"weight": jnp.zeros(size)}
 
 
 def test_finished_checkpoint_exists_while_the_next_has_no_manifest(
@@ -56,7 +43,7 @@ def test_finished_checkpoint_exists_while_the_next_has_no_manifest(
         write(directory, step, facts)
 
     monkeypatch.setattr(manifest, "write", recording_write)
-    save_zeros(tmp_path, [1, 2, 3, 4])
+    save_steps(tmp_path, [1, 2, 3, 4], zeros)
     assert weakest_instants == [(1, []), (2, [1]), (3, [2]), (4, [3])]
 
 
@@ -75,14 +62,12 @@ with Checkpoints(pathlib.Path(sys.argv[1]), keep=2, higher_is_better=True) as ch
     "moment",
     [
         "3.orbax-checkpoint-tmp/state*",
-        pytest.param("3", marks=pytest.mark.slow),
-        pytest.param("deleted/1", marks=pytest.mark.slow),
-        pytest.param("manifests/3.json", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("3", "deleted/1", "manifests/3.json")),
     ],
 )
 def test_kill_during_a_save_leaves_a_sound_checkpoint(tmp_path: Path, moment: str) -> None:
     directory = tmp_path / "checkpoints"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(directory)], env=environment)
     while not any(directory.glob(moment)):
         assert child.poll() is None, f"the child ended before {moment} was seen"
@@ -90,13 +75,13 @@ def test_kill_during_a_save_leaves_a_sound_checkpoint(tmp_path: Path, moment: st
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     with open_checkpoints(directory) as checkpoints:
-        restored = checkpoints.restore_latest(lambda step: {"weight": jnp.zeros(12_000_000)})
+        restored = checkpoints.restore_latest(lambda step: zeros(size=12_000_000))
         assert restored is not None
         step = restored.step
         assert (step, restored.progress, restored.notes) in ((2, {"epoch": 2}, ()), (3, {"epoch": 3}, ()))
         expected = np.float32(2) if step == 2 else np.random.default_rng(0).random(12_000_000, dtype=np.float32)
         assert (np.asarray(restored.state["weight"]) == expected).all()
-        checkpoints.save(step + 1, {"weight": jnp.zeros(12_000_000)}, {}, 0.1)
+        checkpoints.save(step + 1, zeros(size=12_000_000), {}, 0.1)
         checkpoints.wait()
         assert checkpoints.steps() == [step, step + 1]
     assert names(directory) == {str(step), str(step + 1), "manifests"}
@@ -161,7 +146,7 @@ def test_manifest_that_cannot_be_written_leaves_the_step_unfinished(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(path)
 
-    save_zeros(tmp_path, [1, 2])
+    save_steps(tmp_path, [1, 2], zeros)
     with open_checkpoints(tmp_path) as checkpoints:
         with monkeypatch.context() as patch:
             patch.setattr(manifest, "_sync", full_disk)

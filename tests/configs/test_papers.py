@@ -14,6 +14,7 @@ from covidjax.errors import UserError
 from covidjax.models.preprocessing import CAFFE, unit
 from covidjax.runs import costs
 from covidjax.train.phases import make_phases
+from covidjax.train.setup import describe_freeze
 from launch import evaluate, train
 from tests.commands import call
 from tests.support import make_preprocessing
@@ -24,6 +25,7 @@ LJUNG = (*PROFESSED, *(f"{name},as_coded" for name in PROFESSED), "best")
 NETWORK = ("model", "loss", "optimizer", "augment", "batch_size", "epochs", "preprocessing")
 ENCODER = ("stem", "layer1", "layer2", "layer3", "layer4")
 STAGES = (*ENCODER, "decoder", "head")
+TWO_RATES = "phases=({'epochs': 1}, {'epochs': 1, 'optimizer': {'learning_rate': 1e-5}})"
 PHASES = (((6.92e-4, 1e-3), 0.7), ((8e-9, 6.68e-6), 0.8))
 
 
@@ -37,19 +39,21 @@ def test_li2023_fine_tunes_the_network_that_it_trained(start: str) -> None:
     assert [source[key] for key in NETWORK] == [target[key] for key in NETWORK]
     assert (source.dataset.image_size, source.dataset.channels) == (target.dataset.image_size, target.dataset.channels)
     assert bool(target.pretrained) == (start != "fresh")
-    recipe = costs.make_setting(load(f"li2023_covid_ct.py:{start}", "pretrained="), 2).recipe_of(target.freeze)
+    job = costs.job_of_shapes(load(f"li2023_covid_ct.py:{start}", "pretrained="), 2)
+    recipe = costs.job_of_strategy(job, target.freeze).recipes[0]
     assert recipe.plan.frozen_prefix == (("block1", "block2", "block3", "block4") if start == "frozen" else ())
     assert not recipe.plan.normalised_stages
 
 
 @pytest.mark.slow
 def test_pandiyan2023_has_the_parameters_of_the_papers_table() -> None:
-    setting = costs.make_setting(load("pandiyan2023.py:all", "dataset.image_size=32"), 2)
-    everything, head = (setting.recipe_of(load(f"pandiyan2023.py:{reading}").freeze) for reading in ("all", "frozen"))
-    _, summary = setting.table(everything)
+    job = costs.job_of_shapes(load("pandiyan2023.py:all", "dataset.image_size=32"), 2)
+    freezes = [load(f"pandiyan2023.py:{reading}").freeze for reading in ("all", "frozen")]
+    everything, frozen = (costs.job_of_strategy(job, freeze) for freeze in freezes)
+    summary, head = describe_freeze(everything, everything.phases[0])["summary"], frozen.recipes[0]
     assert summary.startswith("42,556,930 of 42,556,930 parameters train; ")
     assert "Keras counts 42,662,274" in summary
-    trainable, _ = head.plan.split(setting.variables["params"])
+    trainable, _ = head.plan.split(job.variables["params"])
     assert sum(leaf.size for leaf in jax.tree.leaves(trainable)) == 4_098
     assert head.plan.batch_norm_stages == ()
 
@@ -63,11 +67,8 @@ def test_ljung2020_weighs_covid_whatever_the_order_of_the_labels(experiment: str
         assert found is None
         return
     assert found is not None
-    by_class = dict(zip(classes, found, strict=True))
-    balanced = {"normal": 552 / 600, "pneumonia": 552 / 600, "covid19": 552 / 456}
-    assert by_class == pytest.approx(
-        {"normal": 1, "pneumonia": 1, "covid19": 12} if experiment in ("1", "2") else balanced
-    )
+    others, covid = (1, 12) if experiment in ("1", "2") else (552 / 600, 552 / 456)  # balanced
+    assert found == pytest.approx([covid if name == "covid19" else others for name in classes])
 
 
 @pytest.mark.parametrize("experiment", PROFESSED)
@@ -81,8 +82,8 @@ def test_ljung2020_as_coded_differs_in_what_the_published_code_does(experiment: 
 
 
 def test_ljung2020_best_trains_the_head_and_then_all_at_rates_that_grow_from_stage_to_stage() -> None:
-    setting = costs.make_setting(load("ljung2020.py:best", "dataset.image_size=32"), 3)
-    head, everything = (setting.recipe(phase) for phase in setting.phases())
+    job = costs.job_of_shapes(load("ljung2020.py:best", "dataset.image_size=32"), 3)
+    head, everything = job.recipes
     assert head.plan.first_trained == "head"
     assert everything.plan.frozen_prefix == ()
     rates = {leaf.path.split("/")[0]: leaf.rate for leaf in everything.plan.leaves}
@@ -90,7 +91,7 @@ def test_ljung2020_best_trains_the_head_and_then_all_at_rates_that_grow_from_sta
     start, warm = (float(everything.learning_rate(step)) for step in (0, costs.STEPS_PER_EPOCH))
     assert start == 0
     assert warm == pytest.approx(1e-4)
-    assert sum(phase.last_step - phase.first_step for phase in setting.phases()) == 12 * costs.STEPS_PER_EPOCH
+    assert sum(phase.last_step - phase.first_step for phase in job.phases) == 12 * costs.STEPS_PER_EPOCH
 
 
 @pytest.mark.parametrize("model", ["resnet50", "resnet101", "resnet152"])
@@ -104,10 +105,9 @@ def test_wang2020_lowers_its_rate_tenfold_and_counts_covid_17_times(model: str) 
 @pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize("name", ["xu2021_unet", "xu2021_deeplabv3"])
 def test_frozen_encoder_then_everything_at_rates_that_grow_from_stage_to_stage(name: str) -> None:
-    setting = costs.make_setting(load(f"{name}.py", "dataset.image_size=32"), 2)
-    recipes = [setting.recipe(phase) for phase in setting.phases()]
-    assert [recipe.plan.frozen_prefix for recipe in recipes] == [ENCODER, ()]
-    for phase, recipe, ((low, high), peak_at) in zip(setting.phases(), recipes, PHASES, strict=True):
+    job = costs.job_of_shapes(load(f"{name}.py", "dataset.image_size=32"), 2)
+    assert [recipe.plan.frozen_prefix for recipe in job.recipes] == [ENCODER, ()]
+    for phase, recipe, ((low, high), peak_at) in zip(job.phases, job.recipes, PHASES, strict=True):
         steps = phase.last_step - phase.first_step
         rates = np.asarray(recipe.learning_rate(np.arange(steps)))
         assert rates.max() == pytest.approx(high, rel=1e-5)
@@ -117,23 +117,16 @@ def test_frozen_encoder_then_everything_at_rates_that_grow_from_stage_to_stage(n
             assert factor == pytest.approx(expected[path[0].key], rel=1e-6)
         decays = {path[0].key: decay for path, decay in jax.tree.leaves_with_path(recipe.plan.weight_decays())}
         assert set(decays.values()) == {1e-2}
-        assert set(decays) == set(STAGES if recipe is recipes[1] else STAGES[5:])
+        assert set(decays) == set(STAGES if recipe is job.recipes[1] else STAGES[5:])
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "li2023_covid_ct.py:warm",
-        "pandiyan2023.py:both",
-        "ljung2020.py:5",
-        "ljung2020.py:best,as_coded",
-        "wang2020.py:vgg16",
-    ],
-)
+UNKNOWN = ("li2023_covid_ct.py:warm", "pandiyan2023.py:both", "ljung2020.py:5", "ljung2020.py:best,as_coded")
+
+
+@pytest.mark.parametrize("spec", [*UNKNOWN, "wang2020.py:vgg16"])
 def test_an_unknown_argument_is_refused_with_those_that_are_known(spec: str) -> None:
-    with pytest.raises(UserError, match=f"{spec}: allowed are ") as caught:
+    with pytest.raises(UserError, match=f"^[^\n]*{spec}: allowed are [^\n]*$"):
         load(spec)
-    assert "\n" not in str(caught.value)
 
 
 # ---- Runs on miniatures in the layouts of the publishers ----
@@ -179,21 +172,18 @@ def test_li2023_runs_from_the_first_data_set_to_the_second(roots: dict[str, Path
 
 
 @pytest.mark.slow
-def test_ljung2020_runs_on_its_data_set(roots: dict[str, Path], tmp_path: Path) -> None:
-    found = run("ljung2020.py:3", roots["covidx/mini"], tmp_path / "run", "pretrained=")
-    assert list(found["data"]["train"]["classes"]) == ["normal", "pneumonia", "covid19"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("reading", ["frozen", "all"])
-def test_pandiyan2023_runs_and_is_evaluated_on_all_three_splits(
-    roots: dict[str, Path], tmp_path: Path, reading: str
+@pytest.mark.parametrize(
+    ("spec", "name", "overrides", "splits"),
+    [
+        ("ljung2020.py:3", "covidx/mini", (), ("test",)),
+        ("pandiyan2023.py:frozen", "sars_cov2_ct", (), ("train", "val", "test")),
+        ("pandiyan2023.py:all", "sars_cov2_ct", (), ("train", "val", "test")),
+        ("wang2020.py:resnet50", "rsna_cohen/boxes", (TWO_RATES,), ("test",)),
+    ],
+)
+def test_recipe_runs_on_its_data_set(
+    roots: dict[str, Path], tmp_path: Path, spec: str, name: str, overrides: tuple[str, ...], splits: tuple[str, ...]
 ) -> None:
-    spec, root = f"pandiyan2023.py:{reading}", roots["sars_cov2_ct"]
-    run(spec, root, tmp_path / "run", "pretrained=", splits=("train", "val", "test"))
-
-
-@pytest.mark.slow
-def test_wang2020_runs_on_its_data_set(roots: dict[str, Path], tmp_path: Path) -> None:
-    phases = "phases=({'epochs': 1}, {'epochs': 1, 'optimizer': {'learning_rate': 1e-5}})"
-    run("wang2020.py:resnet50", roots["rsna_cohen/boxes"], tmp_path / "run", "pretrained=", phases)
+    found = run(spec, roots[name], tmp_path / "run", "pretrained=", *overrides, splits=splits)
+    if name == "covidx/mini":
+        assert list(found["data"]["train"]["classes"]) == ["normal", "pneumonia", "covid19"]

@@ -29,6 +29,7 @@ from covidjax.weights.load import Entry
 from covidjax.weights.start import InitialVariables
 from tests.support import make_preprocessing
 from tests.weights.parity import fill
+from tests.weights.test_parity_keras import shallow_resnet
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under NumPy 2
 
@@ -105,16 +106,8 @@ def ljung2020(keras: Any, layers: Any, config: ConfigDict) -> Any:
 
 
 def pandiyan2023(keras: Any, layers: Any, config: ConfigDict, blocks: tuple[int, ...]) -> Any:
-    from keras.src.applications.resnet import ResNet as KerasResNet  # noqa: PLC0415
-    from keras.src.applications.resnet import stack_residual_blocks_v1 as stack  # noqa: PLC0415
-
-    def stacks(x: Any) -> Any:
-        for index, count in enumerate(blocks):
-            x = stack(x, 64 * 2**index, count, stride1=1 if index == 0 else 2, name=f"conv{index + 2}")
-        return x
-
     shape = (config.dataset.image_size, config.dataset.image_size, 3)
-    base = KerasResNet(stacks, False, True, include_top=False, weights=None, input_shape=shape, pooling="max")
+    base = shallow_resnet(blocks, False, include_top=False, weights=None, input_shape=shape, pooling="max")
     for layer in base.layers:
         if layer.name.endswith("_3_bn"):  # small branches, as trained ones are: else rounding grows 1e4 times a step
             layer.gamma.assign(0.1 * layer.gamma)
@@ -198,9 +191,18 @@ def ported(source: Any, model: Staged, config: ConfigDict) -> dict[str, Any]:
     return variables
 
 
-def check(ours: list[float], theirs: list[float]) -> None:
+def assert_trains_alike(
+    keras: Any,
+    config: ConfigDict,
+    source: Any,
+    model: Staged,
+    classes: tuple[str, ...],
+    preprocess: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    examples, variables = make_split(config, classes), ported(source, model, config)
+    theirs = keras_losses(keras, source, config, examples, preprocess)
     assert len(set(np.round(theirs, 12))) == STEPS
-    np.testing.assert_allclose(ours, theirs, rtol=TOLERANCE)
+    np.testing.assert_allclose(our_losses(config, model, variables, examples), theirs, rtol=TOLERANCE)
 
 
 # ---- The papers ----
@@ -216,19 +218,14 @@ def check(ours: list[float], theirs: list[float]) -> None:
 def test_li2023_trains_as_keras_does(keras64: Any, changes: tuple[str, ...]) -> None:
     config = load_config("li2023_pneumonia.py", *changes)
     source = li2023(keras64, keras64.layers, config)
-    model = models.build(config.model, 2, config.precision)
-    examples, variables = make_split(config, ("normal", "pneumonia")), ported(source, model, config)
-    theirs = keras_losses(keras64, source, config, examples, lambda images: images[..., :1] / 255)
-    check(our_losses(config, model, variables, examples), theirs)
+    model, classes = models.build(config.model, 2, config.precision), ("normal", "pneumonia")
+    assert_trains_alike(keras64, config, source, model, classes, lambda images: images[..., :1] / 255)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "changes"),
-    [
-        ("1", (SMALL_BATCH,)),
-        *((name, ()) for name in ("1", "2", "3", "4", "1,as_coded", "2,as_coded")),
-    ],
+    [("1", (SMALL_BATCH,)), *((name, ()) for name in ("1", "2", "3", "4", "1,as_coded", "2,as_coded"))],
 )
 def test_ljung2020_trains_as_keras_does(keras64: Any, argument: str, changes: tuple[str, ...]) -> None:
     falling = "optimizer.plateau_min_delta=1e9"  # no epoch is better than the first, so that the rate falls
@@ -236,12 +233,10 @@ def test_ljung2020_trains_as_keras_does(keras64: Any, argument: str, changes: tu
     source, model = ljung2020(keras64, keras64.layers, config), models.build(config.model, 3, config.precision)
     for layer in source.layers[:-4] if config.freeze == "backbone" else ():
         layer.trainable = False
-    examples, variables = make_split(config, ("normal", "pneumonia", "covid19")), ported(source, model, config)
     caffe = keras64.applications.vgg16.preprocess_input
     preprocess = caffe if config.preprocessing == "auto" else lambda images: images / 255
-    theirs = keras_losses(keras64, source, config, examples, preprocess)
+    assert_trains_alike(keras64, config, source, model, ("normal", "pneumonia", "covid19"), preprocess)
     assert float(source.optimizer.learning_rate) < 0.8 * config.optimizer.learning_rate
-    check(our_losses(config, model, variables, examples), theirs)
 
 
 @pytest.mark.slow
@@ -261,6 +256,5 @@ def test_pandiyan2023_trains_as_keras_does(keras64: Any, reading: str, blocks: t
     model = dataclasses.replace(model, num_blocks=blocks)
     for layer in source.layers[:-1] if reading == "frozen" else ():
         layer.trainable = False
-    examples, variables = make_split(config, ("noncovid", "covid")), ported(source, model, config)
-    theirs = keras_losses(keras64, source, config, examples, keras64.applications.resnet.preprocess_input)
-    check(our_losses(config, model, variables, examples), theirs)
+    preprocess = keras64.applications.resnet.preprocess_input
+    assert_trains_alike(keras64, config, source, model, ("noncovid", "covid"), preprocess)

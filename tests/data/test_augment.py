@@ -32,7 +32,7 @@ def drawn(seed: int, number: int, spread: float, batch_size: int) -> np.ndarray:
     return np.asarray(jax.random.uniform(keys[number], (batch_size, 1, 1), minval=-spread, maxval=spread)).ravel()
 
 
-def move(image: np.ndarray, matrix: np.ndarray, shift: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+def move(image: np.ndarray, matrix: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
     """The image about its centre: the place p of the result shows `matrix @ (p - centre) + centre - shift`."""
     center = (np.array(image.shape[:2]) - 1) / 2
     offset = center - matrix @ center - np.array(shift)
@@ -42,17 +42,14 @@ def move(image: np.ndarray, matrix: np.ndarray, shift: tuple[float, float] = (0.
     return np.stack(channels, -1)
 
 
-def test_ranges_of_zero_change_nothing() -> None:
+def test_nothing_is_on_by_default_and_ranges_of_zero_change_nothing() -> None:
+    assert Augmentation(**default_config().augment.to_dict()) == Augmentation()
+    assert not Augmentation().moves
     images = draw_images()
     masks = (images[..., 0] > 100).astype(jnp.uint8)
     found, found_masks = augment_compiled(jax.random.key(0), images, Augmentation(), masks)
     np.testing.assert_array_equal(found, images)
     np.testing.assert_array_equal(found_masks, masks)
-
-
-def test_nothing_is_on_by_default() -> None:
-    assert Augmentation(**default_config().augment.to_dict()) == Augmentation()
-    assert not Augmentation().moves
 
 
 @pytest.mark.parametrize("shape", [(9, 14, 3), (1, 5, 1), (6, 1, 2)])
@@ -72,29 +69,19 @@ def test_bilinear_and_nearest_equal_scipy_inside_and_outside(shape: tuple[int, i
     np.testing.assert_array_equal(nearest(*map(jnp.asarray, (ids, rows[1:], columns[1:]))), expected)
 
 
-def test_rotation_equals_scipy() -> None:
+def test_rotation_equals_scipy_and_all_movements_are_one_map() -> None:
     images = draw_images()
-    found = changed(Augmentation(rotate=30.0), images, seed=3)
-    angles = drawn(3, 0, np.pi / 6, len(images))
-    assert len({round(float(angle), 3) for angle in angles}) == len(images)
-    for image, result, angle in zip(np.asarray(images), found, angles, strict=True):
-        matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        np.testing.assert_allclose(result, move(image, matrix), atol=0.02)
-        turned = ndimage.rotate(image, -np.degrees(angle), reshape=False, order=1, mode="nearest")
-        np.testing.assert_allclose(result, turned, atol=0.02)
-
-
-def test_all_movements_are_one_map() -> None:
-    images = draw_images()
-    found = changed(Augmentation(rotate=30.0, shift=0.2, scale=0.4), images, seed=6)
-    parameters = [
-        drawn(6, number, spread, len(images))
-        for number, spread in enumerate((np.pi / 6, 0.4, 0.2 * SHAPE[1], 0.2 * SHAPE[2]))
-    ]
+    ranges = (np.pi / 6, 0.4, 0.2 * SHAPE[1], 0.2 * SHAPE[2])
+    parameters = [drawn(6, number, spread, len(images)) for number, spread in enumerate(ranges)]
     assert parameters[1].min() < 0 < parameters[1].max()
-    for image, result, angle, size, *by in zip(np.asarray(images), found, *parameters, strict=True):
-        matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / (1 + size)
-        np.testing.assert_allclose(result, move(image, matrix, (by[0], by[1])), atol=0.02)
+    turned = changed(Augmentation(rotate=30.0), images, seed=6)
+    moved = changed(Augmentation(rotate=30.0, shift=0.2, scale=0.4), images, seed=6)
+    assert len({round(float(angle), 3) for angle in parameters[0]}) == len(images)
+    for image, rotated, result, angle, size, *by in zip(np.asarray(images), turned, moved, *parameters, strict=True):
+        matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        expected = ndimage.rotate(image, -np.degrees(angle), reshape=False, order=1, mode="nearest")
+        np.testing.assert_allclose(rotated, expected, atol=0.02)
+        np.testing.assert_allclose(result, move(image, matrix / (1 + size), (by[0], by[1])), atol=0.02)
 
 
 def test_flip_mirrors_about_half_of_the_images() -> None:
@@ -108,19 +95,14 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
 
 
 def test_grey_levels_follow_brightness_and_contrast() -> None:
-    images = 100 + draw_images() / 10  # far from both ends
-    brighter = changed(Augmentation(brightness=0.5), images)
-    factors = brighter / np.asarray(images)
-    np.testing.assert_allclose(factors, np.broadcast_to(factors[:, :1, :1, :1], SHAPE), rtol=1e-5)
-    assert np.all((factors > 0.5) & (factors < 1.5))
-    assert np.ptp(factors[:, 0, 0, 0]) > 0.2
-
-    mean = np.asarray(images).mean((1, 2, 3), keepdims=True)
-    contrasted = changed(Augmentation(contrast=0.5), images) - mean
-    factors = contrasted.std((1, 2, 3)) / np.asarray(images).std((1, 2, 3))
-    np.testing.assert_allclose(contrasted, (np.asarray(images) - mean) * factors[:, None, None, None], atol=1e-3)
-    assert np.all((factors > 0.5) & (factors < 1.5))
-    assert np.ptp(factors) > 0.2
+    images = np.asarray(100 + draw_images() / 10)  # far from both ends
+    mean = images.mean((1, 2, 3), keepdims=True)
+    for augmentation, centre in ((Augmentation(brightness=0.5), 0.0), (Augmentation(contrast=0.5), mean)):
+        found = changed(augmentation, jnp.asarray(images))
+        factors = (found.std((1, 2, 3)) / images.std((1, 2, 3)))[:, None, None, None]
+        np.testing.assert_allclose(found - centre, (images - centre) * factors, atol=1e-3)
+        assert np.all((factors > 0.5) & (factors < 1.5))
+        assert np.ptp(factors) > 0.2
 
 
 def test_sharpening_is_that_of_pillow() -> None:
@@ -173,14 +155,10 @@ def test_masks_move_with_their_image(along: str) -> None:
     assert not np.array_equal(found_masks, masks)
 
 
-def test_values_stay_in_their_range() -> None:
+def test_the_key_alone_decides_and_values_stay_in_their_range() -> None:
     black, white = (jnp.full((64, 20, 27, 1), value) for value in (0.0, 255.0))
-    found = changed(EVERYTHING, jnp.concatenate([black, white, draw_images((64, 20, 27, 1))]))
-    assert 0 <= found.min() < found.max() <= 255 * (1 + 1e-6)  # the weights of a place sum to one up to rounding
-
-
-def test_the_key_alone_decides() -> None:
-    images = draw_images()
+    images = jnp.concatenate([black, white, draw_images((64, 20, 27, 1))])
     first, again, other = (changed(EVERYTHING, images, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+    assert 0 <= first.min() < first.max() <= 255 * (1 + 1e-6)  # the weights of a place sum to one up to rounding

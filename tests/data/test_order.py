@@ -13,11 +13,11 @@ from covidjax.data import phantom, sources, stream
 from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices, batch_rows, more_turns, oversampled, steps_per_epoch
 from covidjax.data.resident import choose_placement
-from covidjax.errors import UserError
 from covidjax.mesh import by_example, by_second_axis, make_mesh, replicated
 from covidjax.train.inputs import PhaseInputs
-from covidjax.train.parallel import jit_step
+from covidjax.train.parallel import mapped_step
 from covidjax.train.state import TrainState
+from tests.commands import user_error
 from tests.support import make_model, make_recipe, make_state, make_variables, small_config
 
 CLASSES = ("covid19", "normal", "pneumonia")
@@ -77,7 +77,7 @@ def test_placement_does_not_change_a_bit_of_training() -> None:
     recipe, mesh = make_recipe(config, model, variables), make_mesh(8)
     examples = make_examples(np.arange(29, dtype=np.int32) % 3, 32)
     split = jax.device_put(arrays(examples), replicated(mesh))
-    resident_step, streamed_step = (jit_step(recipe, mesh, resident=resident) for resident in (True, False))
+    resident_step, streamed_step = (mapped_step(recipe, mesh, resident=resident) for resident in (True, False))
 
     def fresh_state() -> TrainState:
         copies = jax.tree.map(jnp.array, make_state(recipe, variables))  # a step takes the buffers of its state
@@ -155,15 +155,11 @@ def test_images_are_not_copied_and_the_note_says_what_counts() -> None:
         "epoch has 15 examples of 7 training images, and balanced class weights go by these",
     )
     assert oversampled(plain, ()) is plain
-
-
-def test_without_oversampling_the_order_is_that_of_the_examples() -> None:
-    turns = make_examples().turns()
-    for step in range(9):
-        found, views = batch_rows(0, step, turns, 2, num_views=3)
-        np.testing.assert_array_equal(found, batch_indices(0, step, 7, 2))
+    for step in range(9):  # the order without oversampling is that of the examples
+        rows, views = batch_rows(0, step, plain.turns(), 2, num_views=3)
+        np.testing.assert_array_equal(rows, batch_indices(0, step, 7, 2))
         assert views.tolist() == [step // 3 % 3] * 2
-        assert (found.dtype, views.dtype) == (np.int32, np.int32)
+        assert (rows.dtype, views.dtype) == (np.int32, np.int32)
 
 
 def test_stream_gives_the_rows_of_the_resident_views() -> None:
@@ -178,22 +174,16 @@ def test_stream_gives_the_rows_of_the_resident_views() -> None:
                 np.testing.assert_array_equal(batch[name], array[rows])
 
 
-def test_only_the_training_split_is_oversampled() -> None:
-    dataset = small_config(
-        dataset__num_images=12, dataset__image_size=16, dataset__oversample=(("covid19", 17),)
-    ).dataset
+def test_only_the_training_split_is_oversampled_and_its_turns_are_counted_from_the_numbers_of_images() -> None:
+    settings = {"dataset__num_images": 33, "dataset__image_size": 16}
+    dataset = small_config(**settings, dataset__oversample=(("covid19", 17),)).dataset
     train, val = (sources.load(dataset, split) for split in ("train", "val"))
     assert train.repeats is not None
-    assert set(train.repeats[train.labels == 0]) == {17}
-    assert set(train.repeats[train.labels != 0]) == {1}
+    np.testing.assert_array_equal(train.repeats, np.where(train.labels == 0, 17, 1))
     assert val.repeats is None
     assert not any("oversampling" in note for note in val.notes)
-
-
-def test_turns_are_counted_from_the_numbers_of_images() -> None:
-    dataset = small_config(dataset__num_images=33, dataset__image_size=16).dataset
-    drawn = np.bincount(phantom.load(dataset, "train").labels).tolist()
-    assert phantom.training_counts(dataset) == dict(zip(CLASSES, drawn, strict=True))
+    counts = phantom.training_counts(small_config(**settings).dataset)
+    assert counts == dict(zip(CLASSES, np.bincount(train.labels).tolist(), strict=True))
     assert more_turns({"covid19": 2, "normal": 3, "pneumonia": 2}, TIMES) == 15 - 7
     assert more_turns({"background": 10**6}, ()) == 0
 
@@ -202,9 +192,6 @@ def test_turns_are_counted_from_the_numbers_of_images() -> None:
     "pairs", [(("covid", 2),), (("covid19", 0),), (("covid19", 1001),), (("covid19", 2), ("covid19", 3))]
 )
 def test_pairs_that_do_not_fit_are_refused_with_the_names_of_the_classes(pairs: tuple[tuple[str, int], ...]) -> None:
-    with pytest.raises(UserError) as caught:
-        oversampled(make_examples(), pairs)
-    message = str(caught.value)
+    message = user_error(oversampled, make_examples(), pairs)
     assert message.startswith(f"config.dataset.oversample is {pairs!r}: allowed are pairs of a class")
     assert message.endswith("from 1 to 1000; the classes are covid19, normal, pneumonia")
-    assert "\n" not in message

@@ -1,26 +1,28 @@
 """The phantom: reproducible, honest about patients, solvable by looking at the lungs and not by a light meter."""
 
 import collections
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import ml_collections
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from covidjax.config import default_config
 from covidjax.data import phantom as module
 from covidjax.data.examples import SPLITS
 from covidjax.data.phantom import CLASSES, Phantom, load, phantom
+from tests.data.images import dataset_config
 
 COVID19, NORMAL, PNEUMONIA = range(3)
 
 
-def dataset(**changes: int) -> ml_collections.ConfigDict:
-    fields = {"seed": 5, "image_size": 32, "num_images": 40}
-    return ml_collections.ConfigDict({**default_config().dataset.to_dict(), **fields, **changes})
+def dataset(**changes: int) -> ConfigDict:
+    return dataset_config(Path(), name="phantom", **{"seed": 5, "image_size": 32, "num_images": 40, **changes})
 
 
 def draw(split: str, count: int, size: int) -> list[Phantom]:
@@ -39,16 +41,6 @@ def standing_still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_coordinates", upright)
 
 
-@pytest.fixture(scope="module")
-def train() -> list[Phantom]:
-    return draw("train", 400, 32)
-
-
-@pytest.fixture(scope="module")
-def test() -> list[Phantom]:
-    return draw("test", 400, 32)
-
-
 def labels_of(images: list[Phantom]) -> np.ndarray:
     return np.array([one.label for one in images])
 
@@ -59,14 +51,10 @@ def test_seed_split_and_index_alone_decide_the_bits() -> None:
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     for seed, split, index in ((4, "val", 17), (3, "test", 17), (3, "val", 18)):
         assert not np.array_equal(first.image, phantom(seed, split, index, 48).image)
-
-
-def test_image_does_not_depend_on_num_images() -> None:
     few, many = load(dataset(num_images=13), "train"), load(dataset(num_images=53), "train")
     assert len(few) == 13 and len(many) == 53
-    np.testing.assert_array_equal(few.images, many.images[:13])
-    np.testing.assert_array_equal(few.labels, many.labels[:13])
-    assert few.patients == many.patients[:13]
+    for name in ("images", "labels", "patients"):
+        np.testing.assert_array_equal(getattr(few, name), getattr(many, name)[:13])
 
 
 def test_size_changes_the_resolution_and_not_the_scene() -> None:
@@ -77,11 +65,15 @@ def test_size_changes_the_resolution_and_not_the_scene() -> None:
         assert np.corrcoef(shrunk.ravel(), coarse.image.ravel())[0, 1] > 0.95
 
 
-def test_a_patient_has_one_to_four_images_of_one_class_in_one_split() -> None:
-    images = [one for split in SPLITS for one in draw(split, 200, 16)]
+def test_every_split_is_balanced_at_any_length_and_a_patient_has_one_to_four_images_of_one_class_in_one_split() -> None:
     groups: dict[str, list[int]] = collections.defaultdict(list)
-    for one in images:
-        groups[one.patient].append(one.label)
+    for images in (draw(split, 200, 16) for split in SPLITS):
+        labels = labels_of(images)
+        assert set(labels[:3]) == {COVID19, NORMAL, PNEUMONIA}
+        for count in range(5, 101, 5):
+            np.testing.assert_array_equal(np.bincount(labels[:count], minlength=3) * 5, np.array([1, 2, 2]) * count)
+        for one in images:
+            groups[one.patient].append(one.label)
     assert {len(labels) for labels in groups.values()} == {1, 2, 3, 4}
     assert all(len(set(labels)) == 1 for labels in groups.values())
 
@@ -101,14 +93,6 @@ def test_images_of_a_patient_share_the_anatomy_and_nothing_else() -> None:
     assert len(lungs) == len(groups)
     exposures = [np.std([one.image.mean() for one in group]) for group in groups.values() if len(group) > 1]
     assert np.mean(exposures) > 10.0
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_every_split_is_balanced_at_any_length(split: str) -> None:
-    labels = labels_of(draw(split, 100, 16))
-    assert set(labels[:3]) == {COVID19, NORMAL, PNEUMONIA}
-    for count in range(5, 101, 5):
-        np.testing.assert_array_equal(np.bincount(labels[:count], minlength=3) * 5, np.array([1, 2, 2]) * count)
 
 
 @pytest.mark.parametrize("size", [16, 64])
@@ -139,24 +123,20 @@ def test_covid19_is_bilateral_and_peripheral_and_pneumonia_in_one_lung_and_brigh
     assert np.mean(np.array(differences) > 0) > 0.8
 
 
-def test_mean_intensity_does_not_tell_the_classes(train: list[Phantom], test: list[Phantom]) -> None:
-    seen, unseen = (np.array([[one.image.mean(), one.image.std()] for one in images]) for images in (train, test))
-    for columns in ([0], [0, 1]):
-        rule = DecisionTreeClassifier(max_leaf_nodes=4, random_state=0).fit(seen[:, columns], labels_of(train))
-        assert rule.score(unseen[:, columns], labels_of(test)) < 0.5
-
-
-def test_pixels_tell_the_classes_unless_the_labels_are_shuffled(train: list[Phantom], test: list[Phantom]) -> None:
-    seen, unseen = (np.array([one.image.ravel() / 255.0 for one in images]) for images in (train, test))
+def test_pixels_tell_the_classes_unless_the_labels_are_shuffled_and_mean_intensity_does_not() -> None:
+    train, test = draw("train", 400, 32), draw("test", 400, 32)
     labels = labels_of(train)
     shuffled = np.random.default_rng(0).permutation(labels)
 
-    def accuracy(of: np.ndarray) -> float:
-        model = make_pipeline(StandardScaler(), RidgeClassifier(1000.0)).fit(seen, of)
-        return float(model.score(unseen, labels_of(test)))
+    def accuracy(model: Any, features: Callable[[Phantom], Any], of: np.ndarray) -> float:
+        seen, unseen = (np.array([features(one) for one in images]) for images in (train, test))
+        return float(model.fit(seen, of).score(unseen, labels_of(test)))
 
-    assert 0.48 < accuracy(labels) < 0.85
-    assert accuracy(shuffled) < 0.45
+    linear, rule = make_pipeline(StandardScaler(), RidgeClassifier(1000.0)), DecisionTreeClassifier(max_leaf_nodes=4)
+    assert 0.48 < accuracy(linear, lambda one: one.image.ravel() / 255.0, labels) < 0.85
+    assert accuracy(linear, lambda one: one.image.ravel() / 255.0, shuffled) < 0.45
+    assert accuracy(rule.set_params(random_state=0), lambda one: [one.image.mean()], labels) < 0.5
+    assert accuracy(rule, lambda one: [one.image.mean(), one.image.std()], labels) < 0.5
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -177,8 +157,7 @@ def test_load_returns_what_examples_promises(channels: int) -> None:
 
 
 def test_fingerprint_follows_the_content() -> None:
-    base = load(dataset(), "val").fingerprint
-    assert base == load(dataset(), "val").fingerprint
-    others = [load(dataset(**{name: value}), "val").fingerprint
-              for name, value in (("seed", 6), ("image_size", 33), ("channels", 3), ("num_images", 44))]  # fmt: skip
-    assert len({base, load(dataset(), "test").fingerprint, *others}) == 6
+    changes: tuple[dict[str, int], ...] = ({}, {"seed": 6}, {"image_size": 33}, {"channels": 3}, {"num_images": 44})
+    found = [load(dataset(**change), "val").fingerprint for change in changes]
+    assert found[0] == load(dataset(), "val").fingerprint
+    assert len({*found, load(dataset(), "test").fingerprint}) == 6

@@ -11,9 +11,6 @@ from ml_collections import ConfigDict
 from covidjax.data import sources
 from covidjax.data.examples import SPLITS, Examples
 from covidjax.errors import UserError
-from launch import evaluate, train
-from launch import prepare as prepare_command
-from tests.commands import TINY_CONFIG, call
 
 pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed: make setup installs it")
 pytest.importorskip("nibabel", reason="nibabel is not installed: make setup installs it")
@@ -35,7 +32,9 @@ def config(root: Path, tmp_path: Path, **changes: object) -> ConfigDict:
     return dataset_config(root, **{**settings, **changes})
 
 
-def test_images_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], tmp_path: Path) -> None:
+def test_images_are_those_of_the_same_files_in_a_folder_and_an_eighth_of_train_is_held_out(
+    roots: dict[str, Path], tmp_path: Path
+) -> None:
     manual = roots["chest_xray_pneumonia"].parents[2] / "manual" / "chest_xray_pneumonia" / "chest_xray"
     shutil.copytree(manual, tmp_path / "folder")
     shutil.rmtree(tmp_path / "folder" / "val")
@@ -46,12 +45,9 @@ def test_images_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], 
     assert found.names == folder.names
     assert found.classes == ("normal", "pneumonia")
     assert found.patients_known
-
-
-def test_without_val_an_eighth_of_train_is_held_out_by_patient(roots: dict[str, Path], tmp_path: Path) -> None:
-    train_split, val = (sources.load(config(roots["chest_xray_pneumonia"], tmp_path), split) for split in SPLITS[:2])
-    assert len(train_split) + len(val) == 19
-    assert not set(train_split.patients) & set(val.patients)
+    train, val = (sources.load(config(roots["chest_xray_pneumonia"], tmp_path), split) for split in SPLITS[:2])
+    assert len(train) + len(val) == 19
+    assert not set(train.patients) & set(val.patients)
     assert any("held out as val, by patient" in note for note in val.notes)
 
 
@@ -65,20 +61,18 @@ def test_folds_test_each_image_once_and_keep_patients_whole(roots: dict[str, Pat
     assert len(tested) == len(set(tested)) == 20
 
 
-def test_a_set_without_patients_is_marked_image_level(roots: dict[str, Path], tmp_path: Path) -> None:
+def test_a_set_without_patients_or_whose_split_tears_them_apart_counts_as_image_level(
+    roots: dict[str, Path], tmp_path: Path
+) -> None:
     found = sources.load(config(roots["sars_cov2_ct"], tmp_path), "train")
     assert not found.patients_known
     assert found.patients == found.names
     assert any("image-level" in note for note in found.notes)
-
-
-def test_a_split_that_tears_patients_apart_counts_as_image_level(roots: dict[str, Path], tmp_path: Path) -> None:
-    shutil.copytree(roots["covid_ct"], tmp_path / "torn")
-    facts = json.loads((tmp_path / "torn" / "metadata.json").read_text())
-    (tmp_path / "torn" / "metadata.json").write_text(json.dumps({**facts, "torn": ["COVID-Patient 0"]}))
+    torn = shutil.copytree(roots["covid_ct"], tmp_path / "torn") / "metadata.json"
+    torn.write_text(json.dumps({**json.loads(torn.read_text()), "torn": ["COVID-Patient 0"]}))
     assert sources.load(config(roots["covid_ct"], tmp_path), "train").patients_known
-    assert not sources.load(config(tmp_path / "torn", tmp_path), "train").patients_known
-    assert sources.load(config(tmp_path / "torn", tmp_path, fold=0), "train").patients_known
+    assert not sources.load(config(torn.parent, tmp_path), "train").patients_known
+    assert sources.load(config(torn.parent, tmp_path, fold=0), "train").patients_known
 
 
 def test_masks_and_classes_come_with_the_set(roots: dict[str, Path], tmp_path: Path) -> None:
@@ -100,6 +94,7 @@ def test_masks_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], t
     assert sum(map(len, parts)) == len(expected) == 30
     assert any("masks are empty" in note for part in parts for note in part.notes)
     for part in parts:
+        assert part.patients == tuple(Path(name).parent.name for name in part.names)
         for name, image, mask in zip(part.names, part.images, np.asarray(part.masks), strict=True):
             np.testing.assert_array_equal(image, expected[name][0])
             np.testing.assert_array_equal(mask, expected[name][1])
@@ -140,19 +135,3 @@ def test_a_damaged_set_is_named(damage: str, roots: dict[str, Path], tmp_path: P
         assert len(sources.load(config(root, tmp_path), "train")) == 12
     with pytest.raises(UserError, match=f"{root}.* is damaged .*: prepare it again"):
         sources.load(config(root, tmp_path), "test")
-
-
-@pytest.mark.slow
-def test_a_prepared_set_trains_and_is_evaluated(tmp_path: Path) -> None:
-    root = trees.make("csv/labels", tmp_path / "manual")
-    assert call(prepare_command.main, "--dataset=csv", f"--manual_dir={root}", f"--data_dir={tmp_path / 'data'}") == 0
-    (tmp_path / "tiny.py").write_text(TINY_CONFIG)
-    dataset = [f"--config.dataset.root={tmp_path / 'data' / 'csv'}", f"--config.dataset.cache_dir={tmp_path / 'cache'}"]
-    workdir = tmp_path / "run"
-    arguments = [f"--config={tmp_path / 'tiny.py'}", f"--workdir={workdir}", "--config.dataset.name=tfds", *dataset]
-    assert call(train.main, *arguments) == 0
-    assert call(evaluate.main, f"--workdir={workdir}", "--split=test") == 0
-    run = json.loads((workdir / "run.json").read_text())
-    assert run["data"]["train"]["patients_known"]
-    assert any("the set has no split of its own" in note for note in run["notes"])
-    assert json.loads((workdir / "evaluation_test.json").read_text())["num_examples"] == 4

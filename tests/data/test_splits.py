@@ -5,16 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from covidjax.data import splits
 from covidjax.data.examples import Examples
-from covidjax.data.splits import (
-    assign_fold,
-    balanced_subset,
-    check_disjoint,
-    check_patients_in_one_split,
-    draw_folds,
-    draw_splits,
-    hold_out_eighth,
-)
 from covidjax.errors import UserError
 
 
@@ -38,16 +30,14 @@ def examples(split: str, patients: tuple[str, ...], known: bool = True) -> Examp
 
 def test_hold_out_keeps_patients_whole_and_classes_in_proportion() -> None:
     labels, patients = population()
-    held_out = hold_out_eighth(labels, patients)
-    inside = {patient for patient, out in zip(patients, held_out, strict=True) if out}
-    outside = {patient for patient, out in zip(patients, held_out, strict=True) if not out}
-    assert not inside & outside
+    held_out = splits.hold_out_eighth(labels, patients)
+    assert len(set(zip(patients, held_out.tolist(), strict=True))) == len(set(patients))
     counts = Counter(labels)
     for label, held in Counter(np.array(labels)[held_out].tolist()).items():
         assert abs(held - counts[label] / 8) <= 3
     assert set(np.array(labels)[held_out]) == {0, 1, 2}
     np.random.seed(1)  # scikit-learn's fallback generator
-    np.testing.assert_array_equal(held_out, hold_out_eighth(labels, patients))
+    np.testing.assert_array_equal(held_out, splits.hold_out_eighth(labels, patients))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +45,7 @@ def test_hold_out_keeps_patients_whole_and_classes_in_proportion() -> None:
 )
 def test_too_few_to_hold_out_is_an_error(labels: list[int], patients: list[str] | None) -> None:
     with pytest.raises(UserError, match="too few to hold out"):
-        hold_out_eighth(labels, patients)
+        splits.hold_out_eighth(labels, patients)
 
 
 def test_hold_out_never_takes_a_whole_class() -> None:
@@ -64,7 +54,7 @@ def test_hold_out_never_takes_a_whole_class() -> None:
     for rare in range(13):
         labels = [int(number == rare) for number in range(13)]
         try:
-            held_out = hold_out_eighth(labels, patients)
+            held_out = splits.hold_out_eighth(labels, patients)
         except UserError:
             refused += 1
         else:
@@ -77,59 +67,44 @@ def test_fold_is_the_test_split_and_an_eighth_of_the_rest_is_val() -> None:
     folds = [int(patient[1:]) % 5 for patient in patients]
     seen_in_test: list[int] = []
     for fold in range(5):
-        assigned = assign_fold(folds, fold, labels, patients)
+        assigned = splits.assign_fold(folds, fold, labels, patients)
         test = [index for index, split in enumerate(assigned) if split == "test"]
         assert {folds[index] for index in test} == {fold}
         seen_in_test += test
         rest = [index for index in range(len(folds)) if folds[index] != fold]
-        expected = hold_out_eighth([labels[index] for index in rest], [patients[index] for index in rest])
+        expected = splits.hold_out_eighth([labels[index] for index in rest], [patients[index] for index in rest])
         assert [assigned[index] == "val" for index in rest] == expected.tolist()
-        check_patients_in_one_split(assigned, patients)
+        splits.check_patients_in_one_split(assigned, patients)
     assert sorted(seen_in_test) == list(range(len(labels)))
 
 
 def test_unknown_fold_names_those_there_are_and_a_single_one_leaves_nothing_to_train_on() -> None:
     with pytest.raises(UserError, match="allowed: 0, 1, or -1"):
-        assign_fold([0, 1, 0, 1], 5, [0, 0, 1, 1], ["a", "b", "c", "d"])
+        splits.assign_fold([0, 1, 0, 1], 5, [0, 0, 1, 1], ["a", "b", "c", "d"])
     with pytest.raises(UserError, match="no other fold"):
-        assign_fold([0, 0], 0, [0, 1], ["a", "b"])
+        splits.assign_fold([0, 0], 0, [0, 1], ["a", "b"])
 
 
 def test_patient_in_two_splits_is_refused() -> None:
     with pytest.raises(UserError, match="both train and val: p2;"):
-        check_disjoint(examples("train", ("p1", "p2")), examples("val", ("p2", "p3")))
+        splits.check_disjoint(examples("train", ("p1", "p2")), examples("val", ("p2", "p3")))
     with pytest.raises(UserError, match="both test and train: p1;"):
-        check_patients_in_one_split(("train", "val", "test"), ("p1", "p2", "p1"))
-    check_disjoint(examples("train", ("p1", "p2")), examples("val", ("p3", "p3")))
-    check_patients_in_one_split(("train", "train", "test"), ("p1", "p1", "p2"))
-    check_disjoint(examples("train", ("a",), known=False), examples("val", ("a",), known=False))
+        splits.check_patients_in_one_split(("train", "val", "test"), ("p1", "p2", "p1"))
+    splits.check_disjoint(examples("train", ("p1", "p2")), examples("val", ("p3", "p3")))
+    splits.check_patients_in_one_split(("train", "train", "test"), ("p1", "p1", "p2"))
+    splits.check_disjoint(examples("train", ("a",), known=False), examples("val", ("a",), known=False))
 
 
-def test_folds_keep_patients_whole_and_classes_in_proportion() -> None:
+def test_drawn_folds_and_splits_keep_patients_whole_and_classes_in_proportion() -> None:
     labels, patients = population(200)
-    folds = np.array(draw_folds(labels, patients))
+    folds = np.array(splits.draw_folds(labels, patients))
     assert set(folds) == set(range(5))
-    for patient in set(patients):
-        assert len({fold for fold, name in zip(folds, patients, strict=True) if name == patient}) == 1
+    assert len(set(zip(patients, folds.tolist(), strict=True))) == len(set(patients))
     for label, count in Counter(labels).items():
         for fold in range(5):
             assert abs(np.sum((folds == fold) & (np.array(labels) == label)) - count / 5) <= 4
-    assert draw_folds(labels, patients) == tuple(folds.tolist())
+    assert splits.draw_folds(labels, patients) == tuple(folds.tolist())
     with pytest.raises(UserError, match="4 patients are too few for 5 folds"):
-        draw_folds([0, 1] * 10, [f"p{number % 4}" for number in range(20)])
-
-
-def test_drawn_splits_are_a_fifth_and_an_eighth_of_the_rest() -> None:
-    labels = [0] * 400 + [1] * 200
-    splits = draw_splits(labels, [f"p{number // 2}" for number in range(600)])
-    assert Counter(splits) == {"test": 120, "val": 60, "train": 420}
-
-
-def test_a_balanced_subset_has_the_counts_asked_for_and_depends_on_the_seed_alone() -> None:
-    labels = np.random.default_rng(0).choice(3, 300, p=(0.6, 0.3, 0.1)).tolist()
-    counts = np.bincount(labels)
-    chosen = balanced_subset(labels, (50, 50, 1000), seed=0)
-    assert np.bincount(np.array(labels)[chosen]).tolist() == [50, 50, counts[2]]
-    assert len(set(chosen)) == len(chosen)
-    np.testing.assert_array_equal(chosen, balanced_subset(labels, (50, 50, 1000), seed=0))
-    assert not np.array_equal(chosen, balanced_subset(labels, (50, 50, 1000), seed=1))
+        splits.draw_folds([0, 1] * 10, [f"p{number % 4}" for number in range(20)])
+    drawn = splits.draw_splits([0] * 400 + [1] * 200, [f"p{number // 2}" for number in range(600)])
+    assert Counter(drawn) == {"test": 120, "val": 60, "train": 420}  # a fifth, and an eighth of the rest

@@ -66,7 +66,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(12):
         name, split = f"{number}.png", ("train", "train", "val", "test")[number % 4]
         write_image(folder / "MASKS" / "images" / name, seed=number)
-        write_mask(folder / "MASKS" / "masks" / name, number)
+        mask = np.zeros((20, 20), np.uint8)
+        mask[4 : 10 + number % 4, 5:15] = 1
+        (folder / "MASKS" / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(folder / "MASKS" / "masks" / name)
         rows.append(f"{name},{number},{split}")
     (folder / "MASKS" / "splits.csv").write_text("\n".join(rows) + "\n")
     shutil.copytree(folder / "MASKS" / "images", folder / "IMAGES")
@@ -76,13 +79,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(f"{path.relative_to(folder / 'DIR')},{path.parent.name},{path.parent.name}{path.stem}")
     (folder / "DIR" / "images.csv").write_text("\n".join(rows) + "\n")
     return folder
-
-
-def write_mask(path: Path, number: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mask = np.zeros((20, 20), np.uint8)
-    mask[4 : 10 + number % 4, 5:15] = 1
-    Image.fromarray(mask).save(path)
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Figures of predicted masks are those of a plain computation, for any number of images in batches of any size."""
 
-import csv
-import json
 from pathlib import Path
 
 import jax
@@ -55,10 +53,10 @@ def test_every_image_counts_once_whatever_the_batch_size(count: int, batch_size:
     mesh = make_mesh(32)
     figures = SEGMENTATION.measure(answers(network, None, logits, masks, batch_size, mesh), loss)
     assert figures == pytest.approx(plain_figures(logits, masks))
-    found = segmented(answers(network, None, logits, masks, batch_size, mesh), loss)
-    assert (found.predicted.dtype, found.predicted.shape) == (np.uint8, masks.shape)
-    np.testing.assert_array_equal(found.predicted, logits.argmax(-1))
-    assert found.counts[:, :, 2].sum(1).tolist() == [SIZE * SIZE] * count
+    predicted, counts, _ = segmented(answers(network, None, logits, masks, batch_size, mesh), loss)
+    assert (predicted.dtype, predicted.shape) == (np.uint8, masks.shape)
+    np.testing.assert_array_equal(predicted, logits.argmax(-1))
+    assert counts[:, :, 2].sum(1).tolist() == [SIZE * SIZE] * count
 
 
 def test_masks_are_saved_as_the_ids_that_they_are_under_the_stem_of_their_image(tmp_path: Path) -> None:
@@ -69,10 +67,7 @@ def test_masks_are_saved_as_the_ids_that_they_are_under_the_stem_of_their_image(
         with Image.open(tmp_path / "masks" / f"{stem}.png") as image:
             np.testing.assert_array_equal(np.asarray(image), mask)
     assert len(list((tmp_path / "masks").iterdir())) == 3
-
-
-def test_images_with_the_same_stem_keep_a_mask_each() -> None:
-    names = ("p1/1.tif", "p2/1.tif", "p2/2.tif")
+    names = ("p1/1.tif", "p2/1.tif", "p2/2.tif")  # of which two have the same stem
     assert mask_files.mask_names(names) == ("p1_1.png", "p2_1.png", "2.png")
 
 
@@ -95,18 +90,3 @@ def test_no_mask_overwrites_another(names: tuple[str, ...], tmp_path: Path) -> N
     assert len({name.casefold() for name in found}) == len(names)
     for mask, name in zip(masks, found, strict=True):
         np.testing.assert_array_equal(mask_files.read_mask(tmp_path / "masks" / name), mask)
-
-
-def test_table_has_a_row_for_each_image_with_the_figures_of_each_class(tmp_path: Path) -> None:
-    scores = {"dice": 0.1 + 0.2, "iou": 0.25, "true_pixels": 3, "predicted_pixels": 5}
-    image = {"file": "a.png", "patient": "p", "dice": 0.5, "iou": 0.4, "per_class": {"lung": scores, "lesion": scores}}
-    mask_files.write_predictions(tmp_path / "table.csv", [image, image | {"file": "b,c.png"}])
-    with (tmp_path / "table.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["file"] for row in rows] == ["a.png", "b,c.png"]
-    for row in rows:
-        assert float(row["dice_lesion"]) == 0.1 + 0.2
-        assert json.loads(row["predicted_pixels_lung"]) == 5
-        figures = {f"{figure}_{name}" for figure in scores for name in ("lung", "lesion")}
-        assert set(row) == {"file", "mask", "patient", "dice", "iou"} | figures
-    assert [row["mask"] for row in rows] == ["a.png", "b,c.png"]

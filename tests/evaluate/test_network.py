@@ -25,11 +25,13 @@ from covidjax.tasks.classification import CLASSIFICATION
 from covidjax.train.state import TrainState
 from covidjax.weights import inputs
 from covidjax.weights.workdir import load_trained, open_checkpoints
-from tests.support import make_model, make_recipe, make_state, small_config
+from tests.report import made_workdir
+from tests.support import make_model, make_recipe, make_state, make_variables, small_config
 
 CLASSES = ("covid19", "normal", "pneumonia")
 COUNTS = (1, 31, 33)
 BATCH_SIZES = (1, 7, 32)
+Network = tuple[Forward, dict[str, Any], Mesh, np.ndarray]
 
 
 def tiny_config(**changes: Any) -> ConfigDict:
@@ -37,23 +39,15 @@ def tiny_config(**changes: Any) -> ConfigDict:
 
 
 def draw_variables(config: ConfigDict, seed: int = 0) -> dict[str, Any]:
-    """Weights and statistics with which the predictions of noise differ; nothing is compiled."""
-    model = make_model(config)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
-    generator = np.random.default_rng(seed)
-    variables = jax.tree.map(lambda leaf: jnp.asarray(generator.normal(size=leaf.shape), leaf.dtype), dict(abstract))
-    variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
-    return variables
+    """Weights and statistics that differ with the seed."""
+    return jax.tree.map(lambda leaf: (1 + seed) * leaf, make_variables(make_model(config), 16))
 
 
 def draw_examples(count: int, classes: tuple[str, ...] = CLASSES) -> Examples:
     generator = np.random.default_rng(1)
     levels = generator.uniform(0, 255, (count, 1, 1, 1))
     images = np.clip(levels + generator.normal(0, 40, (count, 16, 16, 1)), 0, 255).astype(np.uint8)
-    labels = generator.integers(0, 3, count).astype(np.int32)
-    names = tuple(f"images/{number}.png" for number in range(count))
-    patients = tuple(f"patient {number // 2}" for number in range(count))
-    return Examples("val", images, labels, names, patients, True, classes, "fingerprint")
+    return made_workdir.make_examples("val", images, classes)
 
 
 def plain_figures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -65,7 +59,7 @@ def plain_figures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def network() -> tuple[Forward, dict[str, Any], Mesh, np.ndarray]:
+def network() -> Network:
     """A compiled network, its weights, its mesh, and its logits of the largest split in one batch."""
     config = tiny_config()
     variables, mesh = draw_variables(config), make_mesh(8)
@@ -81,9 +75,7 @@ def network() -> tuple[Forward, dict[str, Any], Mesh, np.ndarray]:
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("batch_size", BATCH_SIZES)
-def test_every_example_counts_once_whatever_the_batch_size(
-    network: tuple[Forward, dict[str, Any], Mesh, np.ndarray], batch_size: int, count: int
-) -> None:
+def test_every_example_counts_once_whatever_the_batch_size(network: Network, batch_size: int, count: int) -> None:
     forward, variables, mesh, all_logits = network
     whole = draw_examples(max(COUNTS))
     examples = dataclasses.replace(whole, images=whole.images[:count], labels=whole.labels[:count])
@@ -95,7 +87,7 @@ def test_every_example_counts_once_whatever_the_batch_size(
     assert found == pytest.approx(plain_figures(all_logits[:count], examples.labels), rel=1e-5)
 
 
-def test_the_other_loss_is_measured_too(network: tuple[Forward, dict[str, Any], Mesh, np.ndarray]) -> None:
+def test_the_other_loss_is_measured_too(network: Network) -> None:
     forward, variables, mesh, logits = network
     examples = draw_examples(33)
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
@@ -134,9 +126,7 @@ def test_evaluation_writes_what_the_report_says_of_its_own_table(tmp_path: Path)
     table = read_predictions(workdir / "predictions_val.csv")
     assert (table.names, table.patients, table.classes) == (examples.names, examples.patients, CLASSES)
     np.testing.assert_array_equal(table.labels, examples.labels)
-    expected = classification_report(
-        table.probabilities, table.labels, table.patients, True, table.classes, result["loss"], "val"
-    )
+    expected = classification_report(table.probabilities, examples, result["loss"])
     assert {key: value for key, value in result.items() if key not in ("checkpoint", "notes")} == expected
 
     model = make_model(config)
@@ -148,21 +138,14 @@ def test_evaluation_writes_what_the_report_says_of_its_own_table(tmp_path: Path)
     np.testing.assert_allclose(table.probabilities, probabilities, rtol=1e-4, atol=1e-6)
 
 
-def test_the_checkpoint_that_is_asked_for_is_loaded(tmp_path: Path) -> None:
-    config = tiny_config()
-    states = write_run(tmp_path / "run", config, {10: (0, 0.5), 20: (1, 0.7)})
+def test_the_checkpoint_that_is_asked_for_is_loaded_and_the_latest_where_none_is_best(tmp_path: Path) -> None:
+    states = write_run(tmp_path / "run", tiny_config(), {10: (0, 0.5), 20: (1, 0.7)})
     for which, step in (("best", 10), ("latest", 20), (10, 10)):
         trained = load_trained(tmp_path / "run", which)  # type: ignore[arg-type]
         assert (trained.step, trained.which, trained.classes) == (step, which, CLASSES)
-        for found, saved in zip(
-            jax.tree.leaves(trained.variables["params"]), jax.tree.leaves(states[step].params), strict=True
-        ):
-            np.testing.assert_array_equal(found, saved)
-
-
-def test_without_a_best_checkpoint_the_latest_is_evaluated(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", tiny_config(), {10: (0, None)})
-    trained = load_trained(tmp_path / "run", "best")
+        jax.tree.map(np.testing.assert_array_equal, trained.variables["params"], states[step].params)
+    write_run(tmp_path / "other", tiny_config(), {10: (0, None)})
+    trained = load_trained(tmp_path / "other", "best")
     assert (trained.step, trained.which) == (10, "latest")
 
 
@@ -176,9 +159,8 @@ def test_a_run_with_averages_is_evaluated_on_them(tmp_path: Path) -> None:
     variables = load_trained(workdir, "best").variables
     for kind, whole in (("params", states[10].params), ("batch_stats", states[10].batch_stats)):
         for stage in whole:
-            factor = 1 if stage == "block1" else 2
-            for found, saved in zip(*map(jax.tree.leaves, (variables[kind][stage], whole[stage])), strict=True):
-                np.testing.assert_array_equal(found, factor * saved)
+            expected = whole[stage] if stage == "block1" else jax.tree.map(lambda leaf: 2 * leaf, whole[stage])
+            jax.tree.map(np.testing.assert_array_equal, variables[kind][stage], expected)
 
 
 def test_other_classes_are_refused(tmp_path: Path) -> None:

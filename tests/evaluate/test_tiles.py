@@ -74,17 +74,10 @@ def test_tiles_equal_the_image_in_one_where_the_receptive_field_fits_in_the_over
     assert all(0 < len(band) <= tiling.tile for band in bands)
 
 
-@pytest.mark.parametrize("tiling", [Tiling(24, 0, 2), Tiling(24, 4, 2)])
-def test_overlap_below_the_receptive_field_is_seen(tiling: Tiling) -> None:
+# Of the last the step is odd: every second tile pools other pixels together.
+@pytest.mark.parametrize("tiling", [Tiling(24, 0, 2), Tiling(24, 4, 2), Tiling(25, RECEPTIVE_FIELD, 1)])
+def test_overlap_below_the_receptive_field_and_tiles_off_the_grid_of_the_pooling_are_seen(tiling: Tiling) -> None:
     network, image = pooling_network(), noise(64, 31)
-    blended = np.concatenate(list(blended_logits(network, image, tiling)))
-    assert np.abs(blended - network(image)).max() > 1e-2
-
-
-def test_tiles_off_the_grid_of_the_pooling_are_seen() -> None:
-    network, image = pooling_network(), noise(64, 31)
-    tiling = Tiling(25, RECEPTIVE_FIELD, 1)
-    assert tiling.step % 2  # odd: every second tile pools other pixels together
     blended = np.concatenate(list(blended_logits(network, image, tiling)))
     assert np.abs(blended - network(image)).max() > 1e-2
 
@@ -102,7 +95,4 @@ def test_tiles_off_the_grid_of_the_pooling_are_seen() -> None:
 def test_impossible_tiles_are_refused(tile: int, overlap: int, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         Tiling(tile, overlap)
-
-
-def test_greatest_overlap_that_is_named_is_allowed() -> None:
-    assert Tiling(128, 64).step == 32
+    assert Tiling(128, 64).step == 32  # the greatest overlap that is named is allowed

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covidjax import models
-from covidjax.errors import UserError
 from covidjax.freeze import flops
 from covidjax.freeze.plan import FreezePlan, make_plan
 from covidjax.freeze.table import format_table, freeze_table
@@ -25,17 +24,31 @@ def holes(tree: Any) -> Iterator[bool]:
         yield isinstance(leaf, optax.MaskedNode)
 
 
-def test_equal_plans_are_equal_keys_of_the_compilation_cache() -> None:
-    options: dict[str, Any] = {"batch_norm": "running", "lr_scale": (("block2", 0.5),)}
-    plan, same = (plan_of("cnn", pattern, **options) for pattern in (["block1"], ("block1",)))
-    assert plan == same
-    assert hash(plan) == hash(same)
-    others = [
-        plan_of("cnn", ("block2",), **options),
-        plan_of("cnn", ("block1",), **options | {"batch_norm": "batch"}),
-        plan_of("cnn", ("block1",), **options | {"lr_scale": (("block2", 0.25),)}),
-    ]
-    assert all(other != plan for other in others)
+NORMS = {"batch_norm": "running", "lr_scale": (("block2", 0.5),)}
+DECAYED: dict[str, Any] = {"weight_decay": 0.1, "weight_decays": (("block1", 0.5),), "lr_scale": (("block2", 0.5),)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (("backbone", {}), ("last:1", {}), True),
+        (("until:block3", {}), ("last:2", {}), True),
+        (("none", {}), ("last:5", {}), True),
+        (("norm", {}), ("all_but_norm", {}), True),
+        (("norm", {}), ((r"^block\d/conv",), {}), True),
+        ((["block1"], NORMS), (("block1",), NORMS), True),
+        ((("block1",), NORMS), (("block2",), NORMS), False),
+        ((("block1",), NORMS), (("block1",), {**NORMS, "batch_norm": "batch"}), False),
+        ((("block1",), NORMS), (("block1",), {**NORMS, "lr_scale": (("block2", 0.25),)}), False),
+        # Frozen leaves carry no settings that could tell plans apart.
+        (("backbone", DECAYED), ("backbone", {"weight_decay": 0.1}), True),
+        (("backbone", DECAYED), ("backbone", {}), False),
+    ],
+)
+def test_plans_that_do_the_same_are_equal_keys_whatever_they_are_called(one: Any, other: Any, same: bool) -> None:
+    plan, twin = (plan_of("cnn", strategy, **options) for strategy, options in (one, other))
+    assert (plan == twin) == same
+    assert not same or hash(plan) == hash(twin)
 
 
 @given(st.lists(st.booleans(), min_size=14, max_size=14).filter(lambda flags: not all(flags)), st.integers(0))
@@ -59,95 +72,51 @@ def test_merge_undoes_split(frozen: list[bool], seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "batch_norm", "prefix"),
+    ("strategy", "batch_norm", "prefix", "live"),
     [
-        ("none", "auto", ()),
-        ("none", "running", ()),
-        ("backbone", "auto", CNN_STAGES[:4]),
-        ("backbone", "running", CNN_STAGES[:4]),
-        ("backbone", "batch", ()),  # its statistics would drift
-        ("until:block2", "auto", CNN_STAGES[:2]),
-        ("all_but_norm", "auto", ()),
-        (("block2", "block3"), "auto", ()),
-        (("block1", "block3"), "auto", ("block1",)),
-        (("block1", "block2/conv"), "auto", ("block1",)),
-        (("block1/conv",), "running", ()),
+        ("none", "auto", 0, CNN_STAGES[:4]),
+        ("none", "running", 0, ()),
+        ("backbone", "auto", 4, ()),
+        ("backbone", "running", 4, ()),
+        ("backbone", "batch", 0, CNN_STAGES[:4]),  # its statistics would drift
+        ("until:block2", "auto", 2, ("block3", "block4")),
+        ("all_but_norm", "auto", 0, CNN_STAGES[:4]),
+        (("block2", "block3"), "auto", 0, ("block1", "block4")),
+        (("block1", "block3"), "auto", 1, ("block2", "block4")),
+        (("block1", "block2/conv"), "auto", 1, ("block2", "block3", "block4")),
+        (("block1/conv",), "running", 0, ()),
+        (("block2/norm",), "auto", 0, ("block1", "block3", "block4")),
+        (("block2/norm/scale", "block3/conv"), "auto", 0, CNN_STAGES[:4]),
+        ("last:2", (), 3, ("block4",)),
+        ("last:2", (("block1", "batch"),), 0, ("block1", "block4")),
+        ("last:2", (("block4", "running"),), 3, ()),
+        ("last:2", (("block2", "batch"), ("block4", "running")), 1, ("block2",)),
+        ("last:2", (("block1", "auto"), ("block4", "auto")), 3, ("block4",)),
+        ("last:2", (("block1", "running"), ("block1", "batch")), 3, ("block4",)),  # the first pair holds
     ],
 )
-def test_frozen_prefix_is_what_neither_trains_nor_drifts(strategy: Any, batch_norm: str, prefix: tuple[str]) -> None:
-    plan = plan_of("cnn", strategy, batch_norm=batch_norm)
-    assert plan.frozen_prefix == prefix
-    assert plan.first_trained == CNN_STAGES[len(prefix)]
-
-
-@pytest.mark.parametrize(
-    ("strategy", "batch_norm", "live"),
-    [
-        ("none", "auto", CNN_STAGES[:4]),
-        ("none", "running", ()),
-        ("backbone", "auto", ()),
-        ("backbone", "batch", CNN_STAGES[:4]),
-        ("until:block2", "auto", ("block3", "block4")),
-        ("all_but_norm", "auto", CNN_STAGES[:4]),
-        (("block2/norm",), "auto", ("block1", "block3", "block4")),
-        (("block2/norm/scale", "block3/conv"), "auto", CNN_STAGES[:4]),
-    ],
-)
-def test_stages_use_batch_statistics_where_their_normalisation_trains(
-    strategy: Any, batch_norm: str, live: tuple[str, ...]
+def test_stages_use_batch_statistics_where_their_norm_trains_and_the_prefix_neither_trains_nor_drifts(
+    strategy: Any, batch_norm: Any, prefix: int, live: tuple[str, ...]
 ) -> None:
     plan = plan_of("cnn", strategy, batch_norm=batch_norm)
+    assert plan.frozen_prefix == CNN_STAGES[:prefix]
+    assert plan.first_trained == CNN_STAGES[prefix]
     assert plan.batch_norm_stages == live
     assert plan.normalised_stages == CNN_STAGES[:4]
 
 
-@pytest.mark.parametrize(
-    ("pairs", "live"),
-    [
-        ((("block1", "batch"),), ("block1", "block4")),
-        ((("block4", "running"),), ()),
-        ((("block2", "batch"), ("block4", "running")), ("block2",)),
-        ((("block1", "auto"), ("block4", "auto")), ("block4",)),
-        ((("block1", "running"), ("block1", "batch")), ("block4",)),  # the first pair holds
-        ((), ("block4",)),
-    ],
-)
-def test_a_stage_that_is_not_named_has_its_batch_norm_mode_chosen(pairs: Any, live: tuple[str, ...]) -> None:
-    assert plan_of("cnn", "last:2", batch_norm=pairs).batch_norm_stages == live
-
-
-@pytest.mark.parametrize(
-    ("pairs", "message"),
-    [
-        ((("layer7", "batch"),), "batch_norm: 'layer7' is no stage with BatchNorm: allowed are block1, block2, block3"),
-        ((("head", "batch"),), "batch_norm: 'head' is no stage with BatchNorm: allowed are block1, block2, block3"),
-        ((("block1", "eval"),), "batch_norm: 'eval' of 'block1': allowed are auto, batch, running"),
-    ],
-)
-def test_a_batch_norm_mode_that_does_not_fit_is_refused(pairs: Any, message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        plan_of("cnn", "none", batch_norm=pairs)
-    assert str(caught.value).startswith(message)
-
-
-def test_the_first_rate_factor_that_matches_wins() -> None:
-    plan = plan_of("cnn", "until:block1", lr_scale=(("block2", 0.1), ("block[1-3]", 0.5), ("bias$", 0.25)))
-    rates = {leaf.path: leaf.rate for leaf in plan.leaves}
-    assert rates["block2/norm/bias"] == 0.1
-    assert rates["block3/norm/bias"] == 0.5
-    assert rates["block3/conv/kernel"] == 0.5
-    assert rates["block4/norm/bias"] == 0.25
-    assert rates["head/dense/kernel"] == 1.0
-    tree = plan.rates()
-    assert tree["block1"]["conv"]["kernel"] == optax.MaskedNode()  # frozen
-    assert tree["block2"]["conv"]["kernel"] == 0.1
-
-
-@pytest.mark.parametrize("key", ["lr_scale", "weight_decays", "ema_decays"])
-@pytest.mark.parametrize(("pattern", "wrong"), [("layer7", "matches no parameter"), ("(", "not a regular expression")])
-def test_a_pattern_of_a_group_that_does_not_fit_is_refused(key: str, pattern: str, wrong: str) -> None:
-    with pytest.raises(UserError, match=rf"^{key}: .*{wrong}"):
-        plan_of("cnn", "none", **{key: (("block1", 0.1), (pattern, 0.5))})
+def test_the_first_rate_factor_that_matches_wins_and_multiplies_with_the_spread() -> None:
+    factors = (("block2", 0.125), ("block[1-3]", 0.5), ("bias$", 0.25))
+    for spread in (1.0, 2.0**-8):  # over five stages
+        plan = plan_of("cnn", "until:block1", lr_scale=factors, rate_spread=spread)
+        rates = {leaf.path: leaf.rate for leaf in plan.leaves}
+        assert rates["block2/norm/bias"] == 0.125 * spread**0.75
+        assert rates["block3/norm/bias"] == rates["block3/conv/kernel"] == 0.5 * spread**0.5
+        assert rates["block4/norm/bias"] == 0.25 * spread**0.25
+        assert rates["head/dense/kernel"] == 1.0
+        tree = plan.rates()
+        assert tree["block1"]["conv"]["kernel"] == optax.MaskedNode()  # frozen
+        assert tree["block2"]["conv"]["kernel"] == rates["block2/conv/kernel"]
 
 
 def test_a_pair_of_rates_is_spread_geometrically_over_all_stages() -> None:
@@ -159,15 +128,6 @@ def test_a_pair_of_rates_is_spread_geometrically_over_all_stages() -> None:
     assert rates["head"] == high
     whole = plan_of("resnet18", "none", rate_spread=low / high)
     assert [high * leaf.rate for leaf in whole.leaves if leaf.path.startswith("stem/")] == pytest.approx([low] * 3)
-
-
-def test_rate_factors_multiply_with_the_spread() -> None:
-    plan = plan_of("cnn", "none", rate_spread=2.0**-8, lr_scale=(("bias$", 0.5), ("block2", 0.25)))
-    rates = {leaf.path: leaf.rate for leaf in plan.leaves}
-    assert rates["block1/conv/kernel"] == 2.0**-8
-    assert rates["block2/conv/kernel"] == 2.0**-6 * 0.25
-    assert rates["block2/norm/bias"] == 2.0**-6 * 0.5
-    assert rates["head/dense/kernel"] == 1.0
 
 
 def test_the_first_decay_that_matches_wins_and_others_take_the_common_one() -> None:
@@ -211,12 +171,6 @@ def test_averages_follow_what_has_a_decay() -> None:
         assert nothing.averaged(**variables) is None
 
 
-def test_frozen_leaves_carry_no_settings_that_could_tell_plans_apart() -> None:
-    plan = plan_of("cnn", "backbone", weight_decay=0.1, weight_decays=(("block1", 0.5),), lr_scale=(("block2", 0.5),))
-    assert plan == plan_of("cnn", "backbone", weight_decay=0.1)
-    assert plan != plan_of("cnn", "backbone")
-
-
 def table_of(name: str, strategy: Any, batch_norm: Any = "auto", **sizes: Any) -> tuple[FreezePlan, Any, str]:
     model, variables = shapes(name, **sizes)
     recipe = make_recipe(small_config(name, freeze=strategy, batch_norm=batch_norm), model, variables)
@@ -224,10 +178,21 @@ def table_of(name: str, strategy: Any, batch_norm: Any = "auto", **sizes: Any) -
     return recipe.plan, *freeze_table(recipe.plan, model, variables, images, recipe.tx)
 
 
-@pytest.mark.parametrize("strategy", ["until:block2", "all_but_norm"])
-def test_table_charges_only_what_trains(strategy: Any) -> None:
-    plan, rows, summary = table_of("cnn", strategy)
-    _, variables = shapes("cnn")
+DEEP = [("unet_resnet18", "until:layer2"), ("deeplabv3_resnet50", "until:layer2")]
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("cnn", "until:block2"),
+        ("cnn", "all_but_norm"),
+        ("unet", "until:down3"),  # skips cross the edge of what is frozen
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in DEEP),
+    ],
+)
+def test_table_charges_only_what_trains(name: str, strategy: str) -> None:
+    plan, rows, summary = table_of(name, strategy)
+    model, variables = shapes(name)
     trainable, _ = plan.split(variables["params"])
     for row in rows:
         leaves = jax.tree.leaves(trainable[row["stage"]])
@@ -245,7 +210,7 @@ def test_table_charges_only_what_trains(strategy: Any) -> None:
     full = sum(row["forward_flops"] + row["full_backward_flops"] for row in rows)
     assert f"a step costs {step / 1e9:.2f} GFLOP, {step / full:.0%} of the {full / 1e9:.2f} GFLOP" in summary
     lines = format_table(rows, summary).splitlines()
-    assert [line.split()[0] for line in lines[1:-1]] == [*CNN_STAGES]
+    assert [line.split()[0] for line in lines[1:-1]] == [row["stage"] for row in rows] == [*model.stages]
     assert lines[-1] == summary
 
 

@@ -5,13 +5,7 @@ from pathlib import Path
 import pytest
 
 from launch import train
-from tests.commands import call, tiny_config
-
-
-@pytest.fixture(scope="session")
-def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The flag that names the config of the tiny network."""
-    return tiny_config(tmp_path_factory.mktemp("config"))
+from tests.commands import call
 
 
 @pytest.fixture(scope="session")

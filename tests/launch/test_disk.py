@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch import train
-from tests.commands import ROOT, call, only_error, refusal, tiny_config
+from tests.commands import ROOT, call, only_error, refusal
 from tests.disk import small_disk
 
 DISK_BYTES = 8 * 2**20
@@ -37,9 +37,9 @@ def fill(disk: Path, free_bytes: int) -> None:
 
 @pytest.mark.slow
 def test_disk_that_fills_during_a_save_ends_the_run_which_then_goes_on_to_the_same_result(
-    tmp_path: Path, disk: Path, environment: dict[str, str]
+    tmp_path: Path, disk: Path, config: str, environment: dict[str, str]
 ) -> None:
-    config, workdir = tiny_config(tmp_path), disk / "run"
+    workdir = disk / "run"
     assert call(train.main, config, *WIDE, f"--workdir={tmp_path / 'whole'}") == 0
     command = [sys.executable, str(ROOT / "launch" / "train.py"), config, *WIDE, f"--workdir={workdir}"]
 
@@ -62,9 +62,9 @@ def test_disk_that_fills_during_a_save_ends_the_run_which_then_goes_on_to_the_sa
 
 
 def test_disk_without_space_for_any_file_is_one_line_and_hinders_no_later_run(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, disk: Path
+    capfd: pytest.CaptureFixture[str], config: str, disk: Path
 ) -> None:
-    config, workdir = tiny_config(tmp_path), disk / "run"
+    workdir = disk / "run"
     messages = []
     for pages in (0, 1, 24):  # too little for config.json, then for run.json, ...
         shutil.rmtree(workdir, ignore_errors=True)

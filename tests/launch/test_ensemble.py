@@ -1,6 +1,5 @@
 """Ensembles from the shell: two small networks of different sizes on phantoms, mixed, evaluated, refused."""
 
-import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -13,8 +12,8 @@ import pytest
 from covidjax import files
 from covidjax.evaluate import network as evaluation
 from covidjax.metrics import classification
-from launch import evaluate, find_lr, freeze, predict, study, sweep, train
-from tests.commands import ROOT, Main, call, contents, refusal, tiny_config, write_image
+from launch import evaluate, predict, train
+from tests.commands import ROOT, call, contents, read_table, refusal, write_image
 from tests.report.made_workdir import Page
 
 CONFIG = f"--config={ROOT / 'configs' / 'ensemble.py'}"
@@ -98,7 +97,7 @@ def test_mixture_is_the_weighted_mean_of_what_the_members_answered(mixture: Path
     assert result["optimistic"].startswith("the weights were chosen on this split")
 
 
-def test_each_member_passes_once_over_a_split_and_is_left_alone(
+def test_each_member_passes_once_over_a_split_and_members_and_finished_mixture_are_left_alone(
     members: tuple[Path, Path], tmp_path: Path, passes: list[tuple[int, ...]]
 ) -> None:
     workdir, before = tmp_path / "mix", [contents(member) for member in members]
@@ -108,6 +107,10 @@ def test_each_member_passes_once_over_a_split_and_is_left_alone(
     assert passes == [(6, 16, 16, 1), (6, 24, 24, 3)] * 2
     assert files.read_json(workdir / "run.json")["ensemble"]["forward_passes"] == {"val": 2, "test": 2}
     assert [contents(member) for member in members] == before
+    finished = contents(workdir)
+    assert call(train.main, *flags(*members), f"--workdir={workdir}", "--config.ensemble.weights=gradient") == 0
+    assert contents(workdir) == finished
+    assert len(passes) == 4
 
 
 def test_test_split_is_compared_pair_by_pair_and_its_reading_recorded(
@@ -131,16 +134,6 @@ def test_test_split_is_compared_pair_by_pair_and_its_reading_recorded(
     assert pairs[1][-1] == f"{result['comparison'][0]['mcnemar_p']:.3f}"
     assert "Leak" not in page.text
     assert "McNemar's exact p" in capsys.readouterr().out
-
-
-def test_finished_ensemble_started_again_is_left_as_it_is(
-    members: tuple[Path, Path], mixed: Path, passes: list[tuple[int, ...]]
-) -> None:
-    assert call(evaluate.main, f"--workdir={mixed}", "--split=test") == 0
-    before, seen = contents(mixed), len(passes)
-    assert call(train.main, *flags(*members), f"--workdir={mixed}") == 0
-    assert contents(mixed) == before
-    assert len(passes) == seen
 
 
 def test_weights_from_the_test_split_brand_everything(
@@ -177,28 +170,32 @@ def test_equal_weights_are_chosen_on_no_split(members: tuple[Path, Path], tmp_pa
     np.testing.assert_allclose(tables[2], product / product.sum(axis=1, keepdims=True), atol=1e-6)
 
 
-def test_new_images_are_predicted_by_each_member_at_its_own_size(
+def test_new_images_are_predicted_by_each_member_at_its_own_size_and_workdirs_are_left_alone(
     capsys: pytest.CaptureFixture[str], members: tuple[Path, Path], mixture: Path, tmp_path: Path
 ) -> None:
     for seed in range(3):
         write_image(tmp_path / "images" / f"{seed}.png", seed, size=20 + seed)
     tables = []
-    for folder in (*members, mixture):
-        output = tmp_path / f"{folder.name}.csv"
+    for folder, network in ((members[0], "checkpoint of step 6"), (members[1], ""), (mixture, "mixture of a, b")):
+        before, output = contents(folder), tmp_path / f"{folder.name}.csv"
         given = [f"--workdir={folder}", f"--images={tmp_path / 'images'}", f"--output={output}"]
         assert call(predict.main, *given) == 0
-        with output.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        scores = [[float(row[name]) for name in row if name.startswith("probability_")] for row in rows]
-        tables.append(np.array(scores))
+        assert contents(folder) == before
+        said = capsys.readouterr().out.splitlines()
+        assert said[0].startswith(f"3 images; {network}")
+        assert said[-2:] == [f"table: {output}", "Research use only - not for clinical decisions."]
+        rows = read_table(output)
+        assert [row["file"] for row in rows] == ["0.png", "1.png", "2.png"]
+        tables.append(np.array([[float(row[name]) for name in row if "probability_" in name] for row in rows]))
     np.testing.assert_allclose(tables[2], weighted(tables[:2], mixture), atol=1e-6)
-    assert "3 images; mixture of a, b" in capsys.readouterr().out
     wrong = [*given, "--checkpoint=latest"]
     assert "an ensemble has none" in refusal(capsys, predict.main, *wrong)
 
 
-def without_checkpoint(folder: Path) -> None:
-    shutil.rmtree(folder / "checkpoints")
+def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    content = files.read_json(path)
+    edit(content)
+    files.write_json(path, content)
 
 
 def with_other_classes(folder: Path) -> None:
@@ -210,38 +207,25 @@ def with_other_examples(folder: Path) -> None:
     change(folder / "run.json", lambda run: run["data"].pop("val"))
 
 
-def with_another_seed_of_its_data(folder: Path) -> None:
-    change(folder / "config.json", lambda config: config["dataset"].update(seed=1))
-
-
-def with_masks(folder: Path) -> None:
-    change(folder / "config.json", lambda config: config["model"].update(name="unet"))
-
-
-def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
-    content = files.read_json(path)
-    edit(content)
-    files.write_json(path, content)
+def configured(section: str, **values: Any) -> Callable[[Path], None]:
+    return lambda folder: change(folder / "config.json", lambda config: config[section].update(values))
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (without_checkpoint, "there is no finished checkpoint in {other}"),
+        (lambda folder: shutil.rmtree(folder / "checkpoints"), "there is no finished checkpoint in {other}"),
         (with_other_classes, "{other} knows the classes x, y, z, and {first} knows covid19, normal, pneumonia"),
         (with_other_examples, "the val examples of {other} are not those of {first}"),
-        (with_another_seed_of_its_data, "the val images are not those recorded in {other}/run.json"),
-        (with_masks, "{other} is unet, which answers with masks: an ensemble mixes classifiers"),
+        (configured("dataset", seed=1), "the val images are not those recorded in {other}/run.json"),
+        (configured("model", name="unet"), "{other} is unet, which answers with masks: an ensemble mixes classifiers"),
         (shutil.rmtree, "there is no {other}/config.json: is this the workdir of a run?"),
     ],
 )
 def test_member_that_does_not_fit_is_refused(
-    capfd: pytest.CaptureFixture[str],
-    members: tuple[Path, Path],
-    tmp_path: Path,
-    spoil: Callable[[Path], None],
-    message: str,
-) -> None:
+    capfd: pytest.CaptureFixture[str], members: tuple[Path, Path], tmp_path: Path,
+    spoil: Callable[[Path], None], message: str,
+) -> None:  # fmt: skip
     other = shutil.copytree(members[1], tmp_path / "other")
     spoil(other)
     said = refusal(capfd, train.main, *flags(members[0], other), f"--workdir={tmp_path / 'mix'}")
@@ -250,15 +234,17 @@ def test_member_that_does_not_fit_is_refused(
 
 
 def test_ensembles_of_too_few_or_of_ensembles_are_refused(
-    capfd: pytest.CaptureFixture[str], members: tuple[Path, Path], mixture: Path, tmp_path: Path
+    capfd: pytest.CaptureFixture[str], config: str, members: tuple[Path, Path], mixture: Path, tmp_path: Path
 ) -> None:
-    workdir = f"--workdir={tmp_path / 'mix'}"
-    assert "names 1 workdirs: an ensemble has two" in refusal(capfd, train.main, *flags(members[0]), workdir)
-    assert f"names {members[0]} twice" in refusal(capfd, train.main, *flags(members[0], members[0]), workdir)
-    said = refusal(capfd, train.main, *flags(members[0], mixture), workdir)
-    assert f"{mixture} is an ensemble, which has no network of its own: name one of its members, {members[0]}" in said
-    said = refusal(capfd, train.main, tiny_config(tmp_path), workdir, f"--config.pretrained={mixture}")
-    assert f"{mixture} is an ensemble" in said
+    first = members[0]
+    is_ensemble = f"{mixture} is an ensemble, which has no network of its own: name one of its members, {first}"
+    for given, message in (
+        (flags(first), "names 1 workdirs: an ensemble has two"),
+        (flags(first, first), f"names {first} twice"),
+        (flags(first, mixture), is_ensemble),
+        ([config, f"--config.pretrained={mixture}"], f"{mixture} is an ensemble"),
+    ):
+        assert message in refusal(capfd, train.main, *given, f"--workdir={tmp_path / 'mix'}")
 
 
 def test_changed_command_or_changed_member_is_refused(
@@ -276,21 +262,3 @@ def test_changed_command_or_changed_member_is_refused(
     for main, arguments in ((train.main, flags(*members)), (evaluate.main, ["--split=test"])):
         assert f"{members[1]} is not the network that {mixed} mixes" in refusal(capfd, main, *arguments, workdir)
     assert contents(mixed) == before
-
-
-@pytest.mark.parametrize(
-    ("main", "arguments"),
-    [
-        (find_lr.main, []),
-        (sweep.main, []),
-        (study.main, ["--strategies=none", "--seeds=0"]),
-        (freeze.main, None),
-    ],
-)
-def test_commands_for_one_network_refuse_an_ensemble(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, main: Main, arguments: list[str] | None
-) -> None:
-    given = [CONFIG] if arguments is None else [CONFIG, f"--workdir={tmp_path / 'run'}", *arguments]
-    said = refusal(capfd, main, *given)
-    assert said.startswith("config.model.name is 'ensemble', and launch/")
-    assert contents(tmp_path) == {}

@@ -20,62 +20,6 @@ def refusal_beside(capfd: pytest.CaptureFixture[str], workdir: Path, *arguments:
     return message
 
 
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        (
-            "optimizer.learning_rat=1",
-            "config.optimizer.learning_rat does not exist: did you mean config.optimizer.learning_rate?",
-        ),
-        ("epochs=many", "config.epochs is 'many': allowed is a whole number"),
-        ("model.name=resnet19", "config.model.name is 'resnet19': allowed are cnn, "),
-        ("dataset.name=folder", "config.dataset.root is empty"),
-        ("epochs", "config.epochs has no value"),
-    ],
-)
-def test_wrong_override_is_named_with_what_is_allowed(
-    capfd: pytest.CaptureFixture[str], config: str, trained: Path, override: str, expected: str
-) -> None:
-    assert expected in refusal_beside(capfd, trained, config, f"--config.{override}")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], "--config"),
-        (["--steps=3"], "unknown argument '--steps=3': allowed are --config, --help, --workdir"),
-    ],
-)
-def test_wrong_arguments_are_one_line_too(
-    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path, arguments: list[str], expected: str
-) -> None:
-    given = [config, *arguments] if arguments else []
-    assert expected in refusal(capfd, train.main, f"--workdir={tmp_path / 'run'}", *given)
-    assert "--workdir" in refusal(capfd, train.main, config)
-    assert contents(tmp_path) == {}
-
-
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("batch_size=25", "config.batch_size 25 exceeds the 24 training images"),
-        ("freeze=layer9", "freeze: 'layer9' matches no parameter: the stages are block1, block2, head"),
-        ("freeze=until:layer9", "there is no stage 'layer9': allowed are block1, block2, head"),
-        ("freeze=.*", "freeze '.*' leaves nothing to train: the stages are block1, block2, head"),
-        ("accumulation_steps=3", "config.batch_size 4 is not a multiple of config.accumulation_steps 3"),
-        ("loss.class_weights=(1.0, 2.0)", "class_weights"),
-        ("phases=({'epochs': 1}, {'epochs': 1, 'freeze': 'layer9'})", "freeze: 'layer9' matches no parameter"),
-    ],
-)
-def test_plan_that_cannot_be_trained_leaves_the_workdir_free_for_a_better_one(
-    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path, override: str, expected: str
-) -> None:
-    workdir = tmp_path / "run"
-    message = refusal(capfd, train.main, config, f"--workdir={workdir}", f"--config.{override}")
-    assert expected in message
-    assert not workdir.exists() or contents(workdir) == {}
-
-
 @pytest.mark.parametrize("below", ["", "folder"])
 def test_workdir_that_cannot_be_made_is_named(
     capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path, below: str
@@ -94,17 +38,6 @@ def test_run_of_another_config_is_not_continued(capfd: pytest.CaptureFixture[str
         f"{trained} holds a run of another config: optimizer.learning_rate (was 0.001, now 0.5), "
         "seed (was 0, now 7): use another --workdir, or the former values"
     )
-
-
-def test_data_that_changed_are_not_trained_on(capfd: pytest.CaptureFixture[str], config: str, trained: Path) -> None:
-    path = trained / "run.json"
-    whole = path.read_text()
-    try:
-        path.write_text(whole.replace('"fingerprint": "', '"fingerprint": "0', 1))
-        message = refusal_beside(capfd, trained, config)
-    finally:
-        path.write_text(whole)
-    assert message == f"the train images are not those that {trained} was trained on: use another --workdir"
 
 
 def test_batch_that_does_not_divide_over_the_devices_is_refused(

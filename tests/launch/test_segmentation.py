@@ -3,7 +3,6 @@
 They train, resume, are evaluated, predict, and are compared in a study; find_lr finds their rate.
 """
 
-import csv
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,35 +15,16 @@ from covidjax import config as configs
 from covidjax import files
 from covidjax.data import sources
 from covidjax.data.examples import Examples
+from covidjax.files import read_json_lines
 from covidjax.metrics import segmentation
 from covidjax.models import unet
-from covidjax.train.writer import read_records
-from launch import evaluate, predict, study, sweep, train
-from tests.commands import call, contents, refusal, write_image
+from launch import evaluate, predict, study, train
+from tests.commands import call, contents, read_table, tiny_config, write_image
 from tests.predictions import mask_counts
 
 CLASSES = ("background", "lung", "lesion")
 AUGMENTED = "--config.augment.flip=true"
-NUM_TRAIN, NUM_TEST, STEPS_PER_EPOCH = 28, 7, 7
-CONFIG = """
-from covidjax.config import default_config
-
-def get_config():
-    config = default_config()
-    config.dataset.image_size = 16
-    config.dataset.num_images = 28
-    config.model.name = "unet"
-    config.model.width = 1
-    config.batch_size = 4
-    config.freeze = "until:up1"
-    config.features = "off"
-    config.epochs = 2
-    config.loss.name = "cross_entropy_dice"
-    config.loss.class_weights = "balanced"
-    config.optimizer.learning_rate = 1e-2
-    config.checkpoint.best = "dice"
-    return config
-"""
+NUM_TEST = 7
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,9 +37,10 @@ def shallow() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("config") / "masks.py"
-    path.write_text(CONFIG)
-    return f"--config={path}"
+    training = {"freeze": "until:up1", "features": "off", "optimizer__learning_rate": 1e-2, "checkpoint__best": "dice"}
+    loss = {"loss__name": "cross_entropy_dice", "loss__class_weights": "balanced"}
+    sizes = {"dataset__num_images": 28, "model__width": 1, "epochs": 2}
+    return tiny_config(tmp_path_factory.mktemp("config"), model__name="unet", **training, **loss, **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +77,15 @@ def test_dice_and_iou_are_those_of_the_saved_masks(trained: Path, split: str) ->
         assert result["per_class"][name]["iou"] == pytest.approx(iou[:, c].mean(), rel=1e-12)
         low, high = result["per_class"][name]["iou_ci95"]
         assert low <= result["per_class"][name]["iou"] <= high
-    with (trained / f"predictions_{split}.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(trained / f"predictions_{split}.csv")
     assert [row["file"] for row in rows] == list(examples.names)
+    figures = {f"{key}_{name}" for key in ("dice", "iou", "true_pixels", "predicted_pixels") for name in CLASSES[1:]}
+    assert set(rows[0]) == {"file", "patient", "dice", "iou"} | figures
     np.testing.assert_allclose([[float(row[f"dice_{name}"]) for name in CLASSES[1:]] for row in rows], dice)
 
 
 def test_metrics_and_records_tell_of_masks(trained: Path) -> None:
-    lines = [line for line in read_records(trained / "metrics.jsonl") if line["split"] == "val"]
+    lines = [line for line in read_json_lines(trained / "metrics.jsonl")[0] if line["split"] == "val"]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert all(0 <= line["iou"] <= line["dice"] <= 1 and 0 < line["accuracy"] <= 1 for line in lines)
     best = max(lines, key=lambda line: (line["dice"], line["step"]))
@@ -123,8 +105,7 @@ def test_study_compares_the_dice_of_its_runs(tmp_path: Path, config: str, traine
     plan = ["--strategies=until:up1", "--seeds=0", "--test", f"--workdir={tmp_path}"]
     assert call(study.main, config, AUGMENTED, *plan) == 0
     evaluation = files.read_json(trained / "evaluation_val.json")
-    with (tmp_path / "study.csv").open(newline="") as file:
-        (row,) = csv.DictReader(file)
+    (row,) = read_table(tmp_path / "study.csv")
     assert row["status"] == "finished"
     for key in ("dice", "iou", "dice_pooled", "iou_pooled"):
         assert float(row[f"val_{key}"]) == evaluation[key]
@@ -143,10 +124,7 @@ def test_new_images_get_masks_and_overlays(capsys: pytest.CaptureFixture[str], t
     output, overlays = tmp_path / "p.csv", tmp_path / "over"
     flags = [f"--workdir={trained}", f"--images={tmp_path / 'images'}", f"--output={output}", f"--overlays={overlays}"]
     assert call(predict.main, *flags) == 0
-    with output.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for row, side in zip(rows, sides.values(), strict=True):
-        assert Image.open(tmp_path / row["mask"]).size == (side, side)
+    assert [Image.open(tmp_path / row["mask"]).width for row in read_table(output)] == list(sides.values())
     assert contents(overlays).keys() == contents(tmp_path / "p_masks").keys() == {"a.png", "b.png", "c.png"}
     said = capsys.readouterr().out.splitlines()
     assert "what lies outside the centre square was not seen, and is background in the masks" in said
@@ -155,52 +133,3 @@ def test_new_images_get_masks_and_overlays(capsys: pytest.CaptureFixture[str], t
     before = contents(tmp_path)
     assert call(predict.main, *flags) == 2
     assert contents(tmp_path) == before
-
-
-def write_pairs(root: Path) -> Path:
-    """Eight images with masks for training and four for validation, all sound."""
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 8), ("val", 4)):
-        for number in range(count):
-            for folder, most in (("images", 256), ("masks", 2)):
-                path = root / split / folder / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(generator.integers(0, most, (20, 20), np.uint8)).save(path)
-    return root
-
-
-def test_all_that_is_wrong_with_masks_is_told_in_one_message_before_training(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, config: str
-) -> None:
-    root = write_pairs(tmp_path / "root")
-    masks = root / "train" / "masks"
-    (masks / "1.png").unlink()
-    Image.new("L", (20, 19)).save(masks / "2.png")
-    Image.fromarray(np.full((20, 20), 7, np.uint8)).save(masks / "3.png")
-    lossy = np.asarray(Image.open(masks / "4.png")) * 255
-    (masks / "4.png").unlink()
-    Image.fromarray(lossy).save(masks / "4.jpg", quality=30)
-    (root / "val" / "masks" / "0.png").write_bytes(b"no image")
-    flags = ["--config.dataset.name=folder", f"--config.dataset.root={root}", f"--workdir={tmp_path / 'run'}"]
-    message = refusal(capfd, train.main, config, *flags)
-    for part in (
-        "4 of 8 train files are bad",
-        f"{root}/train/images/1.png (",
-        f"{root}/train/images/2.png (its mask",
-        "20 x 19 pixels, but the image has 20 x 20",
-        f"{root}/train/images/3.png (",
-        f"{root}/train/images/4.png (",
-        "1 of 4 val files are bad",
-        f"{root}/val/images/0.png (",
-    ):
-        assert part in message
-    assert contents(tmp_path / "run") == {}
-
-
-def test_classifiers_and_sweeps_of_heads_refuse_what_is_for_masks(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, config: str
-) -> None:
-    message = refusal(capfd, train.main, config, "--config.model.name=cnn", f"--workdir={tmp_path / 'run'}")
-    assert "config.checkpoint.best is 'dice', a figure of masks, and config.model.name is 'cnn'" in message
-    message = refusal(capfd, sweep.main, config, "--config.freeze=until:middle", f"--workdir={tmp_path / 'sweep'}")
-    assert message.startswith("a sweep is of heads that label whole images, and unet answers with masks: compare ")

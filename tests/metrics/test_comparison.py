@@ -33,16 +33,16 @@ def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
     found = paired_difference(values, [value + 0.5 for value in values])
     assert found.n == len(values)
     assert all(math.isnan(number) for number in (found.low, found.high, found.deviation, found.p))
-    assert not found.below_zero
+    assert not found.is_worse(1)
 
 
 def test_equal_differences_have_an_interval_of_width_zero() -> None:
     equal = paired_difference([0.5, 0.25], [0.5, 0.25])
     assert (equal.mean, equal.low, equal.high, equal.p) == (0.0, 0.0, 0.0, 1.0)
-    assert not equal.below_zero
+    assert not equal.is_worse(1)
     worse = paired_difference([0.5, 0.25], [0.75, 0.5])
     assert (worse.mean, worse.low, worse.high, worse.p) == (-0.25, -0.25, -0.25, 0.0)
-    assert worse.below_zero
+    assert worse.is_worse(1)
 
 
 def test_two_classifiers_are_compared_by_the_images_that_one_of_them_has_right() -> None:

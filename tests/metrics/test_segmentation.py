@@ -8,8 +8,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from covidjax.errors import UserError
-from covidjax.metrics import classification, segmentation
-from tests.predictions import mask_counts
+from covidjax.metrics import bootstrap, segmentation
+from tests.predictions import make_examples, mask_counts
 
 CLASSES = ("background", "lung", "lesion")
 
@@ -24,19 +24,14 @@ def make_masks(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return predicted, masks
 
 
-def make_report(predicted: np.ndarray, masks: np.ndarray, **changes: Any) -> dict[str, Any]:
-    count = len(masks)
-    arguments: dict[str, Any] = {
-        "counts": mask_counts(predicted, masks, len(CLASSES)),
-        "names": tuple(f"{index}.png" for index in range(count)),
-        "patients": tuple(f"p{index // 2}" for index in range(count)),
-        "patients_known": True,
-        "classes": CLASSES,
-        "loss": 0.25,
-        "split": "test",
-        "resamples": 200,
-    }
-    return segmentation.report_from_counts(**arguments | changes)
+def make_report(
+    predicted: np.ndarray, masks: np.ndarray, loss: float = 0.25, resamples: int = 200, **changes: Any
+) -> dict[str, Any]:
+    options = {key: changes.pop(key) for key in ("seed", "distances") if key in changes}
+    fields = {"patients": tuple(f"p{index // 2}" for index in range(len(masks)))} | changes
+    examples = make_examples(np.zeros(len(masks)), CLASSES, **fields)
+    counts = mask_counts(predicted, masks, len(CLASSES))
+    return segmentation.report_from_counts(counts, examples, loss, resamples=resamples, **options)
 
 
 def plain(predicted: np.ndarray, masks: np.ndarray, c: int) -> tuple[float, float]:
@@ -92,9 +87,9 @@ def test_empty_masks_follow_the_stated_convention() -> None:
 def test_bootstrap_equals_figures_of_resampled_images() -> None:
     predicted, masks = make_masks(9)
     patients = ("a", "b", "b", "c", "d", "d", "d", "e", "f")
-    weights = classification.resample_weights(
-        np.array([0, 1, 1, 2, 3, 3, 3, 4, 5]), np.random.default_rng(3), 60
-    ).astype(int)
+    weights = bootstrap.resample_weights(np.array([0, 1, 1, 2, 3, 3, 3, 4, 5]), np.random.default_rng(3), 60).astype(
+        int
+    )
     resampled = []
     for row in weights:
         chosen = np.repeat(predicted, row, axis=0), np.repeat(masks, row, axis=0)
@@ -163,11 +158,9 @@ def test_hausdorff_by_hand() -> None:
     assert segmentation.hausdorff95(one, one) == 0.0
     assert segmentation.hausdorff95(none, none) == 0.0
     assert math.isnan(segmentation.hausdorff95(one, none))
-    distances = segmentation.hausdorff95_of(np.stack([one, one, none]), np.stack([other, none, none]), 2)
-    report = make_report(
-        np.stack([one, one, none]).astype(int), np.stack([other, none, none]).astype(int), distances=np.pad(
-            distances, ((0, 0), (0, 1)), constant_values=np.nan), resamples=2,
-    )  # fmt: skip
+    guesses, truths = np.stack([one, one, none]), np.stack([other, none, none])
+    distances = np.pad(segmentation.hausdorff95_of(guesses, truths, 2), ((0, 0), (0, 1)), constant_values=np.nan)
+    report = make_report(guesses.astype(int), truths.astype(int), distances=distances, resamples=2)
     assert report["per_class"]["lung"]["hausdorff95"] == 2.5
     assert report["per_class"]["lung"]["hausdorff95_undefined"] == 1
     assert report["per_class"]["lesion"]["hausdorff95"] is None

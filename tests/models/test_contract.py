@@ -10,8 +10,8 @@ import pytest
 
 from covidjax import models
 from covidjax.models.layers import Staged
-from tests.models.test_models import draw_images, random_variables
-from tests.support import make_model, small_config
+from tests.models.test_models import draw_images
+from tests.support import make_model, make_variables, shapes_of, small_config
 
 pytestmark = pytest.mark.usefixtures("few_blocks")
 SIZE = (33, 35)
@@ -53,7 +53,7 @@ def chain(model: Staged, variables: Any, flowing: Any, added: Any = None, **opti
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES])
 def test_network_is_the_sequence_of_its_stages_and_each_part_has_its_gradient(case: str) -> None:
     model = build(case)
-    variables, images = random_variables(model, SIZE), draw_images(SIZE)
+    variables, images = make_variables(model, SIZE), draw_images(SIZE)
     options: dict[str, Any] = {"train": True, "batch_norm_stages": model.stages, "rngs": {"dropout": jax.random.key(7)}}
     shapes, _ = jax.eval_shape(lambda images: chain(model, variables, images, **options), images)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -89,8 +89,7 @@ def test_network_is_the_sequence_of_its_stages_and_each_part_has_its_gradient(ca
 @pytest.mark.parametrize("case", CASES)
 def test_half_precision_is_for_what_flows_and_not_for_parameters_and_statistics(case: str) -> None:
     model = build(case, precision="bfloat16")
-    images = jax.ShapeDtypeStruct((2, *SIZE, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    images, variables = jax.ShapeDtypeStruct((2, *SIZE, 3), jnp.float32), shapes_of(model, SIZE, 3)
     found, statistics = jax.eval_shape(
         lambda variables, images: chain(model, variables, images, batch_norm_stages=model.stages), variables, images
     )
@@ -122,6 +121,6 @@ def test_logits_of_masks_lie_on_the_pixels_of_any_image(case: str, size: tuple[i
 @pytest.mark.parametrize("case", ["cnn", pytest.param("unet, bilinear", marks=pytest.mark.slow)])
 def test_half_precision_is_close_to_single(case: str) -> None:
     exact, half = (build(case, precision=precision) for precision in ("float32", "bfloat16"))
-    variables, images = random_variables(exact, (20, 20)), draw_images((20, 20))
+    variables, images = make_variables(exact, (20, 20)), draw_images((20, 20))
     expected, found = (np.asarray(jax.jit(model.apply)(variables, images), np.float32) for model in (exact, half))
     assert 0 < np.max(np.abs(found - expected)) < 0.05 * np.max(np.abs(expected))

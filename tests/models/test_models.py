@@ -1,35 +1,33 @@
+"""The parts of the networks: spans, statistics, arrangements, heads."""
+
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
 
+from covidjax import models
 from covidjax.errors import UserError
 from covidjax.freeze.plan import make_plan
 from covidjax.freeze.strategies import default_strategies
-from covidjax.models.layers import BatchNorm, Staged
-from tests.support import make_model, small_config
-
-
-def random_variables(model: Staged, size: tuple[int, int] = (32, 32), channels: int = 1) -> dict[str, Any]:
-    """Weights and statistics drawn in numpy, of a scale that keeps activations near one."""
-    images = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
-    generator = np.random.default_rng(0)
-
-    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        values = generator.normal(size=leaf.shape)
-        if leaf.ndim > 1:
-            values *= np.sqrt(2 / np.prod(leaf.shape[:-1]))
-        else:
-            values = 0.2 * values + (path[-1].key in ("scale", "var"))
-        if path[-1].key == "var":
-            values = np.abs(values) + 0.1
-        return jnp.asarray(values, leaf.dtype)
-
-    abstract = dict(jax.eval_shape(model.init, jax.random.key(0), images))
-    return jax.tree.map_with_path(draw, abstract)
+from covidjax.models import layers, vgg
+from covidjax.models.layers import BatchNorm, pool
+from covidjax.models.resnet import KERAS, KERAS_V2, TORCHVISION, Block, Layer, Stem
+from covidjax.train.step import train_step
+from tests.support import (
+    assert_same_bits,
+    make_batch,
+    make_model,
+    make_recipe,
+    make_state,
+    make_variables,
+    shapes_of,
+    small_config,
+)
 
 
 def draw_images(size: tuple[int, int] = (32, 32), channels: int = 1, batch_size: int = 2) -> jax.Array:
@@ -37,57 +35,37 @@ def draw_images(size: tuple[int, int] = (32, 32), channels: int = 1, batch_size:
     return jnp.asarray(images, jnp.float32)
 
 
-def assert_same_bits(tree: Any, other: Any) -> None:
-    assert str(jax.tree.structure(tree)) == str(jax.tree.structure(other))
-    for leaf, twin in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
-        np.testing.assert_array_equal(leaf, twin)
-
-
-@pytest.mark.parametrize("train", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eval", "train"])
-def test_the_network_is_the_sequence_of_its_spans_to_the_bit(train: bool) -> None:
-    model = make_model(small_config("cnn", model__width=4, model__num_blocks=2, model__dropout=0.5))
-    variables = random_variables(model)
-    options: dict[str, Any] = {"train": train, "batch_norm_stages": model.stages if train else ()}
-    options |= {"mutable": ["batch_stats"], "rngs": {"dropout": jax.random.key(7)}}
-    images = draw_images()
-    logits, updated = model.apply(variables, images, **options)
-    assert logits.shape == (2, 3)
+def test_the_network_is_the_sequence_of_its_spans_to_the_bit() -> None:
+    model = make_model(small_config("cnn", model__width=4, model__num_blocks=2))
+    variables, images = make_variables(model), draw_images()
+    logits = model.apply(variables, images)
     for stage in model.stages:
-        between, before = model.apply(variables, images, stop=stage, **options)
-        found, after = model.apply(variables, between, start=stage, **options)
-        assert_same_bits(found, logits)
-        first = model.stages[: model.stages.index(stage)]
-        parts = {key: (before if key in first else after)["batch_stats"][key] for key in updated["batch_stats"]}
-        assert_same_bits(parts, updated["batch_stats"])
-    moved = [
-        not np.array_equal(*pair)
-        for pair in zip(*map(jax.tree.leaves, (updated["batch_stats"], variables["batch_stats"])), strict=True)
-    ]
-    assert all(moved) if train else not any(moved)
+        between = model.apply(variables, images, stop=stage)
+        assert_same_bits(model.apply(variables, between, start=stage), logits)
 
 
 @pytest.mark.parametrize(("start", "stop"), [("block9", None), (None, "block9"), ("block1", "block9")])
 def test_an_unknown_stage_is_refused(start: str | None, stop: str | None) -> None:
     model = make_model(small_config("cnn"))
-    variables = jax.eval_shape(model.init, jax.random.key(0), draw_images())
+    variables = shapes_of(model)
     with pytest.raises(UserError, match="no stage 'block9': the stages are block1, block2, block3, block4, head"):
         jax.eval_shape(lambda variables: model.apply(variables, draw_images(), start=start, stop=stop), variables)
 
 
-def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(UserError, match="allowed are "):
-        make_model(small_config("cnn", model__name="lenet"))
-
-
-def flow(model: Staged, variables: Any, shape: tuple[int, ...]) -> list[jax.ShapeDtypeStruct]:
-    """What comes out of each stage."""
-    x: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
-    found = []
-    for index, stage in enumerate(model.stages):
-        stop = (*model.stages, None)[index + 1]
-        x = jax.eval_shape(lambda v, x, start=stage, stop=stop: model.apply(v, x, start=start, stop=stop), variables, x)
-        found.append(x)
-    return found
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("lenet", {}, "allowed are "),
+        ("resnet18", {"arrangement": "keras"}, "resnet18.*resnet50"),
+        ("unet_resnet18", {"arrangement": "keras"}, "torchvision"),
+        ("unet", {"normalised_features": True}, "normalised_features is for networks that label .*, not for unet"),
+        ("vgg16", {}, "vgg16.*32"),  # five halvings empty an image of 31 pixels
+    ],
+)
+def test_a_network_that_there_is_not_is_refused(name: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        model = make_model(small_config(name, **{f"model__{key}": value for key, value in options.items()}))
+        shapes_of(model, 31)
 
 
 @pytest.mark.parametrize(
@@ -101,15 +79,15 @@ def flow(model: Staged, variables: Any, shape: tuple[int, ...]) -> list[jax.Shap
 def test_maps_of_odd_images_have_the_sizes_of_the_published_networks(name: str, sizes: list[tuple[int, int]]) -> None:
     model = make_model(small_config(name))
     shape = (2, 33, 47, 3)
-    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
-    *maps, logits = flow(model, variables, shape)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    variables = shapes_of(model, (33, 47), 3)
+    maps = [jax.eval_shape(partial(model.apply, stop=stage), variables, images) for stage in model.stages[1:]]
     assert [leaf.shape[1:3] for leaf in maps] == sizes
-    assert logits.shape == (2, 3)
 
 
 def test_a_map_of_one_position_is_not_pooled_away() -> None:
     model = make_model(small_config("cnn", model__width=2, model__num_blocks=6))
-    logits = jax.jit(model.apply)(random_variables(model, (16, 20)), draw_images((16, 20)))
+    logits = jax.jit(model.apply)(make_variables(model, (16, 20)), draw_images((16, 20)))
     assert logits.shape == (2, 3)
     assert np.isfinite(logits).all()
 
@@ -134,14 +112,12 @@ def test_running_statistics_keep_their_share_and_take_the_biased_variance(kept: 
 
 def test_only_the_named_stages_update_their_statistics() -> None:
     model = make_model(small_config("cnn", model__width=2))
-    variables = random_variables(model)
+    variables = make_variables(model)
     _, updated = model.apply(variables, draw_images(), batch_norm_stages=("block2",), mutable=["batch_stats"])
-    for stage, old in variables["batch_stats"].items():
-        same = [
-            np.array_equal(*pair)
-            for pair in zip(*map(jax.tree.leaves, (old, updated["batch_stats"][stage])), strict=True)
-        ]
-        assert not any(same) if stage == "block2" else all(same), stage
+    same = jax.tree.map(np.array_equal, variables["batch_stats"], dict(updated["batch_stats"]))
+    assert {stage: set(jax.tree.leaves(tree)) for stage, tree in same.items()} == {
+        stage: {stage != "block2"} for stage in model.stages[:-1]
+    }
 
 
 # ---- Without normalisation ----
@@ -149,14 +125,10 @@ def test_only_the_named_stages_update_their_statistics() -> None:
 CONVOLUTIONS = ("block1/conv", "block2/conv")
 
 
-def plain_cnn() -> tuple[Staged, Any]:
+def test_without_normalisation_convolutions_have_biases_and_start_as_in_keras_and_no_strategy_is_for_it() -> None:
     config = small_config("cnn", model__normalisation="none", model__num_blocks=2, model__pooling="flatten")
     model = make_model(config, 2)
-    return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
-
-
-def test_without_normalisation_convolutions_have_biases_and_start_as_in_keras() -> None:
-    _, variables = plain_cnn()
+    variables: Any = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
     assert set(variables) == {"params"}
     leaves = traverse_util.flatten_dict(variables["params"], sep="/")
     assert {path.rpartition("/")[0] for path in leaves} == {*CONVOLUTIONS, "head/dense"}
@@ -166,11 +138,165 @@ def test_without_normalisation_convolutions_have_biases_and_start_as_in_keras() 
         assert 0.9 * limit < np.abs(kernel).max() <= limit
         assert not leaves[f"{path}/bias"].any()
     assert leaves["head/dense/kernel"].shape == (4 * 4 * 32, 2)
-
-
-def test_without_normalisation_there_is_no_strategy_for_it() -> None:
-    model, variables = plain_cnn()
-    paths = traverse_util.flatten_dict(variables["params"], sep="/")
-    assert "norm" not in default_strategies(model.stages, paths)
+    assert "norm" not in default_strategies(model.stages, leaves)
     with pytest.raises(UserError, match="no normalisation"):
         make_plan("norm", variables, model.stages)
+
+
+# ---- Arrangements and heads ----
+
+INFERENCE = {"train": False, "use_batch_statistics": False}
+
+
+def network(name: str, num_classes: int = 1000, **options: Any) -> Any:
+    config = small_config(name, **{f"model__{key}": value for key, value in options.items()})
+    return models.build(config.model, num_classes, "float32")
+
+
+def test_paper_head_of_vgg16_is_flatten_1024_1024_classes() -> None:
+    head = shapes_of(network("vgg16", 3, head="paper"), 224, 3)["params"]["head"]
+    assert [head[f"dense{number}"]["kernel"].shape for number in (1, 2, 3)] == [(25088, 1024), (1024, 1024), (1024, 3)]
+
+
+def test_dropout_of_vgg16_acts_in_training_only() -> None:
+    head: Any = vgg.Head(3, (8, 8), 0.5)
+    features = np.ones((1, 1, 1, 4), np.float32)
+    shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), features, **INFERENCE))
+    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, leaf.dtype), shapes)
+    once, again, quiet, same = (
+        head.apply(variables, features, **{**INFERENCE, "train": seed > 0}, rngs={"dropout": jax.random.key(seed)})
+        for seed in (1, 2, 0, 0)
+    )
+    assert not np.array_equal(once, again)
+    assert np.array_equal(quiet, same)
+
+
+def test_original_head_of_vgg16_drops_half_whatever_the_config_says() -> None:
+    assert network("vgg16", dropout=0.1).bind({}).head.dropout == 0.5
+    assert network("vgg16", head="paper", dropout=0.1).bind({}).head.dropout == 0.1
+
+
+@pytest.mark.parametrize(("arrangement", "halved_by"), [(TORCHVISION, "conv2"), (KERAS, "conv1"), (KERAS_V2, "conv2")])
+def test_stride_of_a_bottleneck_sits_where_its_arrangement_says(arrangement: Any, halved_by: str) -> None:
+    block: Any = Block(4, 2, True, arrangement)
+    images = jnp.ones((1, 8, 8, 16))
+    kept = jax.eval_shape(
+        lambda: block.init(jax.random.key(0), images, use_batch_statistics=False, capture_intermediates=True)
+    )
+    sizes = {key: value["__call__"][0].shape[1] for key, value in kept["intermediates"].items() if "conv" in key}
+    assert next(conv for conv in ("conv1", "conv2", "conv3") if sizes[conv] == 4) == halved_by
+
+
+def test_preactivated_layer_halves_in_its_last_block_and_skips_it_by_sampling() -> None:
+    layer: Any = Layer(4, 2, 2, True, KERAS_V2)
+    images = jax.random.normal(jax.random.key(1), (1, 9, 9, 16))
+    variables = layer.init(jax.random.key(0), images, **INFERENCE)
+    outputs, kept = layer.apply(variables, images, **INFERENCE, capture_intermediates=True, mutable=True)
+    first = kept["intermediates"]["block1"]["__call__"][0]
+    assert first.shape == (1, 9, 9, 16) and outputs.shape == (1, 5, 5, 16)
+    last = variables["params"]["block2"]["conv3"]
+    branch = kept["intermediates"]["block2"]["norm3"]["__call__"][0] @ last["kernel"][0, 0] + last["bias"]
+    np.testing.assert_allclose(outputs, first[:, ::2, ::2] + branch, rtol=1e-5, atol=1e-6)
+
+
+def test_preactivated_stem_lets_the_zeros_of_its_border_win() -> None:
+    """All values are negative, so the maximum of a window on the border is the padding."""
+    stem: Any = Stem(KERAS_V2)
+    images = jnp.ones((1, 16, 16, 3))
+    params = {"conv1": {"kernel": jnp.zeros((7, 7, 3, 64)), "bias": jnp.full(64, -1.0)}}
+    outputs = stem.apply({"params": params}, images, **INFERENCE)
+    assert np.all(outputs[:, 0] == 0) and np.all(outputs[:, :, 0] == 0) and np.all(outputs[:, 1:, 1:] == -1)
+
+
+@pytest.mark.parametrize(
+    ("arrangement", "epsilon", "kept"), [(TORCHVISION, 1e-5, 0.9), (KERAS, 1.001e-5, 0.99), (KERAS_V2, 1.001e-5, 0.99)]
+)
+def test_every_norm_has_the_epsilon_and_the_momentum_of_its_arrangement(
+    arrangement: Any, epsilon: float, kept: float
+) -> None:
+    layer: Any = Layer(4, 1, 1, True, arrangement, final_norm=True)
+    images = jnp.zeros((2, 8, 8, 4))
+    seen: list[BatchNorm] = []
+
+    def note(next_function: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+            seen.append(context.module)
+        return next_function(*arguments, **keywords)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda: layer.init(jax.random.key(0), images, **INFERENCE))
+    assert len(seen) == (4 if arrangement is KERAS_V2 else 5)
+    assert {(norm.epsilon, norm.momentum) for norm in seen} == {(epsilon, kept)}
+
+
+def test_flatten_runs_over_height_width_features() -> None:
+    x = jnp.arange(24.0).reshape(1, 2, 3, 4)
+    assert np.array_equal(pool(x, "flatten"), np.arange(24.0)[None])
+    assert np.array_equal(pool(x, "max"), [[20, 21, 22, 23]])
+    assert np.array_equal(pool(x, "average"), [[10, 11, 12, 13]])
+
+
+# ---- Xu's softmax on normalised features: the logits beside NumPy ----
+
+CLASSES, FEATURES, SCALE = 3, 5, 4.5
+CLASSIFIER, WIDE = layers.Head(CLASSES, normalised_features=True), vgg.Head(CLASSES, (7,), 0.0, True)
+
+
+def arrays(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.normal(size=shape) for shape in shapes]
+
+
+def logits(head: nn.Module, params: Any, maps: Any) -> jax.Array:
+    return jnp.asarray(head.apply({"params": params}, maps, train=True, use_batch_statistics=False))
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def test_logits_are_those_of_features_of_one_length() -> None:
+    maps, kernel, bias = arrays((4, 2, 2, FEATURES), (FEATURES, CLASSES), (CLASSES,))
+    params = {"scale": SCALE, "dense": {"kernel": kernel, "bias": bias}}
+    expected = SCALE * unit(maps.mean((1, 2))) @ kernel + bias
+    np.testing.assert_allclose(logits(CLASSIFIER, params, maps), expected, rtol=1e-5, atol=1e-6)
+    longer = maps * np.array([0.01, 1, 30, 500])[:, None, None, None]  # how far an image stands out is no matter
+    np.testing.assert_allclose(logits(CLASSIFIER, params, longer), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_vgg_normalises_what_its_last_dense_layer_takes() -> None:
+    maps, first, bias, last = arrays((4, 1, 1, FEATURES), (FEATURES, 7), (7,), (7, CLASSES))
+    params = {"scale": SCALE, "dense1": {"kernel": first, "bias": bias}, "dense2": {"kernel": last, "bias": np.ones(3)}}
+    hidden = np.maximum(maps[:, 0, 0] @ first + bias, 0)
+    expected = SCALE * unit(hidden) @ last + 1
+    np.testing.assert_allclose(logits(WIDE, params, maps), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_features_that_are_all_zero_have_finite_logits_and_gradients() -> None:
+    params = {"scale": SCALE, "dense": {"kernel": jnp.ones((FEATURES, CLASSES)), "bias": jnp.zeros(CLASSES)}}
+    found = jax.grad(lambda features: jnp.sum(logits(CLASSIFIER, params, features)))(jnp.zeros((2, FEATURES)))
+    assert np.isfinite(found).all()
+    assert not logits(CLASSIFIER, params, jnp.zeros((2, FEATURES))).any()
+
+
+@pytest.mark.parametrize("name", ["cnn", "vgg16", "resnet18", "resnet50v2"])
+def test_every_classifier_has_it_in_its_head(name: str) -> None:
+    plain, normalised = (
+        make_model(small_config(name, model__normalised_features=normalised)) for normalised in (False, True)
+    )
+    paths = [set(traverse_util.flatten_dict(shapes_of(model)["params"], sep="/")) for model in (plain, normalised)]
+    assert paths[1] - paths[0] == {"head/scale"}
+
+
+def test_a_frozen_backbone_leaves_the_scale_to_train() -> None:
+    changes = {"freeze": "backbone", "model__width": 4, "model__num_blocks": 1, "model__normalised_features": True}
+    config = small_config("cnn", **changes, optimizer__weight_decay=0.1)
+    model = make_model(config)
+    variables = dict(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
+    assert variables["params"]["head"]["scale"] == 2.0
+    recipe = make_recipe(config, model, variables)
+    trained = {leaf.path for leaf in recipe.plan.leaves if leaf.trains}
+    assert trained == {"head/scale", "head/dense/kernel", "head/dense/bias"}
+    state = jax.jit(partial(train_step, recipe=recipe))(make_state(recipe, variables), make_batch(size=8))
+    moved = float(state.params["head"]["scale"] - variables["params"]["head"]["scale"])
+    assert abs(moved) == pytest.approx(1e-3, rel=1e-2)  # Adam's first step; weight decay is for kernels

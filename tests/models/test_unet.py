@@ -5,24 +5,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from covidjax.freeze.plan import make_plan
-from covidjax.freeze.table import freeze_table
-from covidjax.models.layers import Numerics, Staged, resize_bilinear
+from covidjax.models.layers import Numerics
 from covidjax.models.resnet import BOTTLENECK, LAYERS, ResNet
-from covidjax.models.unet import SelfAttention, UNet, UNetResNet, UpConv
+from covidjax.models.unet import SelfAttention, UNet, UNetResNet
 from covidjax.ops.choose import choose
-from tests.models.test_models import draw_images, random_variables
-from tests.support import make_model, small_config
+from tests.models.test_models import draw_images
+from tests.support import make_variables, shapes_of
 
 SIZE = (61, 67)
-
-
-def shapes(model: Staged, channels: int = 1) -> dict[str, Any]:
-    images = jax.ShapeDtypeStruct((1, *SIZE, channels), jnp.float32)
-    return dict(jax.eval_shape(model.init, jax.random.key(0), images))
 
 
 def count(tree: Any) -> int:
@@ -42,12 +34,10 @@ def test_parameter_counts_are_those_that_xu_prints(
     width: int, upsampling: str, without: int, with_norm: int, printed: float
 ) -> None:
     plain, normalised = (UNet(2, width, upsampling, batch_norm) for batch_norm in (False, True))
-    assert count(shapes(plain)["params"]) == without
-    assert count(shapes(normalised)["params"]) == with_norm
-    assert "batch_stats" not in shapes(plain)
-    assert (
-        count(shapes(normalised)["batch_stats"]) == 2 * 2 * (1 + 2 + 4 + 8 + 8 + 4 + 2 + 1) * width + 2 * 2 * 16 * width
-    )
+    assert count(shapes_of(plain, SIZE)["params"]) == without
+    assert count(shapes_of(normalised, SIZE)["params"]) == with_norm
+    assert "batch_stats" not in shapes_of(plain, SIZE)
+    assert count(shapes_of(normalised, SIZE)["batch_stats"]) == 2 * 2 * (2 * (1 + 2 + 4 + 8) + 16) * width
     digits = 10**2 if printed % 1 else 1
     assert math.floor(without / 1e6 * digits) / digits == printed  # cut off, not rounded
 
@@ -58,17 +48,14 @@ def test_the_encoder_is_the_classifier_up_to_its_head(name: str) -> None:
     model = UNetResNet(2, name)
     classifier = ResNet(2, LAYERS[name], name in BOTTLENECK)
     encoder = classifier.stages[:-1]
-    whole = shapes(model)
-    for collection, stages in shapes(classifier).items():
+    whole = shapes_of(model, SIZE)
+    for collection, stages in shapes_of(classifier, SIZE).items():
         own = whole[collection]
         assert {stage: own[stage] for stage in encoder} == {stage: stages[stage] for stage in encoder}
     if name == "resnet18":
         numerics = Numerics(native=choose("auto").native)
-        model, classifier = (
-            dataclasses.replace(model, numerics=numerics),
-            dataclasses.replace(classifier, numerics=numerics),
-        )
-        variables, images = random_variables(model, SIZE), draw_images(SIZE)
+        model, classifier = (dataclasses.replace(each, numerics=numerics) for each in (model, classifier))
+        variables, images = make_variables(model, SIZE), draw_images(SIZE)
 
         @jax.jit
         def run(variables: Any, images: Any) -> tuple[Any, Any]:
@@ -87,17 +74,16 @@ def test_the_encoder_is_the_classifier_up_to_its_head(name: str) -> None:
 @pytest.mark.slow
 def test_attention_sits_after_the_block_that_joins_layer2_and_starts_as_the_identity() -> None:
     model, plain = UNetResNet(2, "resnet18", attention=True), UNetResNet(2, "resnet18")
-    images = jax.ShapeDtypeStruct((1, *SIZE, 1), jnp.float32)
-    _, seen = jax.eval_shape(
-        lambda v, x: model.apply(v, x, capture_intermediates=True, mutable=["intermediates"]), shapes(model), images
-    )
+    images, variables = jax.ShapeDtypeStruct((1, *SIZE, 1), jnp.float32), shapes_of(model, SIZE)
+    kept = {"capture_intermediates": True, "mutable": ["intermediates"]}
+    _, seen = jax.eval_shape(lambda v, x: model.apply(v, x, **kept), variables, images)
     modules = seen["intermediates"]["decoder"]
     assert modules["attention"]["__call__"][0].shape == modules["up2"]["__call__"][0][-1].shape == (1, 8, 9, 128)
-    maps = jax.eval_shape(lambda v, x: model.apply(v, x, stop="decoder"), shapes(model), images)
+    maps = jax.eval_shape(lambda v, x: model.apply(v, x, stop="decoder"), variables, images)
     assert maps[3].shape[1:3] == (8, 9)  # layer2
 
     maps = [jax.random.normal(jax.random.key(number), leaf.shape) for number, leaf in enumerate(maps)]
-    variables = random_variables(model, SIZE)
+    variables = make_variables(model, SIZE)
     params = variables["params"]["decoder"]
     own: Any = {key: {"decoder": value["decoder"]} for key, value in variables.items()}
     run = jax.jit(lambda v: model.apply(v, tuple(maps), start="decoder", stop="head"))
@@ -126,44 +112,9 @@ def test_attention_is_a_softmax_over_all_positions() -> None:
 
 def test_an_odd_last_row_and_column_are_pooled_alone() -> None:
     model = UNet(2, width=4)
-    variables = random_variables(model, (5, 7))
+    variables = make_variables(model, (5, 7))
     flowing: Any = model.apply(variables, draw_images((5, 7)), stop="down2")
     skip, pooled = flowing
     assert skip.shape == (2, 5, 7, 4) and pooled.shape == (2, 3, 4, 4)
     np.testing.assert_array_equal(pooled[:, -1, -1], skip[:, -1, -1])
     np.testing.assert_array_equal(pooled[:, 0, -1], np.max(skip[:, :2, -1], axis=1))
-
-
-@pytest.mark.parametrize(
-    "sizes", [((9, 11), (65, 81)), ((4, 5), (7, 10)), ((1, 3), (5, 3)), ((31, 34), (61, 67))], ids=str
-)
-def test_bilinear_resizing_equals_torch(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
-    torch = pytest.importorskip("torch")
-    x = np.array(draw_images(sizes[0], channels=3))
-    expected = torch.nn.functional.interpolate(
-        torch.from_numpy(x.transpose(0, 3, 1, 2)).double(), sizes[1], mode="bilinear", align_corners=False
-    )
-    np.testing.assert_allclose(resize_bilinear(jnp.asarray(x), sizes[1]), expected.permute(0, 2, 3, 1), atol=1e-6)
-
-
-def test_transposed_convolution_equals_torch() -> None:
-    torch = pytest.importorskip("torch")
-    x, module = np.array(draw_images((3, 5), channels=6)), torch.nn.ConvTranspose2d(6, 4, 2, stride=2)
-    kernel, bias = (jnp.asarray(leaf.detach().numpy()) for leaf in (module.weight, module.bias))
-    expected = module(torch.from_numpy(x.transpose(0, 3, 1, 2))).detach().permute(0, 2, 3, 1)
-    variables = {"params": {"kernel": jnp.transpose(kernel, (2, 3, 0, 1)), "bias": bias}}
-    np.testing.assert_allclose(np.asarray(UpConv(4).apply(variables, x)), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "name", ["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet_resnet18", "deeplabv3_resnet50"))]
-)
-def test_a_frozen_prefix_has_its_costs_although_skips_cross_its_edge(name: str) -> None:
-    model = make_model(small_config(name, model__width=4), 2)
-    variables, images = shapes(model), jax.ShapeDtypeStruct((2, *SIZE, 1), jnp.float32)
-    edge = model.stages[2]
-    plan = make_plan(f"until:{edge}", variables, model.stages)
-    rows, _ = freeze_table(plan, model, variables, images, optax.sgd(0.1))
-    assert [row["stage"] for row in rows] == list(model.stages)
-    assert all(row["forward_flops"] > 0 for row in rows)
-    assert [row["backward_flops"] > 0 for row in rows] == [index > 2 for index in range(len(rows))]

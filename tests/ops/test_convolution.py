@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from covidjax import ops
 from covidjax.ops.by_platform import Formulation, Geometry
 from covidjax.ops.winograd import WINOGRAD
+from tests.ops.test_contract import temporary_of_a_layer
 from tests.train.programs import compiled_products, lowered_products
 
 convolution = importlib.import_module("covidjax.ops.convolution")  # the package has a function of that name
@@ -173,35 +173,6 @@ def test_convolution_equals_the_plain_one(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", some("3x3 of gray images", of=["3x3 wide", "3x3 of gray images", "map smaller than the kernel"])
-)
-def test_convolution_passes_through_transformations(name: str) -> None:
-    shape, _ = CHOICES[name]
-    inputs, kernel, cotangent = arrays(shape)
-    expected = directions(PLAIN, shape, inputs, kernel, cotangent)
-    plain = apply(shape)
-
-    def check(found: Any, expected: Any) -> None:
-        for one, other in zip(found, expected, strict=True):
-            assert error(one, other) < TOLERANCE
-
-    check(jax.jit(partial(value_and_gradients, jax.checkpoint(plain)))(inputs, kernel, cotangent), expected)
-
-    def scan_of_parts(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.scan(lambda _, part: (None, plain(part[None], kernel)[0]), None, inputs)[1]
-
-    check(jax.jit(partial(value_and_gradients, scan_of_parts))(inputs, kernel, cotangent), expected)
-    kernels = jnp.stack([kernel, 2 * kernel])
-    mapped = jax.vmap(plain, in_axes=(None, 0))
-    found = jax.jit(partial(value_and_gradients, mapped))(inputs, kernels, jnp.stack([cotangent, 3 * cotangent]))
-    outputs, of_inputs, of_kernel = expected
-    doubled = (jnp.stack([outputs, 2 * outputs]), 7 * of_inputs, jnp.stack([of_kernel, 3 * of_kernel]))
-    check(found, doubled)
-    both = jax.jit(jax.vmap(lambda kernel: value_and_gradients(plain, inputs, kernel, cotangent)))(kernels)
-    check(both, (doubled[0], jnp.stack([of_inputs, 2 * of_inputs]), jnp.stack([of_kernel, of_kernel])))
-
-
-@pytest.mark.parametrize(
     "name",
     some("1x1", "3x3 wide", of=["1x1", "3x3 wide", "3x3 of gray images", "3x3 strided", "map smaller than the kernel"]),
 )
@@ -210,19 +181,13 @@ def test_a_gradient_that_nobody_wants_is_not_in_the_program(name: str) -> None:
     inputs, kernel, cotangent = arrays(shape)
     plain = apply(shape)
 
-    def outputs(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
-        return plain(inputs, kernel)
-
-    def of_inputs(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
-        return jax.vjp(lambda inputs: plain(inputs, kernel), inputs)[1](cotangent)
-
-    def of_kernel(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
-        return jax.vjp(lambda kernel: plain(inputs, kernel), kernel)[1](cotangent)
-
-    def of_both(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
-        return jax.vjp(plain, inputs, kernel)[1](cotangent)
-
-    for function, expected in ((outputs, 1), (of_inputs, 1), (of_kernel, 1), (of_both, 2)):
+    programs: dict[Callable[..., Any], int] = {
+        lambda inputs, kernel, cotangent: plain(inputs, kernel): 1,
+        lambda inputs, kernel, cotangent: jax.vjp(lambda inputs: plain(inputs, kernel), inputs)[1](cotangent): 1,
+        lambda inputs, kernel, cotangent: jax.vjp(lambda kernel: plain(inputs, kernel), kernel)[1](cotangent): 1,
+        lambda inputs, kernel, cotangent: jax.vjp(plain, inputs, kernel)[1](cotangent): 2,
+    }
+    for function, expected in programs.items():
         lowered = jax.jit(function).lower(inputs, kernel, cotangent)
         assert lowered_products(lowered) == compiled_products(lowered.compile()) == expected
 
@@ -247,20 +212,8 @@ def test_a_frozen_kernel_keeps_no_inputs_and_a_frozen_input_no_kernel() -> None:
 def test_backward_pass_keeps_no_transformed_inputs(shape: Geometry) -> None:
     """What a layer adds to the memory of a program is its outputs; those transformed are twice and nine times those."""
     inputs, kernel, _ = arrays(shape)
-    plain = apply(shape)
-
-    def temporary(depth: int) -> int:
-        def loss(kernels: Any) -> jax.Array:
-            outputs = inputs
-            for kernel in kernels:
-                outputs = jnp.tanh(plain(outputs, kernel))
-            return jnp.sum(outputs)
-
-        compiled = jax.jit(jax.grad(loss)).lower([kernel] * depth).compile()
-        found: Any = compiled.memory_analysis()
-        return int(found.temp_size_in_bytes)
-
-    assert (temporary(4) - temporary(2)) / 2 < 1.5 * inputs.nbytes
+    added = temporary_of_a_layer(lambda x, kernel: jnp.tanh(apply(shape)(x, kernel)), inputs, kernel)
+    assert added < 1.5 * inputs.nbytes
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -12,69 +13,55 @@ from covidjax.errors import UserError
 from covidjax.ops import self_check
 from covidjax.ops.choose import Choice, choose
 from covidjax.ops.native import library
+from tests.support import ROOT
 
 CHOICE = choose("auto")
-ROOT = Path(__file__).parents[2]
 needs_native = pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
 
 
-def refused(wanted: str) -> str:
-    """The reason, which 'auto' tells in its note and 'native' raises."""
-    note = choose("auto").note
-    with pytest.raises(UserError) as caught:
-        choose(wanted)
-    reason = note.removeprefix("operations: XLA's; ")
-    assert reason in str(caught.value) and "\n" not in note and not choose("auto").native
-    return reason
+def python(script: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a script in a process of its own, with more variables in its environment."""
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False)
 
 
 def test_xla_is_taken_when_it_is_asked_for() -> None:
     assert choose("xla") == Choice(False, "operations: XLA's, as config.ops says")
 
 
-def test_without_the_shim_xla_is_taken_and_the_command_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+REFUSALS: dict[str, tuple[Any, str, Any, str]] = {
+    "no shim": (library, "path", lambda: Path("none.so"), library.COMMAND),
+    "cannot be loaded": (library, "path", lambda: Path(__file__), "cannot be loaded"),
+    "fails its check": (self_check, "TOLERANCE", 0.0, "fail their check: the "),  # no two libraries round alike
+    "another device": (library.jax, "default_backend", lambda: "gpu", "the device is a gpu"),
+    "another processor": (library, "processor_name", lambda: "another", "not built for this processor"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_shim_that_does_not_serve_is_not_used_and_the_reason_is_told(
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library, "path", lambda: tmp_path / "none.so")
-    assert library.COMMAND in refused("native")
-
-
-def test_a_shim_that_cannot_be_loaded_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "broken.so").write_bytes(b"no library")
-    monkeypatch.setattr(library, "path", lambda: tmp_path / "broken.so")
-    assert "cannot be loaded" in refused("native")
+    owner, attribute, value, reason = REFUSALS[name]
+    if name == "fails its check" and not CHOICE.native:
+        pytest.skip(CHOICE.note)
+    here = library.path()
+    monkeypatch.setattr(owner, attribute, value)
+    choice = choose("auto")
+    with pytest.raises(UserError) as caught:
+        choose("native")
+    told = choice.note.removeprefix("operations: XLA's; ")
+    assert reason in told and told in str(caught.value) and "\n" not in choice.note and not choice.native
+    assert (library.path() == here) == (attribute not in ("path", "processor_name"))
 
 
 @needs_native
 def test_the_choice_is_the_same_in_the_middle_of_a_trace_and_in_double_precision() -> None:
     found = []
-
-    def traced(x: jax.Array) -> jax.Array:
-        found.append(choose("auto"))
-        return x
-
-    jax.eval_shape(traced, 1.0)
+    jax.eval_shape(lambda x: found.append(choose("auto")) or x, 1.0)
     with jax.enable_x64(True):
         found.append(choose("auto"))
     assert found == [CHOICE, CHOICE]
-
-
-@needs_native
-def test_a_shim_that_fails_its_check_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(self_check, "TOLERANCE", 0.0)  # no two libraries round alike
-    assert "fail their check: the " in refused("native")
-
-
-def test_another_device_takes_its_own_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library.jax, "default_backend", lambda: "gpu")
-    assert "the device is a gpu" in refused("native")
-
-
-def test_another_processor_has_a_shim_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = library.path()
-    monkeypatch.setattr(library, "processor_name", lambda: "another")
-    assert library.path() != here and not library.path().exists()
-    assert "not built for this processor" in refused("native")
 
 
 def test_what_building_needs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -121,9 +108,7 @@ def _runtime(name: str) -> Path | None:
     return Path(told.strip()) if Path(told.strip()).is_absolute() else None
 
 
-def run_tests_with(
-    flags: tuple[str, ...], library_at: Path, environment: dict[str, str] | None = None, profile: str = "thorough"
-) -> None:
+def run_tests_with(flags: tuple[str, ...], library_at: Path, profile: str = "thorough", **variables: str) -> None:
     """The tests of the operations pass, on a shim that is compiled with more flags; profile: of hypothesis."""
     script = f"""
 import sys
@@ -132,17 +117,10 @@ import pytest
 from covidjax.ops.native import library
 library.path = lambda: Path({str(library_at)!r})
 library.build("g++", (*library.FLAGS, *{flags!r}))
-tests = ["tests/ops/test_native.py", "tests/ops/test_native_winograd.py", "tests/ops/test_native_batch_norm.py"]
+tests = ["tests/ops/test_native.py", "tests/ops/test_batch_norm.py"]
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *tests, "--hypothesis-profile={profile}"]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=os.environ | (environment or {}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(script, **variables)
     assert done.returncode == 0 and "passed" in done.stdout, (done.stdout + done.stderr)[-4000:]
     assert "skipped" not in done.stdout, done.stdout
 
@@ -154,12 +132,9 @@ def test_the_operations_pass_their_tests_under_the_sanitizers(tmp_path: Path) ->
     runtimes = [_runtime("libasan.so"), _runtime("libstdc++.so")]  # the first looks for what the second throws with
     if None in runtimes:
         pytest.skip("g++ has no address sanitizer here")
-    environment = {
-        "LD_PRELOAD": " ".join(map(str, runtimes)),
-        "ASAN_OPTIONS": "detect_leaks=0:protect_shadow_gap=0",  # Python's own leaks are not ours
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-    }
-    run_tests_with(sanitizers, tmp_path / "shim.so", environment, profile="few")
+    options = {"ASAN_OPTIONS": "detect_leaks=0:protect_shadow_gap=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    options["LD_PRELOAD"] = " ".join(map(str, runtimes))  # Python's own leaks are not ours
+    run_tests_with(sanitizers, tmp_path / "shim.so", profile="few", **options)
 
 
 @needs_native
@@ -204,30 +179,23 @@ inputs, ones = jax.random.normal(jax.random.key(0), (999, 64)), jnp.ones(64)
 ours, xlas = (batch_norm(inputs, ones, ones, 1e-3, native=own)[0] for own in (True, False))
 assert jnp.abs(ours - xlas).max() < 1e-5
 """
-    environment = os.environ | {"OMP_NUM_THREADS": "1,4"}
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True)
+    done = python(script, OMP_NUM_THREADS="1,4")
+    assert done.returncode == 0, done.stderr
 
 
 @needs_native
 @pytest.mark.parametrize(
-    ("setting", "more", "policy"),
+    ("setting", "variables", "more", "policy"),
     [
-        pytest.param({"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "active"}, 2, "ACTIVE", marks=pytest.mark.slow),
-        ("one processor", 0, "PASSIVE"),
+        pytest.param("", {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "active"}, 2, "ACTIVE", marks=pytest.mark.slow),
+        ("one processor", {}, 0, "PASSIVE"),
     ],
 )
 def test_threads_are_those_of_the_affinity_or_of_the_variables_and_sleep_unless_the_user_says_otherwise(
-    setting: dict[str, str] | str, more: int, policy: str
+    setting: str, variables: dict[str, str], more: int, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-    environment |= {"OMP_DISPLAY_ENV": "true", **(setting if isinstance(setting, dict) else {})}  # libgomp tells it
-    done = subprocess.run(
-        [sys.executable, "-c", THREADS, str(setting)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    for name in [name for name in os.environ if name.startswith("OMP_")]:
+        monkeypatch.delenv(name)
+    done = python(THREADS, setting, OMP_DISPLAY_ENV="true", **variables)  # libgomp tells its settings
     assert f"more threads: {more}\n" in done.stdout, done.stdout + done.stderr[-2000:]
     assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr

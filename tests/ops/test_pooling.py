@@ -7,15 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from covidjax import ops
 from covidjax.ops import pooling
-from covidjax.ops.choose import choose
+from tests.ops.test_contract import in_all_ways
 
-CHOICE = choose("auto")
-WAYS = [False, pytest.param(True, marks=pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note), id="native")]
-in_all_ways = pytest.mark.parametrize("native", WAYS)
 FEATURES = {False: 3, True: 48}  # the shim has multiples of 16
 
 NONE = ((0, 0), (0, 0))
@@ -85,23 +81,6 @@ def test_a_nan_is_the_maximum_of_its_windows(name: str, native: bool) -> None:
     assert np.isnan(outputs[..., 0]).any()
     np.testing.assert_array_equal(gradient[..., 1], gradients(name, inputs, native)[3][..., 1])
     assert np.isfinite(gradient).all()
-
-
-@in_all_ways
-@pytest.mark.parametrize("name", ["2x2", "3x3"])
-def test_max_pool_passes_through_transformations(name: str, native: bool) -> None:
-    inputs = draw((3, 2, 6, 8, FEATURES[native]))
-
-    def pooled(inputs: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(ops.max_pool(inputs, native=native, **WINDOWS[name])))
-
-    def scanned(inputs: jax.Array) -> jax.Array:
-        return jnp.sum(lax.scan(lambda _, part: (None, pooled(part)), None, inputs)[1])
-
-    gradient = jax.jit(jax.grad(pooled))
-    expected = jnp.stack([gradient(part) for part in inputs])
-    for way in (jax.vmap(jax.grad(pooled)), jax.vmap(jax.grad(jax.checkpoint(pooled))), jax.grad(scanned)):
-        np.testing.assert_array_equal(jax.jit(way)(inputs), expected)
 
 
 @in_all_ways

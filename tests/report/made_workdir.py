@@ -2,15 +2,18 @@
 
 import base64
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from covidjax import config as configs
 from covidjax.data.examples import Examples
 from covidjax.metrics import classification
 from covidjax.report import run
+from tests.support import small_config
 
 CLASSES = ("normal", "pneumonia", "covid19")
 SIDE = 24
@@ -45,38 +48,21 @@ def predict(examples: Examples, seed: int) -> np.ndarray:
 
 def write_evaluation(workdir: Path, examples: Examples, seed: int = 0) -> dict[str, Any]:
     """Writes evaluation_<split>.json and predictions_<split>.csv as an evaluation does, with few resamples."""
-    probabilities, known = predict(examples, seed), examples.patients_known
-    evaluation = classification.classification_report(
-        probabilities, examples.labels, examples.patients, known, examples.classes, 0.4567, examples.split, resamples=40
-    )
+    probabilities = predict(examples, seed)
+    evaluation = classification.classification_report(probabilities, examples, 0.4567, resamples=40)
     evaluation["checkpoint"] = {"step": 31 * 24, "which": "best"}
     (workdir / f"evaluation_{examples.split}.json").write_text(json.dumps(evaluation))
-    classification.write_predictions(
-        workdir / f"predictions_{examples.split}.csv",
-        examples.names, examples.patients, examples.labels, probabilities, examples.classes,
-    )  # fmt: skip
+    classification.write_predictions(workdir / f"predictions_{examples.split}.csv", examples, probabilities)
     return evaluation
 
 
 def write_config(workdir: Path) -> None:
-    config = {
-        "seed": 3,
-        "batch_size": 32,
-        "epochs": 10,
-        "freeze": "none",
-        "pretrained": "",
-        "precision": "float32",
-        "lr_scale": [["layer1", 0.01]],
-        "model": {"name": "resnet18", "dropout": 0.0},
-        "dataset": {"name": "folder", "root": "/data/cxr3", "image_size": 224, "crop": "center"},
-        "optimizer": {"name": "adam", "learning_rate": 1e-3, "schedule": "cosine"},
-        "checkpoint": {"best": "loss", "keep": 2},
-        "phases": [
-            {"epochs": FIRST_PHASE, "freeze": "backbone"},
-            {"epochs": EPOCHS - FIRST_PHASE, "freeze": "none", "optimizer": {"learning_rate": 1e-4}},
-        ],
-    }
-    (workdir / "config.json").write_text(json.dumps(config))
+    phases = (
+        {"epochs": FIRST_PHASE, "freeze": "backbone"},
+        {"epochs": EPOCHS - FIRST_PHASE, "freeze": "none", "optimizer": {"learning_rate": 1e-4}},
+    )
+    config = small_config("resnet18", seed=3, dataset__name="folder", dataset__root="/data/cxr3", phases=phases)
+    (workdir / "config.json").write_text(json.dumps(configs.to_json(config)))
 
 
 def write_metrics(workdir: Path) -> None:
@@ -123,18 +109,10 @@ def write_run(workdir: Path) -> dict[str, Any]:
         "data": {"train": split(768), "val": split(90), "test": split(90)},
         "notes": ["test: 90 examples are held out and read by evaluate only.", "train: 2 files could not be decoded."],
         "freeze": [
-            {
-                "phase": 0,
-                "strategy": "backbone",
-                "rows": rows({"head"}),
-                "summary": "1,539 of 11,178,051 parameters train",
-            },
-            {
-                "phase": 1,
-                "strategy": "none",
-                "rows": rows({name for name, *_ in stages}),
-                "summary": "All of them train",
-            },
+            {"phase": phase, "strategy": strategy, "rows": rows(trains), "summary": f"{strategy} trains"}
+            for phase, (strategy, trains) in enumerate(
+                (("backbone", {"head"}), ("none", {name for name, *_ in stages}))
+            )
         ],
         "timings": {"compile_seconds": 21.4, "train_seconds": 754.2, "data_seconds": 3.1, "images_per_second": 1034.7},
         "test_reads": ["2026-11-20T12:00:00Z"],
@@ -188,3 +166,16 @@ class Page(HTMLParser):
 
 def write_report(workdir: Path, examples: dict[str, Examples] | None = None) -> Page:
     return Page(run.write(workdir, examples or {}).read_text(encoding="utf-8"))
+
+
+def assert_self_contained(content: str) -> Page:
+    """A page that needs nothing outside itself, read."""
+    read = Page(content)
+    assert not re.search(r"https?://|@import|url\(", content)
+    assert not {tag for tag, _ in read.tags} & {"script", "link", "iframe", "object"}
+    sources = [attributes["src"] or "" for _, attributes in read.tags if "src" in attributes]
+    assert all(source.startswith("data:image/") for source in sources)
+    for data, _ in read.figures:
+        if b"<svg" in data:
+            assert all(target.startswith(b"#") for target in re.findall(rb'href="([^"]*)"', data))
+    return read

@@ -43,23 +43,20 @@ def batch_of(examples: Examples, masks: bool) -> dict[str, np.ndarray]:
     return {"image": examples.images[indices], "label": (examples.masks if masks else examples.labels)[indices]}
 
 
-def test_images_are_those_of_the_first_step(examples: Examples, recipe: Recipe) -> None:
+def test_images_are_those_of_the_first_step_and_folded_ones_without_their_image_of_ones(
+    examples: Examples, recipe: Recipe
+) -> None:
     batch = batch_of(examples, masks=True)
     variables = make_variables(recipe.model, SIZE)
-    state = make_state(recipe, variables, SEED)
-    key, _ = step.step_keys(state, recipe)
+    key, _ = step.step_keys(make_state(recipe, variables, SEED), recipe)
     images, masks = step.augmented(key, jax.tree.map(jnp.asarray, batch), recipe)
     inputs, moved = augmented_batch(recipe, batch, SEED)
     np.testing.assert_allclose(inputs, recipe.preprocessing(images), rtol=0, atol=1e-4)
     np.testing.assert_array_equal(moved, masks)
     assert np.any(moved != batch["label"])  # the masks have moved, too
 
-
-def test_folded_preprocessing_is_shown_without_its_image_of_ones(examples: Examples, recipe: Recipe) -> None:
+    folding = make_recipe(small_config(), recipe.model, variables, preprocessing=folded(IMAGENET))
     batch = batch_of(examples, masks=False)
-    folding = make_recipe(
-        small_config(), recipe.model, make_variables(recipe.model, SIZE), preprocessing=folded(IMAGENET)
-    )
     inputs, labels = augmented_batch(folding, batch, SEED)
     assert inputs.shape == (BATCH, SIZE, SIZE, 1)
     np.testing.assert_array_equal(labels, batch["label"])

@@ -1,5 +1,7 @@
 """The report of a run that answers with masks."""
 
+import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from covidjax.data import phantom
+from covidjax.data import phantom, sources
 from covidjax.data.examples import Examples
 from covidjax.metrics import segmentation
 from covidjax.metrics.mask_files import write_masks
@@ -22,29 +24,19 @@ NUM_IMAGES, SIZE = 20, 24
 
 
 def make_examples(split: str) -> Examples:
-    config = small_config(dataset__image_size=SIZE, dataset__num_images=4 * NUM_IMAGES)
-    loaded = phantom.load(config.dataset, split)
-    values = {name: getattr(loaded, name) for name in loaded.__dataclass_fields__}
-    return Examples(**values | {"classes": CLASSES, "labels": np.zeros_like(loaded.labels)})
-
-
-def predict(examples: Examples) -> np.ndarray:
-    """The masks, of which a part is turned into background that grows with the image's number."""
-    assert examples.masks is not None
-    predicted = np.array(examples.masks)
-    for index, mask in enumerate(predicted):
-        mask[: SIZE * index // (2 * len(predicted))] = 0
-        mask[SIZE // 2 + SIZE * (len(predicted) - index) // (2 * len(predicted)) :] = 0
-    return predicted
+    config = small_config("unet", dataset__image_size=SIZE, dataset__num_images=4 * NUM_IMAGES)
+    return sources.load(config.dataset, split, masks=True)
 
 
 def write_evaluation(workdir: Path, examples: Examples) -> dict[str, Any]:
-    predicted = predict(examples)
+    """Of the masks, of which a part is turned into background that grows with the image's number."""
     assert examples.masks is not None
+    predicted, count = np.array(examples.masks), len(examples)
+    for index, mask in enumerate(predicted):
+        mask[: SIZE * index // (2 * count)] = 0
+        mask[SIZE // 2 + SIZE * (count - index) // (2 * count) :] = 0
     counts = mask_counts(predicted, examples.masks, len(CLASSES))
-    evaluation = segmentation.report_from_counts(
-        counts, examples.names, examples.patients, True, CLASSES, 0.4567, examples.split
-    )
+    evaluation = segmentation.report_from_counts(counts, examples, 0.4567)
     evaluation["checkpoint"] = {"step": 48, "which": "best"}
     (workdir / f"evaluation_{examples.split}.json").write_text(json.dumps(evaluation))
     (workdir / f"predictions_{examples.split}.csv").write_text("columns of its own\n")
@@ -54,13 +46,8 @@ def write_evaluation(workdir: Path, examples: Examples) -> dict[str, Any]:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    config = {
-        "model": {"name": "unet"},
-        "dataset": {"name": "phantom"},
-        "checkpoint": {"best": "dice"},
-        "freeze": "none",
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    names = {"model": {"name": "unet"}, "dataset": {"name": "phantom"}, "checkpoint": {"best": "dice"}}
+    (tmp_path / "config.json").write_text(json.dumps({**names, "freeze": "none"}))
     write_run(tmp_path)
     return tmp_path
 
@@ -91,15 +78,25 @@ def test_worst_median_and_best_images_are_shown_with_their_dice(run_folder: Path
     per_image = write_evaluation(run_folder, examples)["per_image"]
     read = write_report(run_folder, {"val": examples})
     choice = choose(per_image)
-    assert (len(choice.worst), len(choice.median), len(choice.best)) == (6, 3, 3)
+    assert [len(indices) for indices in choice.values()] == [6, 3, 3]
     shown = captions(read)
     assert len(shown) == 12
-    for caption, index in zip(shown, (*choice.worst, *choice.median, *choice.best), strict=True):
+    for caption, index in zip(shown, itertools.chain(*choice.values()), strict=True):
         image = per_image[index]
         assert caption.startswith(f"Dice {image['dice']:.3f}")
         assert caption.endswith(image["file"])
         for name, scores in image["per_class"].items():
             assert f"{name} {scores['dice']:.3f}" in caption
+
+
+def test_text_from_outside_is_escaped(run_folder: Path) -> None:
+    examples = make_examples("test")
+    text = json.dumps(write_evaluation(run_folder, examples)).replace(f'"{CLASSES[1]}"', '"<i>R&D</i>"')
+    (run_folder / "evaluation_test.json").write_text(text)
+    read = write_report(run_folder, {"test": dataclasses.replace(examples, classes=(CLASSES[0], "<i>R&D</i>"))})
+    assert len(captions(read)) == 12
+    assert read.text.count("<i>R&D</i>") >= 14  # table of classes, legend, and the scores of each picture
+    assert sum(tag == "i" for tag, _ in read.tags) == 1  # the colour of the class in the legend
 
 
 @pytest.mark.parametrize("count", range(1, 41))
@@ -109,18 +106,16 @@ def test_no_image_is_shown_twice_and_each_is_where_its_dice_puts_it(count: int) 
         {"dice": float(value), "per_class": {"lung": {"true_pixels": int(pixels)}}}
         for value, pixels in zip(random.integers(0, 6, count) / 5, random.integers(0, 3, count), strict=True)
     ]
-    choice = choose(per_image)
-    shown = (*choice.worst, *choice.median, *choice.best)
+    worst, median, best = choose(per_image).values()
+    shown = [*worst, *median, *best]
     assert len(set(shown)) == len(shown)
     assert len(shown) == 12 if count >= 12 else len(shown) >= min(count, 2)
     values = np.array([image["dice"] for image in per_image])
-    assert values[list(choice.worst)].tolist() == sorted(values)[: len(choice.worst)]
-    assert values[list(choice.best)].tolist() == sorted(values)[::-1][: len(choice.best)]
-    if choice.median:
-        middle = sorted(values)[count // 2]
-        assert middle in values[list(choice.median)]
+    assert values[worst].tolist() == sorted(values)[: len(worst)]
+    assert values[best].tolist() == sorted(values)[::-1][: len(best)]
+    assert not median or sorted(values)[count // 2] in values[median]
 
 
 def test_of_perfect_images_those_with_something_to_find_stand_first() -> None:
     per_image = [{"dice": 1.0, "per_class": {"lung": {"true_pixels": pixels}}} for pixels in (0, 0, 9, 0, 5, 0)]
-    assert choose(per_image).best[0] == 2
+    assert choose(per_image)["Best"][0] == 2

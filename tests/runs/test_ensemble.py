@@ -10,10 +10,9 @@ from ml_collections import ConfigDict
 from covidjax import optim
 from covidjax.config import load
 from covidjax.data.order import batch_indices
-from covidjax.errors import UserError
 from covidjax.models.mixture import MIXES, Candidate, by_accuracy, by_gradient, choose, mean_loss, mix
 from covidjax.runs.ensemble import fit, learn
-from tests.commands import ROOT
+from tests.commands import ROOT, user_error
 
 CONFIG = str(ROOT / "configs" / "ensemble.py")
 
@@ -31,26 +30,16 @@ def answers(seed: int, members: int = 3, count: int = 40, classes: int = 3) -> t
     return np.asarray(jax.nn.softmax(logits.astype(np.float32))), labels
 
 
-def test_probabilities_are_mixed_by_their_weighted_mean() -> None:
+def test_probabilities_are_mixed_by_their_mean_and_logits_before_the_softmax() -> None:
     members = np.array([[[0.6, 0.3, 0.1]], [[0.2, 0.2, 0.6]]], np.float32)
     np.testing.assert_allclose(mix(members, [0.75, 0.25], "probabilities"), [[0.5, 0.275, 0.225]], rtol=1e-6)
-
-
-def test_logits_are_mixed_before_the_softmax() -> None:
     # Logits (ln 2, 0) and (0, ln 8); half of each is (ln 2 / 2, 3 ln 2 / 2), and these differ by ln 2.
     members = np.array([[[2 / 3, 1 / 3]], [[1 / 9, 8 / 9]]], np.float32)
     np.testing.assert_allclose(mix(members, [0.5, 0.5], "logits"), [[1 / 3, 2 / 3]], rtol=1e-6)
-    logits = np.random.default_rng(0).normal(0, 3, (2, 20, 4)).astype(np.float32)
-    weights = np.array([0.3, 0.7], np.float32)
-    found = mix(np.asarray(jax.nn.softmax(logits)), weights, "logits")
-    np.testing.assert_allclose(found, jax.nn.softmax(np.tensordot(weights, logits, 1)), rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("how", MIXES)
-def test_a_member_without_weight_does_not_matter_even_where_it_is_certain(how: str) -> None:
     members = np.array([[[0.2, 0.8]], [[1.0, 0.0]]], np.float32)
-    np.testing.assert_allclose(mix(members, [1.0, 0.0], how), members[0], rtol=1e-6)
-    assert math.isfinite(float(mean_loss(mix(members, [0.0, 1.0], how), np.array([1]))))
+    for how in MIXES:  # a member without weight does not matter even where it is certain
+        np.testing.assert_allclose(mix(members, [1.0, 0.0], how), members[0], rtol=1e-6)
+        assert math.isfinite(float(mean_loss(mix(members, [0.0, 1.0], how), np.array([1]))))
 
 
 def test_accuracy_of_a_round_multiplies_the_weights() -> None:
@@ -93,18 +82,9 @@ def test_rounds_take_batches_of_the_split_in_turn() -> None:
     np.testing.assert_allclose(whole, by_accuracy(probabilities.argmax(-1) == labels, np.tile(np.arange(40), (2, 1))))
 
 
-def test_equal_weights_have_no_rounds_and_no_choice() -> None:
-    probabilities, labels = answers(2)
-    rounds, best = fit(settings("ensemble.weights=equal"), probabilities, labels)
-    assert len(rounds) == 1
-    np.testing.assert_allclose(best.weights, [1 / 3] * 3)
-
-
 def test_the_highest_accuracy_is_chosen_then_the_lowest_loss_then_the_first() -> None:
-    def candidate(number: int, accuracy: float, loss: float) -> Candidate:
-        return Candidate(np.ones(2) / 2, number, accuracy, loss)
-
-    found = [candidate(0, 0.8, 0.1), candidate(1, 0.9, 0.5), candidate(2, 0.9, 0.4), candidate(3, 0.9, 0.4)]
+    figures = ((0.8, 0.1), (0.9, 0.5), (0.9, 0.4), (0.9, 0.4))
+    found = [Candidate(np.ones(2) / 2, number, *each) for number, each in enumerate(figures)]
     assert choose(found).number == 2
 
 
@@ -134,6 +114,4 @@ def test_what_is_chosen_is_not_below_any_member_on_the_split_that_decides(rule: 
     ],
 )
 def test_settings_that_mean_nothing_are_refused(overrides: list[str], message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        settings(*overrides)
-    assert message in str(caught.value)
+    assert message in user_error(settings, *overrides)

@@ -1,7 +1,7 @@
 """A study gives what its runs give one by one, repeats none that is finished, and goes on wherever it was stopped."""
 
 import contextlib
-import csv
+import itertools
 import os
 import re
 import shutil
@@ -17,7 +17,7 @@ import pytest
 from covidjax import files
 from covidjax.train import loop
 from launch import study, train
-from tests.commands import ROOT, call, contents, refusal, tiny_config
+from tests.commands import ROOT, call, contents, read_table, refusal
 from tests.train.test_resume import figures
 
 STRATEGIES, SEEDS = ("none", "backbone"), (0, 1)
@@ -56,11 +56,6 @@ def environment(environment: dict[str, str], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_config(tmp_path_factory.mktemp("config"))
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
     """The workdir of a study of two strategies and two seeds, which no test may change; beside it what it said."""
     workdir = tmp_path_factory.mktemp("finished") / "study"
@@ -76,19 +71,13 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 def rows(workdir: Path) -> dict[str, dict[str, str]]:
     """The rows of study.csv by the workdir of the run."""
-    with (workdir / "study.csv").open(newline="") as file:
-        return {row["workdir"]: row for row in csv.DictReader(file)}
+    return {row["workdir"]: row for row in read_table(workdir / "study.csv")}
 
 
 def without_times(workdir: Path) -> dict[str, dict[str, str]]:
     """The same without what depends on the clock."""
-    return {
-        name: {key: value for key, value in row.items() if key not in CLOCKED} for name, row in rows(workdir).items()
-    }
-
-
-def changed_at(folder: Path) -> dict[str, int]:
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+    table = rows(workdir)
+    return {name: {key: row[key] for key in row.keys() - CLOCKED} for name, row in table.items()}
 
 
 def test_run_of_a_study_is_what_the_train_command_gives(finished: Path, config: str, tmp_path: Path) -> None:
@@ -103,12 +92,10 @@ def test_run_of_a_study_is_what_the_train_command_gives(finished: Path, config: 
 
 def test_table_holds_what_the_runs_recorded(finished: Path) -> None:
     table = rows(finished)
-    assert {(row["strategy"], int(row["seed"])) for row in table.values()} == {
-        (s, k) for s in STRATEGIES for k in SEEDS
-    }
+    found = {(row["strategy"], int(row["seed"])) for row in table.values()}
+    assert found == set(itertools.product(STRATEGIES, SEEDS))
     for name, row in table.items():
-        evaluation = files.read_json(finished / name / "evaluation_val.json")
-        run = files.read_json(finished / name / "run.json")
+        evaluation, run = (files.read_json(finished / name / each) for each in ("evaluation_val.json", "run.json"))
         assert row["status"] == "finished"
         assert float(row["val_accuracy"]) == evaluation["accuracy"]
         assert [float(row["val_accuracy_low"]), float(row["val_accuracy_high"])] == evaluation["accuracy_ci95"]
@@ -133,12 +120,13 @@ def test_each_program_is_compiled_once_and_counted(finished: Path) -> None:
 
 @pytest.mark.slow
 def test_finished_run_is_not_repeated_when_seeds_are_added(copied: Path, config: str) -> None:
-    before, table = changed_at(copied / "runs"), without_times(copied)
+    files_of_runs = [path for path in (copied / "runs").rglob("*") if path.parent != copied / "runs"]
+    before, table = [path.stat().st_mtime_ns for path in files_of_runs], without_times(copied)
     assert call(study.main, config, PLAN[0], "--seeds=0,1,2", PLAN[2], f"--workdir={copied}") == 0
-    after = changed_at(copied / "runs")
-    assert {name: after[name] for name in before if "/" in name} == {k: v for k, v in before.items() if "/" in k}
-    assert {name for name in without_times(copied)} - table.keys() == {f"runs/{s}_lr0.001_seed2" for s in STRATEGIES}
-    assert {name: without_times(copied)[name] for name in table} == table
+    assert [path.stat().st_mtime_ns for path in files_of_runs] == before
+    after = without_times(copied)
+    assert after.keys() - table.keys() == {f"runs/{strategy}_lr0.001_seed2" for strategy in STRATEGIES}
+    assert {name: after[name] for name in table} == table
     assert files.read_json(copied / "study.json")["seeds"] == [0, 1, 2]
 
 
@@ -230,14 +218,12 @@ def test_test_split_is_read_once_and_for_the_chosen_strategy_alone(
     for _ in range(2):
         assert call(study.main, config, *PLAN, "--test", f"--workdir={copied}") == 0
     reads = {folder.name: files.read_json(folder / "run.json")["test_reads"] for folder in (copied / "runs").iterdir()}
-    read = {name for name, times in reads.items() if times}
-    assert read in [{f"{strategy}_lr0.001_seed{seed}" for seed in SEEDS} for strategy in STRATEGIES]
-    assert all(len(reads[name]) == 1 for name in read)
+    read = {name: len(times) for name, times in reads.items() if times}
+    assert read in [{f"{strategy}_lr0.001_seed{seed}": 1 for seed in SEEDS} for strategy in STRATEGIES]
     assert capfd.readouterr().out.count("test split evaluated") == len(SEEDS)
     evaluation = files.read_json(copied / "runs" / min(read) / "evaluation_test.json")
-    assert (
-        f"{evaluation['accuracy']:.3f}" in (copied / "study.html").read_text().partition("chosen by the validation")[2]
-    )
+    shown = (copied / "study.html").read_text().partition("chosen by the validation")[2]
+    assert f"{evaluation['accuracy']:.3f}" in shown
 
 
 def test_runs_on_other_images_are_not_compared(capfd: pytest.CaptureFixture[str], copied: Path, config: str) -> None:

@@ -15,11 +15,11 @@ from covidjax.data.store import ArrayStore
 from covidjax.mesh import make_mesh, replicated
 from covidjax.train.features import DAMAGED, PrefixFeatures
 from covidjax.train.inputs import PhaseInputs
-from covidjax.train.parallel import jit_step
+from covidjax.train.parallel import mapped_step
 from covidjax.train.programs import Programs
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
-from tests.support import make_model, make_recipe, make_state, make_variables
+from tests.support import assert_close, by_path, make_state, make_training
 
 EPOCH_STEPS = 5
 STEPS_PER_CALL = 5
@@ -38,13 +38,11 @@ class Case:
 
 def make_case(config: ConfigDict, size: int, *, of_pixels: bool = False, **changes: Any) -> Case:
     """A network of a config with drawn weights, and images of noise; labels are of pixels or of images."""
-    model = make_model(config)
-    variables = make_variables(model, size)
     if of_pixels:
         changes["loss"] = pixel_loss
     if config.prefix_precision:
         changes["prefix"] = models.build(config.model, 3, config.prefix_precision)
-    recipe = make_recipe(config, model, variables, **changes)
+    recipe, variables = make_training(config, size, **changes)
     generator, count = np.random.default_rng(1), EPOCH_STEPS * config.batch_size
     images = generator.integers(0, 256, (count, size, size, 1), np.uint8)
     shape = (count, size, size) if of_pixels else (count,)
@@ -85,7 +83,7 @@ def train(recipe: Recipe, variables: Mapping[str, Any], inputs: dict[str, Any], 
     mesh = make_mesh(case.batch_size)
     split = jax.device_put({**inputs, "label": case.labels}, replicated(mesh))
     feed = PhaseInputs((split,), 1, np.arange(len(case.images), dtype=np.int32), True, None, None)
-    step: Callable[..., TrainState] = jit_step(recipe, mesh, resident=True)
+    step: Callable[..., TrainState] = mapped_step(recipe, mesh, resident=True)
     state = jax.device_put(jax.tree.map(jnp.array, make_state(recipe, variables)), replicated(mesh))
     for _, arguments in feed.calls(mesh, "jit", 0, case.batch_size, (0, steps), STEPS_PER_CALL):
         state = step(state, *arguments)
@@ -103,16 +101,14 @@ def trained_part(case: Case, state: TrainState) -> dict[str, np.ndarray]:
         "average": state.average,
         "sums": state.metrics,
     }
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(found)}
+    return by_path(found)
 
 
 def assert_same_training(case: Case, one: TrainState, other: TrainState, tolerance: float) -> None:
     """Of every array, the largest difference against the largest value."""
     start = trained_part(case, make_state(case.recipe, case.variables))
     found, expected = trained_part(case, one), trained_part(case, other)
-    assert found.keys() == expected.keys()
+    assert_close(found, expected, tolerance)
     for path, value in expected.items():
         assert np.all(np.isfinite(value)), path
         assert not np.array_equal(value, start[path]) or "nonfinite_step" in path, f"{path} did not train"
-        bound = tolerance * np.abs(value).max()
-        np.testing.assert_allclose(found[path], value, rtol=tolerance, atol=bound, err_msg=path)

@@ -10,12 +10,12 @@ import pytest
 from covidjax import losses
 from covidjax.mesh import make_mesh, replicated
 from covidjax.train.compiling import Compiling, choose_steps_per_call
-from covidjax.train.parallel import jit_step
+from covidjax.train.parallel import mapped_step
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
-from tests.support import TINY, make_model, make_recipe, make_state, make_variables, small_config
+from tests.support import TINY, assert_close, assert_same_bits, make_state, make_training, small_config
 
 ONE_STEP = (1e12,)  # FLOPs of a step so large that a call takes one
 
@@ -111,74 +111,65 @@ def test_steps_of_a_call_are_a_divisor_of_those_of_an_epoch() -> None:
         assert count == 1 or count * flops <= 2e9  # about a hundredth of a second on a CPU
 
 
-def test_cheap_steps_fill_an_epoch_and_expensive_ones_stand_alone() -> None:
-    assert choose_steps_per_call(0, 24, 0.0) == 24
-    assert choose_steps_per_call(0, 24, 2e9 / 8) == 8
-    assert choose_steps_per_call(0, 24, 2e9 / 11) == 8
-    assert choose_steps_per_call(0, 23, 2e9 / 11) == 1
-    assert choose_steps_per_call(0, 24, 1e12) == 1
+@pytest.mark.parametrize(
+    ("asked", "epoch_steps", "flops", "count"),
+    [
+        (0, 24, 0.0, 24),  # cheap steps fill an epoch
+        (0, 24, 2e9 / 8, 8),
+        (0, 24, 2e9 / 11, 8),
+        (0, 23, 2e9 / 11, 1),
+        (0, 24, 1e12, 1),  # expensive ones stand alone
+        (5, 24, 1e12, 5),  # what is asked for is taken, as far as an epoch goes
+        (50, 24, 1e12, 24),
+    ],
+)
+def test_steps_of_a_call_follow_their_cost_or_what_is_asked_for(
+    asked: int, epoch_steps: int, flops: float, count: int
+) -> None:
+    assert choose_steps_per_call(asked, epoch_steps, flops) == count
 
 
-def test_number_that_is_asked_for_is_taken_as_far_as_an_epoch_goes() -> None:
-    assert choose_steps_per_call(5, 24, 1e12) == 5
-    assert choose_steps_per_call(50, 24, 1e12) == 24
+def draw_split(size: int, num_images: int, steps: int, batch_size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A split of noise, and the rows of its batches."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (num_images, size, size, 1), np.uint8)
+    labels = generator.integers(0, 3, num_images, np.int32)
+    rows = np.stack([generator.permutation(num_images)[:batch_size] for _ in range(steps)]).astype(np.int32)
+    return {"image": images, "label": labels}, rows
 
 
 def taken(recipe: Recipe, variables: Any, split: Any, rows: np.ndarray, steps_of_call: int) -> TrainState:
     mesh = make_mesh(rows.shape[1])
-    step = jit_step(recipe, mesh, resident=True)
+    step = mapped_step(recipe, mesh, resident=True)
     state = jax.device_put(jax.tree.map(jnp.array, make_state(recipe, variables)), replicated(mesh))
     for first in range(0, len(rows), steps_of_call):
         state = step(state, split, rows[first : first + steps_of_call])
-    return dataclasses.replace(state, key=jax.random.key_data(state.key))
+    return state
 
 
 @pytest.mark.slow  # its bits are those of the compiler's own optimisations
-@pytest.mark.slow
 def test_calls_that_are_cut_give_the_same_bits() -> None:
     # Of this network a step outside of a loop has other roundings than within one.
     changes: dict[str, Any] = {"model__width": 8, "model__num_blocks": 3, "augment__contrast": 0.2}
     config = small_config("cnn", **changes, freeze="until:block1")
-    model = make_model(config)
-    variables, generator = make_variables(model, 32), np.random.default_rng(0)
-    recipe, mesh = make_recipe(config, model, variables), make_mesh(8)
-    split = {
-        "image": generator.integers(0, 256, (24, 32, 32, 1), np.uint8),
-        "label": generator.integers(0, 3, 24, np.int32),
-    }
-    rows = np.stack([generator.permutation(24)[:8] for _ in range(8)]).astype(np.int32)
-    counted = jit_step(recipe, mesh, resident=True, counted=True)
+    (recipe, variables), (split, rows) = make_training(config), draw_split(32, 24, 8, 8)
+    mesh = make_mesh(8)
+    counted = mapped_step(recipe, mesh, resident=True, counted=True)
     state = jax.device_put(jax.tree.map(jnp.array, make_state(recipe, variables)), replicated(mesh))
     for first, count in ((0, 3), (3, 1), (4, 4)):
         state = counted(state, split, np.roll(rows, -first, axis=0)[:4], np.int32(count))
     whole = taken(recipe, variables, split, rows, 4)
     assert int(state.step) == int(state.metrics.steps) == 8
-    state = dataclasses.replace(state, key=jax.random.key_data(state.key))
-    for (path, one), other in zip(jax.tree.leaves_with_path(whole), jax.tree.leaves(state), strict=True):
-        np.testing.assert_array_equal(other, one, err_msg=jax.tree_util.keystr(path))
+    assert_same_bits(state, whole)
 
 
 @pytest.mark.slow
 def test_several_steps_of_a_call_are_the_single_steps() -> None:
     with jax.enable_x64(True):
-        config = small_config(
-            "cnn",
-            model__width=2,
-            model__num_blocks=2,
-            model__dropout=0.3,
-            precision="float64",
-            freeze="backbone",
-            augment__brightness=0.2,
-            optimizer__schedule="one_cycle",
-            ema_decay=0.9,
-        )
-        model = make_model(config)
-        variables = make_variables(model, 8)
-        recipe, generator = make_recipe(config, model, variables), np.random.default_rng(0)
-        images = generator.integers(0, 256, (16, 8, 8, 1), np.uint8)
-        split = {"image": images, "label": generator.integers(0, 3, 16, np.int32)}
-        rows = np.stack([generator.permutation(16)[:4] for _ in range(12)]).astype(np.int32)
+        changes = {"precision": "float64", "freeze": "backbone", "model__dropout": 0.3, "augment__brightness": 0.2}
+        changes |= {"optimizer__schedule": "one_cycle", "ema_decay": 0.9}
+        config = small_config("cnn", model__width=2, model__num_blocks=2, **changes)
+        (recipe, variables), (split, rows) = make_training(config, 8), draw_split(8, 16, 12, 4)
         single, several = (taken(recipe, variables, split, rows, count) for count in (1, 4))
     assert int(several.step) == int(several.metrics.steps) == 12
-    for (path, one), other in zip(jax.tree.leaves_with_path(single), jax.tree.leaves(several), strict=True):
-        np.testing.assert_allclose(other, one, rtol=1e-10, atol=1e-12, err_msg=jax.tree_util.keystr(path))
+    assert_close(several, single, 1e-10)

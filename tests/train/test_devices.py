@@ -1,8 +1,7 @@
-"""One and four devices train alike: in float64, as in float32 two correct programs part within a few steps."""
+"""One and four devices train alike, and jit and pmap: in float64, as in float32 two correct programs soon part."""
 
-import os
-import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,24 @@ import pytest
 from covidjax.data.examples import Examples
 from covidjax.evaluate import network
 from covidjax.losses import softmax_cross_entropy
-from covidjax.mesh import by_example, make_mesh, replicated
+from covidjax.mesh import by_example, divide, make_mesh, replicated
 from covidjax.tasks.classification import CLASSIFICATION
-from covidjax.train.parallel import jit_step
+from covidjax.train.parallel import mapped_step, throttle
 from covidjax.train.state import TrainState
 from covidjax.train.step import Batch, Recipe, augmented, train_forward, train_step
 from tests.support import (
     EVERYTHING_ON,
+    assert_close,
+    by_path,
     make_batch,
-    make_model,
-    make_recipe,
     make_state,
-    make_variables,
-    on_devices,
+    make_training,
+    run_on_devices,
     small_config,
 )
 
 MODELS = ("cnn", "resnet18")
-pytestmark = pytest.mark.slow  # what all of them share takes minutes; test_collectives is for every day
+pytestmark = pytest.mark.slow  # what all of them share takes minutes; test_programs is for every day
 STEPS = 20
 # A rate so high that the parameters after the step are the gradient, but for the rounding of the parameters.
 RATE = 2.0**12
@@ -41,11 +40,8 @@ ONE_GRADIENT: dict[str, Any] = {"optimizer__name": "sgd", "optimizer__momentum":
 def prepare(name: str, changes: dict[str, Any]) -> tuple[Recipe, TrainState]:
     """What a step needs, with augmentation and dropout on and BatchNorm on the statistics of the whole batch."""
     movement = {"augment__rotate": 10.0, "augment__shift": 0.1, "augment__brightness": 0.2, "augment__flip": True}
-    config = small_config(name, model__width=4, model__dropout=0.3, **movement, **changes)
-    model = make_model(config)
-    variables = make_variables(model)
-    recipe = make_recipe(config, model, variables)
-    assert recipe.plan.batch_norm_stages == model.stages[:-1]
+    recipe, variables = make_training(small_config(name, model__width=4, model__dropout=0.3, **movement, **changes))
+    assert recipe.plan.batch_norm_stages == recipe.model.stages[:-1]
     return recipe, make_state(recipe, variables)
 
 
@@ -58,7 +54,7 @@ def training_loss(recipe: Recipe, state: TrainState, batch: Batch) -> jax.Array:
 
 
 def arrays(prefix: str, tree: Any) -> dict[str, np.ndarray]:
-    return {prefix + jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {prefix + path: leaf for path, leaf in by_path(tree).items()}
 
 
 def twenty_steps(name: str) -> dict[str, np.ndarray]:
@@ -68,7 +64,7 @@ def twenty_steps(name: str) -> dict[str, np.ndarray]:
         mesh = make_mesh(8)
         whole, parts = replicated(mesh), by_example(mesh)
 
-        # Both in one program, so that the compiler merges their forward passes; else as `jit_step` has it.
+        # Both in one program, so that the compiler merges their forward passes; else as `mapped_step` has it.
         def loss_and_step(state: TrainState, batch: Batch) -> tuple[jax.Array, TrainState]:
             return training_loss(recipe, state, batch), train_step(state, batch, recipe=recipe)
 
@@ -90,7 +86,7 @@ def one_gradient(name: str) -> dict[str, np.ndarray]:
     mesh = make_mesh(8)
     before = jax.tree.map(np.asarray, state.params)
     batch = jax.device_put(make_batch(), by_example(mesh))
-    state = jit_step(recipe, mesh, resident=False)(jax.device_put(state, replicated(mesh)), batch)
+    state = mapped_step(recipe, mesh, resident=False)(jax.device_put(state, replicated(mesh)), batch)
     gradient = jax.tree.map(lambda old, new: (old - np.asarray(new)) / RATE, before, state.params)
     return {f"{name} first loss": np.asarray(state.metrics.loss), **arrays(f"{name} gradient ", gradient)}
 
@@ -113,38 +109,68 @@ def evaluation() -> dict[str, np.ndarray]:
     return {"evaluation logits": logits, "evaluation": np.array([found["loss"], found["accuracy"]])}
 
 
+def of_engine(name: str, engine: str, *, sync_batch_norm: bool = True) -> dict[str, np.ndarray]:
+    """Parameters, statistics, averages and sums after twenty steps under jit or pmap; the cnn's images are resident."""
+    with jax.enable_x64(True):
+        movement = {"augment__rotate": 10.0, "augment__brightness": 0.2, "augment__sharpen": 0.5, "augment__flip": True}
+        changes = {**EVERYTHING_ON, "precision": "float64", "accumulation_steps": 1, **movement}
+        config = small_config(name, model__width=4, **changes)
+        recipe, variables = make_training(config, sync_batch_norm=sync_batch_norm)
+        mesh, resident = make_mesh(8), name == "cnn"
+        step = mapped_step(recipe, mesh, engine, resident=resident)
+        state = jax.device_put(make_state(recipe, variables), replicated(mesh))
+        if resident:
+            split = jax.device_put(jax.tree.map(np.asarray, make_batch(batch_size=40)), replicated(mesh))
+            rows = np.random.default_rng(0).permuted(np.tile(np.arange(40, dtype=np.int32), (STEPS, 1)), axis=1)[:, :8]
+            counted = mapped_step(recipe, mesh, engine, resident=True, counted=True)
+            for number, part in enumerate(rows.reshape(STEPS // 5, 5, 8)):
+                placed = divide(part, mesh, engine, axis=1)
+                state = counted(state, split, placed, np.int32(5)) if number == 2 else step(state, split, placed)
+                throttle(state, mesh)
+        else:
+            for seed in range(STEPS):
+                batch = jax.tree.map(np.asarray, make_batch(seed=seed))
+                state = step(state, divide(batch, mesh, engine))
+                throttle(state, mesh)
+        sums = [state.metrics.loss, state.metrics.correct, state.metrics.count]
+        kept = {"params": state.params, "batch_stats": state.batch_stats, "average": state.average, "sums": sums}
+        return by_path(kept)
+
+
 def child(num_devices: int, path: Path) -> None:
     assert jax.local_device_count() == num_devices
     found = evaluation()
     for name in MODELS:
         found |= twenty_steps(name) | one_gradient(name)
+        if num_devices > 1:
+            engines = {engine: of_engine(name, engine) for engine in ("jit", "pmap")}
+            found |= {f"{engine} {name} {key}": leaf for engine, tree in engines.items() for key, leaf in tree.items()}
+    if num_devices > 1:
+        found |= {f"own cnn {key}": leaf for key, leaf in of_engine("cnn", "pmap", sync_batch_norm=False).items()}
     np.savez(path, **found)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
     """What one device and four devices found, each in a process of its own, both at once."""
-    folder, root = tmp_path_factory.mktemp("devices"), Path(__file__).parents[2]
-    processes = {}
-    for count in (1, 4):
-        path = folder / f"{count}.npz"
-        command = [sys.executable, "-m", "tests.train.test_devices", str(count), str(path)]
-        processes[path] = subprocess.Popen(command, cwd=root, env=os.environ | on_devices(count))
-    codes = [process.wait() for process in processes.values()]
-    assert codes == [0, 0]
-    found = []
-    for path in processes:
-        with np.load(path) as file:
-            found.append(dict(file))
-    return found
+    folder, counts = tmp_path_factory.mktemp("devices"), (1, 4)
+    with ThreadPoolExecutor() as pool:
+        command = "tests.train.test_devices"
+        list(pool.map(lambda count: run_on_devices(count, command, count, folder / f"{count}.npz"), counts))
+    return [dict(np.load(folder / f"{count}.npz")) for count in counts]
 
 
 def paired(results: list[dict[str, np.ndarray]], prefix: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     one, four = results
-    assert one.keys() == four.keys()
+    assert one.keys() <= four.keys()
     pairs = {name: (one[name], four[name]) for name in one if name.startswith(prefix)}
     assert pairs
     return pairs
+
+
+def of_run(results: list[dict[str, np.ndarray]], engine: str, name: str) -> dict[str, np.ndarray]:
+    start = f"{engine} {name} "
+    return {key.removeprefix(start): leaf for key, leaf in results[1].items() if key.startswith(start)}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -155,7 +181,7 @@ def test_devices_agree_on_twenty_steps_in_float64(results: list[dict[str, np.nda
     np.testing.assert_allclose(four, one, rtol=1e-8)
     for path, (one, four) in paired(results, f"{name} after ").items():
         assert one.dtype == np.float64, path
-        np.testing.assert_allclose(four, one, rtol=1e-8, atol=1e-8 * np.abs(one).max(), err_msg=path)
+        assert_close(four, one, 1e-8)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -170,6 +196,20 @@ def test_devices_agree_on_loss_and_gradient_in_float32(results: list[dict[str, n
 def test_devices_agree_on_an_evaluation_whose_batches_do_not_divide(results: list[dict[str, np.ndarray]]) -> None:
     for one, four in paired(results, "evaluation").values():
         np.testing.assert_allclose(four, one, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_pmap_and_jit_agree_on_twenty_steps_in_float64(results: list[dict[str, np.ndarray]], name: str) -> None:
+    jitted, mapped = (of_run(results, engine, name) for engine in ("jit", "pmap"))
+    assert jitted.keys() == mapped.keys()
+    for path, one in jitted.items():
+        assert_close({path: mapped[path]}, {path: one}, 1e-8 if one.dtype == np.float64 else 1e-5)  # sums are float32
+
+
+def test_batch_norm_of_each_device_is_another_network(results: list[dict[str, np.ndarray]]) -> None:
+    together, alone = (of_run(results, engine, "cnn") for engine in ("pmap", "own"))
+    differing = [path for path in together if not np.allclose(together[path], alone[path], rtol=1e-3)]
+    assert any("kernel" in path for path in differing)
 
 
 if __name__ == "__main__":

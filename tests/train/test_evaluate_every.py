@@ -9,16 +9,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from covidjax import files, losses
-from covidjax.checkpoint.checkpoint import Restored
-from covidjax.errors import Interrupted
+from covidjax.ops.choose import choose
 from covidjax.report import workdir as workdirs
 from covidjax.runs.train import train
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
-from covidjax.train.writer import read_records
-from covidjax.weights.workdir import load_trained, open_checkpoints
-from tests.support import TINY, send_sigterm_before, small_config
-from tests.train.test_resume import differing, figures
+from covidjax.weights.workdir import load_trained
+from tests.support import TINY, small_config
+from tests.train.test_resume import differing, figures, restore
 
 EVERY = 3
 IMAGES, TURNS, BATCH = 24, 44, 4
@@ -70,16 +68,11 @@ def job(folder: Path) -> Job:
     return prepare(config(folder))
 
 
-def latest(workdir: Path, job: Job) -> Restored:
-    with open_checkpoints(workdir, job.config) as checkpoints:
-        return checkpoints.restore("latest", job.abstract_state(LAST_STEP))
-
-
 @pytest.mark.slow
 def test_training_is_the_same_to_the_bit_with_and_without_it(plain: Path, measured: Path, job: Job) -> None:
-    assert differing(latest(plain, job).state, latest(measured, job).state) == []
-    best = latest(measured, job).progress["best"]
-    assert best == latest(plain, job).progress["best"]
+    assert differing(restore(plain, job).state, restore(measured, job).state) == []
+    best = restore(measured, job).progress["best"]
+    assert best == restore(plain, job).progress["best"]
     assert best["loss"] > min(line["loss"] for line in figures(measured) if line["split"] == "val")
     assert figures(plain) == [line for line in figures(measured) if isinstance(line["epoch"], int)]
     assert (plain / "predictions_val.csv").read_bytes() == (measured / "predictions_val.csv").read_bytes()
@@ -105,23 +98,6 @@ def test_figures_within_an_epoch_are_in_the_curves_of_the_report(measured: Path)
     assert epochs[:4] == [3 / EPOCH_STEPS, 6 / EPOCH_STEPS, 9 / EPOCH_STEPS, 1]
 
 
-@pytest.mark.slow
-def test_run_that_was_stopped_and_resumed_writes_the_same_lines_once(
-    folder: Path, programs: Programs, measured: Path, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workdir, stop = folder / "stopped", EPOCH_STEPS + 1  # a step that is measured
-    assert stop in WITHIN
-
-    settings = config(folder, evaluate_every_steps=EVERY)
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        send_sigterm_before(stop, patch)
-        train(settings, workdir, programs=programs)
-    assert max(line["step"] for line in read_records(workdir / "metrics.jsonl")) == stop
-    train(settings, workdir, programs=programs)
-    assert figures(workdir) == figures(measured)
-    assert differing(latest(measured, job).state, latest(workdir, job).state) == []
-
-
 # ---- Oversampling in a run ----
 
 
@@ -134,6 +110,7 @@ def test_epochs_and_class_weights_go_by_the_repeated_counts_and_the_record_says_
     assert job.recipes[0].loss.keywords["class_weights"] == weights  # type: ignore[attr-defined]
     run = files.read_json(measured / "run.json")
     assert run["data"]["train"]["num_examples"] == IMAGES
+    assert choose("auto").note in run["notes"]
     (note,) = [note for note in run["notes"] if note.startswith("oversampling")]
     assert f"an epoch has {TURNS} examples of {IMAGES} training images" in note
 
@@ -145,6 +122,6 @@ def test_images_and_features_of_a_class_that_counts_more_are_held_once(job: Job)
 
 def test_checkpoint_of_the_second_phase_is_found_in_it(measured: Path, job: Job) -> None:
     trained = load_trained(measured, LAST_STEP)
-    restored = latest(measured, job).state
+    restored = restore(measured, job).state
     jax.tree.map(np.testing.assert_array_equal, dict(trained.variables["params"]), dict(restored.params))
     assert trained.step == LAST_STEP

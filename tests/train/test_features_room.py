@@ -86,44 +86,39 @@ def test_neither_memory_nor_disk_trains_through_the_network_and_says_so(
     )
 
 
-def test_off_and_nothing_frozen_keep_nothing(tmp_path: Path) -> None:
-    for key, value, why in (
-        ("features", "off", "config.features is off"),
-        ("freeze", "none", "the first stage trains"),
-    ):
-        caching = decided(tmp_path, 10, **{key: value})
-        assert kept(caching) == ("", 1, False)
-        assert caching.note == f"features: not cached ({why})"
+ROTATED = {"augment__rotate": 10.0}
+DECISIONS: list[tuple[dict[str, Any], float, tuple[str, int, bool], str]] = [
+    ({"features": "off"}, 10, ("", 1, False), "features: not cached (config.features is off)"),
+    ({"freeze": "none"}, 10, ("", 1, False), "features: not cached (the first stage trains)"),
+    ({"batch_norm": "batch"}, 10, ("", 1, False), "features: not cached"),  # statistics of the batch end the prefix
+    ({"batch_norm": (("block2", "batch"),)}, 10, ("device", 1, True), "features: block1 run once"),
+    (ROTATED, 10, ("", 1, True), "config.feature_views=K"),
+    (ROTATED, 10, ("", 1, True), "; those of the validation images are"),
+    ({**ROTATED, "feature_views": 3}, 10, ("device", 3, True), "3 augmented view(s) of each"),
+    # Views without augmentation are all the same, and none is kept that no epoch sees.
+    ({"feature_views": 3}, 10, ("device", 1, True), ""),
+    *(
+        ({**ROTATED, "feature_views": 4}, epochs, ("device", views, True), f"{views} augmented view(s) of each")
+        for epochs, views in ((2, 2), (0.5, 1), (2.5, 3), (10, 4))
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "epochs", "expected", "said"), DECISIONS)
+def test_what_is_cached_follows_from_what_is_frozen_and_what_changes_at_random(
+    tmp_path: Path, changes: dict[str, Any], epochs: float, expected: tuple[str, int, bool], said: str
+) -> None:
+    caching = decided(tmp_path, epochs, **changes)
+    assert kept(caching) == expected
+    assert said in caching.note
+    if "feature_views" in changes:
+        assert caching.train_bytes == caching.views * TRAIN_BYTES
     assert not (tmp_path / "cache").exists()
 
 
-def test_batch_norm_on_batch_statistics_ends_the_prefix(tmp_path: Path) -> None:
-    assert kept(decided(tmp_path, batch_norm="batch")) == ("", 1, False)
-    caching = decided(tmp_path, batch_norm=(("block2", "batch"),))
-    assert caching.placement == "device"
-    assert "features: block1 run once" in caching.note
-
-
-def test_augmentation_needs_views_that_are_agreed(tmp_path: Path) -> None:
-    caching = decided(tmp_path, augment__rotate=10.0)
-    assert kept(caching) == ("", 1, True)
-    assert "config.feature_views=K" in caching.note
-    assert caching.note.endswith("; those of the validation images are")
+def test_features_that_are_asked_for_but_change_at_random_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^config.features is on, but augmentation .* whole network$"):
-        decided(tmp_path, augment__rotate=10.0, features="on")
-    caching = decided(tmp_path, augment__rotate=10.0, feature_views=3)
-    assert kept(caching) == ("device", 3, True)
-    assert caching.train_bytes == 3 * TRAIN_BYTES
-    assert "3 augmented view(s) of each" in caching.note
-
-
-@pytest.mark.parametrize(("epochs", "views"), [(2, 2), (0.5, 1), (2.5, 3), (10, 4)])
-def test_no_view_is_kept_that_no_epoch_sees(tmp_path: Path, epochs: float, views: int) -> None:
-    assert decided(tmp_path, epochs, augment__rotate=10.0, feature_views=4).views == views
-
-
-def test_views_without_augmentation_are_all_the_same_and_kept_once(tmp_path: Path) -> None:
-    assert kept(decided(tmp_path, feature_views=3)) == ("device", 1, True)
+        decided(tmp_path, **ROTATED, features="on")
 
 
 # ---- Damaged files and full disks ----

@@ -15,11 +15,11 @@ from covidjax.data.order import batch_indices
 from covidjax.mesh import replicated
 from covidjax.train import features
 from covidjax.train.inputs import PhaseInputs, final_inputs, make_inputs, split_into_calls
-from covidjax.train.parallel import jit_step
+from covidjax.train.parallel import mapped_step
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import TrainState
 from covidjax.train.step import run_prefix
-from tests.support import TINY, make_caching, small_config
+from tests.support import TINY, assert_same_bits, make_caching, small_config
 from tests.train.cached import make_case, passes
 
 FROZEN: dict[str, Any] = {**TINY, "batch_size": 5, "epochs": 5, "freeze": "until:block1"}
@@ -158,11 +158,11 @@ def placed(job: Job, monkeypatch: pytest.MonkeyPatch, place: str) -> Job:
 
 
 def trained(job: Job, feed: PhaseInputs, steps: int) -> TrainState:
-    step = jit_step(job.recipes[0], job.mesh, resident=feed.resident)
+    step = mapped_step(job.recipes[0], job.mesh, resident=feed.resident)
     state = jax.device_put(jax.tree.map(jnp.array, job.fresh_state()), replicated(job.mesh))
     for _, arguments in feed.calls(job.mesh, "jit", 3, job.config.batch_size, (0, steps), 1):
         state = step(state, *arguments)
-    return dataclasses.replace(state, key=jax.random.key_data(state.key))
+    return state
 
 
 def test_place_of_the_features_does_not_change_a_bit_of_training(
@@ -178,17 +178,20 @@ def test_place_of_the_features_does_not_change_a_bit_of_training(
         states[place] = trained(here, feed, steps=2 * EPOCH_STEPS + 1)
     assert (own.computed, own.reused) == (VIEWS + 1, 2 * (VIEWS + 1))
     for one, other in (("device", "host"), ("host", "disk")):
-        jax.tree.map(np.testing.assert_array_equal, states[one], states[other])
+        assert_same_bits(states[one], states[other])
 
 
 # ---- The validation split at the end ----
 
 
+def best(job: Job) -> Any:
+    return SimpleNamespace(step=EPOCH_STEPS, variables=job.variables)
+
+
 def test_best_network_is_measured_from_the_features_of_training(tmp_path: Path, job: Job) -> None:
     own = passes(tmp_path)
     feed = make_inputs(job, job.phases[0], job.variables, own)
-    checkpoint: Any = SimpleNamespace(step=EPOCH_STEPS, variables=job.variables)
-    inputs, start = final_inputs(job, checkpoint, own)
+    inputs, start = final_inputs(job, best(job), own)
     assert (own.computed, own.reused, start) == (2, 1, "block2")
     np.testing.assert_array_equal(inputs, feed.val)
 
@@ -198,6 +201,45 @@ def test_best_network_is_measured_whole_where_features_are_not_its_own(tmp_path:
     half = dataclasses.replace(job, recipes=(dataclasses.replace(job.recipes[0], prefix=prefix),))
     for other in (uncached(job), half):
         own = passes(tmp_path)
-        checkpoint: Any = SimpleNamespace(step=EPOCH_STEPS, variables=job.variables)
-        assert final_inputs(other, checkpoint, own) == (None, None)
+        assert final_inputs(other, best(job), own) == (None, None)
         assert (own.computed, own.reused) == (0, 0)
+
+
+# ---- Masks of views ----
+
+NUM_MASKS, SIZE = 40, 32  # more than one batch of the pass
+MOVED: dict[str, Any] = {"augment__rotate": 30.0, "augment__shift": 0.2, "augment__scale": 0.2, "augment__flip": True}
+
+
+def draw_masks() -> np.ndarray:
+    """A rectangle in each image, off the centre."""
+    generator = np.random.default_rng(0)
+    masks = np.zeros((NUM_MASKS, SIZE, SIZE), np.uint8)
+    for mask in masks:
+        top, left = generator.integers(4, 14, 2)
+        mask[top : top + generator.integers(6, 16), left : left + 6] = 1
+    return masks
+
+
+def test_masks_move_with_the_images_of_their_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A prefix that does nothing: its features are the images themselves.
+    monkeypatch.setattr(features, "run_prefix", lambda recipe, variables, images: images)
+    recipe = make_case(small_config("cnn", **{**FROZEN, **MOVED}), SIZE).recipe
+    own, masks = passes(tmp_path), draw_masks()
+    views = []
+    for view in (0, 1):
+        seen = own.features(recipe, {}, 255 * masks[..., None], view)[..., 0] > 127
+        views.append(own.targets(recipe, masks, view))
+        assert views[view].dtype == np.uint8
+        right = (seen == views[view]).mean(axis=(1, 2))
+        assert right.min() > 0.97
+        assert right.mean() > 0.99
+        assert (seen == masks).mean(axis=(1, 2)).mean() < 0.95
+    assert (views[0] != views[1]).any(axis=(1, 2)).all()
+
+
+def test_labels_of_images_and_masks_of_images_as_they_are_stay(tmp_path: Path) -> None:
+    recipe = make_case(small_config("cnn", **{**FROZEN, **MOVED}), SIZE).recipe
+    own, masks, labels = passes(tmp_path), draw_masks(), np.arange(NUM_MASKS)
+    assert own.targets(recipe, masks) is masks
+    assert own.targets(recipe, labels, 1) is labels

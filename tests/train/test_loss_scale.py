@@ -1,9 +1,7 @@
 """float16: the loss is scaled, a step whose gradients overflow changes nothing, and what is frozen stays as it is."""
 
 import dataclasses
-import shutil
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,29 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from covidjax import losses, models
 from covidjax.errors import UserError
-from covidjax.runs.train import train
 from covidjax.tasks.classification import CLASSIFICATION
 from covidjax.train import loop, loss_scale
 from covidjax.train.loss_scale import LARGEST, LossScale
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe, train_step
-from covidjax.train.writer import read_records
-from covidjax.weights.workdir import load_trained
 from tests.support import (
     EVERYTHING_ON,
-    TINY,
     make_batch,
-    make_model,
-    make_recipe,
     make_state,
-    make_variables,
+    make_training,
     small_config,
 )
-from tests.train.cached import from_features, make_case, through_the_network, trained_part
 
 SIZE = 8
 GOOD, BAD = {"a": jnp.ones(2)}, {"a": jnp.array([1.0, jnp.inf])}
@@ -53,9 +43,7 @@ class Subject:
 
 def make_subject(precision: str) -> Subject:
     config = small_config("cnn", precision=precision, model__width=2, model__num_blocks=1, **EVERYTHING_ON)
-    model = make_model(config)
-    variables = make_variables(model, SIZE)
-    recipe = make_recipe(config, model, variables)
+    recipe, variables = make_training(config, SIZE)
     return Subject(recipe, variables, jax.jit(partial(train_step, recipe=recipe)))
 
 
@@ -182,48 +170,3 @@ def test_devices_skip_a_step_together(half: Subject) -> None:
         after = compiled(before, {**batch, "label": jnp.zeros((2, 4), jnp.int32).at[1, 3].set(label)})
         assert int(after.loss_scale.skipped_steps) == skips
         assert ("params" in changed_by(before, after)) == (not skips)
-
-
-@pytest.mark.slow
-def test_cached_features_train_as_the_network_does(tmp_path: Path) -> None:
-    options = {"model__width": 2, "model__num_blocks": 2, "batch_size": 4, "freeze": "until:block1"}
-    case = make_case(small_config("cnn", precision="float16", **options), SIZE)
-    cached, through = from_features(case, tmp_path, 5), through_the_network(case, 5)
-    assert jax.tree.leaves(cached.loss_scale) == jax.tree.leaves(through.loss_scale)
-    expected = trained_part(case, through)
-    for path, value in trained_part(case, cached).items():
-        np.testing.assert_allclose(value, expected[path], rtol=1e-2, atol=1e-2 * np.abs(expected[path]).max())
-
-
-# ---- The run ----
-
-
-def run_config(cache_dir: Path) -> ConfigDict:
-    return small_config(**TINY, precision="float16", dataset__cache_dir=str(cache_dir), epochs=2)
-
-
-@pytest.mark.slow
-def test_run_resumes_with_its_scale_to_the_same_bits_and_records_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(loss_scale, "FIRST", LARGEST)
-    config = run_config(tmp_path / "cache")
-    train(config, tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
-    shutil.rmtree(tmp_path / "resumed/checkpoints/12")
-    (tmp_path / "resumed/checkpoints/manifests/12.json").unlink()
-    (tmp_path / "resumed/report.html").unlink()
-    train(config, tmp_path / "resumed")
-    whole, resumed = (
-        [{**line, "images_per_second": 0} for line in read_records(tmp_path / name / "metrics.jsonl")]
-        for name in ("whole", "resumed")
-    )
-    assert whole == resumed
-    first, second = (line for line in whole if line["split"] == "train")
-    assert first["skipped_steps"] > 0
-    assert first["loss_scale"] == LARGEST / 2 ** first["skipped_steps"]
-    assert second["loss_scale"] == LARGEST / 2 ** second["skipped_steps"]
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        *(load_trained(tmp_path / name, "latest").variables for name in ("whole", "resumed")),
-    )

@@ -15,10 +15,6 @@ def tiny_config(**changes: Any) -> Any:
     return small_config("cnn", model__width=2, model__num_blocks=2, **changes)
 
 
-def spans(phases: tuple[Phase, ...]) -> list[tuple[Any, int, int]]:
-    return [(phase.freeze, phase.first_step, phase.last_step) for phase in phases]
-
-
 def rate_of(phase: Phase, step: int) -> float:
     schedule = optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, steps_per_epoch=10)
     return float(schedule(step - phase.schedule_start))
@@ -36,22 +32,13 @@ def test_phases_follow_one_another_and_change_only_what_they_name() -> None:
         ),
     )
     first, second, third = make_phases(config, steps_per_epoch=10)
-    assert [(phase.index, phase.first_step, phase.last_step) for phase in (first, second, third)] == [
-        (0, 0, 20),
-        (1, 20, 50),
-        (2, 50, 60),
-    ]
+    assert [(phase.first_step, phase.last_step) for phase in (first, second, third)] == [(0, 20), (20, 50), (50, 60)]
     assert [phase.freeze for phase in (first, second, third)] == ["backbone", ("block1",), "none"]
-    assert [phase.batch_norm for phase in (first, second, third)] == ["auto", "auto", "running"]
-    assert [phase.lr_scale for phase in (first, second, third)] == [(("head", 2.0),), (("head", 2.0),), ()]
+    assert [phase.settings.batch_norm for phase in (first, second, third)] == ["auto", "auto", "running"]
+    assert [phase.settings.lr_scale for phase in (first, second, third)] == [(("head", 2.0),), (("head", 2.0),), ()]
     assert [phase.optimizer.learning_rate for phase in (first, second, third)] == [1e-3, 1e-4, 1e-3]
     assert [phase.optimizer.name for phase in (first, second, third)] == ["adam", "adam", "sgd"]
     assert second.optimizer.to_dict() == config.optimizer.to_dict() | {"learning_rate": 1e-4}
-
-
-def test_a_config_without_phases_is_one_phase() -> None:
-    (phase,) = make_phases(tiny_config(epochs=3, freeze="backbone"), steps_per_epoch=10)
-    assert (phase.first_step, phase.last_step, phase.freeze) == (0, 30, "backbone")
 
 
 def test_a_boundary_belongs_to_the_phase_that_it_ends() -> None:
@@ -62,45 +49,35 @@ def test_a_boundary_belongs_to_the_phase_that_it_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "epochs", "expected"),
+    ("changes", "expected"),
     [
-        ("gradual:2", 7, [("last:1", 0, 20), ("last:2", 20, 40), ("none", 40, 70)]),
-        ("gradual:1", 3, [("last:1", 0, 10), ("last:2", 10, 20), ("none", 20, 30)]),
-        ("gradual:2", 4, [("last:1", 0, 20), ("last:2", 20, 40)]),
-        ("gradual:2", 3, [("last:1", 0, 20), ("last:2", 20, 30)]),
-        ("gradual:3", 3, [("last:1", 0, 30)]),
+        ({"epochs": 3, "freeze": "backbone"}, [("backbone", 0, 30)]),
+        ({"phases": ({"steps": 7}, {"epochs": 1})}, [("none", 0, 7), ("none", 7, 17)]),
+        ({"freeze": "gradual:2", "epochs": 7}, [("last:1", 0, 20), ("last:2", 20, 40), ("none", 40, 70)]),
+        ({"freeze": "gradual:1", "epochs": 3}, [("last:1", 0, 10), ("last:2", 10, 20), ("none", 20, 30)]),
+        ({"freeze": "gradual:2", "epochs": 4}, [("last:1", 0, 20), ("last:2", 20, 40)]),
+        ({"freeze": "gradual:2", "epochs": 3}, [("last:1", 0, 20), ("last:2", 20, 30)]),
+        ({"freeze": "gradual:3", "epochs": 3}, [("last:1", 0, 30)]),
     ],
+    ids=str,
 )
-def test_gradual_frees_one_stage_after_the_other(strategy: str, epochs: int, expected: list[Any]) -> None:
-    phases = make_phases(tiny_config(freeze=strategy, epochs=epochs), steps_per_epoch=10)
-    assert spans(phases) == expected
+def test_phases_take_the_steps_they_are_given_and_gradual_frees_one_stage_after_the_other(
+    changes: dict[str, Any], expected: list[Any]
+) -> None:
+    phases = make_phases(tiny_config(**changes), steps_per_epoch=10)
+    assert [(phase.freeze, phase.first_step, phase.last_step) for phase in phases] == expected
     assert [phase.index for phase in phases] == [*range(len(expected))]
-
-
-def test_a_phase_can_be_given_in_steps_and_end_within_an_epoch() -> None:
-    config = tiny_config(phases=({"steps": 7}, {"epochs": 1}, {"steps": 25, "freeze": "backbone"}))
-    assert spans(make_phases(config, steps_per_epoch=10)) == [("none", 0, 7), ("none", 7, 17), ("backbone", 17, 42)]
 
 
 def test_a_schedule_restarts_or_goes_on_as_its_phase_says() -> None:
     goes_on = {"optimizer": {"schedule_from": "previous"}}
-    config = tiny_config(
-        optimizer__schedule="one_cycle",
-        phases=(
-            {"epochs": 1},
-            {"epochs": 2, **goes_on},
-            {"steps": 5, **goes_on},
-            {"epochs": 1},
-            {"epochs": 3, **goes_on},
-        ),
-    )
+    phases = ({"epochs": 1}, {"epochs": 2, **goes_on}, {"steps": 5, **goes_on}, {"epochs": 1}, {"epochs": 3, **goes_on})
+    config = tiny_config(optimizer__schedule="one_cycle", phases=phases)
     made = make_phases(config, steps_per_epoch=10)
     assert [(phase.schedule_start, phase.schedule_steps) for phase in made] == [(0, 35)] * 3 + [(35, 40)] * 2
     assert rate_of(made[1], 10) == rate_of(made[0], 10)
     assert rate_of(made[3], 35) == rate_of(made[0], 0)
-
-
-def test_without_a_phase_before_it_a_schedule_starts() -> None:
+    # Without a phase before it a schedule starts.
     config = tiny_config(optimizer__schedule_from="previous", phases=({"epochs": 1}, {"epochs": 2}))
     found = [(phase.schedule_start, phase.schedule_steps) for phase in make_phases(config, steps_per_epoch=10)]
     assert found == [(0, 30)] * 2
@@ -125,8 +102,8 @@ def test_a_schedule_goes_on_only_under_the_same_optimizer(section: dict[str, Any
 def test_of_a_pair_of_rates_the_schedule_runs_on_the_higher() -> None:
     config = tiny_config(optimizer__schedule="cosine", phases=({}, {"optimizer": {"learning_rate": (1e-5, 1e-3)}}))
     plain, spread = make_phases(config, steps_per_epoch=10)
-    assert plain.rate_spread == 1.0
-    assert spread.rate_spread == pytest.approx(0.01)
+    assert plain.settings.rate_spread == 1.0
+    assert spread.settings.rate_spread == pytest.approx(0.01)
     assert spread.optimizer == plain.optimizer
     assert rate_of(spread, spread.first_step) == rate_of(plain, plain.first_step) == pytest.approx(1e-3)
 

@@ -1,5 +1,6 @@
-"""Phases beside a reference in NumPy that knows nothing of plans, masks or optimizer states."""
+"""Phases and rates beside references in NumPy that know nothing of plans, masks or optimizer states."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -7,11 +8,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from covidjax import losses
 from covidjax.train.phases import enter_phase, evaluation_variables, make_phases
 from covidjax.train.step import Recipe, train_step
-from tests.support import make_batch, make_model, make_recipe, make_state, make_variables, small_config
+from tests.optimizers import one_cycle_by_hand
+from tests.support import (
+    assert_close,
+    make_batch,
+    make_model,
+    make_recipe,
+    make_state,
+    make_training,
+    make_variables,
+    small_config,
+)
 
 
 class NumpyAdam:
@@ -101,14 +113,47 @@ def test_moments_decays_rates_and_averages_of_groups_over_phases_are_those_worke
                         keep = min(AVERAGES[stage], (1 + count) / (10 + count))
                         averages[path] = keep * averages[path] + (1 - keep) * values[path]
                 state = step(state, batch)
-            evaluated = evaluation_variables(state.params, state.batch_stats, state.average, recipe.plan)
-            assert_close(state.params, values)
-            assert_close(evaluated["params"], values | averages)
+            evaluated = evaluation_variables(state, recipe.plan)
+            for tree, reference in ((state.params, values), (evaluated["params"], values | averages)):
+                expected = jax.tree.map_with_path(lambda path, leaf, known=reference: known[path], tree)
+                assert_close(tree, expected, 1e-10)
 
         counts = {path[0].key: int(leaf) for path, leaf in jax.tree.leaves_with_path(state.opt_state[1].count)}
         assert counts == {"block1": 9, "block2": 6, "head": 4}
 
 
-def assert_close(tree: Any, reference: dict[Any, np.ndarray]) -> None:
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        np.testing.assert_allclose(leaf, reference[path], rtol=1e-10, atol=1e-12, err_msg=jax.tree_util.keystr(path))
+def slice_of_rates(low: float, high: float, count: int) -> list[float]:
+    """fastai's slice(low, high) over layer groups: each the same multiple of the one before."""
+    multiple = (high / low) ** (1 / (count - 1))
+    return [low * multiple**index for index in range(count)]
+
+
+def test_every_parameter_moves_by_the_rate_of_its_stage_at_its_step() -> None:
+    total, pct_start, low, high = 60, 0.3, 1e-5, 1e-3
+    with jax.enable_x64(True):
+        optimizer = {"learning_rate": (low, high), "schedule": "one_cycle", "pct_start": pct_start}
+        config = small_config(
+            "cnn",
+            model__width=2,
+            precision="float64",
+            phases=({"steps": total, "optimizer": optimizer},),
+            lr_scale=(("head/.*bias", 0.5),),
+            model__num_blocks=3,
+        )
+        # A direction of ones, so that what a parameter moves by is its rate.
+        ones = optax.stateless(lambda updates, params: jax.tree.map(jnp.ones_like, updates))
+        recipe, variables = make_training(config, tx=ones)
+        step = jax.jit(partial(train_step, recipe=recipe))
+        state, batch = make_state(recipe, variables), make_batch(size=16)
+        by_stage = dict(zip(recipe.model.stages, slice_of_rates(low, high, len(recipe.model.stages)), strict=True))
+        assert len(by_stage) == 4
+        for number in (0, 1, 5, 16, 17, 18, 30, 58, 59):
+            state = dataclasses.replace(state, step=jnp.int32(number))
+            after = step(state, batch)
+            moved = jax.tree.map(lambda a, b: a - b, state.params, after.params)
+            for path, leaf in jax.tree.leaves_with_path(moved):
+                stage, kind = path[0].key, path[-1].key
+                peak = by_stage[stage] * (0.5 if (stage, kind) == ("head", "bias") else 1.0)
+                expected = one_cycle_by_hand(number, total, pct_start, peak)
+                # Rates are in float32, and the cosine at its end is a difference of numbers as large as the peak.
+                assert float(jnp.max(jnp.abs(leaf - expected))) < 3e-7 * peak, (number, path)

@@ -12,45 +12,43 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files
 from covidjax.checkpoint.checkpoint import Restored
+from covidjax.errors import Interrupted
+from covidjax.files import read_json_lines
+from covidjax.ops.choose import choose
+from covidjax.runs.train import train
+from covidjax.train import loss_scale
+from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
-from covidjax.train.writer import read_records
 from covidjax.weights.workdir import open_checkpoints
-from launch import train
-from tests.commands import call, contents
-from tests.support import send_sigterm_before
+from launch import train as command
+from tests.commands import call, config_file, contents
+from tests.support import TINY, by_path, send_sigterm_before, small_config
 
 # Everything that a resumed run could get wrong: two phases, running statistics, moments, moving average, dropout,
 # augmentation and a learning rate that follows the loss.
-CONFIG = """
-from covidjax.config import default_config
-
-def get_config():
-    config = default_config()
-    config.dataset.image_size = 16
-    config.dataset.num_images = 50
-    config.model.width = 2
-    config.model.num_blocks = 2
-    config.model.dropout = 0.2
-    config.batch_size = 6
-    config.ema_decay = 0.9
-    config.augment.brightness = 0.2
-    config.optimizer.name = "adamw"
-    config.optimizer.weight_decay = 0.01
-    config.optimizer.schedule = "plateau"
-    config.optimizer.plateau_patience = 1
-    config.optimizer.plateau_factor = 0.7
-    config.optimizer.plateau_min_delta = 0.1
-    config.steps_per_call = 2
-    config.phases = ({"epochs": 4, "freeze": "backbone"}, {"epochs": 8, "freeze": "none"})
-    return config
-"""
+CONFIG: dict[str, Any] = {
+    **TINY,
+    "dataset__num_images": 50,
+    "batch_size": 6,
+    "model__dropout": 0.2,
+    "ema_decay": 0.9,
+    "augment__brightness": 0.2,
+    "optimizer__name": "adamw",
+    "optimizer__weight_decay": 0.01,
+    "optimizer__schedule": "plateau",
+    "optimizer__plateau_patience": 1,
+    "optimizer__plateau_factor": 0.7,
+    "optimizer__plateau_min_delta": 0.1,
+    "steps_per_call": 2,
+    "phases": ({"epochs": 4, "freeze": "backbone"}, {"epochs": 8, "freeze": "none"}),
+}
 STEPS_PER_EPOCH, FIRST_PHASE_EPOCHS, EPOCHS = 8, 4, 12
 BOUNDARY, LAST_STEP = STEPS_PER_EPOCH * FIRST_PHASE_EPOCHS, STEPS_PER_EPOCH * EPOCHS
 STOPS = (BOUNDARY, 62)
@@ -79,9 +77,7 @@ Start = Callable[[Path], "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("config") / "config.py"
-    path.write_text(CONFIG)
-    return f"--config={path}"
+    return config_file(tmp_path_factory.mktemp("config"), **CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +85,8 @@ def start(config: str, environment: dict[str, str]) -> Start:
     """Starts the slow command on a workdir."""
 
     def started(workdir: Path) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", SLOWLY, config, f"--workdir={workdir}"]
-        return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        line = [sys.executable, "-c", SLOWLY, config, f"--workdir={workdir}"]
+        return subprocess.Popen(line, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     return started
 
@@ -115,7 +111,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
     for step in STOPS:
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as errors:
             send_sigterm_before(step, patch)
-            assert call(train.main, config, f"--workdir={workdir}") == 143
+            assert call(command.main, config, f"--workdir={workdir}") == 143
         assert errors.getvalue() == f"stopped after step {step}, which is saved: the same command goes on from there\n"
         assert finished_steps(workdir)[-1] == step
     return workdir
@@ -124,7 +120,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
 def finish(config: str, workdir: Path) -> str:
     """Runs the command, which has to succeed; returns what it said."""
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        assert call(train.main, config, f"--workdir={workdir}") == 0
+        assert call(command.main, config, f"--workdir={workdir}") == 0
     return output.getvalue()
 
 
@@ -139,7 +135,7 @@ def unfinished(workdir: Path) -> set[str]:
 
 
 def last_epoch(workdir: Path) -> int:
-    return max((record["epoch"] for record in read_records(workdir / "metrics.jsonl")), default=0)
+    return max((record["epoch"] for record in read_json_lines(workdir / "metrics.jsonl")[0]), default=0)
 
 
 def kill_when(process: "subprocess.Popen[str]", reached: Callable[[], bool], delay: float = 0.0) -> None:
@@ -154,38 +150,28 @@ def kill_when(process: "subprocess.Popen[str]", reached: Callable[[], bool], del
 
 
 def restore(workdir: Path, job: Job) -> Restored:
+    """The end of a run."""
     with open_checkpoints(workdir, job.config) as checkpoints:
-        return checkpoints.restore("latest", job.abstract_state(LAST_STEP))
-
-
-def arrays(state: Any) -> dict[str, np.ndarray]:
-    return {
-        jax.tree_util.keystr(path): np.asarray(
-            jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
+        return checkpoints.restore("latest", job.abstract_state(job.last_step))
 
 
 def differing(one: Any, other: Any) -> list[str]:
     """The arrays of a state that another, which has to have the same ones, holds with other bits."""
-    found, expected = arrays(one), arrays(other)
+    found, expected = by_path(one), by_path(other)
     assert found.keys() == expected.keys()
     return [name for name, value in expected.items() if not np.array_equal(found[name], value)]
 
 
 def figures(workdir: Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl without what depends on the clock."""
-    records = read_records(workdir / "metrics.jsonl")
-    return [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
+    records = read_json_lines(workdir / "metrics.jsonl")[0]
+    return [{**record, "images_per_second": 0} for record in records]
 
 
 def assert_same_run(workdir: Path, whole: Path, job: Job) -> None:
     found, expected = restore(workdir, job), restore(whole, job)
-    fields = {name.split("[")[0] for name in arrays(expected.state)}
-    assert fields >= {".params", ".batch_stats", ".opt_state", ".average"}
     assert differing(found.state, expected.state) == []
-    assert found.progress["step"] == LAST_STEP
+    assert found.progress["step"] == job.last_step
     assert found.progress["best"] == expected.progress["best"]
     assert figures(workdir) == figures(whole)
     for name in ("evaluation_val.json", "predictions_val.csv"):
@@ -199,6 +185,8 @@ def test_uninterrupted_run_records_each_epoch_and_split_once(whole: Path, job: J
         (epoch, split, int(epoch > FIRST_PHASE_EPOCHS)) for epoch in range(1, EPOCHS + 1) for split in ("train", "val")
     ]
     assert job.last_step == LAST_STEP
+    fields = {name.split("[")[0] for name in by_path(restore(whole, job).state)}
+    assert fields >= {".params", ".batch_stats", ".opt_state", ".average"}
     rates = [record["learning_rate"] for record in figures(whole) if record["split"] == "train"]
     assert len(set(rates)) > 2, "the plateau rule never acted, so nothing here shows that it is resumed"
 
@@ -271,3 +259,48 @@ def test_finished_run_started_again_changes_no_checkpoint(tmp_path: Path, config
     assert contents(workdir / "checkpoints") == before
     assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert_same_run(workdir, whole, job)
+
+
+# ---- Runs of other kinds ----
+
+ADAMW: dict[str, Any] = {"optimizer__name": "adamw", "optimizer__weight_decay": 0.01, "ema_decay": 0.9}
+GRADUAL = {"freeze": "gradual:2", "epochs": 7, "optimizer__schedule": "one_cycle", "model__dropout": 0.2, **ADAMW}
+VIEWS = {"freeze": "backbone", "feature_views": 2, "augment__contrast": 0.2, "phases": ({"epochs": 1}, {"epochs": 2})}
+# What the run is, the steps that it is stopped before, and where the features of each of its phases live.
+KINDS: dict[str, tuple[dict[str, Any], tuple[int, ...], list[str]]] = {
+    "gradual": (GRADUAL, (20, 28), ["device", "device", ""]),
+    "measured within epochs": ({**VIEWS, "evaluate_every_steps": 3}, (9,), ["device", "device"]),
+    "native": ({"ops": "native", "freeze": "until:block1", "features": "off", "epochs": 2, **ADAMW}, (8,), [""]),
+    "float16": ({"precision": "float16", "epochs": 2}, (8,), [""]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_run_of_any_kind_that_is_stopped_goes_on_to_the_same_bits(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "native" and not (choice := choose("auto")).native:
+        pytest.skip(choice.note)
+    monkeypatch.setattr(loss_scale, "FIRST", loss_scale.LARGEST)  # float16 overflows in its first steps
+    (changes, stops, places), programs = KINDS[kind], Programs()
+
+    def settings(cache: str) -> ConfigDict:
+        return small_config("cnn", **TINY, **changes, steps_per_call=2, dataset__cache_dir=str(tmp_path / cache))
+
+    train(settings("cache"), tmp_path / "whole", programs=programs)
+    # The features of a phase are found the first time, and computed anew the second time.
+    for stop, cache in zip(stops, ("cache", "another"), strict=False):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            send_sigterm_before(stop, patch)
+            train(settings(cache), tmp_path / "run", programs=programs)
+        assert finished_steps(tmp_path / "run")[-1] == stop
+    train(settings("another"), tmp_path / "run", programs=programs)
+    assert_same_run(tmp_path / "run", tmp_path / "whole", prepare(settings("cache")))
+    phases = files.read_json(tmp_path / "whole" / "run.json")["freeze"]
+    assert [phase["features"]["placement"] for phase in phases] == places
+    scales = [line for line in figures(tmp_path / "whole") if "loss_scale" in line]
+    assert [line["loss_scale"] for line in scales] == [
+        loss_scale.LARGEST / 2 ** line["skipped_steps"] for line in scales
+    ]
+    assert (kind == "float16") == any(line["skipped_steps"] > 0 for line in scales)

@@ -10,7 +10,16 @@ from flax import traverse_util
 
 from covidjax import optim
 from covidjax.train.step import Recipe, train_step
-from tests.support import EVERYTHING_ON, make_batch, make_model, make_recipe, make_state, make_variables, small_config
+from tests.support import (
+    EVERYTHING_ON,
+    make_batch,
+    make_model,
+    make_recipe,
+    make_state,
+    make_training,
+    make_variables,
+    small_config,
+)
 
 
 @pytest.mark.parametrize("strategy", ["until:layer3", "backbone", "all_but_norm"])
@@ -28,39 +37,25 @@ def test_frozen_leaves_have_no_optimizer_slot_and_no_average(strategy: str) -> N
     assert trained < len(recipe.plan.leaves)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["until:layer3", "backbone"])
-@pytest.mark.parametrize("model_name", ["resnet18", "resnet50"])
-def test_frozen_stages_of_a_resnet_keep_their_bits(model_name: str, strategy: str) -> None:
-    assert_frozen_bits_kept(model_name, 64, "adamw", strategy)
-
-
+# By optimizer, a strategy that it is tried with every day; the slow set tries all with all.
 STRATEGIES = {"adamw": "until:block2", "sgd": "backbone", "rmsprop": "all_but_norm", "adamax": ("block[13]/conv",)}
+CNN = [("cnn", 32, optimizer, strategy, {}) for optimizer in STRATEGIES for strategy in STRATEGIES.values()]
+DEEP = [(name, 64, "adamw", until, {}) for name in ("resnet18", "resnet50") for until in ("until:layer3", "backbone")]
+FEW = ("cnn", 16, "adamw", "until:block2", {"model__width": 2, "model__num_blocks": 3})
+HALF = ("cnn", 16, "adamw", "until:block2", {"precision": "float16"})
 
 
-def test_frozen_parameters_and_statistics_keep_their_bits() -> None:
-    assert_frozen_bits_kept("cnn", 16, "adamw", STRATEGIES["adamw"], model__width=2, model__num_blocks=3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", STRATEGIES)
-def test_frozen_parameters_and_statistics_keep_their_bits_with_every_optimizer(optimizer: str) -> None:
-    for strategy in STRATEGIES.values():
-        assert_frozen_bits_kept("cnn", 32, optimizer, strategy)
-
-
-@pytest.mark.slow
-def test_frozen_parameters_and_statistics_keep_their_bits_in_float16() -> None:
-    assert_frozen_bits_kept("cnn", 16, "adamw", "until:block2", precision="float16")
-
-
-def assert_frozen_bits_kept(model_name: str, size: int, optimizer: str, strategy: Any, **options: Any) -> None:
+@pytest.mark.parametrize(
+    ("model_name", "size", "optimizer", "strategy", "options"),
+    [FEW, *(pytest.param(*case, marks=pytest.mark.slow) for case in (*CNN, *DEEP, HALF))],
+)
+def test_frozen_parameters_and_statistics_keep_their_bits(
+    model_name: str, size: int, optimizer: str, strategy: Any, options: dict[str, Any]
+) -> None:
     """After 20 steps what is frozen has its bits, and all that trains has moved."""
     changes = EVERYTHING_ON | {"optimizer__name": optimizer, "model__width": 4} | options
     config = small_config(model_name, freeze=strategy, augment__rotate=5.0, **changes)
-    model = make_model(config)
-    variables = make_variables(model, size)
-    recipe = make_recipe(config, model, variables)
+    recipe, variables = make_training(config, size)
     before = jax.tree.map(np.asarray, variables)
     state, step = make_state(recipe, variables), jax.jit(partial(train_step, recipe=recipe))
     for seed in range(20):
@@ -78,35 +73,25 @@ def test_accumulation_equals_the_whole_batch_without_batch_statistics() -> None:
     results = []
     with jax.enable_x64(True):
         for steps in (1, 4):
-            config = small_config(
-                "cnn", precision="float64", batch_norm="running", accumulation_steps=steps, optimizer__name="sgd"
-            )
-            model = make_model(config)
-            variables = make_variables(model)
-            recipe = make_recipe(config, model, variables)
-            state = make_state(recipe, variables)
+            changes = {"precision": "float64", "batch_norm": "running", "optimizer__name": "sgd"}
+            config = small_config("cnn", accumulation_steps=steps, **changes)
+            recipe, variables = make_training(config)
+            state, step = make_state(recipe, variables), jax.jit(partial(train_step, recipe=recipe))
             for seed in range(3):
-                state = jax.jit(partial(train_step, recipe=recipe))(state, make_batch(seed=seed))
+                state = step(state, make_batch(seed=seed))
             results.append(jax.tree.leaves(state.params))
     for one, four in zip(*results, strict=True):
         np.testing.assert_allclose(one, four, rtol=1e-10, atol=1e-13)
 
 
+Tiny = tuple[Recipe, dict[str, Any], Any]
+
+
 @pytest.fixture(scope="module")
-def tiny() -> tuple[Recipe, dict[str, Any], Any]:
+def tiny() -> Tiny:
     """The recipe, the variables and the compiled step of a network of two blocks."""
-    config = small_config(
-        "cnn",
-        model__width=2,
-        model__num_blocks=2,
-        ema_decay=0.75,
-        freeze="until:block1",
-        optimizer__name="sgd",
-        optimizer__schedule="plateau",
-    )
-    model = make_model(config)
-    variables = make_variables(model, 16)
-    recipe = make_recipe(config, model, variables)
+    changes = {"ema_decay": 0.75, "freeze": "until:block1", "optimizer__name": "sgd", "optimizer__schedule": "plateau"}
+    recipe, variables = make_training(small_config("cnn", model__width=2, model__num_blocks=2, **changes), 16)
     return recipe, variables, jax.jit(partial(train_step, recipe=recipe))
 
 
@@ -114,17 +99,7 @@ def kernel(params: Any) -> np.ndarray:
     return np.asarray(params["head"]["dense"]["kernel"])
 
 
-def test_average_follows_the_trained_parameters(tiny: tuple[Recipe, dict[str, Any], Any]) -> None:
-    recipe, variables, step = tiny
-    state, expected = make_state(recipe, variables), kernel(variables["params"])
-    for seed in range(3):
-        state = step(state, make_batch(16, seed=seed))
-        keep = (1 + seed) / (10 + seed)  # below 0.75 until the 26th step
-        expected = keep * expected + (1 - keep) * kernel(state.params)
-    np.testing.assert_allclose(kernel(state.average["params"]), expected, rtol=1e-6)
-
-
-def test_first_step_that_is_not_finite_is_named(tiny: tuple[Recipe, dict[str, Any], Any]) -> None:
+def test_first_step_that_is_not_finite_is_named(tiny: Tiny) -> None:
     recipe, variables, step = tiny
     state = step(make_state(recipe, variables), make_batch(16))
     assert int(state.metrics.nonfinite_step) == -1
@@ -133,7 +108,7 @@ def test_first_step_that_is_not_finite_is_named(tiny: tuple[Recipe, dict[str, An
     assert int(state.metrics.nonfinite_step) == 1
 
 
-def test_plateau_scale_scales_the_step(tiny: tuple[Recipe, dict[str, Any], Any]) -> None:
+def test_plateau_scale_scales_the_step(tiny: Tiny) -> None:
     recipe, variables, step = tiny
     full = make_state(recipe, variables)
     half = dataclasses.replace(full, plateau=dataclasses.replace(optim.plateau_init(), scale=jnp.float32(0.5)))

@@ -1,7 +1,7 @@
 """What both parity tests need: weights that hide nothing, a network filled from a file, and the comparison."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,15 @@ def error(ours: Any, theirs: Any) -> float:
     return float(np.abs(ours - theirs).max() / largest)
 
 
-def assert_equal_outputs(ours: dict[str, jax.Array], theirs: dict[str, Any]) -> None:
-    """Every stage boundary and the logits within TOLERANCE."""
-    errors = {stage: error(ours[stage], value) for stage, value in theirs.items()}
+def assert_parity(
+    model: Staged, path: Path, source_format: str, size: tuple[int, ...], outputs: Callable[[np.ndarray], Iterable[Any]]
+) -> None:
+    """Every stage boundary and the logits of a network out of a file are those of its source within TOLERANCE.
+
+    outputs: from images what leaves each stage of the source, in their order.
+    """
+    images = RandomWeights(1).images(1, *size)
+    ours = stage_outputs(model, load(model, path, source_format, images), images)
+    errors = {stage: error(ours[stage], theirs) for stage, theirs in zip(model.stages, outputs(images), strict=False)}
     print({stage: f"{value:.1e}" for stage, value in errors.items()}, flush=True)
     assert max(errors.values()) < TOLERANCE, errors

@@ -12,7 +12,7 @@ from covidjax.weights import files, inputs
 from covidjax.weights.catalog import CATALOG
 from covidjax.weights.start import initial_variables
 from launch import convert
-from tests.commands import call, refusal
+from tests.commands import call
 from tests.support import make_model, make_preprocessing, small_config
 from tests.weights.made_files import invented, write
 
@@ -74,18 +74,3 @@ def test_list_shows_every_known_id(capfd: pytest.CaptureFixture[str]) -> None:
     assert call(convert.main, "--list") == 0
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(CATALOG)
-
-
-def test_mistakes_are_refused_in_one_line_and_write_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    strange = write(tmp_path / "w.pth", {"encoder.weight": np.zeros((2, 2, 1, 1), np.float32)})
-    output = tmp_path / "ours.safetensors"
-    cases: list[tuple[tuple[Any, ...], str]] = [
-        ((f"--pretrained={strange}", f"--output={output}"), "names of no network"),
-        ((f"--pretrained={strange}", f"--output={tmp_path / 'ours.h5'}"), "ends in .safetensors"),
-        (("--pretrained=keras/resnet51", f"--output={output}"), "keras/resnet50"),
-        ((f"--pretrained={tmp_path / 'missing.pth'}", f"--output={output}"), "there is no weight file"),
-        ((f"--pretrained={strange}",), "--output"),
-    ]
-    for arguments, words in cases:
-        assert words in refusal(capfd, convert.main, *arguments)
-    assert list(tmp_path.iterdir()) == [strange]

@@ -7,21 +7,17 @@ from unittest import mock
 
 import h5py
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from covidjax.data import sources
+from covidjax.evaluate import network as evaluation
 from covidjax.models.resnet import PREACTIVATED
-from tests.weights.parity import (
-    GRADIENT_TOLERANCE,
-    TOLERANCE,
-    RandomWeights,
-    assert_equal_outputs,
-    error,
-    load,
-    network,
-    stage_outputs,
-)
+from covidjax.train.setup import prepare
+from covidjax.weights.start import initial_variables
+from tests.support import small_config
+from tests.weights import parity
+from tests.weights.parity import TOLERANCE, RandomWeights, error, load, network
 
 keras = pytest.importorskip("keras", reason="Keras is not installed: the port is compared with it")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under NumPy 2
@@ -56,12 +52,16 @@ def shallow_resnet(num_blocks: tuple[int, ...], preactivated: bool, **options: A
 
 @functools.cache
 def keras_model(
-    name: str, size: tuple[int, int] = SMALL, num_blocks: tuple[int, ...] = (), include_top: bool = True
+    name: str,
+    size: tuple[int, int] = SMALL,
+    num_blocks: tuple[int, ...] = (),
+    include_top: bool = True,
+    num_classes: int = NUM_CLASSES,
 ) -> Any:
     """The model of `keras.applications`, giving logits, with random weights and statistics."""
     keras.backend.clear_session()  # layers without a name are numbered from the start
     options: dict[str, Any] = {"weights": None, "input_shape": (*size, 3), "include_top": include_top}
-    options |= {"classes": NUM_CLASSES, "classifier_activation": None} if include_top else {}
+    options |= {"classes": num_classes, "classifier_activation": None} if include_top else {}
     with mock.patch.object(keras.initializers.VarianceScaling, "__call__", lambda _, shape, dtype: np.zeros(shape)):
         if num_blocks:
             model = shallow_resnet(num_blocks, name in PREACTIVATED, **options)
@@ -118,11 +118,10 @@ def ours(name: str, num_blocks: tuple[int, ...] = (), **options: Any) -> Any:
 
 
 def assert_parity(name: str, source: Any, model: Any, path: Path) -> None:
-    images = RandomWeights(1).images(1, *source.input_shape[1:3])
-    variables = load(model, path, "keras", images)
     layers = [*boundaries(name, getattr(model, "num_blocks", ())), source.layers[-1].name]
-    theirs = outputs_of(keras.Model(source.inputs, [source.get_layer(layer).output for layer in layers]), images)
-    assert_equal_outputs(stage_outputs(model, variables, images), dict(zip(model.stages, theirs, strict=True)))
+    assert len(layers) == len(model.stages)
+    staged = keras.Model(source.inputs, [source.get_layer(layer).output for layer in layers])
+    parity.assert_parity(model, path, "keras", source.input_shape[1:3], lambda images: outputs_of(staged, images))
 
 
 def assert_same_arrays(*trees: Any) -> None:
@@ -189,29 +188,24 @@ def test_pooling_before_the_head_is_that_of_keras(pooling: str, tmp_path: Path) 
     assert error(model.apply(variables, maps, start="head"), head(pool(maps))) < TOLERANCE
 
 
-def test_gradients_are_those_of_keras(tmp_path: Path) -> None:
-    num_blocks, images, target = SHALLOW["resnet50"], RandomWeights(1).images(1, *SMALL), 3
-    source, model = keras_model("resnet50", SMALL, num_blocks), ours("resnet50", num_blocks)
-    variables = load(model, saved(source, tmp_path), "keras", images)
-
-    def cross_entropy(logits: Any) -> jax.Array:
-        return -jnp.mean(jax.nn.log_softmax(logits)[:, target])
-
-    def our_loss(params: Any) -> jax.Array:
-        return cross_entropy(model.apply({**variables, "params": params}, images))
-
-    fixed = [variable.value for variable in source.non_trainable_variables]
-
-    def their_loss(values: Any) -> jax.Array:
-        return cross_entropy(source.stateless_call(values, fixed, images, training=False)[0])
-
-    gradients = jax.jit(jax.grad(our_loss))(variables["params"])
-    values = jax.jit(jax.grad(their_loss))([variable.value for variable in source.trainable_variables])
-    theirs = {variable.path: value for variable, value in zip(source.trainable_variables, values, strict=True)}
-    errors = {
-        "stem": error(gradients["stem"]["conv1"]["kernel"], theirs["conv1_conv/kernel"]),
-        "strided": error(gradients["layer3"]["block1"]["conv1"]["kernel"], theirs["conv4_block1_1_conv/kernel"]),
-        "scale": error(gradients["layer4"]["block1"]["norm2"]["scale"], theirs["conv5_block1_2_bn/gamma"]),
-        "head": error(gradients["head"]["dense"]["kernel"], theirs["predictions/kernel"]),
-    }
-    assert max(errors.values()) < GRADIENT_TOLERANCE, errors
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "vgg16"])
+def test_first_evaluation_of_a_run_gives_the_logits_of_keras(tmp_path: Path, name: str) -> None:
+    changes = {"dataset__image_size": 32, "dataset__channels": 3, "dataset__num_images": 16, "batch_size": 4}
+    config = small_config(name, model__arrangement="keras", freeze="backbone", **changes)
+    images = sources.load(config.dataset, "val").images
+    source = keras_model(name, (32, 32), num_classes=3)
+    legacy, numbered = (saved(source, tmp_path, suffix) for suffix in SUFFIXES[:2])
+    config.pretrained = str(legacy)
+    job = prepare(config)
+    assert any("every parameter filled" in note for note in job.notes)
+    forward = evaluation.make_forward(job.recipes[0].model, job.recipes[0].preprocessing, job.mesh)
+    found = evaluation.predict(forward, job.variables, images, 2, job.mesh)
+    preprocess = getattr(keras.applications, name).preprocess_input
+    wanted, unprepared = (
+        outputs_of(source, pixels) for pixels in (preprocess(images.astype(np.float32)), images.astype(np.float32))
+    )
+    assert error(found, wanted) < TOLERANCE
+    assert error(unprepared, wanted) > 0.01  # the network feels the preprocessing
+    config.pretrained = str(numbered)
+    assert_same_arrays(initial_variables(config, job.recipes[0].model, images.shape[1:]).variables, job.variables)

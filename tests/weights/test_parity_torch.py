@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from covidjax.models.resnet import BOTTLENECK, LAYERS
-from tests.weights.parity import (
-    GRADIENT_TOLERANCE,
-    RandomWeights,
-    assert_equal_outputs,
-    error,
-    load,
-    network,
-    stage_outputs,
-)
+from tests.weights import parity
+from tests.weights.parity import RandomWeights, network
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: the port is compared with it")
 from benchmarks.peers import torch_networks as reference  # noqa: E402 - it needs PyTorch
@@ -71,11 +65,11 @@ def saved(module: Any, folder: Path, suffix: str = ".pth") -> Path:
 
 
 def assert_parity(model: Any, module: Any, size: tuple[int, int], path: Path) -> None:
-    images = RandomWeights(1).images(1, *size)
-    variables = load(model, path, "torchvision", images)
-    with torch.no_grad():
-        theirs = dict(zip(model.stages, map(as_array, module.stage_outputs(as_batch(images))), strict=False))
-    assert_equal_outputs(stage_outputs(model, variables, images), theirs)
+    def outputs(images: np.ndarray) -> Iterator[np.ndarray]:
+        with torch.no_grad():
+            yield from map(as_array, module.stage_outputs(as_batch(images)))
+
+    parity.assert_parity(model, path, "torchvision", size, outputs)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +106,7 @@ def test_vgg16_of_a_pth_file_gives_the_activations_of_torch(size: tuple[int, int
 def test_gradients_are_those_of_torch(tmp_path: Path) -> None:
     images, target = RandomWeights(1).images(1, *SMALL), 3
     module, model = resnet("resnet18", SHALLOW), network("resnet18", NUM_CLASSES, SHALLOW)
-    variables = load(model, saved(module, tmp_path), "torchvision", images)
+    variables = parity.load(model, saved(module, tmp_path), "torchvision", images)
 
     def loss(params: Any) -> jax.Array:
         logits: Any = model.apply({**variables, "params": params}, images)
@@ -126,5 +120,7 @@ def test_gradients_are_those_of_torch(tmp_path: Path) -> None:
         "layer4 norm2": (ours["layer4"]["block1"]["norm2"]["scale"], module.layer4[0].bn2.weight),
         "head": (ours["head"]["dense"]["kernel"], module.fc.weight),
     }
-    errors = {name: error(own, other.grad.numpy().transpose(AXES[other.ndim])) for name, (own, other) in pairs.items()}
-    assert max(errors.values()) < GRADIENT_TOLERANCE, errors
+    errors = {
+        name: parity.error(own, other.grad.numpy().transpose(AXES[other.ndim])) for name, (own, other) in pairs.items()
+    }
+    assert max(errors.values()) < parity.GRADIENT_TOLERANCE, errors

@@ -5,6 +5,7 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from covidjax.console import Progress
 from covidjax.data.copies import Seen, copies
 from covidjax.data.datasets.records import Listing, Record, with_dicom_patients
 from covidjax.data.decode import in_parallel, remark_notes
+from covidjax.data.examples import SPLITS
 from covidjax.data.formats.base import BadImageError
 from covidjax.data.listing import check_classes
 from covidjax.data.splits import draw_folds, draw_splits, hold_out_eighth
@@ -39,7 +41,6 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
     CLASSES: tuple[str, ...] = ()
     MASK_CLASSES: tuple[str, ...] = ()
     PUBLISHED: Mapping[str, Any] = {}
-    checked: Listing | None = None
 
     @abc.abstractmethod
     def list_records(self, root: Path) -> Listing:
@@ -73,11 +74,8 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
             for digest, record in zip(digests, records, strict=True)
         )
         notes = listing.notes + looks + told + notes + _differences(records, self.published())
-        splits = collections.defaultdict(set)
-        for record in records:
-            if record.patient:
-                splits[record.patient].add(record.split)
-        torn = tuple(sorted(patient for patient, parts in splits.items() if len(parts) > 1))
+        sides = collections.Counter(patient for patient, _ in {(r.patient, r.split) for r in records if r.patient})
+        torn = tuple(sorted(patient for patient, count in sides.items() if count > 1))
         if torn:
             notes.append(
                 f"the published split has {len(torn)} patients on two sides ({some_of(torn)}): as it stands "
@@ -85,21 +83,18 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
             )
         if unknown := sum(not record.patient for record in records):
             notes.append(f"the patient of {unknown} of {len(records)} images is unknown: the split is image-level")
-        self.checked = Listing(records, [], notes, torn)
-        return self.checked
+        return Listing(records, [], notes, torn)
 
-    def write(self, manual_dir: Path, download_dir: Path) -> None:
+    def write(self, listing: Listing, download_dir: Path) -> None:
         """Writes the listing of `check`. download_dir: for nothing, but TFDS makes it."""
-        count = len((self.checked or self.check(manual_dir)).records)
-        progress = Progress(f"{self.name}: writing", count)
+        self.listing, self.progress = listing, Progress(f"{self.name}: writing", len(listing.records))
         tfds.disable_progress_bar()
         with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
-            config = tfds.download.DownloadConfig(manual_dir=manual_dir)
-            self.download_and_prepare(download_dir=download_dir, download_config=config, file_format="array_record")
+            self.download_and_prepare(download_dir=download_dir, file_format="array_record")
         written = sum(split.num_examples for split in self.info.splits.values())
-        if written != count:
-            raise RuntimeError(f"{written} of {count} images were written")
-        progress.finish(f"{self.name}: wrote {count} images")
+        if written != len(listing.records):
+            raise RuntimeError(f"{written} of {len(listing.records)} images were written")
+        self.progress.finish(f"{self.name}: wrote {written} images")
 
     def published(self) -> Counts:
         """The published counts of this variant."""
@@ -125,27 +120,19 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
         return bool(self.MASK_CLASSES)
 
     def _split_generators(self, dl_manager: Any) -> Mapping[str, Iterator[Any]]:
-        listing = self.checked or self.check(Path(dl_manager.manual_dir))
+        records, done = self.listing.records, itertools.count(1)
         if not self.has_masks():
             self.info.features["label"].names = list(self.CLASSES)
-        self.info.metadata.update(mask_classes=self.MASK_CLASSES, notes=listing.notes, torn=listing.torn)
-        progress = Progress(f"{self.name}: writing", len(listing.records))
-        splits = [split for split in ("train", "val", "test") if any(r.split == split for r in listing.records)]
-        written: list[str] = []
-        return {
-            split: self._generate_examples([r for r in listing.records if r.split == split], written, progress)
-            for split in splits
-        }
+        self.info.metadata.update(mask_classes=self.MASK_CLASSES, notes=self.listing.notes, torn=self.listing.torn)
+        parts = {split: [record for record in records if record.split == split] for split in SPLITS}
+        return {split: self._generate_examples(part, done) for split, part in parts.items() if part}
 
-    def _generate_examples(
-        self, records: list[Record], written: list[str], progress: Progress
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self, records: list[Record], done: Iterator[int]) -> Iterator[tuple[str, dict[str, Any]]]:
         for record in records:
             image, mask, _ = record.encoded(len(self.MASK_CLASSES))
             kind = {"mask": mask} if self.has_masks() else {"label": record.label}
             texts = {"id": record.name, "patient": record.patient, "source": record.source}
-            written.append(record.name)
-            progress.show(len(written))
+            self.progress.show(next(done))
             yield record.name, {"image": image, "fold": record.fold, "held_out": record.held_out, **texts, **kind}
 
 

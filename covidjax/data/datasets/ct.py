@@ -163,7 +163,7 @@ class _Volume:
         try:
             values = nibabel.apply_orientation(np.asarray(self.image.dataobj), self.turns)
         except (OSError, ValueError, EOFError) as error:
-            raise BadImageError(f"{self.path} is damaged: {error}") from error
+            raise BadImageError(f"{self.path} is damaged: {' '.join(str(error).split())}") from error
         if self.window:
             low, high = self.window
             return np.round((np.clip(values, low, high) - low) * (255 / (high - low))).astype(np.uint8)

@@ -1,13 +1,10 @@
 """A data set from the files that the user has put down: all of it, or nothing."""
 
-import contextlib
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from covidjax import files
 from covidjax.console import say
 from covidjax.data.datasets import BUILDERS
 from covidjax.data.extra import import_with_extra
@@ -21,24 +18,25 @@ def prepare(name: str, manual_dir: Path, data_dir: Path) -> Path:
     Raises UserError with every fault of the files; then, and after any other error, data_dir is as it was before.
     """
     builder_class = load_builder(name)
-    variant = name.partition("/")[2] or None
+    instructions = builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS
     if not manual_dir.is_dir() or not any(manual_dir.iterdir()):
-        raise UserError(
-            f"--manual_dir: {manual_dir} is no folder with files: {builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-        )
+        raise UserError(f"--manual_dir: {manual_dir} is no folder with files: {instructions}")
+    variant = name.partition("/")[2] or None
     target = Path(builder_class(data_dir=data_dir, config=variant, file_format="array_record").data_dir)
     if target.exists():
         say(f"{name}: {target} is there already; remove it to prepare it anew")
         return target
-    with _workplace(name, data_dir) as temporary:
-        builder = builder_class(data_dir=temporary, config=variant, file_format="array_record")
+    with files.new_folder(target) as folder:
+        builder = builder_class(data_dir=folder / "data", config=variant, file_format="array_record")
         try:
             listing = builder.check(manual_dir)
         except UserError as error:
-            raise UserError(f"{error}; expected: {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
-        builder.write(manual_dir, temporary / "downloads")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(builder.data_dir, target)
+            raise UserError(f"{error}; expected: {instructions}") from error
+        builder.write(listing, folder / "downloads")
+        for path in Path(builder.data_dir).iterdir():
+            path.rename(folder / path.name)
+        for unused in ("data", "downloads"):
+            shutil.rmtree(folder / unused)
     for note in listing.notes:
         say(f"{name}: {note}")
     return target
@@ -64,29 +62,3 @@ def describe(name: str) -> str:
     names = [f"{name}/{config.name}" for config in builder.BUILDER_CONFIGS] or [name]
     text = " ".join(builder.__doc__.split())
     return f"{', '.join(names)}: {text}\n  {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-
-
-@contextlib.contextmanager
-def _workplace(name: str, data_dir: Path) -> Iterator[Path]:
-    """An empty folder in data_dir that is gone afterwards, with what else had to be made and is empty."""
-    made = [folder for folder in (data_dir, *data_dir.parents) if not folder.exists()]
-    temporary = data_dir / f".{name.replace('/', '-')}.preparing"
-    temporary.mkdir(parents=True, exist_ok=True)
-    handle = os.open(temporary, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            made = []
-            raise UserError(f"another process prepares {name} in {data_dir}: wait for it") from error
-        try:
-            for left in temporary.iterdir():  # by a process that was killed
-                shutil.rmtree(left)
-            yield temporary
-        finally:
-            shutil.rmtree(temporary)
-    finally:
-        os.close(handle)
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()

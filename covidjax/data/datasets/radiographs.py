@@ -13,8 +13,8 @@ import tensorflow_datasets as tfds
 
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.records import Listing, Record
+from covidjax.data.examples import SPLITS
 from covidjax.data.formats.read import SUFFIXES
-from covidjax.data.splits import balanced_subset
 from covidjax.errors import some_of
 
 COHEN = "covid-chestxray-dataset"
@@ -195,12 +195,14 @@ def _more_covid(listing: Listing, root: Path, files: dict[str, Path], named: set
 
 
 def _mini(records: list[Record]) -> list[Record]:
+    """The published number of images of each split and class; a class that is taken whole does not move the others."""
     chosen = []
     for split, counts in Covidx.PUBLISHED["mini"].items():
-        part = sorted((record for record in records if record.split == split), key=lambda record: record.name)
-        labels = [CLASSES.index(record.label) for record in part]
-        chosen += [part[index] for index in balanced_subset(labels, list(counts.values()), SEED)]
-    return chosen
+        for number, (label, count) in enumerate(counts.items()):
+            part = sorted((r for r in records if (r.split, r.label) == (split, label)), key=lambda record: record.name)
+            drawn = np.random.default_rng((SEED, number)).permutation(len(part))[:count]
+            chosen += [part[index] for index in drawn]
+    return sorted(chosen, key=lambda record: (SPLITS.index(record.split), record.name))
 
 
 def _rows(listing: Listing, root: Path) -> list[tuple[str, str, str, str]]:

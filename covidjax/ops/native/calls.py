@@ -20,25 +20,25 @@ LANES = 16  # features that the loops of the shim take at a time, or a divisor o
 
 
 def call(
-    name: str, results: Sequence[Any], *arguments: Any, by_example: tuple[str, str], **attributes: Any
-) -> tuple[jax.Array, ...]:
-    """The results of an operation of the shim.
+    name: str, shape: tuple[int, ...], *arguments: Any, by_example: tuple[str, str], **attributes: Any
+) -> jax.Array:
+    """The result [*shape] of an operation of the shim, in the dtype of its first argument.
 
-    results: jax.ShapeDtypeStruct of each. by_example: for each argument and each result whether its first axis is the
-    batch ('b'), whether devices that share a batch all have it whole ('w'), or, of results, whether what they find is
-    added up ('+'). attributes: bools, floats and tuples of ints.
+    by_example: for each argument and for the result whether its first axis is the batch ('b'), whether devices that
+    share a batch all have it whole ('w'), or, of the result, whether what they find is added up ('+').
+    attributes: bools, floats and tuples of ints.
     """
+    result = jax.ShapeDtypeStruct(shape, arguments[0].dtype)
     if jax.device_count() == 1:
-        return local_call(name, results, *arguments, **attributes)
-    function = custom_partitioning(partial(local_call, name, results, **attributes))
+        return local_call(name, [result], *arguments, **attributes)[0]
+    function = custom_partitioning(lambda *arguments: local_call(name, [result], *arguments, **attributes)[0])
     numbers = itertools.count()
 
     def axes(kind: str, array: Any) -> str:
         own = [f"own{next(numbers)}" for _ in array.shape]
         return " ".join(["batch", *own[1:]] if kind == "b" else own)
 
-    inwards, outwards = by_example
-    rule = f"{', '.join(map(axes, inwards, arguments))} -> {', '.join(map(axes, outwards, results))}"
+    rule = f"{', '.join(map(axes, by_example[0], arguments))} -> {axes(by_example[1], result)}"
     function.def_partition(partition=partial(_partition, name, attributes, by_example), sharding_rule=rule)
     return sequential_vmap(function)(*arguments)
 
@@ -57,27 +57,21 @@ def _attribute(value: bool | float | tuple[int, ...]) -> Any:
 
 
 def _partition(
-    name: str, attributes: dict[str, Any], by_example: tuple[str, str], mesh: Mesh, arguments: Any, results: Any
+    name: str, attributes: dict[str, Any], by_example: tuple[str, str], mesh: Mesh, arguments: Any, result: Any
 ) -> Any:
     """The work of each device on its part of the batch, for `custom_partitioning`."""
-    inwards, outwards = by_example
+    inwards, outward = by_example
     devices = _devices(inwards, arguments)
-    count = math.prod(mesh.shape[axis] for axis in devices)
+    count = math.prod(mesh.shape[axis] for axis in devices) if outward == "b" else 1
+    part = jax.ShapeDtypeStruct((result.shape[0] // count, *result.shape[1:]), result.dtype)
 
-    def part(kind: str, result: Any) -> Any:
-        shape = (result.shape[0] // count, *result.shape[1:]) if kind == "b" else result.shape
-        return jax.ShapeDtypeStruct(shape, result.dtype)
-
-    def lower(*arguments: Any) -> tuple[jax.Array, ...]:
-        found = local_call(name, tuple(map(part, outwards, results)), *arguments, **attributes)
-        return tuple(
-            lax.psum(array, devices) if kind == "+" and devices else array
-            for kind, array in zip(outwards, found, strict=True)
-        )
+    def lower(*arguments: Any) -> jax.Array:
+        (found,) = local_call(name, [part], *arguments, **attributes)
+        return lax.psum(found, devices) if outward == "+" and devices else found
 
     whole, divided = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(devices or None))
-    sharding = {"b": divided, "w": whole, "+": whole}
-    return mesh, lower, tuple(sharding[kind] for kind in outwards), tuple(sharding[kind] for kind in inwards)
+    outwards, *others = (divided if kind == "b" else whole for kind in (outward, *inwards))
+    return mesh, lower, outwards, tuple(others)
 
 
 def _devices(inwards: str, arguments: Any) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """Convolution in the shim: two formulations beside those of XLA, which hold what follows it in the same operation."""
 
 import math
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,52 +18,37 @@ def covers(geometry: Geometry, dtype: Any) -> bool:
     return dtype == jnp.float32 and geometry.dilation == (1, 1) and min(sizes) > 0 and min(paddings) >= 0
 
 
-def outputs(
-    inputs: jax.Array,
-    kernel: jax.Array,
-    geometry: Geometry,
-    bias: Optional = None,
-    residual: Optional = None,
-    relu: bool = False,
-    *,
-    winograd: bool = False,
-) -> jax.Array:
-    """`relu(convolution + bias + residual)`."""
-    shape = (inputs.shape[0], *geometry.size, geometry.kernel[-1])
-    results = [jax.ShapeDtypeStruct(shape, inputs.dtype)]
-    terms = [NONE if term is None else term for term in (bias, residual)]
-    by_example = "bww" + ("w" if residual is None else "b"), "b"
-    attributes = {"geometry": _numbers(geometry), "relu": relu, "winograd": winograd}
-    return call("convolution", results, inputs, kernel, *terms, by_example=by_example, **attributes)[0]
+def _formulation(*, winograd: bool) -> Formulation:
+    """Winograd's or the direct product; its outputs are `relu(convolution + bias + residual)`."""
+
+    def run(name: str, shape: tuple[int, ...], *arrays: Any, geometry: Geometry, **options: Any) -> jax.Array:
+        numbers = (*geometry.strides, *geometry.padding[0], *geometry.padding[1])
+        return call(f"convolution{name}", shape, *arrays, geometry=numbers, winograd=winograd, **options)
+
+    def outputs(
+        inputs: jax.Array,
+        kernel: jax.Array,
+        geometry: Geometry,
+        bias: Optional = None,
+        residual: Optional = None,
+        relu: bool = False,
+    ) -> jax.Array:
+        shape = (inputs.shape[0], *geometry.size, geometry.kernel[-1])
+        terms = [NONE if term is None else term for term in (bias, residual)]
+        parts = "bww" + ("w" if residual is None else "b"), "b"
+        return run("", shape, inputs, kernel, *terms, by_example=parts, geometry=geometry, relu=relu)
+
+    def input_gradient(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+        shape = (cotangent.shape[0], *geometry.inputs[1:])
+        return run("_input_gradient", shape, cotangent, kernel, by_example=("bw", "b"), geometry=geometry)
+
+    def kernel_gradient(cotangent: jax.Array, inputs: jax.Array, geometry: Geometry) -> jax.Array:
+        return run("_kernel_gradient", geometry.kernel, cotangent, inputs, by_example=("bb", "+"), geometry=geometry)
+
+    return Formulation(outputs, input_gradient, kernel_gradient, fuses=True)
 
 
-def _input_gradient(
-    cotangent: jax.Array, kernel: jax.Array, geometry: Geometry, *, winograd: bool = False
-) -> jax.Array:
-    results = [jax.ShapeDtypeStruct((cotangent.shape[0], *geometry.inputs[1:]), cotangent.dtype)]
-    name, numbers = "convolution_input_gradient", _numbers(geometry)
-    return call(name, results, cotangent, kernel, by_example=("bw", "b"), geometry=numbers, winograd=winograd)[0]
-
-
-def _kernel_gradient(
-    cotangent: jax.Array, inputs: jax.Array, geometry: Geometry, *, winograd: bool = False
-) -> jax.Array:
-    results = [jax.ShapeDtypeStruct(geometry.kernel, cotangent.dtype)]
-    name, numbers = "convolution_kernel_gradient", _numbers(geometry)
-    return call(name, results, cotangent, inputs, by_example=("bb", "+"), geometry=numbers, winograd=winograd)[0]
-
-
-def _numbers(geometry: Geometry) -> tuple[int, ...]:
-    return (*geometry.strides, *geometry.padding[0], *geometry.padding[1])
-
-
-NATIVE = Formulation(outputs, _input_gradient, _kernel_gradient, fuses=True)
-NATIVE_WINOGRAD = Formulation(
-    partial(outputs, winograd=True),
-    partial(_input_gradient, winograd=True),
-    partial(_kernel_gradient, winograd=True),
-    fuses=True,
-)
+NATIVE, NATIVE_WINOGRAD = _formulation(winograd=False), _formulation(winograd=True)
 
 
 def winograd_is_faster(geometry: Geometry) -> bool:

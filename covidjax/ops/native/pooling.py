@@ -33,11 +33,11 @@ def max_pool(inputs: jax.Array, windows: Windows) -> jax.Array:
     """[batch, height, width, features] float32 -> [batch, out_height, out_width, features]."""
     sizes = zip(inputs.shape[1:3], windows.padding, windows.window, windows.strides, strict=True)
     rows, columns = ((size + sum(pad) - part) // stride + 1 for size, pad, part, stride in sizes)
-    results = [jax.ShapeDtypeStruct((inputs.shape[0], rows, columns, inputs.shape[3]), inputs.dtype)]
-    return call("max_pool", results, inputs, by_example=("b", "b"), geometry=windows.numbers)[0]
+    shape = (inputs.shape[0], rows, columns, inputs.shape[3])
+    return call("max_pool", shape, inputs, by_example=("b", "b"), geometry=windows.numbers)
 
 
 def max_pool_gradient(inputs: jax.Array, outputs: jax.Array, cotangent: jax.Array, windows: Windows) -> jax.Array:
     """Of the shape of the inputs; to the first maximum of each window, row by row."""
-    results, arrays = [jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)], (inputs, outputs, cotangent)
-    return call("max_pool_gradient", results, *arrays, by_example=("bbb", "b"), geometry=windows.numbers)[0]
+    arrays = inputs, outputs, cotangent
+    return call("max_pool_gradient", inputs.shape, *arrays, by_example=("bbb", "b"), geometry=windows.numbers)

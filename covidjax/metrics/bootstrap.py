@@ -1,0 +1,54 @@
+"""Intervals by a bootstrap that draws whole clusters: patients or, where they are unknown, images."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from covidjax.data.examples import Examples
+
+WEIGHTS_AT_ONCE = 2**21  # elements of a block of weights: 16 MiB
+
+
+def clusters_of(examples: Examples) -> np.ndarray:
+    """The cluster of each of n examples, [n] int: 0 to the number of clusters - 1, each of them in use."""
+    if examples.patients_known:
+        return np.unique(np.asarray(examples.patients), return_inverse=True)[1]
+    return np.arange(len(examples))
+
+
+def method(examples: Examples, resamples: int) -> str:
+    """How the intervals were made, in words."""
+    unit = "by patient" if examples.patients_known else "by image (no patient ids)"
+    return f"bootstrap {unit}, {resamples} resamples, 95 % percentile"
+
+
+def resample_weights(clusters: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
+    """How often each example is drawn when whole clusters are drawn with replacement, as many as there are.
+
+    clusters: [n] int of `clusters_of` -> [resamples, n] float64, whole numbers.
+    """
+    count = int(clusters.max()) + 1
+    return generator.multinomial(count, np.full(count, 1 / count), size=resamples)[:, clusters].astype(np.float64)
+
+
+def resampled(
+    figures: Callable[[np.ndarray], Mapping[str, np.ndarray]], clusters: np.ndarray, seed: int, resamples: int
+) -> dict[str, np.ndarray]:
+    """Figures of resampled examples: arrays [resamples, ...] by name, without rows where there is a single cluster.
+
+    figures: weights [some, n] float64, how often each example counts -> arrays [some, ...] by name.
+    """
+    count = resamples if clusters.max() > 0 else 0
+    generator, block = np.random.default_rng(seed), max(1, WEIGHTS_AT_ONCE // len(clusters))
+    parts = [
+        figures(resample_weights(clusters, generator, min(block, resamples - start)))
+        for start in range(0, max(1, count), block)
+    ]
+    return {key: np.concatenate([part[key] for part in parts])[:count] for key in parts[0]}
+
+
+def interval(samples: np.ndarray) -> Any:
+    """The 95 % percentiles of a figure's samples, [low, high], but for undefined ones; None where there are none."""
+    defined = samples[np.isfinite(samples)]
+    return np.percentile(defined, [2.5, 97.5]).tolist() if len(defined) else None

@@ -127,7 +127,7 @@ def test_a_broken_off_preparation_leaves_nothing(error: BaseException, told: typ
     root = trees.make("sars_cov2_ct", tmp_path / "manual")
     real, calls = Record.encoded, iter(range(1000))
 
-    def fails_while_writing(self: Record, num_mask_classes: int) -> tuple[bytes, bytes]:
+    def fails_while_writing(self: Record, num_mask_classes: int) -> tuple[bytes, bytes, tuple[str, ...]]:
         if next(calls) == 20 + 8:  # each of the 20 is opened once before
             raise error
         return real(self, num_mask_classes)

@@ -1,5 +1,6 @@
 """Folders of images as people have them: what is wrong is told in one line, what can be read is read."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,18 @@ from pathlib import Path
 import pytest
 
 from covidjax import files
-from launch import evaluate, train
-from tests.commands import CLASSES, IMAGES_PER_CLASS, call, contents, images_of, refusal, write_image, write_images
+from launch import evaluate, predict, train
+from tests.commands import (
+    CLASSES,
+    IMAGES_PER_CLASS,
+    SPLITS,
+    call,
+    contents,
+    images_of,
+    refusal,
+    write_image,
+    write_images,
+)
 from tests.data.images import opened_below
 
 NUM_TRAINING_IMAGES = IMAGES_PER_CLASS["train"] * len(CLASSES)
@@ -76,6 +87,28 @@ def test_bad_files_are_skipped_when_asked_and_recorded(tmp_path: Path, config: s
     note = next(note for note in run["notes"] if "3 bad files were dropped" in note)
     assert all(name in note for name in (FIRST, SECOND, THIRD))
     assert run["data"]["val"]["num_examples"] == 5
+
+
+def test_names_that_are_no_utf8_and_copies_reach_records_report_and_predictions(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, config: str, copy: Path
+) -> None:
+    for split in SPLITS:
+        (copy / split / "ill").rename(copy / split / os.fsdecode(b"L\xe9sion"))
+        folder = copy / split / "healthy"
+        (folder / "1.png").rename(folder / os.fsdecode(b"r\xf6ntgen.png"))
+    shutil.copy(folder / os.fsdecode(b"r\xf6ntgen.png"), copy / "train" / "healthy" / "copy.png")
+    workdir, output = tmp_path / "run", tmp_path / "p.csv"
+    assert call(train.main, config, *images_of(copy), f"--workdir={workdir}") == 0
+    capfd.readouterr()
+    assert call(evaluate.main, f"--workdir={workdir}", "--split=test") == 0
+    told = "in two splits, byte for byte: test/healthy/r\\xf6ntgen.png (test) = train/healthy/copy.png (train)"
+    assert told in capfd.readouterr().out
+    assert call(predict.main, f"--workdir={workdir}", f"--images={copy / 'test'}", f"--output={output}") == 0
+    for path in (output, workdir / "predictions_test.csv", workdir / "report.html"):
+        text = path.read_text(encoding="utf-8")
+        assert "L\\xe9sion" in text and "r\\xf6ntgen.png" in text
+    assert any(told in note for note in files.read_json(workdir / "evaluation_test.json")["notes"])
+    assert told in (workdir / "report.html").read_text(encoding="utf-8")
 
 
 def test_training_opens_no_test_image_and_evaluation_of_test_does(

@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from covidjax.data.datasets.stored import stored, stored_pair
 from covidjax.data.formats import dicom
@@ -39,7 +40,7 @@ class Record:
 
     def printable(self) -> "Record":
         """With texts that a data set can hold, see `covidjax.files.printable`."""
-        texts = {key: printable(getattr(self, key)) for key in ("name", "label", "patient", "source")}
+        texts: dict[str, Any] = {key: printable(getattr(self, key)) for key in ("name", "label", "patient", "source")}
         return dataclasses.replace(self, **texts)
 
     def encoded(self, num_mask_classes: int) -> tuple[bytes, bytes, tuple[str, ...]]:

@@ -4,6 +4,8 @@ Nothing but `TAGS` is read of a file: no name, date, number or text of a person 
 """
 
 import io
+import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -37,7 +39,10 @@ COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 BURNT_IN = "have annotation burnt into their pixels (BurnedInAnnotation)"
 SURPRISE = "have a PresentationLUTShape that contradicts their PhotometricInterpretation, which was followed"
 
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # a warning would print what a file holds
+# A warning would print what a file holds.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module="pydicom|pylibjpeg|libjpeg|openjpeg")
 
 
 def read(content: bytes) -> Picture:
@@ -91,8 +96,11 @@ def patient_id(content: bytes) -> str:
 
 def _stored(dataset: Dataset) -> np.ndarray:
     """The stored values; of a JPEG of 8 bits, as its own reader has them, which sees damage."""
-    if dataset.file_meta.TransferSyntaxUID == uid.JPEGBaseline8Bit and dataset.SamplesPerPixel == 1:
-        return jpeg.read(get_frame(dataset.PixelData, 0, number_of_frames=1)).samples
+    if dataset.file_meta.TransferSyntaxUID == uid.JPEGBaseline8Bit:
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        jpeg.check(frame)
+        if dataset.SamplesPerPixel == 1:
+            return jpeg.read(frame).samples
     try:
         return pixel_array(dataset)
     except Exception as error:  # of many kinds, whose words may hold bytes of the file

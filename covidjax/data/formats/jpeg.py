@@ -35,7 +35,7 @@ class _Found:
 def read(content: bytes) -> Picture:
     """The picture of a JPEG file. Raises BadImageError with the reason, and what decoders raise."""
     ended = check(content)
-    image = opened(content if ended else content + END, "JPEG")
+    image = opened(content if ended else _closed(content), "JPEG")
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
@@ -55,13 +55,19 @@ def check(content: bytes) -> bool:
     if any(missing.any() for missing in found.missing.values()) or len(found.missing) < found.components:
         raise BadImageError(f"truncated JPEG: a part of its {found.frame} data is missing")
     colours = {1: "GRAY", 4: "CMYK"}.get(found.components, "RGB")
-    whole = content if found.ended else content + END
+    whole = content if found.ended else _closed(content)
     try:
         simplejpeg.decode_jpeg(whole, colours, min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:
         if not str(error).startswith(HARMLESS):
             raise BadImageError(f"truncated or damaged JPEG: {error}") from error
     return found.ended
+
+
+def _closed(content: bytes) -> bytes:
+    """With an end marker, where the file breaks off, in place of zeros behind its data, which end with ones."""
+    content = content.rstrip(b"\0")
+    return content + (b"\0" if content.endswith(b"\xff") else b"") + END
 
 
 def _markers(content: bytes) -> _Found:
@@ -82,7 +88,7 @@ def _markers(content: bytes) -> _Found:
             _tables(found, body)
         elif code == SCAN:
             _scan(found, body)
-            zeros = content.find(LOST, end, match.start() if match else len(content))
+            zeros = content.find(LOST, end, match.start() if match else len(content.rstrip(b"\0")))
             if zeros >= 0 and not _zeros_are_flat(found, body):
                 raise BadImageError(f"damaged JPEG: zeros from byte {zeros} on, where it had pixels")
     return found

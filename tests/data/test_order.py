@@ -175,7 +175,7 @@ def test_stream_gives_the_rows_of_the_resident_views() -> None:
 
 
 def test_only_the_training_split_is_oversampled_and_its_turns_are_counted_from_the_numbers_of_images() -> None:
-    settings = {"dataset__num_images": 33, "dataset__image_size": 16}
+    settings: dict[str, Any] = {"dataset__num_images": 33, "dataset__image_size": 16}
     dataset = small_config(**settings, dataset__oversample=(("covid19", 17),)).dataset
     train, val = (sources.load(dataset, split) for split in ("train", "val"))
     assert train.repeats is not None

@@ -179,7 +179,7 @@ def test_predictions_read_back_bit_exactly(tmp_path: Path, dtype: Any) -> None:
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(found.probabilities.astype(dtype).tobytes(), probabilities.tobytes())
     np.testing.assert_array_equal(found.predicted, probabilities.argmax(axis=1))
-    known = {"patients": patients, "classes": CLASSES}
+    known: dict[str, Any] = {"patients": patients, "classes": CLASSES}
     assert make_report(found.probabilities, found.labels, **known) == make_report(probabilities, labels, **known)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 

@@ -58,7 +58,12 @@ def test_a_shim_that_does_not_serve_is_not_used_and_the_reason_is_told(
 @needs_native
 def test_the_choice_is_the_same_in_the_middle_of_a_trace_and_in_double_precision() -> None:
     found = []
-    jax.eval_shape(lambda x: found.append(choose("auto")) or x, 1.0)
+
+    def traced(x: jax.Array) -> jax.Array:
+        found.append(choose("auto"))
+        return x
+
+    jax.eval_shape(traced, 1.0)
     with jax.enable_x64(True):
         found.append(choose("auto"))
     assert found == [CHOICE, CHOICE]

@@ -171,7 +171,8 @@ def test_masks_are_those_of_the_network_at_the_size_of_their_images(images: Path
 
 def test_masks_of_two_classes_are_black_and_white(images: Path, tmp_path: Path) -> None:
     predict.predict(untrained("unet", PIXELS[:2]), predict.list_images(images), tmp_path / "p.csv")
-    assert {value for path in (tmp_path / "p_masks").iterdir() for value in np.ravel(Image.open(path))} == {0, 255}
+    masks = [np.asarray(Image.open(path)) for path in (tmp_path / "p_masks").iterdir()]
+    assert {value for mask in masks for value in mask.flat} == {0, 255}
 
 
 def test_overlays_show_each_image_beside_its_mask(unet: Trained, images: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_test_split_of_other_runs_than_the_chosen_is_pointed_out(tmp_path: Path)
     test = {"accuracy": 0.8125, "accuracy_ci95": [0.75, 0.875], "loss": 0.5}
 
     def evaluated(strategy: str) -> list[Result]:
-        changes = {"test": test, "test_reads": ("2026-11-20T12:00:00+00:00",)}
+        changes: dict[str, Any] = {"test": test, "test_reads": ("2026-11-20T12:00:00+00:00",)}
         return [dataclasses.replace(r, **changes if r.trial.strategy == strategy else {}) for r in results]
 
     read = write_page(tmp_path, evaluated(label(verdict.chosen)), study)[0]

@@ -90,7 +90,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def host() -> Iterator[type[Server]]:
-    handler = type("OneServer", (Server,), {})
+    handler: type[Server] = type("OneServer", (Server,), {})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -29,7 +29,7 @@ from covidjax.train.step import Recipe
 from covidjax.weights import inputs as weight_inputs
 
 ROOT = Path(__file__).parents[1]
-# A network of two blocks on 24 phantoms, as `commands.TINY_CONFIG` has it.
+# A network of two blocks on 24 phantoms.
 TINY: dict[str, Any] = {
     "dataset__image_size": 16,
     "dataset__num_images": 24,

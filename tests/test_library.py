@@ -65,6 +65,13 @@ def test_probabilities_of_files_are_those_of_the_command(folder: Path) -> None:
     np.testing.assert_allclose(network.predict([folder / "a.png", folder / "b.png"])[0], wanted, rtol=1e-5)
 
 
+def test_a_constant_picture_is_decoded_with_a_warning(folder: Path) -> None:
+    Image.new("L", (40, 52), 7).save(folder / "flat.png")
+    with pytest.warns(UserWarning, match="flat.png: "):
+        pixels = covidjax.load(folder / "runs" / "example").decode([folder / "flat.png"])
+    assert np.array_equal(pixels, np.full((1, 32, 32, 1), 7, np.uint8))
+
+
 @pytest.mark.parametrize(
     "images, message",
     [

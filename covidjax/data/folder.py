@@ -96,7 +96,7 @@ def _scan_classes(found: Walk, splits: dict[str, str]) -> Scan:
     split_of = {folder: split for split, folder in splits.items()}
     if twice := [name for name in found.not_entered if name.count("/") == 1 and name.split("/")[0] in split_of]:
         raise UserError(f"{root}: {some_of(twice)}: links to folders that are read already; a class needs its own")
-    images: dict[tuple[str, str], list[str]] = {
+    images: dict[tuple[str, ...], list[str]] = {
         (folder, label): []
         for folder, label, *deeper in (name.split("/") for name in found.folders if "/" in name)
         if folder in split_of and not deeper
@@ -134,7 +134,7 @@ def _scan_classes(found: Walk, splits: dict[str, str]) -> Scan:
 
 
 def _rows(
-    root: Path, splits: dict[str, str], labels: dict[str, list[str]], images: dict[tuple[str, str], list[str]]
+    root: Path, splits: dict[str, str], labels: dict[str, list[str]], images: dict[tuple[str, ...], list[str]]
 ) -> tuple[set[str], list[Row]]:
     """The masks among the images of the class folders, and rows of all others.
 

@@ -75,13 +75,14 @@ def _images_per_second(run: Run) -> float | None:
 def _curves(run: Run, task: Task) -> list[tuple[str, str, bytes]]:
     """Title, description and plot of each figure that the metrics have."""
     spans, best = workdir.phase_spans(run), workdir.best_epoch(run)
-    plots = []
+    plots, averaged = [], bool(run.config.get("ema_decay") or run.config.get("ema_decays"))
     for key in ("loss", task.comparison.value, "learning_rate"):
         title = task.comparison.titles.get(key, "Learning rate")
         curves = {split: workdir.values(run, split, key) for split in figures.COLORS}
         curves = {split: curve for split, curve in curves.items() if curve[0]}
         if curves:
-            svg = figures.learning_curve(curves, spans, best_epoch=best, log_scale=key == "learning_rate")
+            log_scale = key == "learning_rate"
+            svg = figures.learning_curve(curves, spans, best_epoch=best, log_scale=log_scale, averaged=averaged)
             plots.append((title, f"{title} against epoch", svg))
     return plots
 

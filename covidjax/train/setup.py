@@ -23,7 +23,7 @@ from covidjax.ops.choose import choose
 from covidjax.tasks.base import Task
 from covidjax.train import features
 from covidjax.train.features import Caching
-from covidjax.train.phases import Phase, enter_phase, initial_state, make_phases, phase_at
+from covidjax.train.phases import Phase, average_notes, enter_phase, initial_state, make_phases, phase_at
 from covidjax.train.state import TrainState
 from covidjax.train.statistics import check_batch_statistics
 from covidjax.train.step import Recipe
@@ -146,6 +146,7 @@ def prepare(config: ConfigDict) -> Job:
                 *val_split.notes,
                 *copies([*seen(train_split), *seen(val_split)]),
                 *weight_notes(recipes[0].loss, train_split.classes),
+                *average_notes(phases),
                 placement["note"],
                 operations.note,
                 *begin.notes,

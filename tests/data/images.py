@@ -15,6 +15,8 @@ from PIL import Image
 
 from covidjax.config import default_config
 from covidjax.data import picture
+from covidjax.data.formats.base import BadImageError
+from covidjax.data.formats.read import open_picture
 
 
 def encoded(image: Image.Image, suffix: str = "png", **options: object) -> bytes:
@@ -80,3 +82,22 @@ def real_data(name: str) -> Path:
     if "COVIDJAX_DATA_DIR" not in os.environ:
         pytest.skip(f"COVIDJAX_DATA_DIR is not set: the real {name} is not tested")
     return Path(os.environ["COVIDJAX_DATA_DIR"]) / name
+
+
+def scene(size: int = 64) -> np.ndarray:
+    """Soft shapes with a little noise, from 0 to 1."""
+    y, x = np.mgrid[:size, :size] / size
+    noise = np.random.default_rng(5).normal(0, 0.02, (size, size))
+    return np.clip(0.5 + 0.4 * np.sin(7 * x) * np.cos(5 * y) + noise, 0, 1)
+
+
+def said(content: bytes, window: str = "", size: int = 32) -> tuple[str, ...]:
+    """What a person is told of a picture."""
+    return picture.decode_image(content, picture.ImageSpec(size, 1, "squash", window=window))[1]
+
+
+def refused(content: bytes, reason: str) -> None:
+    """It is, in one line."""
+    with pytest.raises(BadImageError, match=reason) as caught:
+        open_picture(content)
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from covidjax import losses
@@ -53,7 +54,7 @@ def test_copies_of_test_images_are_looked_for_when_test_is_read_and_never_before
 
 def test_class_weights_are_told_with_their_classes() -> None:
     section = small_config("cnn", loss__class_weights=(1.0, 2.0, 0.5)).loss
-    weights = losses.class_weights(section.class_weights, None, ("0", "2", "10"))
+    weights = losses.class_weights(section.class_weights, np.zeros(0, int), ("0", "2", "10"))
     assert losses.weight_notes(losses.loss_function(section, weights), ("0", "2", "10")) == [
         "class weights: 0 1, 2 2, 10 0.5"
     ]

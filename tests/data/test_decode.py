@@ -70,6 +70,7 @@ def decoded_count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def raw(files: ImageFiles, index: int) -> tuple[np.ndarray, np.ndarray]:
     row = files.rows[index]
+    assert row.masks
     return np.asarray(Image.open(files.root / row.name)), np.asarray(Image.open(files.root / row.masks[0]))
 
 

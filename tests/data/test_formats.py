@@ -1,9 +1,7 @@
 """Files written by hand from the specifications come out as these say, or are refused in one line."""
 
-import io
 import struct
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,18 +11,12 @@ from PIL import Image
 from covidjax.data.formats.base import BadImageError
 from covidjax.data.formats.read import open_picture
 from covidjax.data.levels import CLEAR, DARK, FEW, ONE
-from covidjax.data.picture import CROPS, ImageSpec, decode_image, decode_pair, own_pixels
-from tests.data.images import encoded, gray
+from covidjax.data.picture import CROPS, ImageSpec, decode_image, own_pixels
+from tests.data.images import encoded, gray, refused, said, scene
 from tests.data.written import chunk, png, tiff
 
 RANDOM = np.random.default_rng(0)
-
-
-def scene(size: int = 64) -> np.ndarray:
-    """Soft shapes with a little noise, from 0 to 1."""
-    y, x = np.mgrid[:size, :size] / size
-    noise = np.random.default_rng(5).normal(0, 0.02, (size, size))
-    return np.clip(0.5 + 0.4 * np.sin(7 * x) * np.cos(5 * y) + noise, 0, 1)
+GRAY = (255 * scene(96)).astype(np.uint8)
 
 
 def level(values: np.ndarray, bits: int) -> np.ndarray:
@@ -36,16 +28,6 @@ def shown(content: bytes, channels: int = 1, window: str = "") -> np.ndarray:
     """[height, width] or [height, width, 3] as int."""
     pixels = own_pixels(open_picture(content), channels, window=window).astype(int)
     return pixels[..., 0] if channels == 1 else pixels
-
-
-def said(content: bytes, window: str = "", size: int = 32) -> tuple[str, ...]:
-    return decode_image(content, ImageSpec(size, 1, "squash", window=window))[1]
-
-
-def refused(content: bytes, reason: str) -> None:
-    with pytest.raises(BadImageError, match=reason) as caught:
-        open_picture(content)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 6, 8, 10, 12, 14, 16])
@@ -230,70 +212,16 @@ def test_damaged_png_is_refused() -> None:
     refused(good[:8] + header + chunk(b"IDAT", zlib.compress(bytes(20))) + chunk(b"IEND", b""), "data|small|read")
 
 
-def jpeg(values: np.ndarray, **options: Any) -> bytes:
-    return encoded(Image.fromarray(values), "jpg", quality=92, **options)
-
-
-GRAY = (255 * scene(96)).astype(np.uint8)
-COLOURS = np.dstack([GRAY, GRAY[::-1], GRAY.T])
-KINDS = [{}, {"progressive": True}, {"optimize": True}, {"restart_marker_rows": 1}]
-
-
-def zeroed(content: bytes) -> bytes:
-    return content[: len(content) // 2] + bytes(len(content) - len(content) // 2)
-
-
-def cut_and_closed(content: bytes) -> bytes:
-    return content[: len(content) // 2] + b"\xff\xd9"
-
-
-def lost_block(content: bytes) -> bytes:
-    half = len(content) // 2
-    return content[:half] + bytes(512) + content[half + 512 :]
-
-
-def nearly_whole(content: bytes) -> bytes:
-    return content[:-12] + b"\xff\xd9"
-
-
-@pytest.mark.parametrize("damage", [zeroed, cut_and_closed, lost_block, nearly_whole])
-@pytest.mark.parametrize("options", KINDS, ids=["baseline", "progressive", "optimised", "restarts"])
-@pytest.mark.parametrize("values", [GRAY, COLOURS], ids=["gray", "colours"])
-def test_damaged_jpeg_is_refused(damage: Callable, options: dict[str, Any], values: np.ndarray) -> None:
-    refused(damage(jpeg(values, **options)), "damaged JPEG|truncated JPEG")
-
-
-def test_a_progressive_jpeg_without_its_last_scan_is_refused() -> None:
-    content = jpeg(GRAY, progressive=True)
-    last = content.rindex(b"\xff\xda")
-    assert np.asarray(Image.open(io.BytesIO(content[:last] + b"\xff\xd9"))).shape == GRAY.shape
-    refused(content[:last] + b"\xff\xd9", "a part of its progressive data is missing")
-
-
-@pytest.mark.parametrize("options", KINDS, ids=["baseline", "progressive", "optimised", "restarts"])
-def test_sound_jpeg_has_the_pixels_of_pillow_and_may_lack_its_end_marker_or_have_more_behind_it(options: dict) -> None:
-    for values in (GRAY, COLOURS, np.zeros((64, 96), np.uint8)):
-        content = jpeg(values, **options)
-        expected = np.asarray(Image.open(io.BytesIO(content)))
-        for file in (content, content[:-2], content[:-2] + bytes(700), content + bytes(700), content + content):
-            np.testing.assert_array_equal(open_picture(file).samples, expected)
-    assert any("lack the end marker" in one for one in said(jpeg(GRAY, **options)[:-2]))
-    assert not said(jpeg(GRAY, **options) + b"more")
-
-
-def test_jpeg_of_a_rare_coding_is_refused_by_name() -> None:
-    content = jpeg(GRAY)
-    for code, name in ((0xC3, "lossless"), (0xC9, "arithmetic"), (0xC5, "rare")):
-        refused(content.replace(b"\xff\xc0", bytes([0xFF, code])), name)
-    start = content.index(b"\xff\xc0") + 4
-    refused(content[:start] + b"\x0c" + content[start + 1 :], "12 bits a sample")
-
-
 def test_pictures_of_few_levels_say_so() -> None:
     wide = (4095 * scene()).astype(np.uint16)
     assert said(png(wide[..., None], 16)) == (DARK,)
     assert said(tiff(30000 + wide, 16)) == (DARK,)
-    assert said(png(wide[..., None], 16), window="0:4095") == said(tiff(wide, 12)) == said(jpeg(GRAY)) == ()
+    assert (
+        said(png(wide[..., None], 16), window="0:4095")
+        == said(tiff(wide, 12))
+        == said(encoded(Image.fromarray(GRAY)))
+        == ()
+    )
     np.testing.assert_array_equal(shown(png(wide[..., None], 16), window="0:4095"), level(wide, 12))
     assert said(png(wide[..., None] // 1024, 2)) == (FEW,)
     assert said(encoded(gray(7))) == (ONE,)
@@ -313,43 +241,3 @@ def test_a_picture_whose_centre_is_flat_says_so() -> None:
     for crop in CROPS:
         remarks = decode_image(content, ImageSpec(16, 1, crop))[1]
         assert remarks == ((ONE,) if crop == "center" else ())
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
-def test_masks_are_the_raw_samples_of_gray(bits: int) -> None:
-    """Ids do not depend on which of them occur."""
-    image, white = encoded(gray(7)), 2**bits - 1
-
-    def ids(values: np.ndarray, num_classes: int) -> np.ndarray:
-        return decode_pair(image, png(values[..., None], bits), "m", num_classes, ImageSpec(8, 1, "center"))[1]
-
-    one = RANDOM.integers(0, 2, (8, 8))
-    np.testing.assert_array_equal(ids(one, 2), one)
-    np.testing.assert_array_equal(ids(white * one, 2), one)
-    for value, expected in ((0, 0), (1, 1), (white, 1)):
-        assert (ids(np.full((8, 8), value), 2) == expected).all()
-    if bits > 1:
-        three = RANDOM.integers(0, 3, (8, 8))
-        np.testing.assert_array_equal(ids(three, 3), three)
-        with pytest.raises(BadImageError, match=f"1 and {white} stand for the same class"):
-            ids(np.where(one == 1, white, RANDOM.integers(0, 2, (8, 8))), 2)
-        with pytest.raises(BadImageError, match=f"class ids {white} are out of range") as caught:
-            ids(white * one, 3)
-        assert "85" not in str(caught.value).replace(str(white), "")
-
-
-def test_a_palette_of_a_mask_is_read_by_what_it_is() -> None:
-    def ids(indices: np.ndarray, palette: list[int], num_classes: int = 2) -> np.ndarray:
-        content = png(indices[..., None], 8, 3, palette=bytes(palette))
-        return decode_pair(encoded(gray(7)), content, "m", num_classes, ImageSpec(8, 1, "center"))[1]
-
-    one = RANDOM.integers(0, 2, (8, 8))
-    black, white, red = [0, 0, 0], [255, 255, 255], [200, 0, 0]
-    np.testing.assert_array_equal(ids(one, black + white), one)
-    np.testing.assert_array_equal(ids(one, white + black), 1 - one)
-    np.testing.assert_array_equal(ids(one, white + black + red, 3), one)
-    np.testing.assert_array_equal(ids(one, white + black + red), one)  # whether or not red occurs
-    ramp = [value for value in range(256) for _ in range(3)]
-    np.testing.assert_array_equal(ids(255 * one, ramp), one)
-    with pytest.raises(BadImageError, match="from white to black"):
-        ids(255 * one, ramp[::-1])

@@ -54,7 +54,8 @@ def test_the_encoder_is_the_classifier_up_to_its_head(name: str) -> None:
         assert {stage: own[stage] for stage in encoder} == {stage: stages[stage] for stage in encoder}
     if name == "resnet18":
         numerics = Numerics(native=choose("auto").native)
-        model, classifier = (dataclasses.replace(each, numerics=numerics) for each in (model, classifier))
+        model = dataclasses.replace(model, numerics=numerics)
+        classifier = dataclasses.replace(classifier, numerics=numerics)
         variables, images = make_variables(model, SIZE), draw_images(SIZE)
 
         @jax.jit
@@ -75,7 +76,7 @@ def test_the_encoder_is_the_classifier_up_to_its_head(name: str) -> None:
 def test_attention_sits_after_the_block_that_joins_layer2_and_starts_as_the_identity() -> None:
     model, plain = UNetResNet(2, "resnet18", attention=True), UNetResNet(2, "resnet18")
     images, variables = jax.ShapeDtypeStruct((1, *SIZE, 1), jnp.float32), shapes_of(model, SIZE)
-    kept = {"capture_intermediates": True, "mutable": ["intermediates"]}
+    kept: dict[str, Any] = {"capture_intermediates": True, "mutable": ["intermediates"]}
     _, seen = jax.eval_shape(lambda v, x: model.apply(v, x, **kept), variables, images)
     modules = seen["intermediates"]["decoder"]
     assert modules["attention"]["__call__"][0].shape == modules["up2"]["__call__"][0][-1].shape == (1, 8, 9, 128)

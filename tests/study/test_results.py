@@ -121,9 +121,7 @@ def write_page(tmp_path: Path, results: list[Result], study: Any) -> tuple[Page,
     return Page(content), verdict, content
 
 
-def test_page_needs_nothing_outside_itself_escapes_what_it_shows_and_shows_the_figures_of_the_study(
-    tmp_path: Path,
-) -> None:
+def test_page_needs_nothing_outside_itself_and_shows_the_figures_of_the_study(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     results = [make_result(trial) for trial in study.trials()]
     results[0] = failed(results[0])
@@ -158,7 +156,7 @@ def test_test_split_of_other_runs_than_the_chosen_is_pointed_out(tmp_path: Path)
     test = {"accuracy": 0.8125, "accuracy_ci95": [0.75, 0.875], "loss": 0.5}
 
     def evaluated(strategy: str) -> list[Result]:
-        changes = {"test": test, "test_reads": ("2026-11-20T12:00:00+00:00",)}
+        changes: dict[str, Any] = {"test": test, "test_reads": ("2026-11-20T12:00:00+00:00",)}
         return [dataclasses.replace(r, **changes if r.trial.strategy == strategy else {}) for r in results]
 
     read = write_page(tmp_path, evaluated(label(verdict.chosen)), study)[0]

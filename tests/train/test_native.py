@@ -18,7 +18,8 @@ CHOICE = choose("auto")
 @pytest.mark.slow
 @pytest.mark.skipif(not CHOICE.native, reason=CHOICE.note)
 def test_run_on_native_operations_says_so_and_has_the_losses_of_the_run_on_xla(tmp_path: Path) -> None:
-    losses, states = [], []
+    losses: list[list[float]] = []
+    states = []
     for ops in ("native", "xla"):
         config = small_config("cnn", **TINY, ops=ops, epochs=2, dataset__cache_dir=str(tmp_path / "cache"))
         workdir = train(config, tmp_path / ops).parent
@@ -27,4 +28,4 @@ def test_run_on_native_operations_says_so_and_has_the_losses_of_the_run_on_xla(t
         states.append(by_path(restore(workdir, prepare(config)).state))
     native, xlas = states
     assert any(not np.array_equal(native[name], xlas[name]) for name in native)  # or both ran on the same operations
-    np.testing.assert_allclose(*losses, rtol=1e-3)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from covidjax import files
 from covidjax.train import writer
-from covidjax.train.writer import MetricsWriter, read_records
+from covidjax.train.writer import MetricsWriter
 
 
 def curves_of_tensorboard(workdir: Path) -> dict[str, list[tuple[int, float]]]:
@@ -19,7 +20,7 @@ def curves_of_tensorboard(workdir: Path) -> dict[str, list[tuple[int, float]]]:
 
 def curves_of_metrics(workdir: Path) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, list[tuple[int, float]]] = {}
-    for record in read_records(workdir / "metrics.jsonl"):
+    for record in files.read_json_lines(workdir / "metrics.jsonl")[0]:
         for name in set(record) - {"step", "epoch", "phase", "split"}:
             value = float(np.float32(record[name]))
             found.setdefault(f"{record['split']}/{name}", []).append((record["step"], value))

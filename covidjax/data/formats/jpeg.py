@@ -16,6 +16,7 @@ OTHER_FRAMES = {0xC3: "lossless", 0xC9: "arithmetic coding", 0xCA: "arithmetic c
 NO_FRAMES = (0xC4, 0xC8, 0xCC)  # Huffman tables, reserved, conditions of arithmetic coding
 TABLES, SCAN, LAST = 0xC4, 0xDA, 0xD9
 LOST = bytes(16)  # most of a block of 64 coefficients, where zero bits are not the shortest way to say 'flat'
+MOST_SCANS = 200  # a file of more takes minutes, and is made for that
 HARMLESS = ("Invalid SOS parameters", "Unknown Adobe color transform")
 NO_END = "lack the end marker of JPEG, and have all their pixels"
 
@@ -26,6 +27,7 @@ class _Found:
     and coefficient; whether there is an end."""
 
     components: int = 0
+    scans: int = 0
     frame: str = ""
     first: dict[int, int] = dataclasses.field(default_factory=dict)
     missing: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -115,6 +117,9 @@ def _scan(found: _Found, body: bytes) -> None:
     count = body[0] if body else 0
     if not found.frame or len(body) != 4 + 2 * count:
         raise BadImageError("damaged JPEG: a scan header is wrong")
+    found.scans += 1
+    if found.scans > MOST_SCANS:
+        raise BadImageError(f"JPEG with more than {MOST_SCANS} scans: save it anew")
     first, last, approximation = body[1 + 2 * count :]
     for component in body[1 : 1 + 2 * count : 2]:
         missing = found.missing.setdefault(component, np.full(64, 99))

@@ -101,7 +101,7 @@ def _checked(page: tifffile.TiffPage) -> tuple[int, int]:
         raise BadImageError(f"TIFF colours of {bits} bits, or signed or floating-point ones: save it with 8 or 16 bits")
     if kind == YCBCR and compression != JPEG:
         raise BadImageError("TIFF with YCbCr colours: save it as RGB")
-    if kind == CMYK and (bits != 8 or page.tags.valueof(332, 1) != 1 or page.extrasamples):
+    if kind == CMYK and (bits != 8 or compression == JPEG or page.tags.valueof(332, 1) != 1 or page.extrasamples):
         raise BadImageError("TIFF with inks: save it as RGB")
     if page.fillorder != 1 and compression not in FAX_OR_NONE:
         raise BadImageError("TIFF with a FillOrder that its compression leaves without a meaning: save it anew")
@@ -132,7 +132,7 @@ def _check_segments(page: tifffile.TiffPage, content: bytes) -> None:
         if page.compression == JPEG:
             jpeg.check(tables[:-2] + data[2:] if tables else data)
         unpack = UNCHECKED.get(page.compression) if page.fillorder == 1 else None
-        if unpack and len(unpack(data)) not in (rows * row, height * row):
+        if unpack and len(unpack(data, out=height * row + 1)) not in (rows * row, height * row):
             raise BadImageError(f"damaged TIFF: {what} {index + 1} of {needed} has another size")
 
 

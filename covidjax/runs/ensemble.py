@@ -4,6 +4,7 @@ Wang et al. 2020 verify the weights on the test set; here they are learnt on the
 `config.ensemble.weights_from` asks for that leak by name. How the paper is read: `covidjax.models.mixture`.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -130,8 +131,10 @@ def evaluate(workdir: Path, split: str, which: Which) -> dict[str, Any]:
     with journal.changing(workdir) as run:
         passes = run["ensemble"]["forward_passes"]
         passes[split] = passes.get(split, 0) + len(answers)
-    result = _write_evaluation(workdir, mixed, examples[0], answers)
-    shown = {split: examples[0]}
+    copies = sources.copies_elsewhere(mixed.members[0].trained.config.dataset, examples[0])
+    seen = dataclasses.replace(examples[0], notes=(*examples[0].notes, *copies))
+    result = _write_evaluation(workdir, mixed, seen, answers)
+    shown = {split: seen}
     if split != "val":
         shown["val"] = read_split(mixed.members[:1], "val")[0]
     report.write(workdir, shown)
@@ -229,7 +232,8 @@ def _on_data_of(config: ConfigDict, member: Member) -> ConfigDict:
                 f"{member.workdir} has {theirs[key]!r}: leave it out"
             )
     config = configs.from_json(configs.to_json(config))
-    config.dataset.update(theirs.to_dict())
+    for key, value in theirs.items():  # by values: a reference is not taken for another
+        config.dataset[key] = value
     return config
 
 

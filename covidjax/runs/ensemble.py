@@ -4,6 +4,7 @@ Wang et al. 2020 verify the weights on the test set; here they are learnt on the
 `config.ensemble.weights_from` asks for that leak by name. How the paper is read: `covidjax.models.mixture`.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -129,8 +130,10 @@ def evaluate(workdir: Path, split: str, which: Which) -> dict[str, Any]:
     passes = run["ensemble"]["forward_passes"]
     passes[split] = passes.get(split, 0) + len(answers)
     files.write_json(workdir / "run.json", run)
-    result = _write_evaluation(workdir, mixed, examples[0], answers)
-    shown = {split: examples[0]}
+    copies = sources.copies_elsewhere(mixed.members[0].trained.config.dataset, examples[0])
+    seen = dataclasses.replace(examples[0], notes=(*examples[0].notes, *copies))
+    result = _write_evaluation(workdir, mixed, seen, answers)
+    shown = {split: seen}
     if split != "val":
         shown["val"] = read_split(mixed.members[:1], "val")[0]
     report.write(workdir, shown)

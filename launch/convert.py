@@ -6,7 +6,10 @@ python launch/convert.py --list
 
 from collections.abc import Sequence
 
-from covidjax import command
+try:
+    from covidjax import command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: use the environment of `make setup`, with `. .venv/bin/activate`") from None
 from covidjax.errors import UserError
 from covidjax.process import path_of
 from covidjax.weights import catalog

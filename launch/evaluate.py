@@ -5,7 +5,10 @@ python launch/evaluate.py --workdir=runs/quickstart --split=test [--checkpoint=b
 
 from collections.abc import Sequence
 
-from covidjax import command
+try:
+    from covidjax import command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: use the environment of `make setup`, with `. .venv/bin/activate`") from None
 from covidjax import config as configs
 from covidjax.data import sources
 from covidjax.process import path_of

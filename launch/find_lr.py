@@ -8,7 +8,10 @@ Writes lr_finder.png and lr_finder.json. What is trained meanwhile is thrown awa
 
 from collections.abc import Sequence
 
-from covidjax import command
+try:
+    from covidjax import command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: use the environment of `make setup`, with `. .venv/bin/activate`") from None
 from covidjax.config.flags import parse_with_config
 from covidjax.process import path_of
 from covidjax.runs import find_lr

@@ -8,7 +8,10 @@ python launch/predict.py --workdir=runs/quickstart --images=DIR --output=predict
 
 from collections.abc import Sequence
 
-from covidjax import command
+try:
+    from covidjax import command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: use the environment of `make setup`, with `. .venv/bin/activate`") from None
 from covidjax.process import path_of
 from covidjax.runs import predict
 

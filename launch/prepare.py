@@ -8,7 +8,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from covidjax import command
+try:
+    from covidjax import command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: use the environment of `make setup`, with `. .venv/bin/activate`") from None
 from covidjax.data.datasets import BUILDERS
 from covidjax.data.datasets.prepare import describe, prepare
 from covidjax.errors import UserError

@@ -9,7 +9,10 @@ be added to it. --test reads the test split for the chosen strategy alone.
 
 from collections.abc import Sequence
 
-from covidjax import command
+try:
+    from covidjax import command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: use the environment of `make setup`, with `. .venv/bin/activate`") from None
 from covidjax.config.flags import parse_with_config
 from covidjax.process import path_of
 from covidjax.study import run as study

@@ -6,7 +6,10 @@ python launch/sweep.py --config=configs/X.py --workdir=DIR --learning_rates=1e-4
 
 from collections.abc import Sequence
 
-from covidjax import command
+try:
+    from covidjax import command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: use the environment of `make setup`, with `. .venv/bin/activate`") from None
 from covidjax.config.flags import parse_with_config
 from covidjax.process import path_of
 from covidjax.runs import sweep

@@ -5,7 +5,10 @@ python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart 
 
 from collections.abc import Sequence
 
-from covidjax import command
+try:
+    from covidjax import command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: use the environment of `make setup`, with `. .venv/bin/activate`") from None
 from covidjax.config.flags import parse_with_config
 from covidjax.process import path_of
 from covidjax.runs.train import run

@@ -14,25 +14,13 @@ from PIL import Image
 
 from covidjax import command
 from covidjax.errors import UserError
+from tests.support import TINY
 
 ROOT = Path(__file__).parents[1]
 Main = Callable[[Sequence[str]], None]
 SPLITS = ("train", "val", "test")
 CLASSES = ("healthy", "ill")
 IMAGES_PER_CLASS = {"train": 8, "val": 3, "test": 2}
-TINY_CONFIG = """
-from covidjax.config import default_config
-
-def get_config():
-    config = default_config()
-    config.dataset.image_size = 16
-    config.dataset.num_images = 24
-    config.model.width = 2
-    config.model.num_blocks = 2
-    config.batch_size = 4
-    config.epochs = 1
-    return config
-"""
 
 
 def call(main: Main, *arguments: object) -> int:
@@ -100,20 +88,13 @@ def write_images(root: Path, splits: Iterable[str] = SPLITS) -> Path:
 
 
 def tiny_config(folder: Path, **changes: Any) -> str:
-    """The flag that names the config of a tiny network on 24 phantoms, written into `folder`.
+    """The flag that names a config, written into `folder`: a tiny network on 24 phantoms, and changes.
 
-    changes: as `optimizer__name="sgd"`.
+    changes: as those of `small_config`.
     """
-    lines = [f"    config.{key.replace('__', '.')} = {value!r}\n" for key, value in changes.items()]
+    settings = {**TINY, "epochs": 1, **changes}
+    lines = ("from tests.support import small_config", "def get_config():", f"    return small_config(**{settings!r})")
     path = folder / "tiny.py"
-    path.write_text(TINY_CONFIG.replace("    return", f"{''.join(lines)}    return"))
-    return f"--config={path}"
-
-
-def config_file(folder: Path, **changes: Any) -> str:
-    """The flag that names a config, written into `folder`: the defaults with changes as those of `small_config`."""
-    path = folder / "config.py"
-    lines = ("from tests.support import small_config", "def get_config():", f"    return small_config(**{changes!r})")
     path.write_text("\n".join(lines))
     return f"--config={path}"
 

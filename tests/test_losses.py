@@ -139,15 +139,6 @@ def test_sigmoid_probabilities_are_the_sigmoids_over_their_sum() -> None:
     np.testing.assert_allclose(losses.probabilities(logits, "sigmoid_cross_entropy"), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
-def test_loss_function_is_a_static_argument_of_jit(name: str) -> None:
-    logits, labels = make_batch()
-    loss = losses.loss_function(ConfigDict({"name": name, "label_smoothing": 0.1}), WEIGHTS)
-    compiled = jax.jit(lambda loss, logits, labels: loss(logits, labels), static_argnums=0)
-    expected = getattr(losses, name)(logits, labels, class_weights=WEIGHTS, label_smoothing=0.1)
-    np.testing.assert_allclose(compiled(loss, logits, labels), expected, rtol=1e-5)
-
-
 # ---- Of masks ----
 
 
@@ -183,20 +174,6 @@ def test_losses_of_masks_equal_their_formulas(name: str, weights: tuple[float, .
         assert found.dtype == dtype
         expected = by_numpy(name, logits, labels, weights or (1.0, 1.0, 1.0), 1.7, 0.8)
         np.testing.assert_allclose(found, expected, rtol=1e-12 if dtype == np.float64 else 2e-6)
-
-
-def test_dice_by_hand() -> None:
-    """Two of sixteen pixels are lesion; the network is certain of one of them and of one that is none."""
-    labels, logits = EMPTY.copy(), certain(0)
-    labels[0, 0, :2] = 1
-    logits[0, [0, 3], [0, 3], 1] = 400.0
-    lesion, background = (2 * 1 + 1) / (2 + 2 + 1), (2 * 13 + 1) / (14 + 14 + 1)
-    assert make("dice")(logits, labels).item() == pytest.approx(1 - (lesion + background) / 2)
-    assert make("dice", (0.0, 2.0))(logits, labels).item() == pytest.approx(1 - lesion)
-    logits[0, 0, 1, 1] = 400.0  # nothing is missed now, and one pixel is false
-    lesion, background = (2 * 2 + 1) / (2 * (2 + 0.1 * 1) + 1), (2 * 13 + 1) / (2 * (13 + 0.9 * 1) + 1)
-    found = make("tversky", tversky_beta=0.9)(logits, labels).item()
-    assert found == pytest.approx(1 - (lesion + background) / 2)
 
 
 def certain(label: int) -> np.ndarray:

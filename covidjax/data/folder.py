@@ -20,12 +20,11 @@ from covidjax.data.formats.read import SUFFIXES
 from covidjax.data.listing import ImageFiles, Row, Scan, check_classes, choose_split, class_order
 from covidjax.data.pairs import PAIR_LAYOUT
 from covidjax.data.table import table_rows
-from covidjax.data.walk import Walk, by_folder, masks_among, split_folders, walk
+from covidjax.data.walk import SPELLINGS, Walk, by_folder, masks_among, split_folders, walk
 from covidjax.errors import UserError, some_of
 from covidjax.process import path_of
 
-CLASS_COLUMNS: tuple[str, ...] = ("file", "label", "patient", "split", "fold")
-PAIR_COLUMNS: tuple[str, ...] = ("file", "patient", "split")
+PAIR_COLUMNS = ("file", "patient", "split")
 CLASS_LAYOUT = f"expected layout: root/train|val|test/<class>/<image>, images ending in {' '.join(SUFFIXES)}"
 
 
@@ -44,13 +43,15 @@ def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
         raise UserError(f"{root} does not exist or is no folder; {layout}")
     found = walk(root, layout)
     splits, notes = split_folders(found)
+    table: Path
+    columns: tuple[str, ...]
     if masks:
         scan = pairs.scan(found, splits, joined=len(dataset.mask_classes) == 2)
         table, columns = root / "splits.csv", (*PAIR_COLUMNS, "fold") if dataset.fold != -1 else PAIR_COLUMNS
         missing = f"{root} has no {split} split: add {split} rows to {table}, or a folder {root / split}; {PAIR_LAYOUT}"
     else:
         scan = _scan_classes(found, splits)
-        table, columns = root / "folds.csv", CLASS_COLUMNS
+        table, columns = root / "folds.csv", ("file", "label", "patient", "split", "fold")
         missing = f"{root / split} does not exist; {CLASS_LAYOUT}"
     rows, known = list(scan.rows), all(row.patient for row in scan.rows)
     notes += scan.notes
@@ -89,7 +90,9 @@ def _scan_classes(found: Walk, splits: dict[str, str]) -> Scan:
     """The images of all splits, split by split and class by class."""
     root = found.root
     if "train" not in splits:
-        raise UserError(f"{root / 'train'} does not exist or is no folder; {CLASS_LAYOUT}")
+        deeper = next((name for name in found.folders if SPELLINGS["train"].fullmatch(name.rpartition("/")[2])), "")
+        hint = f", but {root / deeper} does: name the folder that it is in" if deeper else ""
+        raise UserError(f"{root / 'train'} does not exist or is no folder{hint}; {CLASS_LAYOUT}")
     split_of = {folder: split for split, folder in splits.items()}
     if twice := [name for name in found.not_entered if name.count("/") == 1 and name.split("/")[0] in split_of]:
         raise UserError(f"{root}: {some_of(twice)}: links to folders that are read already; a class needs its own")
@@ -100,7 +103,8 @@ def _scan_classes(found: Walk, splits: dict[str, str]) -> Scan:
     }
     outside: list[str] = []
     for name in found.images:
-        own = images.get(tuple(name.split("/")[:2])) if name.count("/") > 1 else None
+        folder, _, rest = name.partition("/")
+        own = images.get((folder, rest.partition("/")[0])) if "/" in rest else None
         (outside if own is None else own).append(name)
     labels = {split: [label for own, label in images if own == folder] for split, folder in splits.items()}
     train = labels["train"]

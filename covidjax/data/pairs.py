@@ -22,10 +22,11 @@ def scan(found: Walk, splits: Mapping[str, str], joined: bool) -> Scan:
 
     Raises UserError where no image has one.
     """
-    above = {"": "", **{split: f"{folder}/" for split, folder in splits.items()}}
-    above = {split: place for split, place in above.items() if f"{place}images" in found.folders}
-    if above:
-        rows, ignored, outside = _side_by_side(found, above, joined)
+    spelled = {folder.lower(): folder for folder in found.folders}
+    images = {split: spelled.get(f"{above}images".lower()) for split, above in _above(splits).items()}
+    folders = {split: folder for split, folder in images.items() if folder is not None}
+    if folders:
+        rows, ignored, outside = _side_by_side(found, folders, spelled, joined)
     else:
         rows, ignored = _beside(found, splits, joined)
         outside = []
@@ -42,20 +43,31 @@ def scan(found: Walk, splits: Mapping[str, str], joined: bool) -> Scan:
 
     def places(record: Mapping[str, str]) -> list[str]:
         file, split = record["file"], record["split"]
-        return [f"{above[each]}images/{file}" for each in (split, "") if each in above] or [file]
+        return [f"{folders[each]}/{file}" for each in (split, "") if each in folders] or [file]
 
     return Scan(rows, places, notes)
 
 
-def _side_by_side(found: Walk, above: Mapping[str, str], joined: bool) -> tuple[list[Row], list[str], list[str]]:
-    """Rows, what was ignored, and the images of other folders. above: what stands before images/, by split."""
+def _above(splits: Mapping[str, str]) -> dict[str, str]:
+    """What stands before images/ and masks/, by split."""
+    return {"": "", **{split: f"{folder}/" for split, folder in splits.items()}}
+
+
+def _side_by_side(
+    found: Walk, of_images: Mapping[str, str], spelled: Mapping[str, str], joined: bool
+) -> tuple[list[Row], list[str], list[str]]:
+    """Rows, what was ignored, and the images of other folders. of_images: by split; spelled: folders by small letters.
+
+    Raises UserError where there are no masks.
+    """
     rows: list[Row] = []
     ignored: list[str] = []
     used: set[str] = set()
-    for split, place in above.items():
-        folders = f"{place}images/", f"{place}masks/"
-        if folders[1].rstrip("/") not in found.folders:
-            raise UserError(f"{found.root / folders[1]} does not exist; {PAIR_LAYOUT}")
+    for split, folder in of_images.items():
+        of_masks = f"{folder[: -len('images')]}masks"
+        if of_masks.lower() not in spelled:
+            raise UserError(f"{found.root / of_masks} does not exist; {PAIR_LAYOUT}")
+        folders = f"{folder}/", f"{spelled[of_masks.lower()]}/"
         images, masks = ([name for name in found.images if name.startswith(folder)] for folder in folders)
         own, taken = _match(images, masks, *folders, joined)
         rows += [dataclasses.replace(row, split=split) for row in own]

@@ -13,7 +13,7 @@ from covidjax.files import printable
 
 SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
 WORDS = "masks?|segs?|segmentations?|labels?|gt|ground_?truths?|annotations?"
-OF_MASK = re.compile(rf"(.+)[-_. ](?:{WORDS})(?:[-_. ]?\(?\d+\)?)?|(?:{WORDS})[-_. ](.+)", re.IGNORECASE)
+OF_MASK = re.compile(rf"(.+?)[-_. ]+(?:{WORDS})(?:[-_. ]*\(?\d+\)?)?|(?:{WORDS})[-_. ]+(.+)", re.IGNORECASE)
 IMAGE_FOLDER = re.compile("images?|imgs?|scans?|pictures?", re.IGNORECASE)
 SPELLINGS = {
     split: re.compile(rf"(?:{own})(?:[-_ ]?(?:set|data|images|split))?", re.IGNORECASE)

@@ -35,10 +35,11 @@ def learning_curve(
     *,
     best_epoch: float | None = None,
     log_scale: bool = False,
+    averaged: bool = False,
 ) -> bytes:
     """A figure against the epoch, with a dashed line between phases and a ring on val at `best_epoch`.
 
-    curves: of 'train' and 'val', epochs and values of equal length.
+    curves: of 'train' and 'val', epochs and values of equal length; averaged: whether val is of the moving average.
     Values that are not finite are gaps, and so is what a log scale cannot show. Returns an SVG file.
     """
     figure, axes = new_figure(3.4, 2.55, "epoch")
@@ -48,7 +49,8 @@ def learning_curve(
         # A single epoch draws no line: it needs a marker.
         marker = "o" if np.count_nonzero(shown) == 1 else None
         values = np.where(shown, values, np.nan)
-        axes.plot(epochs, values, color=COLORS[split], label=split, linewidth=1.5, marker=marker, ms=4)
+        label = "val (moving average)" if averaged and split == "val" else split
+        axes.plot(epochs, values, color=COLORS[split], label=label, linewidth=1.5, marker=marker, ms=4)
         if split == "val" and best_epoch is not None and best_epoch in epochs:
             height = values[list(epochs).index(best_epoch)]
             axes.plot(

@@ -107,11 +107,8 @@ def run(config: ConfigDict, config_name: str, learning_rates: np.ndarray, workdi
         files.write_json(workdir / "lr_finder.json", content)
     if found.note:
         print(found.note)
-    if found.steepest is not None and found.minimum_over_10 is not None:
-        print(
-            f"suggestion: {found.steepest:.2g}, where the smoothed loss falls fastest; a tenth of the rate of its "
-            f"minimum is {found.minimum_over_10:.2g}\nto train with it: {override}"
-        )
+    if found.steepest is not None:
+        print(f"suggestion: {found.steepest:.2g}, where the smoothed loss falls fastest\nto train with it: {override}")
     print(f"the curve: {workdir / 'lr_finder.png'}, {workdir / 'lr_finder.json'}")
 
 

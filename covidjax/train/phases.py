@@ -41,6 +41,20 @@ class Phase:
         return make_plan(self.freeze, variables, stages, **self.settings)
 
 
+def average_notes(phases: Sequence[Phase]) -> list[str]:
+    """A note for each phase that has fewer steps than its moving average looks back."""
+    notes = []
+    for phase in phases:
+        steps = phase.last_step - phase.first_step
+        decay = max([phase.settings.ema_decay, *(decay for _, decay in phase.settings.ema_decays)])
+        if steps < (span := round(1 / (1 - decay))):
+            notes.append(
+                f"phase {phase.index} has {steps} steps, fewer than the {span} that a moving average of "
+                f"decay {decay:g} looks back: its decay is still warming up (config.ema_decay=0 turns it off)"
+            )
+    return notes
+
+
 def make_phases(config: ConfigDict, steps_per_epoch: int) -> tuple[Phase, ...]:
     """The phases of a config: `config.phases`, each a change of the fields of the config itself, or one of those.
 

@@ -62,9 +62,7 @@ def test_covidjax_beside_plain_flax_leaves_records_a_chart_and_a_profile(tmp_pat
         (scaling.main, "--engine=ddp", "--engine is 'ddp': allowed are jit, pmap, pmap_local"),
         (ops.main, "--model=unet --image_size=30", "image size 30"),
         (freeze.main, "--model=cnm", "invalid choice: 'cnm'"),
-        (freeze.main, "--peers=jaxx", "there is no peer 'jaxx'"),
         (freeze.main, "--epoch_images=5", "--epoch_images is 5"),
-        (freeze.main, "--json=nowhere/r.json", "there is no folder"),
         (freeze.main, "--model=cnn --peers= --strategies=until:block9", "there is no stage 'block9'"),
         (freeze.main, "--model=cnn --peers= --strategies=cached:norm", "first stage trains"),
     ],
@@ -81,9 +79,7 @@ def test_a_mistake_ends_with_status_2_and_no_traceback() -> None:
     assert done.stderr.startswith("error: there is no benchmark of 'resnet19'") and done.stderr.count("\n") == 1
 
 
-def test_a_missing_peer_is_an_error_where_it_was_asked_for_and_a_remark_where_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_missing_peer_is_an_error_where_asked_for_and_a_remark_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(IMPLEMENTATIONS, "torch", ("x:y", ("no_such_package",), "peers"))
     message = "torch needs no_such_package, not installed here: pip install -e '.[peers]'"
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):

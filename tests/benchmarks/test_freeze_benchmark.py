@@ -16,10 +16,6 @@ from tests.benchmarks.test_records import CONTRACT
 from tests.commands import call, read_table
 
 SMALL: dict[str, Any] = {"model": "cnn", "batch_size": 4, "image_size": 16, "width": 2}
-TOY = [
-    *("--model=cnn", "--batch_size=4", "--image_size=32", "--width=2"),
-    *("--samples=1", "--min_sample_seconds=0.001", "--max_foreign_share=1e9"),
-]
 FIELDS = CONTRACT | {"predicted_flops_ratio", "time_ratio_vs_inference", "speedup_vs_uncached"}
 OURS = strategies.BUILDER
 
@@ -92,11 +88,9 @@ def test_an_epoch_takes_every_image_once(freeze_name: str) -> None:
     subject.run(2)
     assert int(subject.carry.step) == 6
     assert int(subject.carry.metrics.count) == 24
-    data = subject.inputs[0]
-    assert {name: len(jax.tree.leaves(value)[0]) for name, value in data.items()} == {
-        "features" if freeze_name.startswith("cached") else "image": 12,
-        "label": 12,
-    }
+    kind = "features" if freeze_name.startswith("cached") else "image"
+    found = {name: len(jax.tree.leaves(value)[0]) for name, value in subject.inputs[0].items()}
+    assert found == {kind: 12, "label": 12}
 
 
 @pytest.mark.usefixtures("drawn_in_numpy")
@@ -115,16 +109,13 @@ def test_a_cached_step_gets_what_the_frozen_prefix_gives() -> None:
     assert facts["predicted_flops"] < 5e3  # of the head alone; the frozen blocks have 5e5
 
 
-def run_toy(tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
-    path = tmp_path / "found.json"
-    files = [f"--json={path}", f"--csv={tmp_path / 'found.csv'}", f"--plot={tmp_path / 'found.png'}"]
-    assert call(freeze.main, *TOY, *arguments, *files) == 0
-    return json.loads(path.read_text())
-
-
 @pytest.mark.slow
 def test_command_measures_strategies_in_processes_of_their_own(tmp_path: Path) -> None:
-    rows = run_toy(tmp_path, "--strategies=cached", "--epoch_images=0", "--peers=")
+    found = [f"--json={tmp_path}/found.json", f"--csv={tmp_path}/found.csv", f"--plot={tmp_path}/found.png"]
+    arguments = "--model=cnn --batch_size=4 --image_size=32 --width=2 --strategies=cached --epoch_images=0 --peers="
+    quick = "--samples=1 --min_sample_seconds=0.001 --max_foreign_share=1e9"
+    assert call(freeze.main, *arguments.split(), *quick.split(), *found) == 0
+    rows = json.loads((tmp_path / "found.json").read_text())
     expected = [("none", "train"), ("cached:backbone", "train"), ("none", "inference")]
     assert [(row["freeze"], row["mode"]) for row in rows] == expected
     assert all(set(row) >= FIELDS and row["step_ms_median"] > 0 and row["error"] == "" for row in rows)

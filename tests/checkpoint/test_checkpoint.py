@@ -175,9 +175,7 @@ def test_part_of_the_state_is_restored_without_knowing_the_rest(tmp_path: Path) 
         ({"key": jnp.zeros(2, jnp.uint32)}, r"key is key<fry>\[\] there, uint32\[2\] here"),
     ],
 )
-def test_state_that_does_not_fit_is_refused_and_nothing_moved(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_state_that_does_not_fit_is_refused_and_unmoved(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     save_steps(tmp_path, [1, 2], make_state)
     before = contents(tmp_path)
     state = make_state(0).replace(**change)

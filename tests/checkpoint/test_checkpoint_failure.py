@@ -32,9 +32,7 @@ def zeros(step: int = 0, size: int = 4_000_000) -> dict[str, jax.Array]:
     return {"weight": jnp.zeros(size)}
 
 
-def test_finished_checkpoint_exists_while_the_next_has_no_manifest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_checkpoint_exists_until_the_next_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weakest_instants = []  # orbax has retired old steps, and the new one is not finished yet
     write = manifest.write
 
@@ -124,9 +122,7 @@ def file_size_limit() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_refused_write_is_reported_and_harms_no_older_checkpoint(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_refused_write_is_told_and_harms_no_older_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     check_that_a_failed_save_harms_nothing(tmp_path, file_size_limit(), "File too large", caplog)
 
 
@@ -136,9 +132,7 @@ def test_full_disk_is_reported_and_harms_no_older_checkpoint(tmp_path: Path, cap
         check_that_a_failed_save_harms_nothing(disk / "checkpoints", no_limit, "No space left on device", caplog)
 
 
-def test_manifest_that_cannot_be_written_leaves_the_step_unfinished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_manifest_leaves_the_step_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sync = manifest._sync
 
     def full_disk(path: Path) -> None:

@@ -75,10 +75,19 @@ def run(disk: SlowDisk, metrics: Sequence[float | None], *, ends: bool = True) -
     disk.wait()
 
 
-def test_first_state_is_saved_at_once_and_later_ones_when_nine_times_as_long_has_passed(clock: Clock) -> None:
-    disk = SlowDisk(clock, seconds=1.0)
-    run(disk, [-float(step) for step in range(40)])  # the first is the best
-    assert list(disk.saved) == [0, 10, 20, 30, 39]
+@pytest.mark.parametrize(
+    ("seconds", "metrics", "saved"),
+    [
+        (1.0, range(0, -40, -1), [0, 10, 20, 30, 39]),  # the first is the best, later ones wait nine times as long
+        (50.0, range(20), [0, 19]),  # a save that goes on is not waited for unless it must
+    ],
+)
+def test_first_state_is_saved_at_once_and_later_ones_in_turn(
+    clock: Clock, seconds: float, metrics: range, saved: list[int]
+) -> None:
+    disk = SlowDisk(clock, seconds)
+    run(disk, [float(metric) for metric in metrics])
+    assert list(disk.saved) == saved
 
 
 def test_saves_never_take_more_than_a_tenth_of_the_time(clock: Clock) -> None:
@@ -94,13 +103,6 @@ def test_saves_never_take_more_than_a_tenth_of_the_time(clock: Clock) -> None:
             taken = sum(end - begin for begin, end in disk.spans if end <= ended)
             assert taken <= (following - began) / 10 + 1e-6
     assert written_at_once > 5
-
-
-def test_save_that_goes_on_is_not_waited_for_unless_it_must(clock: Clock) -> None:
-    disk = SlowDisk(clock, seconds=50.0)
-    run(disk, [float(step) for step in range(20)])
-    assert disk.spans[0][1] > 101.0 + 18
-    assert list(disk.saved) == [0, 19]
 
 
 def test_what_is_best_on_disk_in_the_end_does_not_depend_on_time(clock: Clock) -> None:

@@ -186,9 +186,7 @@ def test_every_config_of_the_repository_is_valid(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("folder", "root"), [(None, "data/cxr3"), ("/somewhere", "/somewhere/cxr3")])
-def test_cxr3_looks_for_its_images_in_the_data_folder(
-    monkeypatch: pytest.MonkeyPatch, folder: str | None, root: str
-) -> None:
+def test_cxr3_looks_in_the_data_folder(monkeypatch: pytest.MonkeyPatch, folder: str | None, root: str) -> None:
     monkeypatch.delenv("COVIDJAX_DATA_DIR", raising=False)
     if folder:
         monkeypatch.setenv("COVIDJAX_DATA_DIR", folder)

@@ -129,9 +129,6 @@ def test_an_unknown_argument_is_refused_with_those_that_are_known(spec: str) -> 
         load(spec)
 
 
-# ---- Runs on miniatures in the layouts of the publishers ----
-
-
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Prepared miniatures by name."""

@@ -1,6 +1,6 @@
 """The recipes of the classification papers, as their configs have them, step by step beside Keras in float64.
 
-The rules on their own are held against Keras in test_optim.py, test_losses.py and test_schedules.py.
+The rules on their own are held against Keras in test_optim.py and test_losses.py.
 """
 
 import dataclasses
@@ -114,9 +114,6 @@ def pandiyan2023(keras: Any, layers: Any, config: ConfigDict, blocks: tuple[int,
     return keras.Model(base.input, layers.Dense(2)(base.output))
 
 
-# ---- Both sides ----
-
-
 def keras_losses(
     keras: Any, model: Any, config: ConfigDict, examples: Examples, preprocess: Callable[[np.ndarray], np.ndarray]
 ) -> list[float]:
@@ -203,9 +200,6 @@ def assert_trains_alike(
     theirs = keras_losses(keras, source, config, examples, preprocess)
     assert len(set(np.round(theirs, 12))) == STEPS
     np.testing.assert_allclose(our_losses(config, model, variables, examples), theirs, rtol=TOLERANCE)
-
-
-# ---- The papers ----
 
 
 @pytest.mark.parametrize(

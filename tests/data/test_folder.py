@@ -82,6 +82,9 @@ def test_missing_folder_is_named_with_the_layout(tree: Callable, missing: str) -
         load(path if missing == "root" else root, "test")
     if missing == "test":
         assert len(load(root, "train")) == 8
+    if missing == "root":
+        with pytest.raises(UserError, match="root/train does: name the folder that it is in"):
+            load(root.parent, "train")
 
 
 @pytest.mark.parametrize(

@@ -156,10 +156,10 @@ def test_images_and_masks_may_lie_in_folders_of_the_same_names(tmp_path: Path) -
 def test_a_test_folder_beside_images_is_the_test_split(flat: Callable) -> None:
     root = flat(16, table=False)
     for number in range(3):
-        write(root / "Testing" / "images" / f"{number}.png", number)
-        write(root / "Testing" / "masks" / f"{number}.png", 255)
+        write(root / "Testing" / "Images" / f"{number}.png", number)
+        write(root / "Testing" / "MASKS" / f"{number}.png", 255)
     train, val, test = (list_pairs(root, split) for split in SPLITS)
-    assert test.names == tuple(f"Testing/images/{number}.png" for number in range(3))
+    assert test.names == tuple(f"Testing/Images/{number}.png" for number in range(3))
     assert sorted((*train.names, *val.names)) == sorted(f"images/{number}.jpg" for number in range(16))
     assert "Testing/ is taken as the test split" in test.notes
     assert "there is no train folder: the images outside split folders are train: 16 in images" in test.notes

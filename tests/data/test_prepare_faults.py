@@ -121,8 +121,7 @@ def test_problems_of_a_kind_of_set_are_listed_together(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
-    [(OSError(28, "No space left on device"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)],
+    ("error", "told"), [(OSError(28, "No space left on device"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)]
 )
 def test_a_broken_off_preparation_leaves_nothing(error: BaseException, told: type, tmp_path: Path) -> None:
     root = trees.make("sars_cov2_ct", tmp_path / "manual")
@@ -139,9 +138,7 @@ def test_a_broken_off_preparation_leaves_nothing(error: BaseException, told: typ
     assert prepare("sars_cov2_ct", root, tmp_path / "deep" / "data").exists()
 
 
-def test_what_a_killed_process_left_is_cleared_away_and_a_prepared_set_left_as_it_is(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_killed_process_left_goes_and_a_set_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     left = tmp_path / "data" / "sars_cov2_ct" / ".1.0.0.999999999.tmp" / "half"  # by a process that was killed
     left.mkdir(parents=True)
     root = trees.make("sars_cov2_ct", tmp_path / "manual")

@@ -32,7 +32,7 @@ def config(root: Path, tmp_path: Path, **changes: object) -> ConfigDict:
     return dataset_config(root, **{**settings, **changes})
 
 
-def test_images_are_those_of_the_same_files_in_a_folder_and_an_eighth_of_train_is_held_out(
+def test_images_are_those_of_a_folder_and_an_eighth_of_train_is_held_out(
     roots: dict[str, Path], tmp_path: Path
 ) -> None:
     manual = roots["chest_xray_pneumonia"].parents[2] / "manual" / "chest_xray_pneumonia" / "chest_xray"
@@ -61,9 +61,7 @@ def test_folds_test_each_image_once_and_keep_patients_whole(roots: dict[str, Pat
     assert len(tested) == len(set(tested)) == 20
 
 
-def test_a_set_without_patients_or_whose_split_tears_them_apart_counts_as_image_level(
-    roots: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_set_that_has_no_patients_or_tears_them_is_image_level(roots: dict[str, Path], tmp_path: Path) -> None:
     found = sources.load(config(roots["sars_cov2_ct"], tmp_path), "train")
     assert not found.patients_known
     assert found.patients == found.names
@@ -75,12 +73,15 @@ def test_a_set_without_patients_or_whose_split_tears_them_apart_counts_as_image_
     assert sources.load(config(torn.parent, tmp_path, fold=0), "train").patients_known
 
 
-def test_masks_and_classes_come_with_the_set(roots: dict[str, Path], tmp_path: Path) -> None:
+def test_masks_and_classes_come_with_the_set_or_it_is_refused(roots: dict[str, Path], tmp_path: Path) -> None:
     found = sources.load(config(roots["covid_ct_seg/slices"], tmp_path, image_size=16), "train", masks=True)
     assert found.classes == ("background", "ground_glass", "consolidation", "pleural_effusion")
     assert found.masks is not None
     assert set(np.unique(found.masks)) == {0, 1, 2, 3}
     assert found.images.shape == (7, 16, 16, 1)
+    for name, masks in (("covid_ct", True), ("lgg_mri", False)):
+        with pytest.raises(UserError, match="has the features .* choose"):
+            sources.load(config(roots[name], tmp_path), "train", masks=masks)
 
 
 def test_masks_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], tmp_path: Path) -> None:
@@ -98,12 +99,6 @@ def test_masks_are_those_of_the_same_files_in_a_folder(roots: dict[str, Path], t
         for name, image, mask in zip(part.names, part.images, np.asarray(part.masks), strict=True):
             np.testing.assert_array_equal(image, expected[name][0])
             np.testing.assert_array_equal(mask, expected[name][1])
-
-
-@pytest.mark.parametrize(("name", "masks"), [("covid_ct", True), ("lgg_mri", False)])
-def test_a_set_for_the_other_task_is_refused(name: str, masks: bool, roots: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has the features .* choose"):
-        sources.load(config(roots[name], tmp_path), "train", masks=masks)
 
 
 def test_the_folder_may_be_named_without_version(roots: dict[str, Path], tmp_path: Path) -> None:

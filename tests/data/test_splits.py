@@ -40,21 +40,16 @@ def test_hold_out_keeps_patients_whole_and_classes_in_proportion() -> None:
     np.testing.assert_array_equal(held_out, splits.hold_out_eighth(labels, patients))
 
 
-@pytest.mark.parametrize(
-    ("labels", "patients"), [([0, 1, 0, 1], None), ([0, 1] * 8, ["same"] * 16), ([0, 1] * 8, ["one", "two"] * 8)]
-)
-def test_too_few_to_hold_out_is_an_error(labels: list[int], patients: list[str] | None) -> None:
-    with pytest.raises(UserError, match="too few to hold out"):
-        splits.hold_out_eighth(labels, patients)
-
-
-def test_hold_out_never_takes_a_whole_class() -> None:
-    patients = [str(number) for number in range(13)]
+def test_too_few_to_hold_out_is_an_error_and_no_class_is_taken_whole() -> None:
+    few: list[tuple[list[int], list[str] | None]] = [([0, 1, 0, 1], None)]
+    few += [([0, 1] * 8, ["same"] * 16), ([0, 1] * 8, ["one", "two"] * 8)]
+    for labels, patients in few:
+        with pytest.raises(UserError, match="too few to hold out"):
+            splits.hold_out_eighth(labels, patients)
     refused = 0
     for rare in range(13):
-        labels = [int(number == rare) for number in range(13)]
         try:
-            held_out = splits.hold_out_eighth(labels, patients)
+            held_out = splits.hold_out_eighth([int(number == rare) for number in range(13)], list(map(str, range(13))))
         except UserError:
             refused += 1
         else:

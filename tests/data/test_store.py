@@ -65,26 +65,20 @@ def assert_holds(store: ArrayStore, key: str = KEY, seed: int = 0) -> None:
     assert found == expected
 
 
-def test_arrays_come_back_bit_for_bit_as_read_only_maps(tmp_path: Path) -> None:
-    store = store_in(tmp_path / "features")
+def test_arrays_and_notes_of_each_key_come_back_bit_for_bit_as_read_only_maps(tmp_path: Path) -> None:
+    store, notes = store_in(tmp_path / "features"), ["before"]
     assert store.open(KEY, SHAPES) is None
-    write(store)
-    assert_holds(store)
+    write(store, KEY, seed=0)
+    with store.writing(OTHER_KEY, SHAPES, notes) as arrays:
+        jax.tree.map(np.copyto, arrays, values(1))
+        notes.append("the last row is bad")  # notes are kept as they are at the end
+    assert_holds(store, KEY, seed=0)
+    assert_holds(store, OTHER_KEY, seed=1)
+    assert (store.notes(KEY), store.notes(OTHER_KEY)) == (None, notes)
     found = jax.tree.leaves(store.open(KEY, SHAPES))
     assert all(isinstance(leaf, np.memmap) for leaf in found)
     with pytest.raises(ValueError, match="read-only"):
         found[0][0] = 0
-
-
-def test_keys_are_kept_apart_and_notes_as_they_are_at_the_end(tmp_path: Path) -> None:
-    store, notes = store_in(tmp_path), ["before"]
-    write(store, KEY, seed=0)
-    with store.writing(OTHER_KEY, SHAPES, notes) as arrays:
-        jax.tree.map(np.copyto, arrays, values(1))
-        notes.append("the last row is bad")
-    assert_holds(store, KEY, seed=0)
-    assert_holds(store, OTHER_KEY, seed=1)
-    assert (store.notes(KEY), store.notes(OTHER_KEY)) == (None, notes)
 
 
 def flip_a_byte(path: Path) -> None:

@@ -104,7 +104,7 @@ def test_images_are_counted_by_folder() -> None:
 
 
 def test_masks_among_images_are_told_by_the_image_that_they_belong_to() -> None:
-    masks = ["x_mask.png", "x_mask_1.png", "x_Mask (2).png", "x_seg.tif", "mask_x.png", "lost_mask.png"]
+    masks = ["x_mask.png", "x_mask_1.png", "x_Mask (2).png", "x_seg.tif", "mask_x.png", "x - mask.png", "lost_mask.png"]
     images = ["x.png", "face_1.png", "y.png", "y_1.png", "unmask.png", "gt_.png"]
     assert masks_among(images + masks) == set(masks)
     assert masks_among([*images, "with_mask.png", "no_mask.png"]) == frozenset()

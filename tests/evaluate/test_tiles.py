@@ -65,9 +65,7 @@ def test_weights_pass_smoothly_from_tile_to_tile() -> None:
 
 @pytest.mark.parametrize(("height", "width"), SIDES)
 @pytest.mark.parametrize("tiling", [Tiling(24, RECEPTIVE_FIELD, 2), Tiling(32, 16, 4)])
-def test_tiles_equal_the_image_in_one_where_the_receptive_field_fits_in_the_overlap(
-    height: int, width: int, tiling: Tiling
-) -> None:
+def test_tiles_equal_the_image_in_one_where_their_overlap_suffices(height: int, width: int, tiling: Tiling) -> None:
     network, image = pooling_network(), noise(height, width)
     bands = list(blended_logits(network, image, tiling))
     np.testing.assert_allclose(np.concatenate(bands), network(image), rtol=0, atol=1e-4)

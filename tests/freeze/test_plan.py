@@ -15,7 +15,7 @@ from covidjax.freeze import flops
 from covidjax.freeze.plan import FreezePlan, make_plan
 from covidjax.freeze.table import format_table, freeze_table
 from covidjax.train.step import train_step
-from tests.plans import CNN_STAGES, RESNET_STAGES, plan_of, shapes
+from tests.freeze.test_strategies import CNN_STAGES, RESNET_STAGES, plan_of, shapes
 from tests.support import make_batch, make_recipe, make_state, make_variables, small_config
 
 
@@ -95,9 +95,7 @@ def test_merge_undoes_split(frozen: list[bool], seed: int) -> None:
         ("last:2", (("block1", "running"), ("block1", "batch")), 3, ("block4",)),  # the first pair holds
     ],
 )
-def test_stages_use_batch_statistics_where_their_norm_trains_and_the_prefix_neither_trains_nor_drifts(
-    strategy: Any, batch_norm: Any, prefix: int, live: tuple[str, ...]
-) -> None:
+def test_prefix_neither_trains_nor_drifts(strategy: Any, batch_norm: Any, prefix: int, live: tuple[str, ...]) -> None:
     plan = plan_of("cnn", strategy, batch_norm=batch_norm)
     assert plan.frozen_prefix == CNN_STAGES[:prefix]
     assert plan.first_trained == CNN_STAGES[prefix]

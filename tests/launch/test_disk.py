@@ -61,9 +61,7 @@ def test_disk_that_fills_during_a_save_ends_the_run_which_then_goes_on_to_the_sa
         assert (workdir / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_disk_without_space_for_any_file_is_one_line_and_hinders_no_later_run(
-    capfd: pytest.CaptureFixture[str], config: str, disk: Path
-) -> None:
+def test_disk_that_is_full_hinders_no_later_run(capfd: pytest.CaptureFixture[str], config: str, disk: Path) -> None:
     workdir = disk / "run"
     messages = []
     for pages in (0, 1, 24):  # too little for config.json, then for run.json, ...

@@ -113,9 +113,7 @@ def test_each_member_passes_once_over_a_split_and_members_and_finished_mixture_a
     assert len(passes) == 4
 
 
-def test_test_split_is_compared_pair_by_pair_and_its_reading_recorded(
-    capsys: pytest.CaptureFixture[str], mixed: Path
-) -> None:
+def test_test_split_is_compared_pair_by_pair_and_recorded(capsys: pytest.CaptureFixture[str], mixed: Path) -> None:
     for number in (1, 2):
         assert call(evaluate.main, f"--workdir={mixed}", "--split=test") == 0
         assert len(files.read_json(mixed / "run.json")["test_reads"]) == number
@@ -136,9 +134,7 @@ def test_test_split_is_compared_pair_by_pair_and_its_reading_recorded(
     assert "McNemar's exact p" in capsys.readouterr().out
 
 
-def test_weights_from_the_test_split_brand_everything(
-    capsys: pytest.CaptureFixture[str], members: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_leak_brands_everything(capsys: pytest.CaptureFixture[str], members: tuple[Path, Path], tmp_path: Path) -> None:
     workdir = tmp_path / "leak"
     arguments = [*flags(*members), f"--workdir={workdir}", "--config.ensemble.weights_from=test"]
     for _ in range(2):

@@ -21,9 +21,7 @@ def refusal_beside(capfd: pytest.CaptureFixture[str], workdir: Path, *arguments:
 
 
 @pytest.mark.parametrize("below", ["", "folder"])
-def test_workdir_that_cannot_be_made_is_named(
-    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path, below: str
-) -> None:
+def test_bad_workdir_is_named(capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("kept")
     workdir = tmp_path / "file" / below
     message = refusal(capfd, train.main, config, f"--workdir={workdir}")
@@ -40,9 +38,7 @@ def test_run_of_another_config_is_not_continued(capfd: pytest.CaptureFixture[str
     )
 
 
-def test_batch_that_does_not_divide_over_the_devices_is_refused(
-    tmp_path: Path, config: str, environment: dict[str, str]
-) -> None:
+def test_batch_not_divisible_by_devices_is_refused(tmp_path: Path, config: str, environment: dict[str, str]) -> None:
     command = [sys.executable, str(ROOT / "launch" / "train.py"), config, f"--workdir={tmp_path / 'run'}"]
     command.append("--config.batch_size=6")
     done = subprocess.run(command, env=environment | on_devices(4), check=False, capture_output=True, text=True)
@@ -54,9 +50,7 @@ def test_batch_that_does_not_divide_over_the_devices_is_refused(
     assert contents(tmp_path / "run") == {}
 
 
-def test_loss_that_is_not_finite_names_step_rate_and_last_good_checkpoint(
-    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path
-) -> None:
+def test_loss_that_is_not_finite_names_its_step(capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path) -> None:
     wild = {"learning_rate": 1e6, "weight_decay": 1e6}
     phases = f"--config.phases=({{'epochs': 1}}, {{'epochs': 2, 'optimizer': {wild}}})"
     workdir = tmp_path / "run"
@@ -71,3 +65,13 @@ def test_second_process_in_a_workdir_is_refused(capfd: pytest.CaptureFixture[str
     with record.locked(trained):
         message = refusal_beside(capfd, trained, config)
     assert message == f"another process trains in {trained}: wait for it, or use another --workdir"
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "launch").glob("[a-z]*.py")))
+def test_command_outside_the_environment_says_how_to_use_it(script: str, tmp_path: Path) -> None:
+    without_packages = [sys.executable, "-S", "-E", str(ROOT / "launch" / script)]
+    bare = subprocess.run(without_packages, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert bare.returncode == 1
+    assert bare.stderr == (
+        "error: No module named 'covidjax': use the environment of `make setup`, with `. .venv/bin/activate`\n"
+    )

@@ -68,9 +68,7 @@ def test_second_run_with_the_same_prefix_reuses_its_features(tmp_path: Path, fir
 
 
 @pytest.mark.slow
-def test_run_with_a_frozen_backbone_starts_one_that_trains_everything_and_the_other_way_round(
-    tmp_path: Path, first: Finished
-) -> None:
+def test_frozen_run_starts_one_that_trains_everything_and_the_other_way_round(tmp_path: Path, first: Finished) -> None:
     cache = first.store.parent
     whole = run(tmp_path / "whole", f"--config.pretrained={first.workdir}", "--config.seed=1", cache=cache)
     again = run(tmp_path / "again", FROZEN, f"--config.pretrained={whole.workdir}", "--config.seed=2", cache=cache)

@@ -1,58 +1,43 @@
+"""The figures of a classification, its report and its table of predictions."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import sklearn.metrics
 
+from covidjax.errors import UserError
 from covidjax.metrics import bootstrap, classification
+from tests.predictions import CLASSES, make_examples, make_predictions, make_report
 
 
-def test_wilson_interval_equals_the_values_that_newcombe_publishes() -> None:
+def test_wilson_interval_equals_published_values_and_ends_where_it_has_to() -> None:
     """Newcombe 1998, table I, method 3."""
     low, high = (0.2553, 0.0624, 0.0, 0.0061), (0.3662, 0.1605, 0.1611, 0.1718)
     for counts, *ends in zip(((81, 263), (15, 148), (0, 20), (1, 29)), low, high, strict=True):
         assert [round(end, 4) for end in classification.wilson_interval(*counts, 0.95)] == ends
-
-
-@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
-def test_wilson_interval_holds_its_estimate_and_mirrors_exactly_at_the_ends(confidence: float) -> None:
-    for total in (1, 2, 7, 225, 10_000):
-        for successes in {0, 1, total // 3, total - 1, total}:
-            low, high = classification.wilson_interval(successes, total, confidence)
-            assert 0 <= low <= successes / total <= high <= 1
-            mirrored = classification.wilson_interval(total - successes, total, confidence)
-            np.testing.assert_allclose((low, high), (1 - mirrored[1], 1 - mirrored[0]), atol=1e-12)
+    for total in (1, 7, 225, 10_000):
         assert classification.wilson_interval(0, total)[0] == 0.0
         assert classification.wilson_interval(total, total)[1] == 1.0
     assert classification.wilson_interval(0, 0) == (0.0, 1.0)  # of no trials, it is everything
 
 
 @pytest.mark.parametrize("levels", [2, 5, 10_000])
-def test_auroc_equals_scikit_learn_with_ties(levels: int) -> None:
+def test_auroc_of_repeated_data_equals_scikit_learn_with_ties(levels: int) -> None:
     generator = np.random.default_rng(levels)
     for _ in range(10):
         scores = generator.integers(0, levels, 50) / levels
         positive = generator.random(50) < 0.3
         positive[:2] = True, False
-        expected = sklearn.metrics.roc_auc_score(positive, scores)
-        assert classification.auroc(scores, positive, np.ones((1, 50))) == pytest.approx(expected, abs=1e-12)
-
-
-def test_auroc_without_a_class_is_nan() -> None:
-    scores = np.arange(4) / 4
-    for positive in (np.zeros(4, bool), np.ones(4, bool)):
-        assert np.isnan(classification.auroc(scores, positive, np.ones((2, 4)))).all()
-
-
-def test_weighted_auroc_equals_auroc_of_repeated_data() -> None:
-    generator = np.random.default_rng(0)
-    scores = generator.integers(0, 8, 40) / 8
-    positive = generator.random(40) < 0.4
-    counts = generator.integers(0, 4, (25, 40))
-    counts[0] = 1
-    repeated = [
-        classification.auroc(np.repeat(scores, row), np.repeat(positive, row), np.ones((1, row.sum())))[0]
-        for row in counts
-    ]
-    np.testing.assert_array_equal(classification.auroc(scores, positive, counts.astype(np.float64)), repeated)
+        counts = np.concatenate([np.ones((1, 50)), generator.integers(1, 4, (5, 50))])
+        expected = [sklearn.metrics.roc_auc_score(positive, scores, sample_weight=row) for row in counts]
+        assert classification.auroc(scores, positive, counts) == pytest.approx(expected, abs=1e-12)
+    for positive in (np.zeros(50, bool), np.ones(50, bool)):  # without a class there is none
+        assert np.isnan(classification.auroc(scores, positive, counts)).all()
 
 
 def test_resampling_moves_all_images_of_a_patient_together() -> None:
@@ -84,3 +69,216 @@ def test_calibration_bins_are_closed_on_the_right() -> None:
     # (0, 0.5] holds the first two, one right; (0.5, 1] the third, right.
     expected = (abs(1 - 0.9) + abs(1 - 0.75)) / 3
     assert classification.expected_calibration_error(probabilities, np.array([0, 1, 0]), 2) == pytest.approx(expected)
+
+
+# ---- The report ----
+
+PROPORTIONS = ("precision", "recall", "specificity")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_report_equals_scikit_learn(seed: int) -> None:
+    probabilities, labels = make_predictions(seed)
+    predicted = probabilities.argmax(axis=1)
+    report = make_report(probabilities, labels)
+    assert report["confusion_matrix"] == sklearn.metrics.confusion_matrix(labels, predicted).tolist()
+    areas = [sklearn.metrics.roc_auc_score(labels == index, probabilities[:, index]) for index in range(3)]
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(labels, predicted),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(labels, predicted),
+        "macro_f1": sklearn.metrics.f1_score(labels, predicted, average="macro"),
+        "macro_auroc": np.mean(areas),
+    }
+    assert {key: report[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+    for index, name in enumerate(CLASSES):
+        true, guess = labels == index, predicted == index
+        expected = {
+            "precision": sklearn.metrics.precision_score(true, guess),
+            "recall": sklearn.metrics.recall_score(true, guess),
+            "specificity": sklearn.metrics.recall_score(~true, ~guess),
+            "f1": sklearn.metrics.f1_score(true, guess),
+            "auroc": areas[index],
+            "support": true.sum(),
+        }
+        found = {key: report["per_class"][name][key] for key in expected}
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_bootstrap_equals_figures_of_resampled_data() -> None:
+    probabilities, labels = make_predictions(3, count=30)
+    patients = tuple(f"p{index % 11}" for index in range(30))
+    clusters = np.unique(patients, return_inverse=True)[1]
+    counts = bootstrap.resample_weights(clusters, np.random.default_rng(7), 40).astype(int)
+    f1, areas = [], []
+    for row in counts:
+        chosen, true = np.repeat(probabilities, row, axis=0), np.repeat(labels, row)
+        present = [index for index in range(3) if (true == index).any()]
+        scores = sklearn.metrics.f1_score(true, chosen.argmax(axis=1), average=None, labels=[0, 1, 2], zero_division=0)
+        f1.append(scores[present].mean())
+        areas.append(np.mean([sklearn.metrics.roc_auc_score(true == index, chosen[:, index]) for index in present]))
+    report = make_report(probabilities, labels, patients=patients, seed=7, resamples=40)
+    assert report["macro_f1_ci95"] == pytest.approx(np.percentile(f1, [2.5, 97.5]), abs=1e-12)
+    assert report["macro_auroc_ci95"] == pytest.approx(np.percentile(areas, [2.5, 97.5]), abs=1e-12)
+
+
+def test_unknown_patients_are_never_grouped() -> None:
+    probabilities, labels = make_predictions(0)
+    same = make_report(probabilities, labels, patients=("",) * len(labels), patients_known=False)
+    own = make_report(probabilities, labels, patients_known=False)
+    assert same == own
+
+
+def test_report_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    probabilities, labels = make_predictions(0)
+    first = make_report(probabilities, labels, seed=1)
+    assert make_report(probabilities, labels, seed=1) == first
+    assert make_report(probabilities, labels, seed=2)["macro_f1_ci95"] != first["macro_f1_ci95"]
+    monkeypatch.setattr(bootstrap, "WEIGHTS_AT_ONCE", 7 * len(labels))
+    assert make_report(probabilities, labels, seed=1) == first
+
+
+def test_report_has_the_agreed_keys_and_wilson_intervals() -> None:
+    probabilities, labels = make_predictions(0)
+    report = make_report(probabilities, labels)
+    assert list(report) == [
+        "split", "num_examples", "loss", "accuracy", "accuracy_ci95", "balanced_accuracy", "macro_f1", "macro_f1_ci95",
+        "macro_auroc", "macro_auroc_ci95", "ece", "confusion_matrix", "classes", "per_class", "intervals",
+        "research_use_only",
+    ]  # fmt: skip
+    keys = {f"{name}{end}" for name in (*PROPORTIONS, "f1", "auroc") for end in ("", "_ci95")} | {"support"}
+    matrix = np.array(report["confusion_matrix"])
+    for index, name in enumerate(CLASSES):
+        assert set(report["per_class"][name]) == keys
+        hits, support, predicted = matrix[index, index], matrix[index].sum(), matrix[:, index].sum()
+        totals = {
+            "precision": (hits, predicted),
+            "recall": (hits, support),
+            "specificity": (len(labels) - support - predicted + hits, len(labels) - support),
+        }
+        for key, (successes, total) in totals.items():
+            assert report["per_class"][name][f"{key}_ci95"] == list(classification.wilson_interval(successes, total))
+    assert report["accuracy_ci95"] == list(classification.wilson_interval(np.trace(matrix), len(labels)))
+    assert report["research_use_only"] is True
+    assert report["classes"] == list(CLASSES)
+
+
+def test_absent_class_is_undefined_and_outside_the_macro_means() -> None:
+    probabilities, labels = make_predictions(0)
+    probabilities = np.column_stack([probabilities, np.zeros(len(labels))])
+    whole = make_report(probabilities[:, :3], labels)
+    report = make_report(probabilities, labels, classes=(*CLASSES, "other"))
+    other = report["per_class"].pop("other")
+    for key in ("precision", "recall", "f1", "auroc"):
+        assert other[key] is None
+        assert other[f"{key}_ci95"] is None
+    assert (other["specificity"], other["support"]) == (1.0, 0)
+    assert report["per_class"] == whole["per_class"]
+    for key in ("balanced_accuracy", "macro_f1", "macro_f1_ci95", "macro_auroc", "macro_auroc_ci95"):
+        assert report[key] == whole[key]
+
+
+def test_class_without_hits_has_f1_of_zero_and_absent_but_predicted_class_stays_out_of_the_macro_means() -> None:
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.6, 0.4, 0.0], [0.1, 0.2, 0.7]])
+    report = make_report(probabilities, labels)
+    missed, absent = report["per_class"]["pneumonia"], report["per_class"]["covid19"]
+    assert (missed["precision"], missed["recall"], missed["f1"]) == (None, 0.0, 0.0)
+    assert (absent["precision"], absent["recall"], absent["f1"], absent["auroc"]) == (0.0, None, 0.0, None)
+    assert report["macro_f1"] == pytest.approx((0.8 + 0.0) / 2)
+    assert report["balanced_accuracy"] == pytest.approx(0.5)
+
+
+def test_single_patient_gives_no_bootstrap_interval() -> None:
+    probabilities, labels = make_predictions(0)
+    report = make_report(probabilities, labels, patients=("one",) * len(labels))
+    assert report["macro_auroc"] > 0.5
+    assert report["macro_auroc_ci95"] is None
+    assert report["per_class"]["normal"]["f1_ci95"] is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_report_survives_json(dtype: Any) -> None:
+    probabilities, labels = make_predictions(0)
+    labels[labels == 2] = 1
+    report = make_report(probabilities.astype(dtype), labels, loss=np.float32(math.inf))
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["loss"] is None
+    assert report["per_class"]["covid19"]["auroc"] is None
+
+
+def test_diverged_predictions_and_empty_splits_are_refused(tmp_path: Path) -> None:
+    probabilities, labels = make_predictions(0, count=5)
+    with pytest.raises(UserError, match="'test' has no examples"):
+        make_report(probabilities[:0], labels[:0])
+    probabilities[3, 1] = np.nan
+    with pytest.raises(UserError, match="1 of 5 predictions are not finite"):
+        make_report(probabilities, labels)
+    with pytest.raises(UserError, match="not finite"):
+        classification.write_predictions(tmp_path / "predictions_test.csv", make_examples(labels), probabilities)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- The table of predictions ----
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_predictions_read_back_bit_exactly(tmp_path: Path, dtype: Any) -> None:
+    generator = np.random.default_rng(0)
+    logits = 30 * generator.normal(size=(50, 3))
+    probabilities = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(dtype)
+    probabilities[0] = np.nextafter(dtype(0), dtype(1)), 1 - np.finfo(dtype).epsneg, 0.0
+    labels = generator.integers(0, 3, 50).astype(np.int32)
+    names = ('a,"b".png', "c\nd\r.png", "Röntgen/肺.png", *(f"{index}.png" for index in range(47)))
+    patients = ("", " p ", *(f"p{index}" for index in range(48)))
+    path = tmp_path / "predictions_test.csv"
+    examples = make_examples(labels, names=names, patients=patients)
+    classification.write_predictions(path, examples, probabilities)
+    found = classification.read_predictions(path)
+    assert (found.names, found.patients, found.classes) == (names, patients, CLASSES)
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.probabilities.astype(dtype).tobytes(), probabilities.tobytes())
+    np.testing.assert_array_equal(found.predicted, probabilities.argmax(axis=1))
+    known: dict[str, Any] = {"patients": patients, "classes": CLASSES}
+    assert make_report(found.probabilities, found.labels, **known) == make_report(probabilities, labels, **known)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_predictions_have_the_agreed_columns(tmp_path: Path) -> None:
+    path = tmp_path / "predictions_val.csv"
+    probabilities = np.array([[0.25, 0.75], [0.5, 0.5]])
+    examples = make_examples([0, 0], ("no", "yes"), names=("a.png", "b.png"), patients=("1", "2"))
+    classification.write_predictions(path, examples, probabilities)
+    with path.open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["file", "patient", "label", "predicted", "correct", "probability_no", "probability_yes"],
+            ["a.png", "1", "no", "yes", "0", "0.25", "0.75"],
+            ["b.png", "2", "no", "no", "1", "0.5", "0.5"],
+        ]
+
+
+HEADER = "file,patient,label,predicted,correct,probability_no,probability_yes\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as a table"),
+        (b"\xff\xfe", "cannot be read as a table"),
+        (b"file,patient,label,predicted,correct\n", "must have the columns"),
+        (f"{HEADER}a,1,no,no,1,0.9\n".encode(), "example 1 is not a row"),
+        (f"{HEADER}a,1,no,no,1,0.9,0.1\nb,1,maybe,no,1,0.9,0.1\n".encode(), "example 2 is not a row"),
+        (f"{HEADER}a,1,no,yes,0,0.9,0.1\n".encode(), "contradict"),
+        (f"{HEADER}a,1,no,no,1,inf,0.1\n".encode(), "not finite"),
+    ],
+)
+def test_broken_table_is_refused_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "predictions_val.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        classification.read_predictions(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no .*launch/evaluate.py"):
+        classification.read_predictions(tmp_path / "predictions_val.csv")

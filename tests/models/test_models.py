@@ -15,8 +15,8 @@ from covidjax.errors import UserError
 from covidjax.freeze.plan import make_plan
 from covidjax.freeze.strategies import default_strategies
 from covidjax.models import layers, vgg
-from covidjax.models.layers import BatchNorm, pool
-from covidjax.models.resnet import KERAS, KERAS_V2, TORCHVISION, Block, Layer, Stem
+from covidjax.models.layers import BatchNorm, Conv, pool
+from covidjax.models.resnet import KERAS, KERAS_V2, TORCHVISION, Layer, Stem
 from covidjax.train.step import train_step
 from tests.support import (
     assert_same_bits,
@@ -153,9 +153,12 @@ def network(name: str, num_classes: int = 1000, **options: Any) -> Any:
     return models.build(config.model, num_classes, "float32")
 
 
-def test_paper_head_of_vgg16_is_flatten_1024_1024_classes() -> None:
-    head = shapes_of(network("vgg16", 3, head="paper"), 224, 3)["params"]["head"]
+def test_heads_of_vgg16_have_their_layers_and_the_original_drops_half_whatever_the_config_says() -> None:
+    paper = network("vgg16", 3, head="paper", dropout=0.1)
+    head = shapes_of(paper, 224, 3)["params"]["head"]
     assert [head[f"dense{number}"]["kernel"].shape for number in (1, 2, 3)] == [(25088, 1024), (1024, 1024), (1024, 3)]
+    assert paper.bind({}).head.dropout == 0.1
+    assert network("vgg16", dropout=0.1).bind({}).head.dropout == 0.5
 
 
 def test_dropout_of_vgg16_acts_in_training_only() -> None:
@@ -169,22 +172,6 @@ def test_dropout_of_vgg16_acts_in_training_only() -> None:
     )
     assert not np.array_equal(once, again)
     assert np.array_equal(quiet, same)
-
-
-def test_original_head_of_vgg16_drops_half_whatever_the_config_says() -> None:
-    assert network("vgg16", dropout=0.1).bind({}).head.dropout == 0.5
-    assert network("vgg16", head="paper", dropout=0.1).bind({}).head.dropout == 0.1
-
-
-@pytest.mark.parametrize(("arrangement", "halved_by"), [(TORCHVISION, "conv2"), (KERAS, "conv1"), (KERAS_V2, "conv2")])
-def test_stride_of_a_bottleneck_sits_where_its_arrangement_says(arrangement: Any, halved_by: str) -> None:
-    block: Any = Block(4, 2, True, arrangement)
-    images = jnp.ones((1, 8, 8, 16))
-    kept = jax.eval_shape(
-        lambda: block.init(jax.random.key(0), images, use_batch_statistics=False, capture_intermediates=True)
-    )
-    sizes = {key: value["__call__"][0].shape[1] for key, value in kept["intermediates"].items() if "conv" in key}
-    assert next(conv for conv in ("conv1", "conv2", "conv3") if sizes[conv] == 4) == halved_by
 
 
 def test_preactivated_layer_halves_in_its_last_block_and_skips_it_by_sampling() -> None:
@@ -209,24 +196,33 @@ def test_preactivated_stem_lets_the_zeros_of_its_border_win() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrangement", "epsilon", "kept"), [(TORCHVISION, 1e-5, 0.9), (KERAS, 1.001e-5, 0.99), (KERAS_V2, 1.001e-5, 0.99)]
+    ("arrangement", "halved_by", "num_norms", "epsilon", "kept"),
+    [
+        (TORCHVISION, "conv2", 5, 1e-5, 0.9),
+        (KERAS, "conv1", 5, 1.001e-5, 0.99),
+        (KERAS_V2, "conv2", 4, 1.001e-5, 0.99),
+    ],
 )
-def test_every_norm_has_the_epsilon_and_the_momentum_of_its_arrangement(
-    arrangement: Any, epsilon: float, kept: float
+def test_stride_and_norms_of_a_bottleneck_are_those_of_its_arrangement(
+    arrangement: Any, halved_by: str, num_norms: int, epsilon: float, kept: float
 ) -> None:
-    layer: Any = Layer(4, 1, 1, True, arrangement, final_norm=True)
-    images = jnp.zeros((2, 8, 8, 4))
-    seen: list[BatchNorm] = []
+    layer: Any = Layer(4, 1, 2, True, arrangement, final_norm=True)
+    norms: list[BatchNorm] = []
+    sizes: dict[str, int] = {}
 
     def note(next_function: Any, arguments: Any, keywords: Any, context: Any) -> Any:
-        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
-            seen.append(context.module)
-        return next_function(*arguments, **keywords)
+        outputs = next_function(*arguments, **keywords)
+        if context.method_name == "__call__" and isinstance(context.module, BatchNorm):
+            norms.append(context.module)
+        elif context.method_name == "__call__" and isinstance(context.module, Conv):
+            sizes[str(context.module.name)] = outputs.shape[1]
+        return outputs
 
     with nn.intercept_methods(note):
-        jax.eval_shape(lambda: layer.init(jax.random.key(0), images, **INFERENCE))
-    assert len(seen) == (4 if arrangement is KERAS_V2 else 5)
-    assert {(norm.epsilon, norm.momentum) for norm in seen} == {(epsilon, kept)}
+        jax.eval_shape(lambda: layer.init(jax.random.key(0), jnp.zeros((2, 8, 8, 4)), **INFERENCE))
+    assert next(conv for conv in ("conv1", "conv2", "conv3") if sizes[conv] == 4) == halved_by
+    assert len(norms) == num_norms
+    assert {(norm.epsilon, norm.momentum) for norm in norms} == {(epsilon, kept)}
 
 
 def test_flatten_runs_over_height_width_features() -> None:

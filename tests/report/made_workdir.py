@@ -13,7 +13,9 @@ from covidjax import config as configs
 from covidjax.data.examples import Examples
 from covidjax.metrics import classification
 from covidjax.report import run
-from tests.support import small_config
+from covidjax.runs import costs
+from covidjax.train.setup import describe_freeze
+from tests.support import TINY, small_config
 
 CLASSES = ("normal", "pneumonia", "covid19")
 SIDE = 24
@@ -56,12 +58,14 @@ def write_evaluation(workdir: Path, examples: Examples, seed: int = 0) -> dict[s
     return evaluation
 
 
+PHASES = (
+    {"epochs": FIRST_PHASE, "freeze": "backbone"},
+    {"epochs": EPOCHS - FIRST_PHASE, "freeze": "none", "optimizer": {"learning_rate": 1e-4}},
+)
+
+
 def write_config(workdir: Path) -> None:
-    phases = (
-        {"epochs": FIRST_PHASE, "freeze": "backbone"},
-        {"epochs": EPOCHS - FIRST_PHASE, "freeze": "none", "optimizer": {"learning_rate": 1e-4}},
-    )
-    config = small_config("resnet18", seed=3, dataset__name="folder", dataset__root="/data/cxr3", phases=phases)
+    config = small_config("resnet18", seed=3, dataset__name="folder", dataset__root="/data/cxr3", phases=PHASES)
     (workdir / "config.json").write_text(json.dumps(configs.to_json(config)))
 
 
@@ -83,18 +87,8 @@ def write_metrics(workdir: Path) -> None:
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def write_run(workdir: Path) -> dict[str, Any]:
-    stages = (("stem", 9_536, 2.4e9), ("layer1", 147_968, 14.8e9), ("layer2", 525_568, 13.2e9),
-              ("layer3", 2_099_712, 13.1e9), ("layer4", 8_393_728, 13.1e9), ("head", 1_539, 9.8e4))  # fmt: skip
-
-    def rows(trains: set[str]) -> list[dict[str, Any]]:
-        return [
-            {"stage": stage, "parameters": count, "trainable": count if stage in trains else 0,
-             "optimizer_bytes": 8 * count if stage in trains else 0, "forward_flops": flops,
-             "backward_flops": 2 * flops if stage in trains else 0.0, "full_backward_flops": 2 * flops,
-             "batch_norm": "-" if stage == "head" else "batch" if stage in trains else "running"}
-            for stage, count, flops in stages
-        ]  # fmt: skip
+def write_run(workdir: Path) -> None:
+    job = costs.job_of_shapes(small_config(**TINY, phases=PHASES), len(CLASSES))
 
     def split(count: int) -> dict[str, Any]:
         return {"num_examples": count, "num_patients": count * 2 // 3, "patients_known": True,
@@ -108,17 +102,11 @@ def write_run(workdir: Path) -> dict[str, Any]:
         "git_revision": "3f9c2d1",
         "data": {"train": split(768), "val": split(90), "test": split(90)},
         "notes": ["test: 90 examples are held out and read by evaluate only.", "train: 2 files could not be decoded."],
-        "freeze": [
-            {"phase": phase, "strategy": strategy, "rows": rows(trains), "summary": f"{strategy} trains"}
-            for phase, (strategy, trains) in enumerate(
-                (("backbone", {"head"}), ("none", {name for name, *_ in stages}))
-            )
-        ],
+        "freeze": [describe_freeze(job, phase) for phase in job.phases],
         "timings": {"compile_seconds": 21.4, "train_seconds": 754.2, "data_seconds": 3.1, "images_per_second": 1034.7},
         "test_reads": ["2026-11-20T12:00:00Z"],
     }
     (workdir / "run.json").write_text(json.dumps(record))
-    return record
 
 
 class Page(HTMLParser):

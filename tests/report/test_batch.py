@@ -43,9 +43,7 @@ def batch_of(examples: Examples, masks: bool) -> dict[str, np.ndarray]:
     return {"image": examples.images[indices], "label": (examples.masks if masks else examples.labels)[indices]}
 
 
-def test_images_are_those_of_the_first_step_and_folded_ones_without_their_image_of_ones(
-    examples: Examples, recipe: Recipe
-) -> None:
+def test_images_are_those_of_the_first_step_without_the_image_of_ones(examples: Examples, recipe: Recipe) -> None:
     batch = batch_of(examples, masks=True)
     variables = make_variables(recipe.model, SIZE)
     key, _ = step.step_keys(make_state(recipe, variables, SEED), recipe)
@@ -63,9 +61,7 @@ def test_images_are_those_of_the_first_step_and_folded_ones_without_their_image_
 
 
 @pytest.mark.parametrize("masks", [True, False])
-def test_picture_tells_how_many_images_it_shows_and_their_values(
-    tmp_path: Path, examples: Examples, recipe: Recipe, masks: bool
-) -> None:
+def test_picture_tells_its_images_and_values(tmp_path: Path, examples: Examples, recipe: Recipe, masks: bool) -> None:
     targets = examples.masks if masks else examples.labels
     assert targets is not None
     assert batch_view.read_batch(tmp_path) is None

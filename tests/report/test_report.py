@@ -114,11 +114,16 @@ def test_wrong_images_come_most_confident_first_and_are_the_right_pixels(written
     assert all(caption.split()[2].startswith(caption.split()[0]) for caption in right)
 
 
-def test_images_appear_only_for_examples_at_hand(run_folder: Path) -> None:
-    write_evaluation(run_folder, make_examples("test"))
-    assert "written without the images" in write_report(run_folder).text
+def test_images_appear_only_for_examples_at_hand_and_undefined_figures_show_a_dash(run_folder: Path) -> None:
+    evaluation = write_evaluation(run_folder, make_examples("test"))
+    evaluation["per_class"]["covid19"] |= {"recall": None, "recall_ci95": None}
+    (run_folder / "evaluation_test.json").write_text(json.dumps({**evaluation, "macro_auroc": None}))
     for at_hand in ({}, {"test": make_examples("train")}, {"val": make_examples("test")}):
-        assert not any(".png" in caption for _, caption in write_report(run_folder, at_hand).figures)
+        read = write_report(run_folder, at_hand)
+        assert not any(".png" in caption for _, caption in read.figures)
+        assert at_hand or "written without the images" in read.text
+    assert read.table("Class", "Support")[3][3] == formats.MISSING
+    assert ["Macro AUROC", formats.MISSING] in [row[:2] for row in read.table("95 % interval")]
 
 
 def test_config_and_metrics_are_enough_and_a_folder_without_a_run_is_the_users_mistake(tmp_path: Path) -> None:
@@ -161,12 +166,3 @@ def test_best_epoch_is_that_of_the_evaluated_checkpoint(run_folder: Path) -> Non
     (run_folder / "evaluation_val.json").write_text(json.dumps(evaluation))
     assert workdir.best_epoch(workdir.read(run_folder)) == 7
     assert sum(b"<!-- best, epoch 7 -->" in data for data, _ in write_report(run_folder).figures) == 2
-
-
-def test_figures_that_are_undefined_show_a_dash(run_folder: Path) -> None:
-    evaluation = write_evaluation(run_folder, make_examples("test"))
-    evaluation["per_class"]["covid19"] |= {"recall": None, "recall_ci95": None}
-    (run_folder / "evaluation_test.json").write_text(json.dumps({**evaluation, "macro_auroc": None}))
-    read = write_report(run_folder)
-    assert read.table("Class", "Support")[3][3] == formats.MISSING
-    assert ["Macro AUROC", formats.MISSING] in [row[:2] for row in read.table("95 % interval")]

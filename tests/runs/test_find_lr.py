@@ -94,10 +94,7 @@ def test_the_curve_is_that_of_training_steps_at_rates_that_rise_also_from_featur
 
 
 def test_a_loss_that_is_not_finite_ends_the_sweep_and_at_the_first_batch_is_refused(tmp_path: Path) -> None:
-    config = exact_config(tmp_path, features="off")
-    with config.unlocked():
-        config.precision, config.phases = "float32", ()
-    job = prepare(config)
+    job = prepare(small_config(**TINY, dataset__cache_dir=str(tmp_path), optimizer__name="sgd", features="off"))
     loss = job.recipes[0].loss
 
     def with_a_limit(logits: jax.Array, labels: jax.Array) -> jax.Array:

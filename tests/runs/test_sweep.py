@@ -46,7 +46,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {**SWEPT, "pretrained": str(folder / "prefix.safetensors"), "dataset__cache_dir": str(folder / "cache")}
 
 
-def sweep(settings: dict[str, Any], said: Callable[[str], object] = lambda line: None) -> Heads:
+def sweep(settings: dict[str, Any], said: Callable[[str], None] = lambda line: None) -> Heads:
     return train_heads(small_config("cnn", **settings), RATES, DECAYS, CLASS_WEIGHTS, SEEDS, said)
 
 

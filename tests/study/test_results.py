@@ -121,9 +121,7 @@ def write_page(tmp_path: Path, results: list[Result], study: Any) -> tuple[Page,
     return Page(content), verdict, content
 
 
-def test_page_needs_nothing_outside_itself_escapes_what_it_shows_and_shows_the_figures_of_the_study(
-    tmp_path: Path,
-) -> None:
+def test_page_needs_nothing_outside_itself_and_shows_the_figures_of_the_study(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     results = [make_result(trial) for trial in study.trials()]
     results[0] = failed(results[0])

@@ -184,9 +184,7 @@ def test_sigterm_between_runs_stops_cleanly(
 
 
 @pytest.mark.slow
-def test_run_that_diverges_is_recorded_and_the_study_goes_on(
-    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path
-) -> None:
+def test_diverged_run_does_not_stop_the_study(capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path) -> None:
     wild = ["--config.optimizer.name=sgd", "--config.optimizer.weight_decay=1e6", "--strategies=none", "--seeds=0"]
     workdir = tmp_path / "study"
     assert call(study.main, config, *wild, "--learning_rates=1e6,1e-7", f"--workdir={workdir}") == 0
@@ -202,17 +200,13 @@ def test_run_that_diverges_is_recorded_and_the_study_goes_on(
     assert (tmp_path / "other" / "study.html").exists()
 
 
-def test_mistake_of_the_whole_study_is_one_line_and_no_failed_run(
-    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path
-) -> None:
+def test_mistake_of_the_study_is_no_failed_run(capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path) -> None:
     message = refusal(capfd, study.main, config, *PLAN, "--config.batch_size=64", f"--workdir={tmp_path / 'study'}")
     assert message == "config.batch_size 64 exceeds the 24 training images: lower it"
     assert not (tmp_path / "study" / "study.csv").exists()
 
 
-def test_test_split_is_read_once_and_for_the_chosen_strategy_alone(
-    capfd: pytest.CaptureFixture[str], copied: Path, config: str
-) -> None:
+def test_test_split_is_read_once_for_the_chosen(capfd: pytest.CaptureFixture[str], copied: Path, config: str) -> None:
     assert not list(copied.rglob("evaluation_test.json"))
     capfd.readouterr()
     for _ in range(2):

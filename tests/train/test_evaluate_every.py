@@ -12,7 +12,6 @@ from covidjax import files, losses
 from covidjax.ops.choose import choose
 from covidjax.report import workdir as workdirs
 from covidjax.runs.train import train
-from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.weights.workdir import load_trained
 from tests.support import TINY, small_config
@@ -42,34 +41,19 @@ def config(folder: Path, **changes: Any) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def programs() -> Programs:
-    return Programs()
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    return train(config(folder, evaluate_every_steps=EVERY), folder / "measured").parent
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def plain(folder: Path, programs: Programs) -> Path:
-    train(config(folder), folder / "plain", programs=programs)
-    return folder / "plain"
-
-
-@pytest.fixture(scope="module")
-def measured(folder: Path, programs: Programs) -> Path:
-    train(config(folder, evaluate_every_steps=EVERY), folder / "measured", programs=programs)
-    return folder / "measured"
-
-
-@pytest.fixture(scope="module")
-def job(folder: Path) -> Job:
-    return prepare(config(folder))
+def job(measured: Path) -> Job:
+    return prepare(config(measured.parent))
 
 
 @pytest.mark.slow
-def test_training_is_the_same_to_the_bit_with_and_without_it(plain: Path, measured: Path, job: Job) -> None:
+def test_training_is_the_same_to_the_bit_with_and_without_it(measured: Path, job: Job) -> None:
+    plain = train(job.config, measured.parent / "plain").parent
     assert differing(restore(plain, job).state, restore(measured, job).state) == []
     best = restore(measured, job).progress["best"]
     assert best == restore(plain, job).progress["best"]

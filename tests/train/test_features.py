@@ -121,12 +121,6 @@ def with_pixel(case: Case) -> Case:
     return dataclasses.replace(case, images=images)
 
 
-def with_swapped_images(case: Case) -> Case:
-    images = case.images.copy()
-    images[:2] = images[1::-1]
-    return dataclasses.replace(case, images=images)
-
-
 REUSED: dict[str, Callable[[Case], Case]] = {
     "the same": lambda case: case,
     "another head": lambda case: with_leaf(case, "params", "head", "dense", "kernel"),
@@ -141,7 +135,7 @@ REUSED: dict[str, Callable[[Case], Case]] = {
 }
 COMPUTED: dict[str, Callable[[Case], Case]] = {
     "a pixel": with_pixel,
-    "the order of the images": with_swapped_images,
+    "the order of the images": lambda case: dataclasses.replace(case, images=case.images[::-1]),
     "fewer images": lambda case: dataclasses.replace(case, images=case.images[:-1]),
     "a weight": lambda case: with_leaf(case, "params", "block1", "conv", "kernel"),
     "a running statistic": lambda case: with_leaf(case, "batch_stats", "block1", "norm", "var"),
@@ -161,9 +155,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Path]:
 
 
 @pytest.mark.parametrize("name", [*REUSED, *COMPUTED])
-def test_features_are_reused_unless_their_prefix_depends_on_what_has_changed(
-    computed: tuple[Case, Path], tmp_path: Path, name: str
-) -> None:
+def test_features_are_reused_unless_the_prefix_changes(computed: tuple[Case, Path], tmp_path: Path, name: str) -> None:
     case, folder = computed
     shutil.copytree(folder, tmp_path / "features")
     other, own = (REUSED | COMPUTED)[name](case), passes(tmp_path / "features")

@@ -1,6 +1,5 @@
 """Where features live and when they do not: rooms of device, host and disk, damaged files, full disks."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,9 +54,7 @@ def kept(caching: Caching) -> tuple[str, int, bool]:
 
 
 @pytest.mark.parametrize(("place", "said"), [("device", "a small device"), ("host", "memory"), ("disk", "cache")])
-def test_features_live_in_the_first_place_with_room_for_both_splits(
-    tmp_path: Path, rooms: dict[str, float], place: str, said: str
-) -> None:
+def test_features_live_where_room_is_first(tmp_path: Path, rooms: dict[str, float], place: str, said: str) -> None:
     rooms[place] = TRAIN_BYTES + VAL_BYTES
     caching = decided(tmp_path)
     assert kept(caching) == (place, 1, True)
@@ -68,9 +65,7 @@ def test_features_live_in_the_first_place_with_room_for_both_splits(
     assert kept(decided(tmp_path)) == ("", 1, True)  # those of the validation images still fit
 
 
-def test_neither_memory_nor_disk_trains_through_the_network_and_says_so(
-    tmp_path: Path, rooms: dict[str, float]
-) -> None:
+def test_neither_memory_nor_disk_trains_through_the_network(tmp_path: Path, rooms: dict[str, float]) -> None:
     caching = decided(tmp_path)
     assert kept(caching) == ("", 1, False)
     folder = tmp_path / "cache" / "features"
@@ -153,31 +148,23 @@ def test_damaged_features_are_told_and_computed_again(
     assert contents(tmp_path) == whole
 
 
-def test_disk_that_is_known_to_be_full_keeps_nothing_but_the_features_are_right(
+def check_that_nothing_is_kept(folder: Path, case: Case, expected: np.ndarray, reason: str) -> None:
+    own = passes(folder)
+    np.testing.assert_array_equal(own.features(case.recipe, case.variables, case.images), expected)
+    assert own.notes == [f"features: not kept for later runs ({reason})"]
+    assert list(folder.iterdir()) == []
+
+
+def test_full_disk_keeps_nothing_but_the_features_are_right(
     tmp_path: Path, case: Case, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = tmp_path / "features"
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=expected.nbytes - 1))
-    own = passes(tmp_path / "features")
-    np.testing.assert_array_equal(own.features(case.recipe, case.variables, case.images), expected)
-    assert own.notes == [f"features: not kept for later runs ({tmp_path / 'features'} has 0 MiB free)"]
-    assert list((tmp_path / "features").iterdir()) == []
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    with small_disk(tmp_path / "disk", 3 * 4096) as folder:
-        yield folder
-
-
-def test_disk_that_turns_out_to_be_full_keeps_nothing_but_the_features_are_right(
-    disk: Path, case: Case, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (disk / "filler").write_bytes(bytes(3 * 4096))
+    check_that_nothing_is_kept(folder, case, expected, f"{folder} has 0 MiB free")
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
-    own = passes(disk / "features")
-    np.testing.assert_array_equal(own.features(case.recipe, case.variables, case.images), expected)
-    assert own.notes == ["features: not kept for later runs (No space left on device)"]
-    assert list((disk / "features").iterdir()) == []
+    with small_disk(tmp_path / "disk", 3 * 4096) as disk:  # it turns out to be full
+        (disk / "filler").write_bytes(bytes(3 * 4096))
+        check_that_nothing_is_kept(disk / "features", case, expected, "No space left on device")
 
 
 def test_neither_disk_nor_memory_is_one_line(

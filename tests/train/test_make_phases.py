@@ -6,7 +6,7 @@ import pytest
 from covidjax import optim
 from covidjax.config import from_json, to_json
 from covidjax.errors import UserError
-from covidjax.train.phases import Phase, make_phases, phase_at
+from covidjax.train.phases import Phase, average_notes, make_phases, phase_at
 from tests.support import small_config
 
 
@@ -31,13 +31,16 @@ def test_phases_follow_one_another_and_change_only_what_they_name() -> None:
             {"epochs": 1, "freeze": "none", "batch_norm": "running", "lr_scale": (), "optimizer": {"name": "sgd"}},
         ),
     )
-    first, second, third = make_phases(config, steps_per_epoch=10)
-    assert [(phase.first_step, phase.last_step) for phase in (first, second, third)] == [(0, 20), (20, 50), (50, 60)]
-    assert [phase.freeze for phase in (first, second, third)] == ["backbone", ("block1",), "none"]
-    assert [phase.settings.batch_norm for phase in (first, second, third)] == ["auto", "auto", "running"]
-    assert [phase.settings.lr_scale for phase in (first, second, third)] == [(("head", 2.0),), (("head", 2.0),), ()]
-    assert [phase.optimizer.learning_rate for phase in (first, second, third)] == [1e-3, 1e-4, 1e-3]
-    assert [phase.optimizer.name for phase in (first, second, third)] == ["adam", "adam", "sgd"]
+    first, second, third = made = make_phases(config, steps_per_epoch=10)
+    assert [(phase.first_step, phase.last_step) for phase in made] == [(0, 20), (20, 50), (50, 60)]
+    assert [(phase.freeze, phase.settings.batch_norm) for phase in made] == [
+        ("backbone", "auto"),
+        (("block1",), "auto"),
+        ("none", "running"),
+    ]
+    assert first.settings.lr_scale == second.settings.lr_scale == (("head", 2.0),) and third.settings.lr_scale == ()
+    rules = [(phase.optimizer.name, phase.optimizer.learning_rate) for phase in made]
+    assert rules == [("adam", 1e-3), ("adam", 1e-4), ("sgd", 1e-3)]
     assert second.optimizer.to_dict() == config.optimizer.to_dict() | {"learning_rate": 1e-4}
 
 
@@ -61,9 +64,7 @@ def test_a_boundary_belongs_to_the_phase_that_it_ends() -> None:
     ],
     ids=str,
 )
-def test_phases_take_the_steps_they_are_given_and_gradual_frees_one_stage_after_the_other(
-    changes: dict[str, Any], expected: list[Any]
-) -> None:
+def test_phases_take_their_steps_and_gradual_frees_stage_by_stage(changes: dict[str, Any], expected: list[Any]) -> None:
     phases = make_phases(tiny_config(**changes), steps_per_epoch=10)
     assert [(phase.freeze, phase.first_step, phase.last_step) for phase in phases] == expected
     assert [phase.index for phase in phases] == [*range(len(expected))]
@@ -153,3 +154,14 @@ def test_phases_of_a_config_from_json_are_the_same_and_can_be_keys() -> None:
     assert phases == again
     assert hash(phases) == hash(again)
     assert dataclasses.replace(phases[0], index=5) != phases[0]
+
+
+def test_phase_shorter_than_its_moving_average_looks_back_is_told() -> None:
+    config = tiny_config(
+        ema_decays=(("head", 0.9),),
+        phases=({"steps": 9}, {"steps": 10}, {"steps": 99, "ema_decay": 0.99}, {"steps": 15, "ema_decay": 0.0}),
+    )
+    notes = average_notes(make_phases(config, steps_per_epoch=10))
+    assert [note[:32] for note in notes] == ["phase 0 has 9 steps, fewer than ", "phase 2 has 99 steps, fewer than"]
+    assert "the 10 that a moving average of decay 0.9 looks back" in notes[0]
+    assert average_notes(make_phases(tiny_config(steps=1), steps_per_epoch=1)) == []

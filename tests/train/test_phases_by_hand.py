@@ -1,6 +1,7 @@
 """Phases and rates beside references in NumPy that know nothing of plans, masks or optimizer states."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +14,6 @@ import optax
 from covidjax import losses
 from covidjax.train.phases import enter_phase, evaluation_variables, make_phases
 from covidjax.train.step import Recipe, train_step
-from tests.optimizers import one_cycle_by_hand
 from tests.support import (
     assert_close,
     make_batch,
@@ -120,6 +120,16 @@ def test_moments_decays_rates_and_averages_of_groups_over_phases_are_those_worke
 
         counts = {path[0].key: int(leaf) for path, leaf in jax.tree.leaves_with_path(state.opt_state[1].count)}
         assert counts == {"block1": 9, "block2": 6, "head": 4}
+
+
+def one_cycle_by_hand(step: int, total: int, pct_start: float, peak: float) -> float:
+    """torch.optim.lr_scheduler.OneCycleLR: the peak at step pct_start * total - 1, the end at the last step."""
+    top = pct_start * total - 1
+    if step <= top:
+        start, end, fraction = peak / 25, peak, step / top
+    else:
+        start, end, fraction = peak, peak / 25 / 1e4, (step - top) / (total - 1 - top)
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))
 
 
 def slice_of_rates(low: float, high: float, count: int) -> list[float]:

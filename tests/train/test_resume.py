@@ -28,13 +28,12 @@ from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.weights.workdir import open_checkpoints
 from launch import train as command
-from tests.commands import call, config_file, contents
-from tests.support import TINY, by_path, send_sigterm_before, small_config
+from tests.commands import call, contents, tiny_config
+from tests.support import TINY, by_path, send_before, small_config
 
 # Everything that a resumed run could get wrong: two phases, running statistics, moments, moving average, dropout,
 # augmentation and a learning rate that follows the loss.
 CONFIG: dict[str, Any] = {
-    **TINY,
     "dataset__num_images": 50,
     "batch_size": 6,
     "model__dropout": 0.2,
@@ -51,7 +50,7 @@ CONFIG: dict[str, Any] = {
 }
 STEPS_PER_EPOCH, FIRST_PHASE_EPOCHS, EPOCHS = 8, 4, 12
 BOUNDARY, LAST_STEP = STEPS_PER_EPOCH * FIRST_PHASE_EPOCHS, STEPS_PER_EPOCH * EPOCHS
-STOPS = (BOUNDARY, 62)
+STOPS = ((BOUNDARY, signal.SIGTERM), (62, signal.SIGINT))
 # Goes on as launch/train.py, but takes its time for every step and saves after every epoch, so that there is something
 # to kill.
 SLOWLY = """
@@ -77,7 +76,7 @@ Start = Callable[[Path], "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return config_file(tmp_path_factory.mktemp("config"), **CONFIG)
+    return tiny_config(tmp_path_factory.mktemp("config"), **CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +100,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
 
 @pytest.fixture(scope="module")
 def job(whole: Path) -> Job:
-    return prepare(configs.from_json(files.read_json(whole / "config.json")))
+    """What the whole run was, after a look at whether it has all that could be resumed wrong."""
+    found = prepare(configs.from_json(files.read_json(whole / "config.json")))
+    assert found.last_step == LAST_STEP
+    fields = {name.split("[")[0] for name in by_path(restore(whole, found).state)}
+    assert fields >= {".params", ".batch_stats", ".opt_state", ".average"}
+    rates = {record["learning_rate"] for record in figures(whole) if record["split"] == "train"}
+    assert len(rates) > 2, "the plateau rule never acted, so nothing here shows that it is resumed"
+    return found
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
-    """The workdir of a run that got two SIGTERMs: between two phases, and within an epoch."""
+    """The workdir of a run that got two signals: between two phases, and within an epoch."""
     workdir = tmp_path_factory.mktemp("stopped") / "run"
-    for step in STOPS:
+    for step, number in STOPS:
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as errors:
-            send_sigterm_before(step, patch)
-            assert call(command.main, config, f"--workdir={workdir}") == 143
+            send_before(step, patch, number)
+            assert call(command.main, config, f"--workdir={workdir}") == 128 + number
         assert errors.getvalue() == f"stopped after step {step}, which is saved: the same command goes on from there\n"
         assert finished_steps(workdir)[-1] == step
     return workdir
@@ -179,22 +185,7 @@ def assert_same_run(workdir: Path, whole: Path, job: Job) -> None:
 
 
 @pytest.mark.slow
-def test_uninterrupted_run_records_each_epoch_and_split_once(whole: Path, job: Job) -> None:
-    keys = [(record["epoch"], record["split"], record["phase"]) for record in figures(whole)]
-    assert keys == [
-        (epoch, split, int(epoch > FIRST_PHASE_EPOCHS)) for epoch in range(1, EPOCHS + 1) for split in ("train", "val")
-    ]
-    assert job.last_step == LAST_STEP
-    fields = {name.split("[")[0] for name in by_path(restore(whole, job).state)}
-    assert fields >= {".params", ".batch_stats", ".opt_state", ".average"}
-    rates = [record["learning_rate"] for record in figures(whole) if record["split"] == "train"]
-    assert len(set(rates)) > 2, "the plateau rule never acted, so nothing here shows that it is resumed"
-
-
-@pytest.mark.slow
-def test_run_killed_during_a_save_and_at_random_in_both_phases_ends_with_the_same_bits(
-    tmp_path: Path, config: str, start: Start, whole: Path, job: Job
-) -> None:
+def test_killed_run_ends_with_the_same_bits(tmp_path: Path, config: str, start: Start, whole: Path, job: Job) -> None:
     workdir = tmp_path / "run"
     for _ in range(4):
         known = finished_steps(workdir)
@@ -222,19 +213,28 @@ def test_run_killed_during_a_save_and_at_random_in_both_phases_ends_with_the_sam
     assert_same_run(workdir, whole, job)
 
 
-def test_run_stopped_by_sigterm_goes_on_within_the_epoch_to_the_same_bits(
+def test_sigterm_and_sigint_in_an_epoch_cost_no_bit(
     tmp_path: Path, config: str, stopped: Path, whole: Path, job: Job
 ) -> None:
     assert finished_steps(stopped)[-1] % STEPS_PER_EPOCH != 0
     workdir = shutil.copytree(stopped, tmp_path / "run")
-    assert f"resuming from step {STOPS[-1]} of {LAST_STEP}" in finish(config, workdir)
+    assert f"resuming from step {STOPS[-1][0]} of {LAST_STEP}" in finish(config, workdir)
     assert_same_run(workdir, whole, job)
 
 
+def test_a_second_sigint_ends_a_run_at_once(tmp_path: Path, start: Start) -> None:
+    process = start(tmp_path)
+    while not read_json_lines(tmp_path / "metrics.jsonl")[0]:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)  # a step takes twice as long
+    assert process.wait(timeout=20) == -signal.SIGINT
+
+
 @pytest.mark.slow
-def test_damaged_newest_checkpoint_is_told_and_the_one_before_leads_to_the_same_bits(
-    tmp_path: Path, config: str, stopped: Path, whole: Path, job: Job
-) -> None:
+def test_damage_is_told_and_costs_no_bit(tmp_path: Path, config: str, stopped: Path, whole: Path, job: Job) -> None:
     workdir = shutil.copytree(stopped, tmp_path / "run")
     *_, before, newest = finished_steps(workdir)
     folder = workdir / "checkpoints" / str(newest)
@@ -277,9 +277,7 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[int, ...], list[str]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_run_of_any_kind_that_is_stopped_goes_on_to_the_same_bits(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_kind_of_run_resumes_to_the_same_bits(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind == "native" and not (choice := choose("auto")).native:
         pytest.skip(choice.note)
     monkeypatch.setattr(loss_scale, "FIRST", loss_scale.LARGEST)  # float16 overflows in its first steps
@@ -292,7 +290,7 @@ def test_run_of_any_kind_that_is_stopped_goes_on_to_the_same_bits(
     # The features of a phase are found the first time, and computed anew the second time.
     for stop, cache in zip(stops, ("cache", "another"), strict=False):
         with monkeypatch.context() as patch, pytest.raises(Interrupted):
-            send_sigterm_before(stop, patch)
+            send_before(stop, patch)
             train(settings(cache), tmp_path / "run", programs=programs)
         assert finished_steps(tmp_path / "run")[-1] == stop
     train(settings("another"), tmp_path / "run", programs=programs)

@@ -39,9 +39,9 @@ def test_frozen_leaves_have_no_optimizer_slot_and_no_average(strategy: str) -> N
 
 # By optimizer, a strategy that it is tried with every day; the slow set tries all with all.
 STRATEGIES = {"adamw": "until:block2", "sgd": "backbone", "rmsprop": "all_but_norm", "adamax": ("block[13]/conv",)}
-NONE: dict[str, Any] = {}
-CNN = [("cnn", 32, optimizer, strategy, NONE) for optimizer in STRATEGIES for strategy in STRATEGIES.values()]
-DEEP = [(name, 64, "adamw", until, NONE) for name in ("resnet18", "resnet50") for until in ("until:layer3", "backbone")]
+CNN: list[Any] = [("cnn", 32, optimizer, strategy, {}) for optimizer in STRATEGIES for strategy in STRATEGIES.values()]
+DEEP: list[Any] = [("resnet18", 64, "adamw", strategy, {}) for strategy in ("until:layer3", "backbone")]
+DEEP += [("resnet50", 64, "adamw", strategy, {}) for strategy in ("until:layer3", "backbone")]
 FEW = ("cnn", 16, "adamw", "until:block2", {"model__width": 2, "model__num_blocks": 3})
 HALF = ("cnn", 16, "adamw", "until:block2", {"precision": "float16"})
 

@@ -1,4 +1,3 @@
-import builtins
 import collections
 import pickle
 import subprocess
@@ -86,20 +85,20 @@ class Hostile:
         return self.call
 
 
-@pytest.mark.parametrize("function", [builtins.exec, builtins.eval, subprocess.run, getattr, builtins.open])
-def test_pth_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path, function: Any) -> None:
-    evidence = tmp_path / "evidence"
-    arguments = {
-        builtins.open: (str(evidence), "w"),
-        subprocess.run: (["touch", str(evidence)],),
-        getattr: (collections.OrderedDict, "fromkeys"),
-    }.get(function, (f"open({str(evidence)!r}, 'w')",))
+WRITES = "open('evidence', 'w')"
+HOSTILE = [(exec, (WRITES,)), (eval, (WRITES,)), (open, ("evidence", "w")), (subprocess.run, (["touch", "evidence"],))]
+
+
+@pytest.mark.parametrize(("function", "arguments"), [*HOSTILE, (getattr, (collections.OrderedDict, "fromkeys"))])
+def test_pth_that_would_run_code_is_refused_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Any, arguments: tuple[Any, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     tensors = {"weight": np.zeros(3, np.float32)}
-    path = write_pth(tmp_path / "w.pth", tensors, extra={"x": Hostile(function, *arguments)})
-    message = refusal(path)
+    message = refusal(write_pth(tmp_path / "w.pth", tensors, extra={"x": Hostile(function, *arguments)}))
     assert function.__name__ in message
     assert "nothing was run" in message
-    assert not evidence.exists()
+    assert not Path("evidence").exists()
 
 
 @pytest.mark.parametrize("strides", [(6, 1), (0, 0), (-1, 1)])

@@ -1,3 +1,5 @@
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,9 +35,10 @@ def variables(num_classes: int = 4) -> dict[str, Any]:
     return {"params": {"stem": stem, "head": head}, "batch_stats": {"stem": {"norm1": {"mean": shape(5)}}}}
 
 
-def tensors(**changes: Any) -> dict[str, np.ndarray]:
+def tensors(changes: Mapping[str, tuple[int, ...] | None] = types.MappingProxyType({})) -> dict[str, np.ndarray]:
+    """Those of a file that fits, but for shapes that are changed; None takes a tensor away."""
     random = np.random.default_rng(0)
-    shapes = {
+    shapes: dict[str, tuple[int, ...] | None] = {
         "conv1.weight": (5, 1, 3, 2),
         "bn1.weight": (5,),
         "bn1.running_mean": (5,),
@@ -45,11 +48,10 @@ def tensors(**changes: Any) -> dict[str, np.ndarray]:
         "classifier.1.weight": (4, 7),
         "classifier.1.bias": (4,),
     }
-    made = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    made |= {
-        name.replace("__", "."): np.zeros(shape, np.float32) for name, shape in changes.items() if shape is not None
+    shapes |= changes
+    return {
+        name: np.asarray(random.normal(size=shape), np.float32) for name, shape in shapes.items() if shape is not None
     }
-    return {name: made[name] for name in made if changes.get(name.replace(".", "__"), ()) is not None}
 
 
 def test_every_array_gets_its_tensor_and_the_counters_are_named_once() -> None:
@@ -92,7 +94,7 @@ def test_other_classes_make_the_last_layer_new_and_keep_the_hidden_one() -> None
 
 def test_what_follows_a_new_layer_of_the_head_is_new_though_it_fits_and_a_head_that_is_not_there_is_new() -> None:
     of_head = {name for name in tensors() if name.startswith("classifier")}
-    _, account = fill(variables(), ENTRIES, tensors(classifier__0__weight=(7, 31)))
+    _, account = fill(variables(), ENTRIES, tensors({"classifier.0.weight": (7, 31)}))
     assert len(account.new) == 4
     assert {name for name in account.unused if name.startswith("classifier")} == of_head
     _, account = fill(variables(), ENTRIES, {name: array for name, array in tensors().items() if name not in of_head})
@@ -103,22 +105,22 @@ def test_what_follows_a_new_layer_of_the_head_is_new_though_it_fits_and_a_head_t
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"conv1__weight": (5, 3, 3, 2)}, ("conv1.weight", "[5, 3, 3, 2]", "params/stem/conv1/kernel", "[3, 2, 1, 5]")),
-        ({"conv1__weight": (5, 6)}, ("conv1.weight", "params/stem/conv1/kernel")),
-        ({"bn1__running_mean": None}, ("bn1.running_mean", "batch_stats/stem/norm1/mean", "not in the file")),
-        ({"layer9__conv__weight": (1, 1, 1, 1)}, ("layer9.conv.weight", "another network")),
-        ({"conv1__bias": (5,)}, ("conv1.bias", "another network")),
+        ({"conv1.weight": (5, 3, 3, 2)}, ("conv1.weight", "[5, 3, 3, 2]", "params/stem/conv1/kernel", "[3, 2, 1, 5]")),
+        ({"conv1.weight": (5, 6)}, ("conv1.weight", "params/stem/conv1/kernel")),
+        ({"bn1.running_mean": None}, ("bn1.running_mean", "batch_stats/stem/norm1/mean", "not in the file")),
+        ({"layer9.conv.weight": (1, 1, 1, 1)}, ("layer9.conv.weight", "another network")),
+        ({"conv1.bias": (5,)}, ("conv1.bias", "another network")),
     ],
 )
 def test_file_of_another_network_is_refused_with_both_names(changes: dict[str, Any], words: tuple[str, ...]) -> None:
-    message = user_error(fill, variables(), ENTRIES, tensors(**changes))
+    message = user_error(fill, variables(), ENTRIES, tensors(changes))
     assert all(word in message for word in words)
 
 
 def test_parameter_without_an_entry_is_refused_and_a_harmless_tensor_named_as_unused() -> None:
     with pytest.raises(UserError, match="params/stem/norm1/scale"):
         fill(variables(), [entry for entry in ENTRIES if "norm1/scale" not in entry.path], tensors())
-    _, account = fill(variables(), ENTRIES, tensors(note=(3,), aux_classifier__0__weight=(2, 2, 1, 1)))
+    _, account = fill(variables(), ENTRIES, tensors({"note": (3,), "aux_classifier.0.weight": (2, 2, 1, 1)}))
     assert account.unused == ("bn1.num_batches_tracked", "note", "aux_classifier.0.weight")
 
 

@@ -166,9 +166,7 @@ def test_vgg16_with_the_papers_head_gives_the_activations_of_keras(tmp_path: Pat
         ("resnet50v2", FULL, ".h5"),
     ],
 )
-def test_published_network_gives_the_activations_of_keras(
-    name: str, size: tuple[int, int], suffix: str, tmp_path: Path
-) -> None:
+def test_published_network_equals_that_of_keras(name: str, size: tuple[int, int], suffix: str, tmp_path: Path) -> None:
     source = keras_model(name, size)
     assert_parity(name, source, ours(name), saved(source, tmp_path, suffix))
 

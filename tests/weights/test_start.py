@@ -19,7 +19,7 @@ from covidjax.runs.train import train
 from covidjax.weights import inputs
 from covidjax.weights.catalog import CATALOG
 from covidjax.weights.fetch import Fetched
-from covidjax.weights.start import initial_variables
+from covidjax.weights.start import InitialVariables, initial_variables
 from covidjax.weights.workdir import load_trained
 from tests.commands import user_error
 from tests.support import make_model, make_preprocessing, small_config
@@ -37,6 +37,10 @@ def write_own(path: Path, variables: Any, header: dict[str, str] | None = None) 
     leaves = traverse_util.flatten_dict(variables, sep="/")
     save_file({name: np.asarray(leaf) for name, leaf in leaves.items()}, path, header)
     return path
+
+
+def begin_of(config: ConfigDict, num_classes: int = 3) -> InitialVariables:
+    return initial_variables(config, make_model(config, num_classes), (16, 16, config.dataset.channels))
 
 
 def gray_images(count: int = 2, size: int = 32, channels: int = 1) -> np.ndarray:
@@ -58,12 +62,8 @@ def resnet18_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cnn_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A converted file: our names, and the preprocessing of three channels in its header."""
     config = cnn_config(dataset__channels=3, seed=7)
-    variables = initial_variables(config, make_model(config), (16, 16, 3)).variables
     path = tmp_path_factory.mktemp("own") / "w.safetensors"
-    return write_own(path, variables, {"preprocessing": inputs.encode(IMAGENET)})
-
-
-# ---- Preprocessing ----
+    return write_own(path, begin_of(config).variables, {"preprocessing": inputs.encode(IMAGENET)})
 
 
 def test_families_normalise_as_their_libraries_do_and_replicate_gray_images_first() -> None:
@@ -101,13 +101,8 @@ def test_folded_stem_costs_a_third_of_the_replicated_one() -> None:
     assert flops(folded(IMAGENET)) < 0.37 * flops(IMAGENET)  # a third, and the image of ones: 1/16 of another
 
 
-# ---- Whole networks ----
-
-
 @pytest.mark.parametrize(("chosen", "expected"), [("auto", IMAGENET), ("unit", unit(IMAGENET))])
-def test_replicated_folded_and_three_equal_channels_give_the_same_logits(
-    cnn_file: Path, chosen: str, expected: Preprocessing
-) -> None:
+def test_stems_and_equal_channels_give_the_same_logits(cnn_file: Path, chosen: str, expected: Preprocessing) -> None:
     gray, found = gray_images(size=16), []
     for stem, images in (("replicate", gray), ("fold", gray), ("replicate", np.repeat(gray, 3, -1))):
         changes = {"preprocessing": chosen, "model__stem": stem, "dataset__channels": images.shape[-1]}
@@ -120,26 +115,18 @@ def test_replicated_folded_and_three_equal_channels_give_the_same_logits(
         assert np.max(np.abs(other - found[0])) < 1e-5 * np.max(np.abs(found[0]))
 
 
-def test_new_head_is_named_and_the_same_as_a_fresh_one(cnn_file: Path) -> None:
-    config = cnn_config(pretrained=str(cnn_file))
-    model = make_model(config, 5)
-    begin = initial_variables(config, model, (16, 16, 1))
+def test_new_head_or_scale_of_its_features_is_named_and_the_same_as_a_fresh_one(cnn_file: Path) -> None:
+    begin = begin_of(cnn_config(pretrained=str(cnn_file)), 5)
     weights, preprocessing = begin.notes
     assert "newly initialised: params/head/dense/bias, params/head/dense/kernel" in weights
     assert "unused tensors: params/head/dense/bias, params/head/dense/kernel" in weights
     assert "0.485" in preprocessing
-    config.pretrained = ""
-    fresh = initial_variables(config, model, (16, 16, 1)).variables["params"]
-    found = begin.variables["params"]
+    fresh, found = begin_of(cnn_config(), 5).variables["params"], begin.variables["params"]
     assert np.array_equal(found["head"]["dense"]["kernel"], fresh["head"]["dense"]["kernel"])
     assert not np.array_equal(found["block1"]["conv"]["kernel"], fresh["block1"]["conv"]["kernel"])
 
-
-def test_scale_of_normalised_features_is_new_over_weights_without_one(cnn_file: Path) -> None:
-    config = cnn_config(pretrained=str(cnn_file), model__normalised_features=True)
-    begin = initial_variables(config, make_model(config), (16, 16, 1))
-    assert "newly initialised: params/head/scale" in begin.notes[0]
-    assert "unused" not in begin.notes[0]
+    begin = begin_of(cnn_config(pretrained=str(cnn_file), model__normalised_features=True))
+    assert "newly initialised: params/head/scale" in begin.notes[0] and "unused" not in begin.notes[0]
     assert begin.variables["params"]["head"]["scale"] == 2.0  # of four features
 
 
@@ -151,12 +138,9 @@ def test_file_of_another_network_is_refused_with_its_name(resnet18_file: Path) -
 
 
 def test_three_channel_images_under_one_channel_weights_are_refused_with_both_shapes(tmp_path: Path) -> None:
-    config = cnn_config()
-    model = make_model(config)
-    own = initial_variables(config, model, (16, 16, 1)).variables
-    config.pretrained, config.dataset.channels = str(write_own(tmp_path / "w.safetensors", own)), 3
+    narrow = write_own(tmp_path / "w.safetensors", begin_of(cnn_config()).variables)
     with pytest.raises(UserError, match=r"\[3, 3, 1, 2\].*\[3, 3, 3, 2\]"):
-        initial_variables(config, model, (16, 16, 3))
+        begin_of(cnn_config(pretrained=str(narrow), dataset__channels=3))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +159,7 @@ def test_wrong_name_in_pretrained_says_what_to_set(identifier: str, model: str, 
         initial_variables(config, make_model(config), (32, 32, 3))
 
 
-def test_published_weights_bring_their_preprocessing_and_are_named_with_licence_and_sha256(
+def test_published_weights_bring_preprocessing_and_licence(
     resnet18_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("covidjax.weights.start.fetch", lambda source, folder: Fetched(resnet18_file, "f00d", "r3v"))
@@ -201,9 +185,8 @@ def test_preprocessing_follows_from_the_config_alone(pretrained: str, model: str
 
 
 def test_another_preprocessing_than_that_of_the_weights_is_told(cnn_file: Path) -> None:
-    config = cnn_config(pretrained=str(cnn_file), preprocessing="unit")
-    begin = initial_variables(config, make_model(config), (16, 16, 1))
-    own = initial_variables(cnn_config(pretrained=str(cnn_file)), make_model(config), (16, 16, 1))
+    begin = begin_of(cnn_config(pretrained=str(cnn_file), preprocessing="unit"))
+    own = begin_of(cnn_config(pretrained=str(cnn_file)))
     assert begin.preprocessing == unit(IMAGENET)
     np.testing.assert_allclose(begin.preprocessing(jnp.full((1, 1, 1, 1), 51.0)), np.full((1, 1, 1, 3), 0.2), rtol=1e-6)
     assert f"differs from that of the weights, which is {IMAGENET}" in begin.notes[1]
@@ -211,17 +194,11 @@ def test_another_preprocessing_than_that_of_the_weights_is_told(cnn_file: Path) 
     assert jax.tree.all(jax.tree.map(np.array_equal, begin.variables, own.variables))
 
 
-# ---- Runs ----
-
-
-def test_preprocessing_follows_chains_of_runs_and_is_the_one_of_the_restored_network(
-    cnn_file: Path, tmp_path: Path
-) -> None:
+def test_preprocessing_follows_chains_of_runs_and_is_that_of_a_restored_network(cnn_file: Path, tmp_path: Path) -> None:
     first = cnn_config(pretrained=str(cnn_file), model__stem="fold", batch_size=4, epochs=1)
     train(first, tmp_path / "first")
     trained = load_trained(tmp_path / "first", "latest")
     assert trained.preprocessing == folded(IMAGENET)
-    second = cnn_config(pretrained=str(tmp_path / "first" / "checkpoints" / str(trained.step)))
-    begin = initial_variables(second, make_model(second, len(trained.classes)), (16, 16, 1))
+    begin = begin_of(cnn_config(pretrained=str(tmp_path / "first" / "checkpoints" / str(trained.step))))
     assert begin.preprocessing == folded(IMAGENET)
     assert jax.tree.all(jax.tree.map(np.array_equal, begin.variables, trained.variables))

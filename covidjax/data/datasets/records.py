@@ -5,7 +5,6 @@ import dataclasses
 import gzip
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from covidjax.data.datasets.stored import stored, stored_pair
 from covidjax.data.formats import dicom
@@ -40,8 +39,8 @@ class Record:
 
     def printable(self) -> "Record":
         """With texts that a data set can hold, see `covidjax.files.printable`."""
-        texts: dict[str, Any] = {key: printable(getattr(self, key)) for key in ("name", "label", "patient", "source")}
-        return dataclasses.replace(self, **texts)
+        name, label, patient, source = map(printable, (self.name, self.label, self.patient, self.source))
+        return dataclasses.replace(self, name=name, label=label, patient=patient, source=source)
 
     def encoded(self, num_mask_classes: int) -> tuple[bytes, bytes, tuple[str, ...]]:
         """The image and its mask (b'' without one) as they are stored, and remarks on the image.

@@ -9,7 +9,7 @@ from typing import NoReturn
 from benchmarks.case import IMPLEMENTATIONS, missing
 from benchmarks.harness import Protocol, check_protocol
 from covidjax.errors import UserError
-from covidjax.process import path_of
+from covidjax.process import path_of, system_error
 
 CEILINGS = ("matmul_jax", "matmul_torch")
 INTERRUPTED = 130
@@ -105,7 +105,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except UserError as error:
         fail(str(error))
     except OSError as error:
-        fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+        fail(system_error(error))
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

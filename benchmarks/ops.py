@@ -26,6 +26,7 @@ from benchmarks.formulations import Function, Pair, pairs
 from benchmarks.harness import Protocol
 from benchmarks.records import Record
 from benchmarks.worker import timed
+from covidjax.command import check_backend
 from covidjax.process import keep_memory
 
 SAMPLE_SECONDS = 0.15
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> None:
     parser.set_defaults(min_sample_seconds=SAMPLE_SECONDS)
     flags = parser.parse_args(arguments)
     command.check_writable(flags.json, flags.csv)
+    check_backend()
     protocol = command.protocol(flags)
     choose(flags.ops)
     sizes: dict[str, Any] = {"batch_size": flags.batch_size, "image_size": flags.image_size, "width": flags.width}

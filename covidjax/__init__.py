@@ -2,7 +2,7 @@
 
 Each line imports only from those above it:
 
-- errors, files, console, process, command: what every part needs
+- errors, files, console, process, command, journal: what every part needs
 - ops, data, checkpoint, mesh, optim, losses, freeze: operations, images, files of a run, devices, and what trains
 - models, metrics: networks as named stages, figures of predictions
 - config, tasks: every key with its default, kinds of labels

@@ -10,8 +10,9 @@ from typing import NoReturn
 
 import jax
 
+from covidjax.console import say
 from covidjax.errors import Interrupted, UserError
-from covidjax.process import cache_dir, keep_memory, processor_name
+from covidjax.process import cache_dir, is_writable, keep_memory, processor_name, system_error
 
 STOPPED_BY_SIGTERM = 143
 STOPPED_BY_SIGPIPE = 141
@@ -79,20 +80,36 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        main(sys.argv[1:])
+        try:
+            main(sys.argv[1:])
+        except (RuntimeError, AssertionError):
+            check_backend()
+            raise
     except UserError as error:
         fail(str(error))
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
-        sys.exit(STOPPED_BY_SIGTERM)
+        sys.exit(128 + stopped.number)
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(STOPPED_BY_SIGPIPE)
     except OSError as error:
-        fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+        fail(system_error(error))
     except KeyboardInterrupt:
         print("\ninterrupted: a training run goes on from its last checkpoint with the same command", file=sys.stderr)
         sys.exit(130)
+
+
+def check_backend() -> None:
+    """Raises UserError where the devices that JAX_PLATFORMS asks for are not there."""
+    asked = jax.config.jax_platforms or ""
+    try:
+        found, reason = jax.default_backend(), ""
+    except (RuntimeError, AssertionError) as error:
+        found, reason = "", " ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0]
+    if not found or (found == "cpu" and asked.split(",")[0] not in ("", "cpu")):
+        there = f"JAX found {found}" if found else reason or "JAX has no such device here"
+        raise UserError(f"JAX_PLATFORMS is {asked!r}: {there}: unset it to take what there is, or set it to cpu")
 
 
 def fail(message: str) -> None:
@@ -109,5 +126,11 @@ def prepare_process(precision: str) -> str:
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
     if getattr(jax.config, "jax_compilation_cache_dir") is None:  # noqa: B009 (the type checker does not know it)
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir("") / "programs" / processor_name()))
-    return keep_memory()
+        folder = cache_dir("") / "programs" / processor_name()
+        if is_writable(folder):
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+        else:
+            say(f"{folder} cannot be written: compiled programs are not kept for later commands")
+    allocator = keep_memory()
+    check_backend()
+    return allocator

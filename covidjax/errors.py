@@ -1,5 +1,6 @@
 """The exceptions that a command ends with in one line: what a person can mend, and a run that was stopped."""
 
+import signal
 from collections.abc import Iterable
 
 SHOWN = 10  # names in an error or a note; of the others it says how many there are
@@ -14,7 +15,12 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """A run that saved where it stands and ended because SIGTERM asked for it; the message is one line."""
+    """A run that saved where it stands and ended because a signal asked for it; the message is one line.
+
+    number: of the signal.
+    """
+
+    number = signal.SIGTERM
 
 
 def some_of(names: Iterable[object], between: str = ", ") -> str:

@@ -2,6 +2,8 @@
 
 import contextlib
 import csv
+import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from covidjax.errors import UserError
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 MOST_BYTES = 200  # of a name that is made up here: file systems allow 255, and temporary names are longer
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: controls, halves of characters, separators of lines
@@ -105,6 +109,37 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
     """The digest of a file's bytes in hexadecimal. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def entry(path: Path, *keys: str) -> Any:
+    """The value below some keys of a JSON file. Raises UserError as `read_json`, and where a key is missing."""
+    value = read_json(path)
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            raise UserError(f"{path} lacks {'.'.join(keys)}: it is damaged, or of another version of covidjax")
+        value = value[key]
+    return value
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[str]:
+    """Within it no other process has the lock of a folder, or of a file, which is made.
+
+    Yields why there is no lock, on disks that know none (some network disks): what follows then goes on without one.
+    wait: until the other one is done; else raises BlockingIOError. Raises OSError where `path` cannot be opened.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor, refused = os.open(path, flags, 0o666), ""
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            refused = f"the disk of {path} knows no locks ({error.strerror})"
+        yield refused
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

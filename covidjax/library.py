@@ -20,6 +20,7 @@ from covidjax.losses import at_least_float32
 from covidjax.mesh import by_example, local_mesh, replicated
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
+from covidjax.process import path_of
 from covidjax.runs.train import run
 from covidjax.weights.workdir import Trained, Which, load_trained
 
@@ -78,7 +79,7 @@ class Network:
 
         def pixels(path: str | Path) -> np.ndarray:
             try:
-                found, notes = network_pixels(open_picture(Path(path).expanduser().read_bytes()), spec)
+                found, notes = network_pixels(open_picture(path_of(path).read_bytes()), spec)
             except BadImageError as error:
                 raise UserError(f"{path}: {error}") from error
             except OSError as error:
@@ -135,7 +136,7 @@ def load(workdir: str | Path, checkpoint: Which = "best") -> Network:
 
     Raises UserError where the workdir holds no trained network, and for an ensemble.
     """
-    folder = Path(workdir).expanduser()
+    folder = path_of(workdir)
     config = configs.of_workdir(folder)
     if config.model.name == models.ENSEMBLE:
         raise UserError(f"{folder} is an ensemble: load its members, or use launch/predict.py")
@@ -170,7 +171,7 @@ def train(config: ConfigDict | str | Path, workdir: str | Path) -> Network:
     if config.model.name == models.ENSEMBLE:
         raise UserError("config.model.name is 'ensemble': make it with launch/train.py")
     _check_precision(config)
-    folder = Path(workdir).expanduser()
+    folder = path_of(workdir)
     run(config, folder, "default")
     return load(folder)
 

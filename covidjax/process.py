@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import tempfile
+import traceback
 from pathlib import Path
 
 from covidjax.errors import UserError
@@ -56,13 +57,44 @@ def path_of(text: str | os.PathLike[str]) -> Path:
 
 
 def cache_dir(configured: str) -> Path:
-    """The folder that a config names, else the user's cache folder; a process without a home has one in /tmp."""
+    """The folder that a config names, else the user's cache folder, else, without a home, `temporary_cache`."""
     if configured:
         return path_of(configured)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "covidjax"
     except RuntimeError:  # neither HOME nor an entry of the user
-        return Path(tempfile.gettempdir()) / f"covidjax-{os.getuid()}"
+        return temporary_cache()
+
+
+def temporary_cache() -> Path:
+    """A folder of this user among the temporary files, the same for all processes where no other user has taken it."""
+    folder = Path(tempfile.gettempdir()) / f"covidjax-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            return Path(tempfile.mkdtemp(prefix="covidjax-"))
+    return folder
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, which is made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def system_error(error: OSError) -> str:
+    """The error of a system call in one line: the file, or where the system names none, which function called."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if isinstance(error.filename, str | bytes):  # it may be the number of an open file
+        return f"{os.fsdecode(error.filename)}: {reason}"
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if "covidjax" in Path(frame.filename).parts]
+    place = f" in {own[-1].name} of {Path(own[-1].filename).name}" if own else ""
+    return f"{reason}{place} (the system names no file): look for a full disk, a quota or a lost network disk"
 
 
 def git_revision() -> str:

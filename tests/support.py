@@ -170,15 +170,15 @@ def assert_close(tree: Any, other: Any, tolerance: float) -> None:
         np.testing.assert_allclose(found[path], value, rtol=tolerance, atol=bound, err_msg=path)
 
 
-def send_sigterm_before(stop: int, patch: pytest.MonkeyPatch) -> None:
-    """A run in this process gets a SIGTERM when it is about to take a step, counted from one."""
+def send_before(stop: int, patch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
+    """A run in this process gets a signal when it is about to take a step, counted from one."""
     calls = PhaseInputs.calls
 
     def stopping(self: PhaseInputs, *arguments: Any) -> Iterator[Any]:
         step = arguments[4][0]
         for count, inputs in calls(self, *arguments):
             if step < stop <= step + count:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             step += count
             yield count, inputs
 

@@ -37,7 +37,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from covidjax.checkpoint import leaves, manifest, stored
 from covidjax.checkpoint.silence import silence_orbax
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 
 PyTree = Any
 Which = int | Literal["best", "latest"]
@@ -107,10 +107,13 @@ class Checkpoints:
         return frozenset(manifest.read(self._directory, step)["leaves"])
 
     def best(self) -> tuple[float, int] | None:
-        """Score and step of the finished checkpoint with the best metric; None if none has a finite metric."""
-        metrics = {step: manifest.read(self._directory, step)["metric"] for step in self.steps()}
-        scores = {step: self.score(metric) for step, metric in metrics.items()}
-        return max(((score, step) for step, score in scores.items() if score is not None), default=None)
+        """Score and step of the best checkpoint that was ever saved; None if none had a finite metric."""
+        best = manifest.best(self._directory, self._sign > 0)
+        return None if best is None else (self._sign * best[0], best[1])
+
+    def lost_best(self) -> str:
+        """A sentence where the best checkpoint that was ever saved is gone; empty where it is there, or none was."""
+        return manifest.lost_best(self._directory, self._sign > 0)
 
     def score(self, metric: float | None) -> float | None:
         """A number that is higher for a better metric; None for one that cannot be best."""
@@ -136,7 +139,8 @@ class Checkpoints:
             )
         began = time.monotonic()
         finite = float(metric) if metric is not None and math.isfinite(metric) else None
-        facts = {"metric": finite, "leaves": leaves.describe(state)}
+        former = manifest.best(self._directory, self._sign > 0)
+        facts = {"metric": finite, "best": former, "leaves": leaves.describe(state)}
         progress_args = ocp.args.JsonSave(json.loads(json.dumps(progress)))
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=progress_args)
         try:
@@ -213,18 +217,18 @@ class Checkpoints:
     def find(self, which: Which) -> tuple[int, Which]:
         """The step that 'best', 'latest' or a step comes to; and which it is, as 'best' falls to 'latest' without one.
 
-        Raises UserError if there is no such checkpoint.
+        Raises UserError if there is no such checkpoint; where the best one is gone no other is called best.
         """
         steps, workdir = self.steps(), self._directory.parent
         if not steps:
             raise UserError(f"there is no finished checkpoint in {workdir}: train first, or name another workdir")
+        if which == "best" and (lost := self.lost_best()):
+            raise UserError(lost)
         if which == "best" and (best := self.best()):
             return best[1], which
         step = which if isinstance(which, int) else steps[-1]
         if step not in steps:
-            raise UserError(
-                f"there is no checkpoint {step} in {workdir}: use best, latest or one of {', '.join(map(str, steps))}"
-            )
+            raise UserError(f"there is no checkpoint {step} in {workdir}: use best, latest or one of {some_of(steps)}")
         return step, which if isinstance(which, int) else "latest"
 
     def restore(self, which: Which, abstract: PyTree, *, partial: bool = False) -> Restored:
@@ -245,7 +249,12 @@ class Checkpoints:
     ) -> Restored:
         name = f"checkpoint {step} in {self._directory}"
         leaves.check_fit(name, facts["leaves"], leaves.describe(abstract), partial=partial)
-        restored = stored.read(self._directory, step, abstract, partial=partial)
+        target = jax.tree.map(leaves.target, abstract)
+        try:
+            restored = stored.read(self._directory, step, target, partial=partial)
+        except Exception as error:  # orbax, TensorStore and etils raise of all kinds
+            reason = f"it cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise manifest.DamageError(self._directory / str(step), reason) from error
         return Restored(step, restored.state, restored.progress, tuple(notes))
 
     def _finish(self, manager: ocp.CheckpointManager, step: int, facts: dict[str, Any]) -> None:

@@ -4,11 +4,15 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from covidjax import files
 from covidjax.errors import UserError
+
+SAVE_SECONDS = 10.0  # what is waited for a save of another process
+FACTS = frozenset({"metric", "leaves", "files"})
 
 
 class DamageError(UserError):
@@ -24,6 +28,43 @@ def finished_steps(directory: Path) -> list[int]:
     """Steps that have both a folder and a manifest, ascending."""
     names = (path.stem for path in (directory / "manifests").glob("*.json"))
     return sorted(int(name) for name in names if name.isdecimal() and (directory / name).is_dir())
+
+
+def best(directory: Path, higher_is_better: bool) -> tuple[float, int] | None:
+    """The best metric that a checkpoint was ever saved with, and the step; None where none had a finite one.
+
+    Manifests tell of themselves and of the best one before them, so that it is known when its folder is gone. Raises
+    DamageError for an unreadable one of a step that is there.
+    """
+    known: list[tuple[float, int]] = []
+    for path in (directory / "manifests").glob("*.json"):
+        if not path.stem.isdecimal():
+            continue
+        step = int(path.stem)
+        try:
+            facts = read(directory, step)
+        except DamageError:
+            if step in finished_steps(directory):
+                raise
+            continue  # one that is being retired
+        if facts["metric"] is not None:
+            known.append((facts["metric"], step))
+        if facts.get("best"):
+            known.append((facts["best"][0], facts["best"][1]))
+    return max(known, key=lambda each: (each[0] if higher_is_better else -each[0], each[1]), default=None)
+
+
+def lost_best(directory: Path, higher_is_better: bool) -> str:
+    """A sentence where the best checkpoint that was ever saved is gone; empty where it is there, or none was."""
+    deadline = time.monotonic() + SAVE_SECONDS
+    while (found := best(directory, higher_is_better)) and found[1] not in (steps := finished_steps(directory)):
+        # A better one that another process is writing retires the best one shortly before it is finished.
+        unfinished = {path.name for path in directory.iterdir() if path.name[0].isdecimal()} - set(map(str, steps))
+        if not unfinished or time.monotonic() > deadline:
+            other = f"; or take another: --checkpoint=latest (step {steps[-1]})" if steps else ""
+            return f"the best checkpoint, step {found[1]}, is gone from {directory}: put it back{other}"
+        time.sleep(0.05)
+    return ""
 
 
 def write(directory: Path, step: int, facts: dict[str, Any]) -> None:
@@ -49,6 +90,8 @@ def read(directory: Path, step: int) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         stored = json.loads(path.read_bytes())
         if stored["sha256"] == _digest_json(stored["content"]):
+            if not stored["content"].keys() >= FACTS:
+                raise DamageError(folder, "its manifest is of another version")
             return stored["content"]
     raise DamageError(folder, "its manifest is unreadable")
 

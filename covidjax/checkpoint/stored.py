@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from covidjax.checkpoint import leaves
 from covidjax.errors import UserError
 
 OPEN_FOLDERS = Path("/proc/self/fd")
@@ -46,9 +45,8 @@ def literal(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def read(directory: Path, step: int, abstract: Any, *, partial: bool = False) -> Any:
-    """The state and the progress of a step. abstract, partial: as `Checkpoints.restore` takes them."""
-    target = jax.tree.map(leaves.target, abstract)
+def read(directory: Path, step: int, target: Any, *, partial: bool = False) -> Any:
+    """The state and the progress of a step. target: of `jax.ShapeDtypeStruct`; partial: see `Checkpoints.restore`."""
     state_args: ocp.args.CheckpointArgs = ocp.args.StandardRestore(target)
     if partial:
         restore_args = ocp.checkpoint_utils.construct_restore_args(target)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
 from covidjax import files
-from covidjax.config.checks import check_value, unknown_key, validate
+from covidjax.config.checks import check_value, flatten, unknown_key, validate
 from covidjax.config.schema import KEYS
 from covidjax.errors import UserError
 from covidjax.process import path_of
@@ -94,13 +94,22 @@ def _importable(module: ModuleType, folder: Path) -> Iterator[None]:
 
 
 def from_json(values: dict[str, Any]) -> ConfigDict:
-    """The config that `to_json` wrote. Raises UserError for one with other keys, of another version or edited."""
+    """The config that `to_json` wrote; keys that it lacks, as they are younger, have their defaults.
+
+    Raises UserError for one with other keys or values: of another version, or edited.
+    """
     config = default_config()
     try:
         with config.ignore_type():
             config.update(_tuples(values))
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"config.json is not a config of this version: {' '.join(str(error).split())}") from error
+        for key, value in flatten(config):
+            check_value(f"config.{key}", key, value)
+    except (UserError, KeyError, AttributeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"config.json is not a config of this version of covidjax: {reason}: use the version that wrote it "
+            "(git_revision in run.json tells it), or another workdir"
+        ) from error
     return config
 
 

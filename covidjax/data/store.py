@@ -39,7 +39,7 @@ class ArrayStore:
         shapes: the tree of `jax.ShapeDtypeStruct` that is expected; the result has its structure.
         """
         folder, leaves = self.folder / key, []
-        if not folder.exists():
+        if not os.path.exists(folder):  # nor where the cache of another user is not to be looked into
             return None
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))

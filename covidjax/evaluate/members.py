@@ -127,7 +127,7 @@ def load_mixture(workdir: Path, which: Which) -> Mixture:
     if which != "best":
         raise UserError("--checkpoint: an ensemble has none, its members are taken as they were mixed: leave it out")
     config = configs.of_workdir(workdir)
-    recorded = files.read_json(workdir / "run.json")["ensemble"]
+    recorded = files.entry(workdir / "run.json", "ensemble")
     if "weights" not in recorded:
         raise UserError(f"the ensemble of {workdir} is not finished: run launch/train.py with the same flags again")
     steps = [member["step"] for member in recorded["members"]]

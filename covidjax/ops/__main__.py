@@ -5,6 +5,7 @@
 
 import sys
 
+from covidjax.command import check_backend
 from covidjax.errors import UserError
 from covidjax.ops.choose import choose
 from covidjax.ops.native import library
@@ -17,6 +18,7 @@ def main(arguments: list[str]) -> int:
         return 2
     optional = "--optional" in arguments
     try:
+        check_backend()
         if not library.path().exists():
             library.build()
         choice = choose("native")

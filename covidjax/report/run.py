@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from covidjax import files, tasks
+from covidjax import files, journal, tasks
 from covidjax.data.examples import Examples
 from covidjax.report import batch, ensemble, figures, page, workdir
 from covidjax.report.formats import MISSING, duration, is_number, rate
@@ -24,11 +24,18 @@ def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
     Raises UserError where the workdir has no config.json, holds a damaged record or cannot be written; an older
     report then stays as it is.
     """
+    target = workdir_path / "report.html"
+    with journal.locked(workdir_path):  # of two commands that end together the later one tells of both
+        files.write_text(target, _page(workdir_path, examples))
+    return target
+
+
+def _page(workdir_path: Path, examples: Mapping[str, Examples]) -> str:
     run = workdir.read(workdir_path)
     task = tasks.of(*(run.config.get(section, {}).get("name", "") for section in ("model", "loss")))
     mixed = ensemble.is_ensemble(run)
     splits = SPLITS | {split: f"Split {split}" for split in run.evaluations if split not in SPLITS}
-    content = page.render(
+    return page.render(
         "run.html",
         title=page.title(run.config),
         run=run,
@@ -42,9 +49,6 @@ def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
         versions=_versions(run),
         **(ensemble.context(run, task) if mixed else _training(run, task)),
     )
-    target = workdir_path / "report.html"
-    files.write_text(target, content)
-    return target
 
 
 def _training(run: Run, task: Task) -> dict[str, Any]:

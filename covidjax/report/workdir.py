@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from covidjax import files, tasks
+from covidjax import files, journal, tasks
 from covidjax.errors import UserError
 from covidjax.report.formats import is_number
 
@@ -52,7 +52,7 @@ def read(workdir: Path) -> Run:
         config=_read_object(workdir / "config.json"),
         metrics=metrics,
         unreadable_lines=unreadable_lines,
-        run=_read_object(workdir / "run.json") if (workdir / "run.json").is_file() else {},
+        run=journal.read(workdir),
         evaluations={split: _read_object(workdir / f"evaluation_{split}.json") for split in splits},
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, optim, tasks
+from covidjax import files, journal, optim, tasks
 from covidjax.checkpoint.checkpoint import Which
 from covidjax.data import sources
 from covidjax.data.examples import Examples
@@ -47,7 +47,7 @@ def read_split(members: Sequence[Member], split: str) -> list[Examples]:
     found: list[Examples] = []
     for member in members:
         examples = sources.load(member.trained.config.dataset, split)
-        record.check_recorded(member.workdir, files.read_json(member.workdir / "run.json"), examples)
+        record.check_recorded(member.workdir, journal.read(member.workdir), examples)
         if found and _identity(members[0], found[0]) != _identity(member, examples):
             raise UserError(
                 f"the {split} examples of {member.workdir} are not those of {members[0].workdir}: members see the same "
@@ -77,12 +77,13 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     val = read_split(members, "val")
     files.write_json(workdir / "config.json", configs.to_json(config))
     run["notes"] = list(val[0].notes)
-    record.end_reading(workdir, run, val[0], tasks.of(config.model.name))
+    record.write(workdir, run)
+    record.end_reading(workdir, val[0], tasks.of(config.model.name))
     splits = {"val": val}
     if settings.weights_from == "test":
-        run = record.begin_reading(workdir, "test")
+        record.begin_reading(workdir, "test")
         splits["test"] = read_split(members, "test")
-        record.end_reading(workdir, run, splits["test"][0], tasks.of(config.model.name))
+        record.end_reading(workdir, splits["test"][0], tasks.of(config.model.name))
     run["timings"]["data_seconds"] = round(time.monotonic() - began, 2)
     began = time.monotonic()
     answers = {split: _answers(members, seen) for split, seen in splits.items()}
@@ -110,7 +111,7 @@ def train(config: ConfigDict, workdir: Path) -> Path:
         "better_member": members[single.weights.argmax()].name,
         "weights": best.weights.tolist(),
     }
-    files.write_json(workdir / "run.json", run)
+    record.write(workdir, run)
     _write_evaluation(workdir, Mixture(config, members, best.weights), val[0], answers["val"])
     return report.write(workdir, {"val": val[0]})
 
@@ -123,13 +124,13 @@ def evaluate(workdir: Path, split: str, which: Which) -> dict[str, Any]:
     and where the images are not those that were recorded.
     """
     mixed = load_mixture(workdir, which)  # where this fails the test split is not touched
-    run = record.begin_reading(workdir, split)
+    record.begin_reading(workdir, split)
     examples = read_split(mixed.members, split)
-    record.end_reading(workdir, run, examples[0], mixed.task)
+    record.end_reading(workdir, examples[0], mixed.task)
     answers = _answers(mixed.members, examples)
-    passes = run["ensemble"]["forward_passes"]
-    passes[split] = passes.get(split, 0) + len(answers)
-    files.write_json(workdir / "run.json", run)
+    with journal.changing(workdir) as run:
+        passes = run["ensemble"]["forward_passes"]
+        passes[split] = passes.get(split, 0) + len(answers)
     copies = sources.copies_elsewhere(mixed.members[0].trained.config.dataset, examples[0])
     seen = dataclasses.replace(examples[0], notes=(*examples[0].notes, *copies))
     result = _write_evaluation(workdir, mixed, seen, answers)
@@ -230,10 +231,8 @@ def _on_data_of(config: ConfigDict, member: Member) -> ConfigDict:
                 f"config.dataset.{key} is {value!r}, but an ensemble reads what its members read, and "
                 f"{member.workdir} has {theirs[key]!r}: leave it out"
             )
-    config = configs.from_json(configs.to_json(config))
-    for key, value in theirs.items():  # by values: a reference is not taken for another
-        config.dataset[key] = value
-    return config
+    own, members = configs.to_json(config), configs.to_json(member.trained.config)
+    return configs.from_json(own | {"dataset": members["dataset"]})
 
 
 def _open_record(workdir: Path, settings: ConfigDict, members: Sequence[Member]) -> dict[str, Any]:
@@ -241,15 +240,13 @@ def _open_record(workdir: Path, settings: ConfigDict, members: Sequence[Member])
 
     Raises UserError where a member is another network than it was then.
     """
-    path = workdir / "run.json"
-    if path.exists():
-        former = files.read_json(path)
+    if former := journal.read(workdir):
         check_unchanged(workdir, members, former["ensemble"])
         return former | record.environment()
     described = {"mix": settings.mix, "rule": settings.weights, "weights_from": settings.weights_from}
     described |= {"leak": LEAK} if settings.weights_from == "test" else {}
     described["members"] = [member.describe() for member in members]
-    return {**record.environment(), "data": {}, "ensemble": described, "timings": {}, "test_reads": []}
+    return {**record.environment(), "data": {}, "ensemble": described, "timings": {}}
 
 
 def _identity(member: Member, examples: Examples) -> tuple[Any, ...]:

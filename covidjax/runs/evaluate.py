@@ -33,9 +33,9 @@ def evaluate_run(workdir: Path, split: str, which: Which, *, hausdorff: bool = F
     if config.model.name == models.ENSEMBLE:
         return ensemble.evaluate(workdir, split, which)
     trained = load_trained(workdir, which)  # where this fails the test split is not touched
-    run = record.begin_reading(workdir, split)
+    record.begin_reading(workdir, split)
     examples = sources.load(config.dataset, split, masks=task.masks)
-    record.end_reading(workdir, run, examples, task)
+    record.end_reading(workdir, examples, task)
     copies = sources.copies_elsewhere(config.dataset, examples)
     examples = dataclasses.replace(examples, notes=(*examples.notes, *copies))
     result = evaluate_split(workdir, trained, examples, hausdorff=hausdorff)

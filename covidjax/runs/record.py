@@ -1,26 +1,27 @@
 """What a workdir says of its run: config.json and run.json, and whether a run may go on in it."""
 
 import contextlib
-import fcntl
+import dataclasses
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files
+from covidjax import files, journal, models, optim
+from covidjax.console import say
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 from covidjax.process import git_revision
 from covidjax.tasks.base import Task
+from covidjax.train.phases import Phase, make_phases
 from covidjax.train.setup import Job
 from covidjax.weights import inputs
 
@@ -33,6 +34,7 @@ FREE_TO_CHANGE = (
     "checkpoint.every_epochs",
     "checkpoint.keep",
 )
+CHECKED_STEPS = 8  # of an epoch, where the learning rates of two configs are compared
 
 
 def open_workdir(workdir: Path, config: ConfigDict) -> None:
@@ -49,10 +51,40 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
     path = workdir / "config.json"
     if path.exists():
         former = configs.of_workdir(workdir)  # with the defaults of keys that are younger than the run
-        if changes := config_changes(former, config, FREE_TO_CHANGE):
-            raise UserError(
-                f"{workdir} holds a run of another config: {changes}: use another --workdir, or the former values"
-            )
+        changes = config_changes(former, config, FREE_TO_CHANGE)
+        if changes and not (longer := _only_longer(former, config)):
+            way = "use another --workdir, or the former values"
+            if longer is not None:
+                way = (
+                    "only constant, plateau and step schedules go on as they would have from the start: to train on, "
+                    f"give another --workdir and --config.pretrained={workdir}"
+                )
+            raise UserError(f"{workdir} holds a run of another config: {changes}: {way}")
+
+
+def _only_longer(former: ConfigDict, config: ConfigDict) -> bool | None:
+    """Whether a config has more epochs, nothing else, and the steps of the former one; None where it is no such."""
+    if former.epochs >= config.epochs or config_changes(former, config, (*FREE_TO_CHANGE, "epochs")):
+        return None
+    if config.model.name == models.ENSEMBLE:
+        return False
+    before, now = make_phases(former, CHECKED_STEPS), make_phases(config, CHECKED_STEPS)
+    if len(before) != len(now) or before[-1].last_step >= now[-1].last_step:
+        return False
+    for old, new in zip(before, now, strict=True):
+        end, alike = before[-1].last_step, {"last_step": 0, "schedule_steps": 0}
+        if dataclasses.replace(old, **alike) != dataclasses.replace(new, **alike):
+            return False
+        if old.last_step != min(new.last_step, end) or not np.array_equal(_rates(old, end), _rates(new, end)):
+            return False
+    return True
+
+
+def _rates(phase: Phase, end: int) -> np.ndarray:
+    """The learning rates of the steps of a phase before `end`."""
+    schedule = optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, CHECKED_STEPS)
+    steps = np.arange(phase.first_step, min(phase.last_step, end)) - phase.schedule_start
+    return np.broadcast_to(schedule(steps), steps.shape)
 
 
 def config_changes(former: ConfigDict, config: ConfigDict, free: Sequence[str]) -> str:
@@ -65,44 +97,47 @@ def config_changes(former: ConfigDict, config: ConfigDict, free: Sequence[str]) 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
     """Within it no other process trains in the workdir, which is made. Raises UserError where one does."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        folder = os.open(workdir, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise UserError(f"--workdir: cannot write to {workdir}: {error.strerror}: choose another folder") from error
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            workdir.mkdir(parents=True, exist_ok=True)
+            refused = stack.enter_context(files.locked(workdir, wait=False))
         except BlockingIOError as error:
             raise UserError(f"another process trains in {workdir}: wait for it, or use another --workdir") from error
+        except OSError as error:
+            raise UserError(f"--workdir: cannot write to {workdir}: {error.strerror}: choose another folder") from error
+        if refused:
+            say(f"{refused}: take care that no other process trains in {workdir}")
         yield
-    finally:
-        os.close(folder)
 
 
 def open_record(workdir: Path, job: Job) -> dict[str, Any]:
-    """The content of run.json as a run begins; what an earlier part of it recorded on times and test reads stays.
+    """What a run tells in run.json as it begins; what an earlier part of it recorded on times and notes stays.
 
     Raises UserError where the data are not those that the run began with.
     """
-    path = workdir / "run.json"
-    before = files.read_json(path) if path.exists() else {}
+    before = journal.read(workdir)
     former = before.get("data", {})
     data = {"train": {**describe(job.train_split, job.task), **job.placement}, "val": describe(job.val_split, job.task)}
     for name, split in data.items():
-        if name in former and former[name]["fingerprint"] != split["fingerprint"]:
+        if former.get(name, split).get("fingerprint") != split["fingerprint"]:
             raise UserError(f"the {name} images are not those that {workdir} was trained on: use another --workdir")
     return {
         **environment(),
-        "data": former | data,
-        "notes": list(job.notes),
+        "data": data,
+        "notes": list(dict.fromkeys((*before.get("notes", []), *job.notes))),
         "preprocessing": json.loads(inputs.encode(job.recipes[0].preprocessing)),
         "freeze": [],
         "memory": before.get("memory", {}),
         "features": before.get("features", {}),
         "timings": before.get("timings", {}),
-        "test_reads": before.get("test_reads", []),
     }
+
+
+def write(workdir: Path, run: Mapping[str, Any]) -> None:
+    """Writes what a run tells into run.json, beside what other commands have told there meanwhile."""
+    with journal.changing(workdir) as known:
+        data = known.get("data", {}) | run["data"]
+        known.update({**run, "data": data, journal.READINGS: known.get(journal.READINGS, [])})
 
 
 def environment() -> dict[str, Any]:
@@ -117,26 +152,23 @@ def environment() -> dict[str, Any]:
     }
 
 
-def begin_reading(workdir: Path, split: str) -> dict[str, Any]:
-    """The content of run.json; a reading of the test split is recorded in it before it happens."""
-    run = files.read_json(workdir / "run.json")
+def begin_reading(workdir: Path, split: str) -> None:
+    """Records a reading of the test split before it happens. Raises UserError where that is not possible."""
     if split == "test":
-        run["test_reads"].append(datetime.now(UTC).isoformat(timespec="seconds"))
-        files.write_json(workdir / "run.json", run)
-    return run
+        journal.add_reading(workdir)
 
 
-def end_reading(workdir: Path, run: dict[str, Any], examples: Examples, task: Task) -> None:
+def end_reading(workdir: Path, examples: Examples, task: Task) -> None:
     """Records in run.json what was read. Raises UserError where the run has recorded other images of the split."""
-    check_recorded(workdir, run, examples)
-    run["data"].setdefault(examples.split, describe(examples, task))
-    files.write_json(workdir / "run.json", run)
+    with journal.changing(workdir) as run:
+        check_recorded(workdir, run, examples)
+        run.setdefault("data", {}).setdefault(examples.split, describe(examples, task))
 
 
 def check_recorded(workdir: Path, run: Mapping[str, Any], examples: Examples) -> None:
     """Raises UserError where run.json has recorded other images of the split."""
-    known = run["data"].get(examples.split, {"fingerprint": examples.fingerprint})
-    if known["fingerprint"] != examples.fingerprint:
+    known = run.get("data", {}).get(examples.split, {})
+    if known.get("fingerprint", examples.fingerprint) != examples.fingerprint:
         raise UserError(
             f"the {examples.split} images are not those recorded in {workdir / 'run.json'}: put the former ones back"
         )

@@ -1,8 +1,8 @@
 """A training run, from config to report, read from top to bottom."""
 
 import contextlib
+import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files, models
+from covidjax.checkpoint.checkpoint import Restored
 from covidjax.checkpoint.saver import Saver
+from covidjax.errors import Interrupted, UserError
 from covidjax.evaluate.split import evaluate_split
 from covidjax.freeze.table import format_table
 from covidjax.report import batch
@@ -25,6 +27,7 @@ from covidjax.train.loop import Loop, RunProgress
 from covidjax.train.programs import Programs
 from covidjax.train.setup import describe_freeze, prepare
 from covidjax.train.writer import MetricsWriter, ProgressLines
+from covidjax.weights import inputs
 from covidjax.weights.workdir import load_trained, open_checkpoints
 
 
@@ -42,12 +45,14 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
     allocator: what the command says of it, for run.json. programs: what earlier runs of this process compiled.
 
     Returns the path of report.html. The test split is never read. Raises UserError for what a person can mend, and
-    Interrupted after SIGTERM.
+    Interrupted after SIGTERM or SIGINT.
     """
     # ---- Workdir, data, network, phases ----
     record.open_workdir(workdir, config)
     began = time.monotonic()
-    job = prepare(config)
+    checkpoints = open_checkpoints(workdir, config)
+    resumes = bool(checkpoints.steps()) and (workdir / "run.json").exists()
+    job = prepare(config, inputs.recorded(workdir) if resumes else None)
     run = record.open_record(workdir, job)
     run["allocator"] = allocator
     run["timings"]["data_seconds"] = round(time.monotonic() - began, 2)
@@ -57,23 +62,27 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         run["freeze"].append(table)
         print(f"\nphase {phase.index}: freeze {phase.freeze!r}, {phase.last_step - phase.first_step} steps")
         print(format_table(table["rows"], table["summary"]), table["features"]["note"], sep="\n", flush=True)
+    report_path = workdir / "report.html"
+    if report_path.exists() and configs.of_workdir(workdir).epochs < config.epochs:
+        report_path.unlink()  # of the shorter run, which goes on: a report stands for the end
     files.write_json(workdir / "config.json", configs.to_json(config))
-    files.write_json(workdir / "run.json", run)
+    record.write(workdir, run)
 
     # ---- The newest sound checkpoint, or the beginning; training ----
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(open_checkpoints(workdir, config))
+        stack.enter_context(checkpoints)
         stop_asked = stack.enter_context(terminated())
         restored = checkpoints.restore_latest(job.abstract_state)
         if restored is None:
             state, progress = job.fresh_state(), RunProgress()
             targets = job.task.targets(job.train_split)
-            inputs, targets = first_batch(job.recipes[0], job.train_split, targets, config.seed, config.batch_size)
+            images, targets = first_batch(job.recipes[0], job.train_split, targets, config.seed, config.batch_size)
             labels = [job.task.label(target, job.train_split.classes) for target in targets]
-            batch.write_batch(workdir, inputs, labels, config.batch_size)
+            batch.write_batch(workdir, images, labels, config.batch_size)
         else:
-            state, progress = restored.state, RunProgress(**restored.progress)
-            print(*restored.notes, f"\nresuming from step {progress.step} of {job.last_step}", sep="\n")
+            state, progress = restored.state, _progress(workdir, restored)
+            told = (*restored.notes, *filter(None, [checkpoints.lost_best()]))
+            print(*told, f"\nresuming from step {progress.step} of {job.last_step}", sep="\n")
         programs = programs or Programs()
         features = PrefixFeatures(feature_store(config.dataset.cache_dir), job.mesh, programs)
         compiling = Compiling(job, programs, [table["step_flops"] for table in run["freeze"]])
@@ -81,35 +90,64 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         lines = ProgressLines(job.last_step, job.steps_per_epoch, config.batch_size, progress.step)
         saver = Saver(checkpoints)
         progress = loop.train(Loop(job, compiling, features, saver, writer, lines, stop_asked), state, progress)
-    report_path = workdir / "report.html"
     if restored is not None and restored.step == job.last_step and report_path.exists():
         return report_path  # finished before: the report may hold the test split too
 
     # ---- Validation figures of the best checkpoint, and the report ----
-    images = progress.step * config.batch_size
+    num_images, lost = progress.step * config.batch_size, checkpoints.lost_best()
     run["memory"] |= compiling.memory()
     run["features"] = features.account(run["features"])
     run["timings"] |= {
         "feature_seconds": run["features"]["seconds"],
         "train_seconds": round(progress.train_seconds, 2),
         "compile_seconds": round(compiling.seconds() + features.compile_seconds, 2),
-        "images_per_second": round(images / max(progress.train_seconds, 1e-9), 2),
+        "images_per_second": round(num_images / max(progress.train_seconds, 1e-9), 2),
     }
-    run["notes"] = list(dict.fromkeys((*run["notes"], *features.notes)))
-    files.write_json(workdir / "run.json", run)
-    trained = load_trained(workdir, "best")
+    run["notes"] = list(dict.fromkeys((*run["notes"], *features.notes, *filter(None, [lost]))))
+    record.write(workdir, run)
+    trained = load_trained(workdir, "latest" if lost else "best")
     evaluate_split(workdir, trained, job.val_split, *final_inputs(job, trained, features))
     return report.write(workdir, {"val": job.val_split})
 
 
+def _progress(workdir: Path, restored: Restored) -> RunProgress:
+    """What a checkpoint tells beside its state. Raises UserError for that of another version."""
+    try:
+        return RunProgress(**restored.progress)
+    except TypeError as error:
+        raise UserError(
+            f"checkpoint {restored.step} in {workdir} is of another version of covidjax ({error}): go on with that "
+            "version (git_revision in run.json tells it), or train from it in another --workdir with "
+            f"--config.pretrained={workdir}"
+        ) from error
+
+
 @contextlib.contextmanager
 def terminated() -> Iterator[Callable[[], bool]]:
-    """Within it SIGTERM no longer ends the process; the function it gives says whether one came."""
-    came = threading.Event()
-    former = signal.signal(signal.SIGTERM, lambda number, frame: came.set())
+    """Within it SIGTERM and SIGINT no longer end the process; the function it gives says whether one came.
+
+    A second SIGINT ends it at once, also while a program is compiled. One that whoever started this process has told
+    it to ignore stays ignored.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        came.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+            os.write(2, b"\nstopping after the present step, which is saved; Ctrl-C once more ends it at once\n")
+
+    kinds = [kind for kind in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(kind) != signal.SIG_IGN]
+    former = {kind: signal.signal(kind, note) for kind in kinds}
     try:
-        yield came.is_set
+        yield lambda: bool(came)
+    except Interrupted as stopped:
+        stopped.number = came[0]
+        raise
     finally:
-        signal.signal(signal.SIGTERM, former)
-        if came.is_set() and callable(former):  # too late for this run to stop, but whoever runs several has to know
-            former(signal.SIGTERM, None)
+        for kind, handler in former.items():
+            signal.signal(kind, handler)
+        if signal.SIGTERM in came and callable(handler := former[signal.SIGTERM]):
+            handler(signal.SIGTERM, None)  # maybe too late for this run to stop, but whoever runs several has to know
+    if signal.SIGINT in came:
+        raise KeyboardInterrupt

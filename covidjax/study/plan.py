@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, models, tasks
+from covidjax import files, journal, models, tasks
 from covidjax.errors import Interrupted, UserError
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.report.formats import duration
@@ -226,7 +226,7 @@ def is_finished(folder: Path) -> bool:
     """Whether a workdir holds a run that came to its end: its times are recorded then, and its report comes last."""
     if not (folder / "report.html").exists():
         return False
-    return "train_seconds" in files.read_json(folder / "run.json").get("timings", {})
+    return "train_seconds" in journal.read(folder).get("timings", {})
 
 
 def _remaining(waiting: Sequence[Trial], seconds: dict[str, list[float]]) -> str:

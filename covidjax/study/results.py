@@ -141,9 +141,9 @@ def collect(study: Study, failures: Mapping[Trial, str]) -> list[Result]:
     fingerprints: dict[str, dict[str, str]] = {"train": {}, "val": {}}
     for trial in study.trials():
         if is_finished(study.folder(trial)):
-            data = files.read_json(study.folder(trial) / "run.json")["data"]
             for split, known in fingerprints.items():
-                known.setdefault(data[split]["fingerprint"], trial.name)
+                path = study.folder(trial) / "run.json"
+                known.setdefault(files.entry(path, "data", split, "fingerprint"), trial.name)
     for split, known in fingerprints.items():
         if len(known) > 1:
             raise UserError(

@@ -19,6 +19,7 @@ from covidjax.freeze.table import freeze_table, step_flops
 from covidjax.losses import LossFunction, weight_notes
 from covidjax.mesh import make_mesh, replicated
 from covidjax.models.layers import Staged
+from covidjax.models.preprocessing import Preprocessing
 from covidjax.ops.choose import choose
 from covidjax.tasks.base import Task
 from covidjax.train import features
@@ -27,7 +28,7 @@ from covidjax.train.phases import Phase, average_notes, enter_phase, initial_sta
 from covidjax.train.state import TrainState
 from covidjax.train.statistics import check_batch_statistics
 from covidjax.train.step import Recipe
-from covidjax.weights.start import InitialVariables, initial_variables
+from covidjax.weights.start import InitialVariables, expected_variables, initial_variables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,8 +98,12 @@ class Job:
         return jax.tree.map(lambda leaf: leaf.update(sharding=replicated(self.mesh)), state)
 
 
-def prepare(config: ConfigDict) -> Job:
-    """Loads the training and validation splits and settles the rest. Raises UserError for what a person can mend."""
+def prepare(config: ConfigDict, resumed: Preprocessing | None = None) -> Job:
+    """Loads the training and validation splits and settles the rest. Raises UserError for what a person can mend.
+
+    resumed: the preprocessing of a run that goes on from a checkpoint; the weights it began with are not read then, and
+        `variables` are shapes.
+    """
     if config.parallel == "jit" and not config.sync_batch_norm:
         raise UserError("config.sync_batch_norm=False needs config.parallel=pmap: under jit a batch is one batch")
     mesh = make_mesh(config.batch_size, config.accumulation_steps)
@@ -115,7 +120,8 @@ def prepare(config: ConfigDict) -> Job:
     model = models.build(
         config.model, task.num_outputs(train_split.classes), config.precision, native=operations.native
     )
-    begin = initial_variables(config, model, train_split.images.shape[1:])
+    shape = train_split.images.shape[1:]
+    begin = expected_variables(model, resumed, shape) if resumed else initial_variables(config, model, shape)
     phases = make_phases(config, epoch_steps)
     recipes = tuple(make_recipe(config, phase, model, begin, train_split, epoch_steps) for phase in phases)
     sharing = config.batch_size // config.accumulation_steps // (1 if config.sync_batch_norm else mesh.size)

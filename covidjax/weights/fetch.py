@@ -12,9 +12,10 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from covidjax.console import Progress
+from covidjax.console import Progress, say
 from covidjax.errors import UserError
 from covidjax.files import digest
+from covidjax.process import is_writable, temporary_cache
 from covidjax.weights.catalog import HUB_FILE, Source
 
 TIMEOUT_SECONDS = 20
@@ -41,18 +42,31 @@ def fetch(source: Source, folder: Path, endpoint: str = constants.ENDPOINT) -> F
         return Fetched(local, _proven(local, source))
     if source.hub:
         return _from_hub(source, local, endpoint)
-    return _from_url(source, local)
+    return _from_url(source, _writable(folder) / source.file_name)
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, or one among the temporary files where it cannot be written, which is said."""
+    if is_writable(folder):
+        return folder
+    other = temporary_cache() / folder.name
+    say(f"{folder} cannot be written: weights are kept in {other}")
+    other.mkdir(exist_ok=True)
+    return other
 
 
 def _from_hub(source: Source, local: Path, endpoint: str) -> Fetched:
+    cache = Path(constants.HF_HUB_CACHE)
+    if cache.parts[0] == "~":  # this process has no home
+        cache = temporary_cache() / "hub"
     try:
-        name = hf_hub_download(source.hub, HUB_FILE, endpoint=endpoint, local_files_only=True)
+        name = hf_hub_download(source.hub, HUB_FILE, endpoint=endpoint, local_files_only=True, cache_dir=cache)
     except (OSError, ValueError):
         try:
             # Without a network the library tries for half a minute and prints each attempt: ask first.
             address = f"{endpoint}/{source.hub}/resolve/main/{HUB_FILE}"
             urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
-            name = hf_hub_download(source.hub, HUB_FILE, endpoint=endpoint)
+            name = hf_hub_download(source.hub, HUB_FILE, endpoint=endpoint, cache_dir=_writable(cache))
         except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
             raise _unreachable(source, local, error) from error
     path = Path(name)

@@ -78,6 +78,16 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
     return InitialVariables(variables, pixels.network, (origin, _on_pixels(pixels)))
 
 
+def expected_variables(
+    model: Staged, preprocessing: Preprocessing, image_shape: tuple[int, int, int]
+) -> InitialVariables:
+    """Shapes in place of the variables of a run that goes on from a checkpoint, which holds them."""
+    shapes = jax.eval_shape(models.initialiser(model, preprocessing, image_shape), jax.random.key(0))
+    return InitialVariables(
+        {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}, preprocessing, ()
+    )
+
+
 def replaceable(stages: tuple[str, ...]) -> tuple[str, ...]:
     """The stages that weights need not fit: the last one, or all behind the encoder where the network has one."""
     return stages[stages.index(LAST_OF_ENCODER) + 1 :] if LAST_OF_ENCODER in stages else stages[-1:]

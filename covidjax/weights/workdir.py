@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from covidjax import config as configs
 from covidjax import files, models, tasks
 from covidjax.checkpoint.checkpoint import Checkpoints, Which
+from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.ops.choose import choose
@@ -73,25 +74,32 @@ def open_checkpoints(workdir: Path, config: ConfigDict) -> Checkpoints:
 def load_trained(workdir: Path, which: Which) -> Trained:
     """Restores the network of a checkpoint, with the moving average of the trained leaves where the run kept one.
 
-    'best' falls to 'latest' where no checkpoint has a finite validation figure.
+    'best' falls to 'latest' where no checkpoint has a finite validation figure. Where another process trains in the
+    workdir, and retires the checkpoint while it is read, the choice is made again.
     Raises UserError where the workdir holds no run, or the checkpoint is missing or damaged.
     """
     config = configs.of_workdir(workdir)
     preprocessing = inputs.recorded(workdir)
-    classes = tuple(files.read_json(workdir / "run.json")["data"]["train"]["classes"])
+    classes = tuple(files.entry(workdir / "run.json", "data", "train", "classes"))
     num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(classes)
     model = models.build(config.model, num_outputs, config.precision, native=choose(config.ops).native)
     shape = (config.dataset.image_size, config.dataset.image_size, config.dataset.channels)
     wanted = jax.eval_shape(models.initialiser(model, preprocessing, shape), jax.random.key(0))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.tree.map(lambda leaf: leaf.update(sharding=device), wanted)
     with open_checkpoints(workdir, config) as checkpoints:
-        step, which = checkpoints.find(which)
-        wanted = jax.tree.map(lambda leaf: leaf.update(sharding=device), wanted)
-        averaged = _averaged(wanted, checkpoints.leaf_names(step))
-        state = dict(checkpoints.restore(step, wanted | averaged, partial=True).state)
+        while True:
+            step, chosen = checkpoints.find(which)
+            try:
+                averaged = _averaged(wanted, checkpoints.leaf_names(step))
+                state = dict(checkpoints.restore(step, wanted | averaged, partial=True).state)
+                break
+            except UserError:
+                if isinstance(which, int) or step in checkpoints.steps():
+                    raise
     average = traverse_util.flatten_dict(state.pop("average", {}))
     variables = traverse_util.unflatten_dict(traverse_util.flatten_dict(state, keep_empty_nodes=True) | average)
-    return Trained(config, classes, model, preprocessing, variables, step, which)
+    return Trained(config, classes, model, preprocessing, variables, step, chosen)
 
 
 def _averaged(wanted: dict[str, Any], leaf_names: Collection[str]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from covidjax.train.setup import Job, prepare
 from covidjax.weights.workdir import open_checkpoints
 from launch import train as command
 from tests.commands import call, contents, tiny_config
-from tests.support import TINY, by_path, send_sigterm_before, small_config
+from tests.support import TINY, by_path, send_before, small_config
 
 # Everything that a resumed run could get wrong: two phases, running statistics, moments, moving average, dropout,
 # augmentation and a learning rate that follows the loss.
@@ -50,7 +50,7 @@ CONFIG: dict[str, Any] = {
 }
 STEPS_PER_EPOCH, FIRST_PHASE_EPOCHS, EPOCHS = 8, 4, 12
 BOUNDARY, LAST_STEP = STEPS_PER_EPOCH * FIRST_PHASE_EPOCHS, STEPS_PER_EPOCH * EPOCHS
-STOPS = (BOUNDARY, 62)
+STOPS = ((BOUNDARY, signal.SIGTERM), (62, signal.SIGINT))
 # Goes on as launch/train.py, but takes its time for every step and saves after every epoch, so that there is something
 # to kill.
 SLOWLY = """
@@ -112,12 +112,12 @@ def job(whole: Path) -> Job:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path:
-    """The workdir of a run that got two SIGTERMs: between two phases, and within an epoch."""
+    """The workdir of a run that got two signals: between two phases, and within an epoch."""
     workdir = tmp_path_factory.mktemp("stopped") / "run"
-    for step in STOPS:
+    for step, number in STOPS:
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as errors:
-            send_sigterm_before(step, patch)
-            assert call(command.main, config, f"--workdir={workdir}") == 143
+            send_before(step, patch, number)
+            assert call(command.main, config, f"--workdir={workdir}") == 128 + number
         assert errors.getvalue() == f"stopped after step {step}, which is saved: the same command goes on from there\n"
         assert finished_steps(workdir)[-1] == step
     return workdir
@@ -213,11 +213,24 @@ def test_killed_run_ends_with_the_same_bits(tmp_path: Path, config: str, start: 
     assert_same_run(workdir, whole, job)
 
 
-def test_sigterm_in_an_epoch_costs_no_bit(tmp_path: Path, config: str, stopped: Path, whole: Path, job: Job) -> None:
+def test_sigterm_and_sigint_in_an_epoch_cost_no_bit(
+    tmp_path: Path, config: str, stopped: Path, whole: Path, job: Job
+) -> None:
     assert finished_steps(stopped)[-1] % STEPS_PER_EPOCH != 0
     workdir = shutil.copytree(stopped, tmp_path / "run")
-    assert f"resuming from step {STOPS[-1]} of {LAST_STEP}" in finish(config, workdir)
+    assert f"resuming from step {STOPS[-1][0]} of {LAST_STEP}" in finish(config, workdir)
     assert_same_run(workdir, whole, job)
+
+
+def test_a_second_sigint_ends_a_run_at_once(tmp_path: Path, start: Start) -> None:
+    process = start(tmp_path)
+    while not read_json_lines(tmp_path / "metrics.jsonl")[0]:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)  # a step takes twice as long
+    assert process.wait(timeout=20) == -signal.SIGINT
 
 
 @pytest.mark.slow
@@ -277,7 +290,7 @@ def test_any_kind_of_run_resumes_to_the_same_bits(kind: str, tmp_path: Path, mon
     # The features of a phase are found the first time, and computed anew the second time.
     for stop, cache in zip(stops, ("cache", "another"), strict=False):
         with monkeypatch.context() as patch, pytest.raises(Interrupted):
-            send_sigterm_before(stop, patch)
+            send_before(stop, patch)
             train(settings(cache), tmp_path / "run", programs=programs)
         assert finished_steps(tmp_path / "run")[-1] == stop
     train(settings("another"), tmp_path / "run", programs=programs)

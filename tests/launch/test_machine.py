@@ -1,0 +1,81 @@
+"""What a machine lacks - devices, a home, a writable cache, the name of a file - is one line, or does not matter."""
+
+import errno
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from covidjax import process
+from covidjax.process import cache_dir, system_error
+from launch import predict, train
+from tests.commands import ROOT, call, images_of, write_images
+
+
+@pytest.mark.parametrize(
+    ("platforms", "command", "reason"),
+    [
+        ("foo", ["launch/sweep.py", "--learning_rates=1e-3"], "Backend 'foo' is not in the list of known backends"),
+        ("cuda", ["launch/train.py"], "JAX has no such device here"),
+        ("cuda,cpu", ["launch/find_lr.py"], "JAX found cpu"),
+        ("foo", ["-m", "covidjax.ops"], "Backend 'foo' is not in the list of known backends"),
+    ],
+)
+def test_devices_that_are_asked_for_and_absent_are_told_in_one_line(
+    tmp_path: Path, environment: dict[str, str], config: str, platforms: str, command: list[str], reason: str
+) -> None:
+    if command[0].startswith("launch"):
+        command = [*command, config, f"--workdir={tmp_path / 'run'}"]
+    asked = {**environment, "JAX_PLATFORMS": platforms}
+    done = subprocess.run([sys.executable, *command], env=asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: JAX_PLATFORMS is '{platforms}': ")
+    assert reason in line
+    assert line.endswith(": unset it to take what there is, or set it to cpu")
+
+
+def test_a_user_without_a_home_has_a_cache_of_his_own_among_the_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(process.tempfile, "tempdir", str(tmp_path))
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    own = tmp_path / f"covidjax-{os.getuid()}"
+    assert cache_dir("") == cache_dir("") == own
+    assert own.stat().st_mode & 0o77 == 0
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    (tmp_path / "covidjax-54321").mkdir()  # by another user
+    assert cache_dir("") != tmp_path / "covidjax-54321"
+
+
+def test_no_cache_stops_a_command(
+    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root, workdir, cache = write_images(tmp_path / "images"), tmp_path / "run", tmp_path / ("x" * 300)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    frozen = ["--config.freeze=backbone", "--config.features=on", "--config.feature_views=1"]
+    assert call(train.main, config, f"--workdir={workdir}", *images_of(root), *frozen) == 0
+    said = capfd.readouterr().out
+    assert f"no image cache: {cache}/covidjax/images cannot be written (File name too long)" in said
+    assert f"features: not kept for later runs ({cache}/covidjax/features: File name too long)" in said
+    assert call(predict.main, f"--workdir={workdir}", f"--images={root}", f"--output={tmp_path / 'table.csv'}") == 0
+
+
+def test_an_error_of_the_system_names_its_file_or_the_function_that_met_it(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="missing") as named:
+        (tmp_path / "missing").open()
+    assert system_error(named.value) == f"{tmp_path / 'missing'}: No such file or directory"
+    nameless = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert system_error(nameless).startswith("No space left on device (the system names no file): look for a full disk")
+    with pytest.raises(OSError, match="EBADF|Bad file") as number:
+        os.listdir(10_000)
+    assert system_error(number.value).startswith("Bad file descriptor (the system names no file)")
+    assert system_error(OSError("it broke")).startswith("it broke (the system names no file)")

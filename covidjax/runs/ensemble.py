@@ -231,10 +231,8 @@ def _on_data_of(config: ConfigDict, member: Member) -> ConfigDict:
                 f"config.dataset.{key} is {value!r}, but an ensemble reads what its members read, and "
                 f"{member.workdir} has {theirs[key]!r}: leave it out"
             )
-    config = configs.from_json(configs.to_json(config))
-    for key, value in theirs.items():  # by values: a reference is not taken for another
-        config.dataset[key] = value
-    return config
+    own, members = configs.to_json(config), configs.to_json(member.trained.config)
+    return configs.from_json(own | {"dataset": members["dataset"]})
 
 
 def _open_record(workdir: Path, settings: ConfigDict, members: Sequence[Member]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from covidjax.files import digest, write_bytes
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.process import path_of
 from covidjax.weights import catalog, files, inputs
-from covidjax.weights.load import HEADS, LoadReport, arrange, match
+from covidjax.weights.foreign import HEADS
+from covidjax.weights.load import LoadReport, arrange, match
 from covidjax.weights.start import entries, obtain, replaceable, source_format
 
 FORMAT = "covidjax"

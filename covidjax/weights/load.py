@@ -8,12 +8,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from covidjax.errors import UserError
-
-# Counts of training steps, which torchvision's momentum 0.1 never reads.
-COUNTERS = "num_batches_tracked"
-# How names of heads begin in PyTorch files. A head may be left unused; another convolution means another network.
-HEADS = ("fc.", "classifier.", "aux_classifier.", "head.", "pre_logits.")
+from covidjax.errors import UserError, some_of
+from covidjax.weights.foreign import COUNTERS, foreign
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +39,9 @@ class LoadReport:
         """One sentence, the counters of training steps in one word."""
         counters = [name for name in self.unused if name.endswith(COUNTERS)]
         others = [name for name in self.unused if not name.endswith(COUNTERS)]
-        parts = [f"newly initialised: {', '.join(self.new)}"] if self.new else ["every parameter filled"]
+        parts = [f"newly initialised: {some_of(self.new)}"] if self.new else ["every parameter filled"]
         if others:
-            parts.append(f"unused tensors: {', '.join(others)}")
+            parts.append(f"unused tensors: {some_of(others)}")
         if counters:
             parts.append(f"{len(counters)} tensors {COUNTERS} ignored by design")
         return "; ".join(parts)
@@ -57,15 +53,22 @@ def match(
     tensors: Mapping[str, np.ndarray],
     *,
     new_stages: tuple[str, ...] = ("head",),
+    outside: Collection[str] = (),
 ) -> tuple[dict[str, Entry], LoadReport]:
     """The entry of each array that the file fills, by path, and an account of both sides; no number is touched.
 
     new_stages: the stages that a file need not fit. In these, from the first layer that does not fit on (in the order
     of `entries`) all is left new: what follows a new layer was trained for another input.
+    outside: names of tensors that belong to no part of the network.
     Raises UserError, with both names, where a shape differs; where a tensor or a parameter is missing; and where the
-    file has a convolution, or part of a layer that is used, for which the network has no place.
+    file has a learnt tensor in a stage that is used for which the network has no place (`foreign`).
     """
     leaves = traverse_util.flatten_dict(dict(variables), sep="/")
+    wanted = [entry for entry in entries if _stage(entry.path) not in new_stages]
+    if absent := [f"{entry.source} for {entry.path}" for entry in wanted if entry.source not in tensors]:
+        raise UserError(
+            f"{len(absent)} of the {len(wanted)} tensors that it needs are not in the file: {some_of(absent)}"
+        )
     new_layers: set[str] = set()
     broken_stages: set[str] = set()
     for entry in entries:
@@ -77,8 +80,14 @@ def match(
             new_layers.add(_layer(entry.path))
     used = {entry.path: entry for entry in entries if _layer(entry.path) not in new_layers}
     if missing := [path for path in leaves if path not in used and _stage(path) not in new_stages]:
-        raise UserError(f"nothing in the file is for {_some(missing)}: it is of another network")
-    unused = _unused(used.values(), tensors, leaves, new_stages)
+        raise UserError(f"nothing in the file is for {some_of(missing)}")
+    taken = {entry.source: _stage(path) for path, entry in used.items()}
+    unused = tuple(name for name in tensors if name not in taken)
+    replaced = {entry.source for entry in entries}
+    left = [name for name in unused if name not in outside]
+    stages = {_stage(path) for path in leaves}
+    if strange := foreign(left, tensors, taken, replaced=replaced, stages=stages, new_stages=new_stages):
+        raise UserError(f"the network has no place for {some_of(strange)}: the file is of another network")
     return used, LoadReport(unused, tuple(sorted(path for path in leaves if path not in used)))
 
 
@@ -116,42 +125,16 @@ def arranged_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...] | Non
 def _complaint(entry: Entry, leaves: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
     """Why the tensor cannot become the array; '' where it can."""
     if entry.source not in tensors:
-        return f"the tensor {entry.source} for {entry.path} is not in the file: it is of another network"
+        return f"the tensor {entry.source} for {entry.path} is not in the file"
     if entry.path not in leaves:
         return f"the tensor {entry.source} is for {entry.path}, which this network has not"
     theirs, ours = tensors[entry.source].shape, leaves[entry.path].shape
     if arranged_shape(theirs, entry.layout) != ours:
         return (
             f"the tensor {entry.source} is {list(theirs)} ({entry.layout}) and does not fit {entry.path}, which is "
-            f"{list(ours)}: it is of another network"
+            f"{list(ours)}"
         )
     return ""
-
-
-def _unused(
-    used: Collection[Entry], tensors: Mapping[str, np.ndarray], leaves: Mapping[str, Any], new_stages: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Names of the tensors that nothing took. Raises UserError where they show that the file is of another network."""
-    taken = {entry.source for entry in used}
-    taken_layers = {_layer(name) for name in taken}
-    unused = [name for name in tensors if name not in taken]
-    stages = {_stage(path) for path in leaves}
-
-    def is_head(name: str) -> bool:
-        if name.startswith(("params/", "batch_stats/")):
-            return _stage(name) in new_stages or _stage(name) not in stages
-        return name.startswith(HEADS)
-
-    foreign = [
-        name
-        for name in unused
-        if not name.endswith(COUNTERS)
-        and not is_head(name)
-        and (tensors[name].ndim == 4 or _layer(name) in taken_layers)
-    ]
-    if foreign:
-        raise UserError(f"the network has no place for {_some(foreign)}: the file is of another network")
-    return tuple(unused)
 
 
 def _stage(path: str) -> str:
@@ -162,7 +145,3 @@ def _layer(name: str) -> str:
     """The layer that a tensor belongs to, without the collection of our own names."""
     name = name.split("/", 1)[1] if name.startswith(("params/", "batch_stats/")) else name
     return name[: max(name.rfind("/"), name.rfind("."))]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -200,6 +200,23 @@ def test_what_no_image_can_be_made_of_is_refused_in_one_line() -> None:
         assert "Doe" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("JPGExtended.dcm", b"\x04\x00\x01\x00"),
+        ("MR_small_jpeg_ls_lossless.dcm", b"\x00\x40\x00\x40"),
+        ("MR_small_jp2klossless.dcm", b"\x00\x00\x00\x40\x00\x00\x00\x40"),
+    ],
+)
+def test_a_frame_that_claims_another_size_is_refused_before_it_takes_all_memory(name: str, sizes: bytes) -> None:
+    content = Path(str(get_testdata_file(name, download=False))).read_bytes()
+    assert open_picture(content).samples.size
+    start = max(content.rfind(mark) for mark in (b"\xff\xc1", b"\xff\xf7", b"\xff\x4f\xff\x51"))
+    at = content.index(sizes, start)
+    with pytest.raises(BadImageError, match="the header of its pixels"):
+        open_picture(content[:at] + b"\xff" * len(sizes) + content[at + len(sizes) :])
+
+
 def test_surprises_and_burnt_in_annotation_are_said() -> None:
     def said(**tags: Any) -> tuple[str, ...]:
         return decode_image(file(CT, 12, **tags), ImageSpec(8, 1, "squash"))[1]

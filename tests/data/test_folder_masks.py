@@ -1,5 +1,6 @@
 """Folders of images with masks: layouts, the table of patients, splits, and what is refused."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -151,6 +152,17 @@ def test_images_and_masks_may_lie_in_folders_of_the_same_names(tmp_path: Path) -
         f"images/{patient}/1.png": (f"masks/{patient}/1.png",) for patient in ("p1", "p2")
     }
     assert "1 images outside images/ and masks/ are not read: 1 in more" in files.notes
+
+
+def test_images_and_masks_whose_names_are_no_utf8_are_read(flat: Callable) -> None:
+    root = flat(8, table=False)
+    for folder, ending in (("images", "jpg"), ("masks", "png")):
+        (root / folder / f"3.{ending}").rename(root / folder / os.fsdecode(b"r\xf6." + ending.encode()))
+    write_pairs(root, [(f"{n}.jpg", "train") for n in range(8) if n != 3] + [("r\\xf6.jpg", "val")], ("file", "split"))
+    examples = load_pairs(root, "val")
+    assert examples.names == ("images/r\\xf6.jpg",)
+    assert examples.masks is not None and examples.masks.all()
+    assert examples.images[0, 0, 0, 0] == 3
 
 
 def test_a_test_folder_beside_images_is_the_test_split(flat: Callable) -> None:

@@ -80,7 +80,7 @@ def test_dice_and_iou_are_those_of_the_saved_masks(trained: Path, split: str) ->
     rows = read_table(trained / f"predictions_{split}.csv")
     assert [row["file"] for row in rows] == list(examples.names)
     figures = {f"{key}_{name}" for key in ("dice", "iou", "true_pixels", "predicted_pixels") for name in CLASSES[1:]}
-    assert set(rows[0]) == {"file", "patient", "dice", "iou"} | figures
+    assert set(rows[0]) == {"file", "mask", "patient", "dice", "iou"} | figures
     np.testing.assert_allclose([[float(row[f"dice_{name}"]) for name in CLASSES[1:]] for row in rows], dice)
 
 

@@ -11,7 +11,7 @@ from covidjax.models.deeplab import DeepLabV3
 from covidjax.models.layers import Numerics
 from covidjax.models.resnet import LAYERS
 from covidjax.ops.choose import choose
-from covidjax.weights.load import COUNTERS
+from covidjax.weights.foreign import COUNTERS
 from covidjax.weights.torchvision import entries
 from tests.support import shapes_of
 from tests.weights.parity import error, fill, stage_outputs

@@ -103,12 +103,15 @@ def write_h5(path: Path, layers: Mapping[str, list[np.ndarray]]) -> Path:
 
 
 def invented(model: Staged, source_format: str, image_size: int = 64, seed: int = 0) -> dict[str, np.ndarray]:
-    """The tensors of a file that fits a network on three-channel images, of random numbers, in the file's layouts."""
+    """The tensors of a file that fits a network on three-channel images, of random numbers, in the file's layouts.
+
+    source_format: 'torchvision', 'keras', or 'numbered' (Keras' `.weights.h5`).
+    """
     random = np.random.default_rng(seed)
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
     leaves = traverse_util.flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), images)), sep="/")
     tensors = {}
-    for entry in entries_for(source_format, model):
+    for entry in entries_for(source_format, model, ("layers/dense/vars/0",) if source_format == "numbered" else None):
         shape = leaves[entry.path].shape
         values = random.standard_normal(shape, np.float32) / np.sqrt(max(np.prod(shape[:-1]), 1)).astype(np.float32)
         values = np.abs(values) + 0.5 if entry.path.endswith("/var") else values
@@ -128,6 +131,11 @@ def write(path: Path, tensors: Mapping[str, np.ndarray]) -> Path:
         return write_pth(path, tensors)
     if path.suffix == ".safetensors":
         save_file(dict(tensors), path)
+        return path
+    if path.name.endswith(".weights.h5"):
+        with h5py.File(path, "w") as file:
+            for name, tensor in tensors.items():
+                file[name] = tensor
         return path
     layers: dict[str, list[np.ndarray]] = {}
     for name, tensor in tensors.items():

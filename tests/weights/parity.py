@@ -12,7 +12,8 @@ from flax import traverse_util
 
 from covidjax.models.layers import Staged
 from covidjax.weights import files, keras, torchvision
-from covidjax.weights.load import COUNTERS, Entry, LoadReport, match, place
+from covidjax.weights.foreign import COUNTERS
+from covidjax.weights.load import Entry, LoadReport, match, place
 from tests.support import make_model, small_config
 
 TOLERANCE = 1e-4  # largest absolute error over largest absolute value
@@ -62,7 +63,7 @@ def network(name: str, num_classes: int, num_blocks: tuple[int, ...] = (), **opt
 
 def entries_for(source_format: str, model: Staged, names: Collection[str] | None = None) -> tuple[Entry, ...]:
     """The name map of a network for files of a format; names: see `weights.torchvision.entries`."""
-    return (keras if source_format == "keras" else torchvision).entries(model, names)
+    return (torchvision if source_format in ("torchvision", "timm") else keras).entries(model, names)
 
 
 def fill(

@@ -18,7 +18,8 @@ from flax import traverse_util
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.models.resnet import BOTTLENECK, LAYERS
-from covidjax.weights.load import COUNTERS, Entry, arrange
+from covidjax.weights.foreign import COUNTERS
+from covidjax.weights.load import Entry, arrange
 from tests.weights.parity import entries_for, network
 
 # (format, network): tensors without counters, trained parameters, statistics, half of the SHA-256 over the sorted lines

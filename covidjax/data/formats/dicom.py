@@ -5,6 +5,7 @@ Nothing but `TAGS` is read of a file: no name, date, number or text of a person 
 
 import io
 import logging
+import struct
 import warnings
 from typing import Any
 
@@ -34,6 +35,8 @@ NEEDED = (
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored"),
     "PixelRepresentation",
 )
+START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS
+JPEG_2000_START = b"\xff\x4f\xff\x51"
 GRAYS = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 BURNT_IN = "have annotation burnt into their pixels (BurnedInAnnotation)"
@@ -96,16 +99,21 @@ def patient_id(content: bytes) -> str:
 
 def _stored(dataset: Dataset) -> np.ndarray:
     """The stored values; of a JPEG of 8 bits, as its own reader has them, which sees damage."""
-    if dataset.file_meta.TransferSyntaxUID == uid.JPEGBaseline8Bit:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes):
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-        jpeg.check(frame)
-        if dataset.SamplesPerPixel == 1:
+        shape = int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)
+        if _frame_shape(frame) != shape:  # a decoder that trusts the frame takes all memory
+            raise BadImageError(f"the header of its pixels ({syntax.name}) is damaged")
+        if syntax == uid.JPEGBaseline8Bit:
+            jpeg.check(frame)
+        if syntax == uid.JPEGBaseline8Bit and dataset.SamplesPerPixel == 1:
             return jpeg.read(frame).samples
     try:
         return pixel_array(dataset)
     except Exception as error:  # of many kinds, whose words may hold bytes of the file
-        syntax = " ".join(dataset.file_meta.TransferSyntaxUID.name.split())
-        raise BadImageError(f"its pixels ({syntax}) are damaged, or of a form that is not read") from error
+        name = " ".join(syntax.name.split())
+        raise BadImageError(f"its pixels ({name}) are damaged, or of a form that is not read") from error
 
 
 def embedded_jpeg(content: bytes) -> bytes | None:
@@ -117,6 +125,20 @@ def embedded_jpeg(content: bytes) -> bytes | None:
     if not shown or dataset.file_meta.TransferSyntaxUID != uid.JPEGBaseline8Bit or dataset.get("RescaleSlope", 1) != 1:
         return None
     return get_frame(dataset.PixelData, 0, number_of_frames=1)
+
+
+def _frame_shape(frame: bytes) -> tuple[int, int, int]:
+    """Rows, columns and samples that the header of a JPEG, JPEG-LS or JPEG 2000 frame states; zeros without one."""
+    if (at := frame.find(JPEG_2000_START)) >= 0:
+        right, bottom, left, top = struct.unpack(">4I", frame[at + 8 : at + 24])
+        return bottom - top, right - left, int.from_bytes(frame[at + 40 : at + 42], "big")
+    at = 2
+    while frame[at : at + 1] == b"\xff":
+        if frame[at + 1] in START_OF_FRAME:
+            rows, columns, samples = struct.unpack(">HHB", frame[at + 5 : at + 10])
+            return rows, columns, samples
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big") if frame[at + 1] != 0xFF else 1
+    return 0, 0, 0
 
 
 def _gray(dataset: Dataset, inverted: bool, bits: int, remarks: tuple[str, ...]) -> Picture:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from covidjax import losses, mesh, models, optim, tasks
-from covidjax.data import levels, picture, resident, sources
+from covidjax.data import augment, levels, picture, resident, sources
 from covidjax.freeze.plan import BATCH_NORM_MODES
 from covidjax.models import cnn, layers, mixture, preprocessing, resnet, unet, vgg
 from covidjax.ops import choose as operations
@@ -95,7 +95,7 @@ KINDS: dict[type, Kind] = {
     bool: Kind(lambda value: isinstance(value, bool), "true or false"),
     int: Kind(_is_whole, "a whole number"),
     float: Kind(is_number, "a number"),
-    tuple: Kind(is_several, "a tuple such as (1, 2)"),
+    tuple: Kind(is_several, "a tuple"),
     str: Kind(is_text, "text"),
 }
 NAME_OR_TUPLE = Kind(lambda value: is_text(value) or is_several(value), "a name or a tuple")
@@ -235,6 +235,8 @@ KEYS = {
     "checkpoint.keep": Key(2, "The latest that stay, beside the best one.", low=2),
     "checkpoint.best": Key("loss", "The validation figure that names the best one.", tasks.BEST),
 }
+# Names for the values of a whole section; what is recorded are the values.
+PRESETS = {"augment": augment.PRESETS}
 # What a phase may change, keys and sections, and the keys that stand in phases only.
 PHASE_KEYS = ("epochs", "steps", "freeze", "batch_norm", "optimizer", "lr_scale", "weight_decays")
 PHASE_ONLY = {"steps": Key(100, "Optimizer steps of the phase, instead of its epochs.", low=1)}

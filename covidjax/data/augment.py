@@ -1,6 +1,7 @@
 """Random changes of images on the device, from a key: one affine map by one bilinear gather, then grey levels."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,16 @@ class Augmentation:
     def moves(self) -> bool:
         """Whether pixels change place."""
         return bool(self.rotate or self.shift or self.scale or self.flip)
+
+
+# Ranges by the names that `config.augment` takes; none flips, as the heart has a side.
+PRESETS: dict[str, dict[str, Any]] = {
+    "none": dataclasses.asdict(Augmentation()),
+    "light": dataclasses.asdict(Augmentation(rotate=5.0, shift=0.05, scale=0.05, brightness=0.1, contrast=0.1)),
+    "strong": dataclasses.asdict(
+        Augmentation(rotate=15.0, shift=0.1, scale=0.2, brightness=0.2, contrast=0.3, sharpen=0.5)
+    ),
+}
 
 
 def augment(

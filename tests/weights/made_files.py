@@ -85,7 +85,14 @@ def write_checkpoint(path: Path, saved: Any) -> Path:
         strides = tuple(stride // base.itemsize for stride in tensor.strides)
         return _Tensor(known, offset, tensor.shape, strides)
 
-    content = jax.tree.map(lambda leaf: tensor_of(leaf) if hasattr(leaf, "__array_interface__") else leaf, saved)
+    def made(value: Any) -> Any:
+        if type(value) in (dict, collections.OrderedDict):
+            return type(value)((key, made(item)) for key, item in value.items())
+        if isinstance(value, list):
+            return [made(item) for item in value]
+        return tensor_of(value) if hasattr(value, "__array_interface__") else value
+
+    content = made(saved)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive, _pretended_torch():
         with archive.open("archive/data.pkl", "w") as opened:
             _Pickler(opened, protocol=2).dump(content)

@@ -94,17 +94,16 @@ CHECKPOINTS: dict[str, tuple[Any, tuple[str, ...]]] = {
 def filled(saved: Any, network: Any) -> Any:
     if isinstance(saved, dict):
         return {key: filled(value, network) for key, value in saved.items()}
-    return network if saved == "NETWORK" else saved
+    return network if isinstance(saved, str) and saved == "NETWORK" else saved
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-@pytest.mark.parametrize("suffix", [".pth", ".ckpt"])
 def test_checkpoints_of_trainings_are_opened_and_told(
-    tmp_path: Path, tensors: dict[str, np.ndarray], name: str, suffix: str
+    tmp_path: Path, tensors: dict[str, np.ndarray], name: str
 ) -> None:
     saved, words = CHECKPOINTS[name]
     network = collections.OrderedDict((f"model.{key}", tensor) for key, tensor in tensors.items())
-    path = write_checkpoint(tmp_path / f"w{suffix}", filled(saved, network))
+    path = write_checkpoint(tmp_path / ("w.ckpt" if name == "lightning" else "w.pth"), filled(saved, network))
     assert_read(start(path), tensors, *words, "read without the prefix 'model.'")
 
 

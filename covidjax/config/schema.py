@@ -26,7 +26,8 @@ class Key:
     """A key of the config.
 
     text: what it is for, in one line. choices: of a text, or a function that gives them, as plugins add some.
-    low, high: the range of a number, with its ends; above, below: without them. kind: of the values, where it is not that of the default. elements: what a tuple holds.
+    low, high: the range of a number, with its ends; above, below: without them. kind: of the values, where it is
+    not that of the default. elements: what a tuple holds.
     """
 
     default: Any
@@ -245,6 +246,12 @@ KEYS = {
     "checkpoint.every_epochs": Key(1, "Epochs from one checkpoint to the next.", low=1),
     "checkpoint.keep": Key(2, "The latest that stay, beside the best one.", low=2),
     "checkpoint.best": Key("loss", "The validation figure that names the best one.", tasks.best),
+    "early_stopping.patience": Key(
+        0,
+        "Epochs of the last phase without a better checkpoint.best after which the run ends; 0: never.",
+        low=0,
+        high=1e6,
+    ),
 }
 
 

@@ -8,7 +8,7 @@ import inspect
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +17,7 @@ import ml_collections
 from ml_collections import ConfigDict
 
 from covidjax.config.checks import check_phases, check_value, flatten, plain, unknown_key
-from covidjax.config.schema import KEYS
+from covidjax.config.schema import keys
 from covidjax.errors import UserError
 
 MODULE = "covidjax_run_config"  # what a config is called among the modules while it is loaded
@@ -26,8 +26,8 @@ LIBRARY = Path(ml_collections.__file__).parent
 NOT_THEIRS = (Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
 
 
-def evaluate(path: str, file: Path, argument: str | None) -> ConfigDict:
-    """What `get_config` of a file makes, each value checked alone.
+def evaluate(path: str, file: Path, argument: str | None) -> tuple[ConfigDict, tuple[Path, ...]]:
+    """What `get_config` of a file makes, and that file with those of the neighbours that it imports.
 
     path: the file as the user names it. Raises UserError, naming file and line, the key and what is allowed.
     """
@@ -50,8 +50,7 @@ def evaluate(path: str, file: Path, argument: str | None) -> ConfigDict:
             f"--config: get_config in {path} returns {type(config).__name__}: it has to return the ConfigDict of "
             "covidjax.config.default_config(), changed"
         )
-    _check_values(config, path, [file, *theirs])
-    return config
+    return config, (file, *theirs)
 
 
 def _maker(module: ModuleType, path: str, argument: str | None) -> Callable[[], Any]:
@@ -101,11 +100,11 @@ def _importable(module: ModuleType, folder: Path) -> Iterator[list[Path]]:
                 del sys.modules[name]
 
 
-def _check_values(config: ConfigDict, path: str, files: list[Path]) -> None:
+def check_values(config: ConfigDict, path: str, files: Sequence[Path]) -> None:
     """Checks each value alone. Raises UserError, with the line where just one line of the files sets the key."""
     for key, value in flatten(config):
-        if key not in KEYS:
-            raise UserError(f"--config: {path}: {unknown_key(key, KEYS)}")
+        if key not in keys():
+            raise UserError(f"--config: {path}: {unknown_key(key, keys())}")
         try:
             check_value(f"config.{key}", key, value)
             if key == "phases":
@@ -149,8 +148,8 @@ def _meaning(error: Exception) -> str:
     if found := _refused(error):
         section, leaf, value = found
         key = f"{section}.{leaf}" if section else leaf
-        if key not in KEYS:
-            return unknown_key(key, KEYS)
+        if key not in keys():
+            return unknown_key(key, keys())
         if value:
             try:
                 check_value(f"config.{key}", key, plain(value[0]))
@@ -179,7 +178,7 @@ def _refused(error: BaseException) -> tuple[str, str, list[Any]] | None:
 def _section(owner: ConfigDict) -> str:
     """The name of the section whose keys a ConfigDict has; '' for the whole."""
     members: dict[str, set[str]] = {}
-    for key in KEYS:
+    for key in keys():
         section, _, leaf = key.rpartition(".")
         members.setdefault(section, set()).add(leaf)
         if section:

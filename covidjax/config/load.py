@@ -1,7 +1,6 @@
 """The config of a run: the defaults, changed by a file and the command line, and its form as JSON."""
 
 import ast
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -13,10 +12,13 @@ from ml_collections.config_dict import FieldReference
 
 from covidjax import files
 from covidjax.config.checks import check_value, flatten, unknown_key, validate
-from covidjax.config.file import evaluate
-from covidjax.config.schema import KEYS, PRESETS
+from covidjax.config.file import check_values, evaluate
+from covidjax.config.plugins import import_plugins
+from covidjax.config.schema import KEYS, PRESETS, Key, is_text, keys
+from covidjax.data.augment import AUGMENTATIONS
 from covidjax.errors import UserError
 from covidjax.process import path_of
+from covidjax.registry import near
 
 
 class Config(ConfigDict):
@@ -24,34 +26,55 @@ class Config(ConfigDict):
 
     def __setitem__(self, key: str, value: Any) -> None:
         """Sets a key. Raises UserError for a name that is no preset of the section."""
-        if key in PRESETS and isinstance(value, str):
-            value = _preset(key, value)
         section = self.get(key)
+        if key in PRESETS and isinstance(value, str):
+            value = _preset(key, value, section)
         if isinstance(section, ConfigDict) and isinstance(value, dict | ConfigDict):
             section.update(value)
         else:
             super().__setitem__(key, value)
 
 
-def _preset(section: str, name: str) -> dict[str, Any]:
+def _preset(section: str, name: str, former: ConfigDict) -> dict[str, Any]:
+    """The values of a whole section; what else it has is off. Raises UserError for a name that is no preset."""
     if name not in (presets := PRESETS[section]):
-        near = difflib.get_close_matches(name, presets, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        keys = ", ".join(key for key in KEYS if key.startswith(f"{section}."))
-        raise UserError(f"config.{section} is {name!r}: allowed are {', '.join(presets)}{hint}; single keys are {keys}")
-    return presets[name]
+        allowed = f"{', '.join(presets)}{near(name, presets)}; single keys are {', '.join(sorted(former))}"
+        raise UserError(f"config.{section} is {name!r}: allowed are {allowed}")
+    return {part: type(value)(0) for part, value in former.items()} | presets[name]
 
 
-def default_config() -> ConfigDict:
-    """Every key that exists, with its default; the type of the default is the type of the key."""
+def default_config(plugins: Sequence[str] = ()) -> ConfigDict:
+    """Every key that exists, with its default; the type of the default is the type of the key.
+
+    plugins: of `config.plugins`, whose augmentations have keys too.
+    """
+    import_plugins(plugins)
     config = Config()
-    for name, key in KEYS.items():
-        section, _, leaf = name.rpartition(".")
-        if section and section not in config:
-            config[section] = ConfigDict()
-        owner = config[section] if section else config
-        owner[leaf] = FieldReference(key.default, field_type=object) if key.kind else key.default
+    for name, key in keys().items():
+        _add(config, name, key)
+    config.plugins = tuple(plugins)
     return config.lock()
+
+
+def _add(config: ConfigDict, name: str, key: Key) -> None:
+    section, _, leaf = name.rpartition(".")
+    if section and section not in config:
+        config[section] = ConfigDict()
+    owner = config[section] if section else config
+    owner[leaf] = FieldReference(key.default, field_type=object) if key.kind else key.default
+
+
+def _with_plugins(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Imports the plugins of a config, or those that an override names, and adds the keys that they bring."""
+    for override in overrides:
+        if override.startswith("--config.plugins="):
+            _apply(config, override)
+    check_value("config.plugins", "plugins", config.get("plugins", ()))
+    import_plugins(config.get("plugins", ()))
+    with config.unlocked():
+        for name, key in keys().items():
+            if name not in KEYS and name.rpartition(".")[2] not in config.augment:
+                _add(config, name, key)
 
 
 def load(spec: str, overrides: Sequence[str]) -> ConfigDict:
@@ -64,7 +87,9 @@ def load(spec: str, overrides: Sequence[str]) -> ConfigDict:
     file = path_of(path)
     if not file.is_file():
         raise UserError(f"--config: there is no file {path!r}: give a config such as configs/quickstart.py")
-    config = evaluate(path, file, argument)
+    config, sources = evaluate(path, file, argument)
+    _with_plugins(config, overrides)
+    check_values(config, path, sources)
     for override in overrides:
         _apply(config, override)
     validate(config)
@@ -76,7 +101,8 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
 
     Raises UserError for one with other keys or values: of another version, or edited.
     """
-    config = default_config()
+    plugins = values.get("plugins", ())
+    config = default_config(tuple(plugins) if isinstance(plugins, list) and all(map(is_text, plugins)) else ())
     try:
         with config.ignore_type():
             config.update(_tuples(values))
@@ -86,7 +112,7 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
         reason = " ".join(str(error).split())
         raise UserError(
             f"config.json is not a config of this version of covidjax: {reason}: use the version that wrote it "
-            "(git_revision in run.json tells it), or another workdir"
+            "(git_revision in run.json tells it), name the plugins that it needs, or use another workdir"
         ) from error
     return config
 
@@ -97,8 +123,12 @@ def of_workdir(workdir: Path) -> ConfigDict:
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain JSON values (tuples become lists)."""
-    return json.loads(config.to_json_best_effort())
+    """The config as plain JSON values (tuples become lists), without registered augmentations that are off."""
+    values = json.loads(config.to_json_best_effort())
+    for name, part in AUGMENTATIONS.items():
+        if values["augment"].get(name) == part.default:
+            del values["augment"][name]
+    return values
 
 
 def _apply(config: ConfigDict, override: str) -> None:
@@ -106,9 +136,10 @@ def _apply(config: ConfigDict, override: str) -> None:
     if name in PRESETS and equals:
         config[name] = text
         return
-    if name not in KEYS:
-        raise UserError(unknown_key(name, KEYS))
-    default, kind = KEYS[name].default, KEYS[name].kind
+    known = keys()
+    if name not in known:
+        raise UserError(unknown_key(name, known))
+    default, kind = known[name].default, known[name].kind
     if not equals:
         raise UserError(f"--config.{name} has no value: write --config.{name}=VALUE (default {default!r})")
     value: Any = text

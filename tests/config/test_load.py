@@ -134,7 +134,7 @@ MISTAKES = [
         "config.phases = ({'lr': 1e-4},)",
         "config.phases[0].lr does not exist: did you mean config.phases[0].optimizer.lear",
     ),
-    ("config.augment = 'lihgt'", "config.augment is 'lihgt': allowed are none, light, strong (did you mean 'light'?)"),
+    ("config.augment = 'lihgt'", "config.augment is 'lihgt': allowed are none, light, strong; did you mean 'light'?"),
     ("config.augment = {'rotat': 3.0}", "config.augment.rotat does not exist: did you mean config.augment.rotate?"),
     ("config.epochs = = 3", "SyntaxError: invalid syntax: config.epochs = = 3"),
     ("import absent", "ModuleNotFoundError: No module named 'absent'"),

@@ -234,6 +234,12 @@ KEYS = {
     "checkpoint.every_epochs": Key(1, "Epochs from one checkpoint to the next.", low=1),
     "checkpoint.keep": Key(2, "The latest that stay, beside the best one.", low=2),
     "checkpoint.best": Key("loss", "The validation figure that names the best one.", tasks.BEST),
+    "early_stopping.patience": Key(
+        0,
+        "Epochs of the last phase without a better checkpoint.best after which the run ends; 0: never.",
+        low=0,
+        high=1e6,
+    ),
 }
 # What a phase may change, keys and sections, and the keys that stand in phases only.
 PHASE_KEYS = ("epochs", "steps", "freeze", "batch_norm", "optimizer", "lr_scale", "weight_decays")

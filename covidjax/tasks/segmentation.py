@@ -68,7 +68,7 @@ class Segmentation(Task):
                 f"choose one of {', '.join(losses.SMOOTHED)}"
             )
 
-    def measure(self, answers: Answers, loss: LossFunction) -> dict[str, float]:
+    def measure(self, answers: Answers, loss: LossFunction, loss_name: str) -> dict[str, float]:
         """Mean loss, the part of all pixels that is right, and the means of Dice and IoU without the background."""
         _, counts, mean_loss = segmented(answers, loss)
         shared, _, true = np.moveaxis(counts, -1, 0)
@@ -163,6 +163,7 @@ SEGMENTATION = Segmentation(
     of="masks",
     losses=losses.MASK_LOSSES,
     best={"loss": -1, "accuracy": 1, "dice": 1},
+    shown=("loss", "accuracy", "dice"),
     offers=frozenset({"hausdorff", "overlays"}),
     masks=True,
     page=segmentation_page,

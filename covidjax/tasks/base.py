@@ -100,7 +100,7 @@ class Task(abc.ABC):
     offers: what it can do beside: 'oversample', 'ensemble', 'sweep', 'hausdorff', 'overlays' (tiles and volumes too)
     masks: whether the data source reads masks
     correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
-    page: (evaluation, workdir, examples or None) -> variables of templates/<name>.html, which tells of a split
+    page: (evaluation, workdir, examples or None) -> variables of templates/<template>, which tells of a split
     counted: what `class_counts` counts; comparison: how a study compares runs
     headline: figures at the head of a report, beside the one of `comparison`
     """
@@ -116,6 +116,7 @@ class Task(abc.ABC):
     masks: bool
     correct: Callable[[jax.Array, jax.Array], jax.Array] = correct_share
     step_figure: str = "accuracy"
+    template: str
     page: Callable[[Mapping[str, Any], Path, Examples | None], Mapping[str, Any]]
     counted: str
     headline: tuple[str, ...]

@@ -99,6 +99,7 @@ CLASSIFICATION = Classification(
     shown=("loss", "accuracy", "auroc"),
     offers=frozenset({"oversample", "ensemble", "sweep"}),
     masks=False,
+    template="classification.html",
     page=classification_page,
     counted="Examples",
     headline=("balanced_accuracy", "macro_auroc"),

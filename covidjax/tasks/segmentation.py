@@ -62,7 +62,7 @@ class Segmentation(Task):
                 f"config.dataset.oversample repeats images of a class, and config.model.name is {model_name!r}, whose "
                 "images have masks and no class: leave it empty"
             )
-        if loss.label_smoothing and loss.name not in losses.SMOOTHED:
+        if loss.label_smoothing and loss.name not in (*losses.SMOOTHED, *losses.MASK_LOSSES.registered):
             raise UserError(
                 f"loss.label_smoothing is {loss.label_smoothing}, which {loss.name} does not have; set it to 0, or "
                 f"choose one of {', '.join(losses.SMOOTHED)}"
@@ -166,6 +166,7 @@ SEGMENTATION = Segmentation(
     shown=("loss", "accuracy", "dice"),
     offers=frozenset({"hausdorff", "overlays"}),
     masks=True,
+    template="segmentation.html",
     page=segmentation_page,
     counted="Pixels",
     headline=("iou", "dice_pooled"),

@@ -102,7 +102,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 def check_backend() -> None:
     """Raises UserError where the devices that JAX_PLATFORMS asks for are not there."""
-    asked = jax.config.jax_platforms or ""
+    asked = getattr(jax.config, "jax_platforms") or ""  # noqa: B009 (as below)
     try:
         found, reason = jax.default_backend(), ""
     except (RuntimeError, AssertionError) as error:

@@ -20,7 +20,7 @@ class Interrupted(Exception):
     number: of the signal.
     """
 
-    number = signal.SIGTERM
+    number: int = signal.SIGTERM
 
 
 def some_of(names: Iterable[object], between: str = ", ") -> str:

@@ -5,6 +5,7 @@ In numpy on the host: a split is evaluated once, and its predictions fit in memo
 
 import csv
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,48 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> n
     return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
 
 
+def weighted_figures(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The figures of a split under many weightings of its examples at once.
+
+    probabilities: [n, classes] float64, finite; labels: [n] int; weights: [resamples, n] float64, how often each
+    example counts -> by name: 'precision', 'recall', 'specificity', 'f1', 'auroc' [resamples, classes], 'accuracy',
+    'balanced_accuracy', 'macro_f1', 'macro_auroc' [resamples], NaN where `classification_report` calls them undefined.
+    """
+    one_hot = np.eye(probabilities.shape[1])
+    true, guess = one_hot[labels], one_hot[probabilities.argmax(axis=1)]
+    sums = weights @ np.concatenate([true * guess, true, guess], axis=1)
+    hits, support, predictions = np.split(sums, 3, axis=1)
+    rest = weights.sum(axis=1, keepdims=True) - support
+    areas = [auroc(probabilities[:, index], labels == index, weights) for index in range(len(one_hot))]
+    of_classes = {
+        "precision": _ratio(hits, predictions),
+        "recall": _ratio(hits, support),
+        "specificity": _ratio(rest - predictions + hits, rest),
+        "f1": _ratio(2 * hits, support + predictions),
+        "auroc": np.stack(areas, axis=1),
+    }
+    return {
+        **of_classes,
+        "accuracy": hits.sum(axis=1) / weights.sum(axis=1),
+        "balanced_accuracy": _mean_over(support > 0, of_classes["recall"]),
+        "macro_f1": _mean_over(support > 0, of_classes["f1"]),
+        "macro_auroc": _mean_over(support > 0, of_classes["auroc"]),
+    }
+
+
+def validation_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """'auroc' (the mean over the classes), 'macro_f1' and 'balanced_accuracy', as `classification_report` has them.
+
+    probabilities: [n, classes] float, n above 0; labels: [n] int. NaN of figures that are undefined, and of all where
+    a probability is not finite.
+    """
+    names = {"auroc": "macro_auroc", "macro_f1": "macro_f1", "balanced_accuracy": "balanced_accuracy"}
+    if not np.isfinite(probabilities).all():
+        return dict.fromkeys(names, math.nan)
+    found = weighted_figures(probabilities.astype(np.float64), labels, np.ones((1, len(labels))))
+    return {name: float(found[key][0]) for name, key in names.items()}
+
+
 def classification_report(
     probabilities: np.ndarray, examples: Examples, loss: float, *, seed: int = 0, resamples: int = 1000
 ) -> dict[str, Any]:
@@ -116,19 +159,7 @@ def classification_report(
     matrix = confusion_matrix(labels, predicted, num_classes)
     hits, support, predictions = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     correct_rejections = num_examples - support - predictions + hits
-    one_hot = np.eye(num_classes)
-    true, guess = one_hot[labels], one_hot[predicted]
-    indicators = np.concatenate([true * guess, true, guess], axis=1)
-
-    def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
-        hits, support, predictions = np.split(weights @ indicators, 3, axis=1)
-        f1 = _ratio(2 * hits, support + predictions)
-        areas = np.stack(
-            [auroc(probabilities[:, index], labels == index, weights) for index in range(num_classes)], axis=1
-        )
-        macro = {f"macro_{key}": _mean_over(support > 0, values) for key, values in (("f1", f1), ("auroc", areas))}
-        return {"f1": f1, "auroc": areas, **macro}
-
+    figures = functools.partial(weighted_figures, probabilities, labels)
     found = {key: values[0] for key, values in figures(np.ones((1, num_examples))).items()}
     samples = bootstrap.resampled(figures, bootstrap.clusters_of(examples), seed, resamples)
 

@@ -128,6 +128,13 @@ def _check(config: ConfigDict, seeds: Sequence[int]) -> None:
             f"a sweep is of heads that label whole images, and {config.model.name} {task.words}: compare its "
             "settings with launch/study.py and --learning_rates"
         )
+    if config.checkpoint.best not in (known := ("loss", task.step_figure)):
+        raise UserError(
+            f"a sweep measures loss and {task.step_figure} alone, and config.checkpoint.best is "
+            f"{config.checkpoint.best!r}: set it to one of {', '.join(known)}"
+        )
+    if config.early_stopping.patience:
+        raise UserError("a sweep trains all heads to the end: set config.early_stopping.patience to 0")
     if config.phases or gradual_epochs(config.freeze) is not None:
         raise UserError(
             f"a sweep has one phase, that of the config itself: empty config.phases, and give config.freeze, now "

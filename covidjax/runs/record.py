@@ -73,8 +73,8 @@ def _only_longer(former: ConfigDict, config: ConfigDict) -> bool | None:
     if len(before) != len(now) or before[-1].last_step >= now[-1].last_step:
         return False
     for old, new in zip(before, now, strict=True):
-        end, alike = before[-1].last_step, {"last_step": 0, "schedule_steps": 0}
-        if dataclasses.replace(old, **alike) != dataclasses.replace(new, **alike):
+        end = before[-1].last_step
+        if dataclasses.replace(old, last_step=new.last_step, schedule_steps=new.schedule_steps) != new:
             return False
         if old.last_step != min(new.last_step, end) or not np.array_equal(_rates(old, end), _rates(new, end)):
             return False

@@ -94,7 +94,8 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         lines = ProgressLines(job.last_step, job.steps_per_epoch, config.batch_size, progress.step)
         saver = Saver(checkpoints)
         progress = loop.train(Loop(job, compiling, features, saver, writer, lines, stop_asked), state, progress)
-    if restored is not None and restored.step == job.last_step and report_path.exists():
+    ended = restored is not None and restored.step == progress.step
+    if ended and report_path.exists():
         return report_path  # finished before: the report may hold the test split too
 
     # ---- Validation figures of the best checkpoint, and the report ----
@@ -107,7 +108,9 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         "compile_seconds": round(compiling.seconds() + features.compile_seconds, 2),
         "images_per_second": round(num_images / max(progress.train_seconds, 1e-9), 2),
     }
-    run["notes"] = list(dict.fromkeys((*run["notes"], *features.notes, *filter(None, [lost]))))
+    stopped = loop.early_stopping_notes(job, progress)
+    print(*stopped, sep="\n", end="\n" * bool(stopped))
+    run["notes"] = list(dict.fromkeys((*run["notes"], *features.notes, *stopped, *filter(None, [lost]))))
     record.write(workdir, run)
     trained = load_trained(workdir, "latest" if lost else "best")
     evaluate_split(workdir, trained, job.val_split, *final_inputs(job, trained, features))

@@ -95,11 +95,12 @@ class Task(abc.ABC):
     labels: 'images' or 'pixels', whichever a network of the task labels, see `models.labels`
     words: what its networks do, after their name; of: what its losses and figures are of
     losses: functions by names of `config.loss.name`
-    best: names of `config.checkpoint.best`, with 1 where higher is better, else -1; progress lines show these figures
+    best: names of `config.checkpoint.best`, with 1 where higher is better, else -1
+    shown: those in every progress line
     offers: what it can do beside: 'oversample', 'ensemble', 'sweep', 'hausdorff', 'overlays' (tiles and volumes too)
     masks: whether the data source reads masks
     correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
-    page: (evaluation, workdir, examples or None) -> variables of templates/<name>.html, which tells of a split
+    page: (evaluation, workdir, examples or None) -> variables of templates/<template>, which tells of a split
     counted: what `class_counts` counts; comparison: how a study compares runs
     headline: figures at the head of a report, beside the one of `comparison`
     """
@@ -110,10 +111,12 @@ class Task(abc.ABC):
     of: str
     losses: Mapping[str, Callable[..., jax.Array]]
     best: Mapping[str, int]
+    shown: tuple[str, ...]
     offers: frozenset[str]
     masks: bool
     correct: Callable[[jax.Array, jax.Array], jax.Array] = correct_share
     step_figure: str = "accuracy"
+    template: str
     page: Callable[[Mapping[str, Any], Path, Examples | None], Mapping[str, Any]]
     counted: str
     headline: tuple[str, ...]
@@ -167,8 +170,11 @@ class Task(abc.ABC):
     # ---- Figures ----
 
     @abc.abstractmethod
-    def measure(self, answers: Answers, loss: LossFunction) -> dict[str, float]:
-        """The figures of a split during training. loss: the same object in every call."""
+    def measure(self, answers: Answers, loss: LossFunction, loss_name: str) -> dict[str, float]:
+        """The figures of a split during training, those of `best` among them; NaN of undefined ones.
+
+        loss: the same object in every call; loss_name: its `config.loss.name`.
+        """
 
     @abc.abstractmethod
     def evaluate(
@@ -183,10 +189,12 @@ class Task(abc.ABC):
     def summary(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
         """The lines on an evaluation for the person who asked for it."""
 
-    def format_figures(self, figures: Mapping[str, float]) -> str:
-        """The figures of a line of a running training."""
+    def format_figures(self, figures: Mapping[str, float], by: str) -> str:
+        """The figures of a line of a running training. by: `config.checkpoint.best`."""
         return " ".join(
-            f"{key} {figures[key]:{'.4f' if key == 'loss' else '.3f'}}" for key in self.best if key in figures
+            f"{key} {figures[key]:{'.4f' if key == 'loss' else '.3f'}}"
+            for key in dict.fromkeys((*self.shown, by))
+            if key in figures
         )
 
     # ---- New images ----

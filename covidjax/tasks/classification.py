@@ -45,11 +45,16 @@ class Classification(Task):
     def label(self, target: np.ndarray, classes: Sequence[str]) -> str:
         return classes[int(target)]
 
-    def measure(self, answers: Answers, loss: LossFunction) -> dict[str, float]:
-        total = Sums.empty()
+    def measure(self, answers: Answers, loss: LossFunction, loss_name: str) -> dict[str, float]:
+        """Mean loss, accuracy, and the figures of `metrics.classification.validation_figures`."""
+        total, batches = Sums.empty(), []
         for logits, labels, count in answers:
             total = total.merge(_batch_sums(logits, labels, count, loss))
-        return {name: float(value) for name, value in total.compute().items()}
+            batches.append((losses.probabilities(logits, loss_name), labels, count))
+        parts = [(np.asarray(table)[:count], np.asarray(labels)[:count]) for table, labels, count in batches]
+        table, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        sums = {name: float(value) for name, value in total.compute().items()}
+        return {**sums, **classification.validation_figures(table, labels)}
 
     def evaluate(
         self, answers: Answers, examples: Examples, loss: ConfigDict, workdir: Path, *, hausdorff: bool = False
@@ -90,9 +95,11 @@ CLASSIFICATION = Classification(
     words="labels whole images",
     of="whole images",
     losses=losses.LOSSES,
-    best={"loss": -1, "accuracy": 1},
+    best={"loss": -1, "accuracy": 1, "auroc": 1, "macro_f1": 1, "balanced_accuracy": 1},
+    shown=("loss", "accuracy", "auroc"),
     offers=frozenset({"oversample", "ensemble", "sweep"}),
     masks=False,
+    template="classification.html",
     page=classification_page,
     counted="Examples",
     headline=("balanced_accuracy", "macro_auroc"),

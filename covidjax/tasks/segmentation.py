@@ -62,13 +62,13 @@ class Segmentation(Task):
                 f"config.dataset.oversample repeats images of a class, and config.model.name is {model_name!r}, whose "
                 "images have masks and no class: leave it empty"
             )
-        if loss.label_smoothing and loss.name not in losses.SMOOTHED:
+        if loss.label_smoothing and loss.name not in (*losses.SMOOTHED, *losses.MASK_LOSSES.registered):
             raise UserError(
                 f"loss.label_smoothing is {loss.label_smoothing}, which {loss.name} does not have; set it to 0, or "
                 f"choose one of {', '.join(losses.SMOOTHED)}"
             )
 
-    def measure(self, answers: Answers, loss: LossFunction) -> dict[str, float]:
+    def measure(self, answers: Answers, loss: LossFunction, loss_name: str) -> dict[str, float]:
         """Mean loss, the part of all pixels that is right, and the means of Dice and IoU without the background."""
         _, counts, mean_loss = segmented(answers, loss)
         shared, _, true = np.moveaxis(counts, -1, 0)
@@ -163,8 +163,10 @@ SEGMENTATION = Segmentation(
     of="masks",
     losses=losses.MASK_LOSSES,
     best={"loss": -1, "accuracy": 1, "dice": 1},
+    shown=("loss", "accuracy", "dice"),
     offers=frozenset({"hausdorff", "overlays"}),
     masks=True,
+    template="segmentation.html",
     page=segmentation_page,
     counted="Pixels",
     headline=("iou", "dice_pooled"),

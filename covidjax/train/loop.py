@@ -30,12 +30,14 @@ from covidjax.train.writer import MetricsWriter, ProgressLines
 class RunProgress:
     """The part of a checkpoint beside the state: finished steps, seconds of training, the best validation so far.
 
+    waited: validations at the ends of epochs of the last phase since one was better than all before.
     phase, phase_step: where the last checkpoint stands, for whoever looks into it.
     """
 
     step: int = 0
     train_seconds: float = 0.0
     best: dict[str, float] | None = None
+    waited: int = 0
     phase: int = 0
     phase_step: int = 0
 
@@ -60,7 +62,7 @@ def train(loop: Loop, state: TrainState, progress: RunProgress) -> RunProgress:
     """
     job, compiling = loop.job, loop.compiling
     for phase in job.phases:
-        if progress.step >= phase.last_step:
+        if progress.step >= phase.last_step or stopped_early(job, progress):
             continue
         if phase.index and progress.step == phase.first_step:
             state = job.begin_phase(phase, state)
@@ -87,7 +89,8 @@ def train_phase(
 
     def measure(state: TrainState) -> dict[str, float]:
         variables = evaluation_variables(state, recipe.plan)
-        return job.task.measure(answers(forward, variables, inputs.val, targets, batch_size, job.mesh), job.plain_loss)
+        found = answers(forward, variables, inputs.val, targets, batch_size, job.mesh)
+        return job.task.measure(found, job.plain_loss, config.loss.name)
 
     loop.lines.restart(progress.step)
     began, began_step, shown = time.monotonic(), progress.step, time.monotonic()
@@ -108,7 +111,7 @@ def train_phase(
             progress = tell(loop, phase, figures, measured, progress)
             finished = step % job.steps_per_epoch == 0  # else the phase ends within an epoch
             state = next_epoch(state, figures["loss"] if finished else None, phase.optimizer, job.mesh)
-            ends = step == phase.last_step
+            ends = step == phase.last_step or stopped_early(job, progress)
             if ends or step // job.steps_per_epoch % config.checkpoint.every_epochs == 0:
                 figure = measured[config.checkpoint.best]
                 loop.saver.offer(Snapshot(step, state, dataclasses.asdict(progress), figure), must=ends)
@@ -121,13 +124,32 @@ def train_phase(
         elif time.monotonic() - shown > loop.lines.interval_seconds:
             sums = fetch_sums(state, recipe, loop.saver)
             loss = f"loss {mean(sums.loss, sums.steps):.4f}"
-            loop.lines.show(step, loss, format_best(job.task, progress.best), stays=False)
+            loop.lines.show(step, loss, format_best(job, progress.best), stays=False)
             shown = time.monotonic()
+        if stopped_early(job, progress):
+            break
         if loop.stop_asked():
             fetch_sums(state, recipe, loop.saver)
             spent = progress.train_seconds + time.monotonic() - began
             stop(loop.saver, state, dataclasses.replace(progress, train_seconds=spent))
     return state, progress
+
+
+def stopped_early(job: Job, progress: RunProgress) -> bool:
+    """Whether `config.early_stopping` ends a run where it stands."""
+    return 0 < job.config.early_stopping.patience <= progress.waited
+
+
+def early_stopping_notes(job: Job, progress: RunProgress) -> list[str]:
+    """A note where `config.early_stopping` ended a run before its last step; none elsewhere."""
+    if not stopped_early(job, progress) or progress.step >= job.last_step:
+        return []
+    best, reached = job.config.checkpoint.best, progress.step
+    since = "" if progress.best is None else f"; the best is of epoch {progress.best['epoch']:.0f}"
+    return [
+        f"stopped early after step {reached} of {job.last_step}: no better validation {best} in {progress.waited} "
+        f"epochs (config.early_stopping.patience){since}"
+    ]
 
 
 def fetch_sums(state: TrainState, recipe: Recipe, saver: Saver) -> StepMetrics:
@@ -160,14 +182,16 @@ def tell(
     epoch = -(-step // job.steps_per_epoch) if ends else step / job.steps_per_epoch
     for split, values in pairs if ends else pairs[1:]:
         loop.writer.write({"step": step, "epoch": epoch, "phase": phase.index, "split": split, **values})
-    name = job.config.checkpoint.best
+    name, best, waited = job.config.checkpoint.best, progress.best, progress.waited
     sign = job.task.best[name]
-    best = progress.best
-    if ends and math.isfinite(measured[name]) and (best is None or sign * measured[name] >= sign * best[name]):
-        best = {"epoch": epoch, **measured}
-    shown = "  ".join(f"{split} {job.task.format_figures(values)}" for split, values in pairs)
-    loop.lines.show(step, shown, format_best(job.task, best), stays=True)
-    return dataclasses.replace(progress, best=best)
+    if ends:
+        better = math.isfinite(measured[name]) and (best is None or sign * measured[name] > sign * best[name])
+        waited = 0 if better or phase.last_step < job.last_step else waited + 1
+        if better or (best is not None and measured[name] == best[name]):  # of equal ones the last
+            best = {"epoch": epoch, **measured}
+    shown = "  ".join(f"{split} {job.task.format_figures(values, name)}" for split, values in pairs)
+    loop.lines.show(step, shown, format_best(job, best), stays=True)
+    return dataclasses.replace(progress, best=best, waited=waited)
 
 
 def train_figures(task: Task, recipe: Recipe, state: TrainState, sums: StepMetrics) -> dict[str, float]:
@@ -209,6 +233,8 @@ def stop(saver: Saver, state: TrainState, progress: RunProgress) -> NoReturn:
     raise Interrupted(f"stopped after step {progress.step}, which is saved: the same command goes on from there")
 
 
-def format_best(task: Task, best: dict[str, float] | None) -> str:
+def format_best(job: Job, best: dict[str, float] | None) -> str:
     """The best validation figures so far, for the progress line."""
-    return "-" if best is None else f"val {task.format_figures(best)} (epoch {best['epoch']:.0f})"
+    if best is None:
+        return "-"
+    return f"val {job.task.format_figures(best, job.config.checkpoint.best)} (epoch {best['epoch']:.0f})"

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from covidjax import models, optim, tasks
 from covidjax.data import sources, splits
-from covidjax.data.augment import Augmentation
+from covidjax.data.augment import augmentation_of
 from covidjax.data.copies import copies, seen
 from covidjax.data.examples import Examples
 from covidjax.data.order import steps_per_epoch
@@ -201,7 +201,7 @@ def make_recipe(
         learning_rate=optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, epoch_steps),
         loss=task.train_loss(config.loss, train_split),
         correct=task.correct,
-        augmentation=Augmentation(**config.augment.to_dict()),
+        augmentation=augmentation_of(config.augment.to_dict()),
         preprocessing=begin.preprocessing,
         schedule_start=phase.schedule_start,
         accumulation_steps=config.accumulation_steps,

@@ -1,6 +1,5 @@
 """Weights of any source as one safetensors file in our own names."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -17,7 +16,8 @@ from covidjax.process import path_of
 from covidjax.weights import catalog, files, inputs
 from covidjax.weights.foreign import HEADS
 from covidjax.weights.load import LoadReport, arrange, match
-from covidjax.weights.start import entries, obtain, replaceable, source_format
+from covidjax.weights.start import entries, is_own, obtain, replaceable, source_format, unwrapped
+from covidjax.weights.wrapped import described
 
 FORMAT = "covidjax"
 
@@ -29,7 +29,7 @@ def convert(pretrained: str, output: Path) -> tuple[dict[str, str], LoadReport]:
     """
     if output.suffix != ".safetensors":
         raise UserError(f"--output is {str(output)!r}: allowed is a name that ends in .safetensors")
-    path = path_of(pretrained)
+    path = files.located(path_of(pretrained))
     inputs.check_known(path)
     tensors, facts = obtain(pretrained)
     if pretrained in catalog.CATALOG:
@@ -39,9 +39,12 @@ def convert(pretrained: str, output: Path) -> tuple[dict[str, str], LoadReport]:
     elif files.metadata(path).get("format") == FORMAT:
         raise UserError(f"--pretrained {path} is in our names already: copy it")
     else:
-        model, facts = identify(tensors, path), {"source_sha256": digest(path)}
-    preprocessing = inputs.of_weights(pretrained, model.name, channels=3)
-    arrays, account = in_our_names(model, tensors, preprocessing)
+        model, facts = identify(tensors, path), {"source_sha256": digest(path), **facts}
+    # For gray images only a file whose first convolution takes gray has a preprocessing of its own.
+    gray = pretrained not in catalog.CATALOG and path.is_file() and inputs.takes_gray(path)
+    preprocessing = inputs.of_weights(pretrained, model.name, channels=1 if gray else 3)
+    arrays, account, told = in_our_names(model, tensors, preprocessing)
+    facts |= {"names": told} if told else {}
     header = {
         "format": FORMAT,
         "model": model.name,
@@ -55,37 +58,53 @@ def convert(pretrained: str, output: Path) -> tuple[dict[str, str], LoadReport]:
 
 
 def in_our_names(
-    model: ConfigDict, tensors: Mapping[str, np.ndarray], preprocessing: Preprocessing
-) -> tuple[dict[str, np.ndarray], LoadReport]:
-    """The arrays of a network by path, its head as the file has it. model: `config.model`."""
-    if all(name.startswith(("params/", "batch_stats/")) for name in tensors):
-        return {name: np.asarray(tensor) for name, tensor in tensors.items()}, LoadReport((), ())
+    model: ConfigDict, tensors: dict[str, np.ndarray], preprocessing: Preprocessing
+) -> tuple[dict[str, np.ndarray], LoadReport, str]:
+    """The arrays of a network by path, its head as the file has it, and of their names. model: `config.model`."""
+    if is_own(tensors):
+        return {name: np.asarray(tensor) for name, tensor in tensors.items()}, LoadReport((), ()), ""
     built = models.build(model, 1000, "float32")
-    abstract = jax.eval_shape(models.initialiser(built, preprocessing, (224, 224, 3)), jax.random.key(0))
-    known = entries(built, abstract, tensors)
-    _, account = match(abstract, known, tensors, new_stages=replaceable(built.stages))
+    shape = (224, 224, len(preprocessing.mean))
+    abstract = jax.eval_shape(models.initialiser(built, preprocessing, shape), jax.random.key(0))
+    inner = unwrapped(built, tensors)
+    tensors, known = inner.tensors, entries(built, abstract, inner.tensors)
+    _, account = match(abstract, known, tensors, new_stages=replaceable(built.stages), outside=inner.outside)
     # A head for other classes or another image size does not fit this network, and is written as it is.
     taken = {entry.path: entry for entry in known if entry.source in tensors}
     sources = {entry.source for entry in taken.values()}
     arrays = {path: np.array(arrange(tensors[e.source], e.layout), order="C") for path, e in taken.items()}
     unused = tuple(name for name in account.unused if name not in sources)
-    return arrays, LoadReport(unused, tuple(path for path in account.new if path not in taken))
+    return arrays, LoadReport(unused, tuple(path for path in account.new if path not in taken)), inner.told
 
 
-def identify(tensors: Mapping[str, np.ndarray], path: Path) -> ConfigDict:
-    """`config.model` of the first network whose names are those of a file. Raises UserError where none fits."""
+def identify(tensors: dict[str, np.ndarray], path: Path) -> ConfigDict:
+    """`config.model` of the first network whose names are those of a file, or of most of it.
+
+    Raises UserError where none fits.
+    """
+    fitting: list[tuple[int, ConfigDict]] = []
     for name in models.NAMES:
         model = model_config(name, source_format(tensors))
         try:
             built = models.build(model, 1000, "float32")
-            known = entries(built, {}, tensors)
+            inner = unwrapped(built, tensors)
+            known = entries(built, {}, inner.tensors)
         except UserError:
             continue
         backbone = [entry.source for entry in known if entry.path.split("/")[1] not in replaceable(built.stages)]
-        convolutions = [name for name, tensor in tensors.items() if tensor.ndim == 4 and not name.startswith(HEADS)]
-        if backbone and set(backbone) <= tensors.keys() and set(convolutions) <= {entry.source for entry in known}:
-            return model
-    raise UserError(f"{path} has the names of no network here: allowed are weights of {', '.join(models.NAMES[1:])}")
+        convolutions = {
+            name
+            for name, tensor in inner.tensors.items()
+            if tensor.ndim == 4 and name not in inner.outside and not name.startswith(HEADS)
+        }
+        if backbone and set(backbone) <= inner.tensors.keys() and convolutions <= {entry.source for entry in known}:
+            fitting.append((len(inner.outside), model))
+    if fitting:
+        return min(fitting, key=lambda each: each[0])[1]
+    raise UserError(
+        f"{path} has the names of no network here: found {described({name: t.shape for name, t in tensors.items()})}; "
+        f"allowed are weights of {', '.join(models.NAMES[1:])}"
+    )
 
 
 def model_config(name: str, arrangement: str) -> ConfigDict:

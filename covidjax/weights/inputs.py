@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from covidjax.models.preprocessing import CAFFE, IMAGENET, SYMMETRIC, Preprocess
 from covidjax.models.resnet import PREACTIVATED
 from covidjax.process import path_of
 from covidjax.weights import catalog, files
+
+# The names of first convolutions, and what they contain where they are of a later block.
+STEM = re.compile(r"(^|[./])(conv1\.weight|features\.0\.weight|conv1_conv/0|block1_conv1/0|conv2d/vars/0)$")
+INNER = re.compile(r"layer\d")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +46,8 @@ def of_weights(pretrained: str, model_name: str, channels: int) -> Preprocessing
         return fresh(channels)
     if pretrained in catalog.CATALOG:
         return catalog.CATALOG[pretrained].preprocessing
-    path = path_of(pretrained)
-    return recorded(split_checkpoint(path)[0]) if path.is_dir() else of_file(path, model_name)
+    path = files.located(path_of(pretrained))
+    return recorded(split_checkpoint(path)[0]) if path.is_dir() else of_file(path, model_name, channels)
 
 
 def recorded(workdir: Path) -> Preprocessing:
@@ -59,25 +64,33 @@ def recorded(workdir: Path) -> Preprocessing:
     return decode(json.dumps(run.get("preprocessing")))
 
 
-def of_file(path: Path, model_name: str) -> Preprocessing:
+def of_file(path: Path, model_name: str, channels: int) -> Preprocessing:
     """The preprocessing of a local file: what its header says, else that of the family its names are from.
 
-    Keras' VGG and ResNet v1 take the Caffe form, its ResNet v2 -1..1; names of torchvision take ImageNet's mean.
+    Keras' VGG and ResNet v1 take the Caffe form, its ResNet v2 -1..1; names of torchvision take ImageNet's mean. For
+    gray images, where the first convolution of the file takes one channel, the mean over the family's channels.
     """
     check_known(path)
-    if path.suffix == ".h5":
-        return SYMMETRIC if model_name in PREACTIVATED else CAFFE
-    if path.suffix != ".safetensors":
-        return IMAGENET
-    if not path.is_file():
-        raise UserError(f"there is no {path}: the preprocessing of the run is in this file of weights: put it back")
-    header = files.metadata(path)
-    return decode(header["preprocessing"]) if "preprocessing" in header else IMAGENET
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            raise UserError(f"there is no {path}: the preprocessing of the run is in this file of weights: put it back")
+        header = files.metadata(path)
+        if "preprocessing" in header:
+            return decode(header["preprocessing"])
+    family = (SYMMETRIC if model_name in PREACTIVATED else CAFFE) if path.suffix == ".h5" else IMAGENET
+    return dataclasses.replace(folded(family), inside=False) if channels == 1 and takes_gray(path) else family
+
+
+def takes_gray(path: Path) -> bool:
+    """Whether the first convolution in a file takes one channel. False where there is no file."""
+    shapes = files.shapes(path) if path.is_file() else {}
+    stem = next((name for name in shapes if STEM.search(name) and not INNER.search(name)), "")
+    return bool(stem) and shapes[stem][-2 if "/" in stem else 1] == 1
 
 
 def check_known(path: Path) -> None:
     """Raises UserError, with the nearest ids, where a name is neither a folder nor that of a weight file."""
-    if not path.exists() and path.suffix not in files.SUFFIXES:
+    if not path.exists() and not files.has_suffix(path):
         catalog.find(str(path))
 
 

@@ -1,7 +1,7 @@
 """The weights that a run starts from: random, published, a file, or an earlier run."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -10,16 +10,18 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from covidjax import models
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing, fold_kernel
 from covidjax.process import cache_dir, path_of
 from covidjax.weights import catalog, files, inputs, keras, torchvision
 from covidjax.weights.catalog import Source
 from covidjax.weights.fetch import fetch
+from covidjax.weights.foreign import OWN
 from covidjax.weights.inputs import RunPreprocessing
 from covidjax.weights.load import Entry, match, own_entries, place
 from covidjax.weights.workdir import load_trained
+from covidjax.weights.wrapped import Unwrapped, described, unwrap
 
 LAST_OF_ENCODER = "layer4"
 
@@ -50,11 +52,19 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
     if config.pretrained in catalog.CATALOG:
         _check_model(config.model, catalog.CATALOG[config.pretrained])
     tensors, facts = obtain(config.pretrained, config.dataset.cache_dir)
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    known: tuple[Entry, ...] = ()
     try:
+        inner = unwrapped(model, tensors)
+        tensors = inner.tensors
         known = entries(model, abstract, tensors)
-        used, account = match(abstract, known, tensors, new_stages=replaceable(model.stages))
+        used, account = match(abstract, known, tensors, new_stages=replaceable(model.stages), outside=inner.outside)
     except UserError as error:
-        raise UserError(f"config.pretrained {config.pretrained} does not fit {config.model.name}: {error}") from error
+        expected = f"; expected {some_of(entry.source for entry in known)}" if known else ""
+        raise UserError(
+            f"config.pretrained {config.pretrained} does not fit {config.model.name}: {error}; found "
+            f"{described(found)}{expected}"
+        ) from error
     # Each tensor is let go as its array is made, so that the weights are never held twice.
     targets = traverse_util.flatten_dict(abstract, sep="/")
     leaves = {path: place(tensors.pop(e.source), e.layout, targets[path].dtype) for path, e in used.items()}
@@ -74,7 +84,9 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
         leaves |= jax.jit(drawn)(key)
     nested = traverse_util.unflatten_dict(leaves, sep="/")
     variables = {kind: nested.get(kind, {}) for kind in abstract}
-    origin = f"weights: {_origin(config.pretrained, facts)}; {account}"
+    gray = "its first convolution takes one channel" if len(pixels.of_weights.mean) == 1 else ""
+    told = filter(None, (_origin(config.pretrained, facts), facts.get("unwrapped"), inner.told, gray, str(account)))
+    origin = f"weights: {'; '.join(told)}"
     return InitialVariables(variables, pixels.network, (origin, _on_pixels(pixels)))
 
 
@@ -93,9 +105,26 @@ def replaceable(stages: tuple[str, ...]) -> tuple[str, ...]:
     return stages[stages.index(LAST_OF_ENCODER) + 1 :] if LAST_OF_ENCODER in stages else stages[-1:]
 
 
+def unwrapped(model: Staged, tensors: dict[str, np.ndarray]) -> Unwrapped:
+    """The tensors by the names that the network has in its format. Raises UserError as `unwrap` and `entries`."""
+    if is_own(tensors):
+        return Unwrapped(tensors)
+    if source_format(tensors) == "keras":
+        alternatives = (keras.entries(model, ()), keras.entries(model, ("layers/",)))
+    else:
+        alternatives = (torchvision.entries(model), torchvision.entries(model, ()))
+    wanted = ([e.source for e in known if e.path.split("/")[1] != model.stages[-1]] for known in alternatives)
+    return unwrap(tensors, wanted)
+
+
+def is_own(names: Collection[str]) -> bool:
+    """Whether tensors bear our own names."""
+    return all(name.startswith(OWN) for name in names)
+
+
 def entries(model: Staged, variables: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
     """The name map for the tensors of a file, whose names tell the format."""
-    if all(name.startswith(("params/", "batch_stats/")) for name in tensors):
+    if is_own(tensors):
         return own_entries(variables)
     return (keras if source_format(tensors) == "keras" else torchvision).entries(model, tensors)
 
@@ -109,16 +138,17 @@ def obtain(pretrained: str, configured_cache: str = "") -> tuple[dict[str, np.nd
     """The tensors that `config.pretrained` names, and facts on where they are from.
 
     A published source: its license, revision and SHA-256, once its file is in the user's cache folder or the one that
-    a config names; an earlier run: its checkpoint; another file: none.
+    a config names; an earlier run: its checkpoint; another file: what it was unwrapped from, if anything.
     """
     if pretrained in catalog.CATALOG:
         source = catalog.CATALOG[pretrained]
         fetched = fetch(source, cache_dir(configured_cache) / "weights")
         facts = {"license": source.license, "revision": fetched.revision, "source_sha256": fetched.sha256}
-        return files.read(fetched.path), {name: fact for name, fact in facts.items() if fact}
-    path = path_of(pretrained)
+        return files.read(fetched.path)[0], {name: fact for name, fact in facts.items() if fact}
+    path = files.located(path_of(pretrained))
     if not path.is_dir():
-        return files.read(path), {}
+        tensors, told = files.read(path)
+        return tensors, {"unwrapped": told} if told else {}
     workdir, which = inputs.split_checkpoint(path)
     trained = load_trained(workdir, which)
     checkpoint = f"{workdir}, {trained.which} at step {trained.step}"

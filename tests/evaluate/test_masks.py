@@ -51,7 +51,9 @@ def test_every_image_counts_once_whatever_the_batch_size(count: int, batch_size:
         return jax.numpy.asarray(inputs)
 
     mesh = make_mesh(32)
-    figures = SEGMENTATION.measure(answers(network, None, logits, masks, batch_size, mesh), loss)
+    figures = SEGMENTATION.measure(
+        answers(network, None, logits, masks, batch_size, mesh), loss, "softmax_cross_entropy"
+    )
     assert figures == pytest.approx(plain_figures(logits, masks))
     predicted, counts, _ = segmented(answers(network, None, logits, masks, batch_size, mesh), loss)
     assert (predicted.dtype, predicted.shape) == (np.uint8, masks.shape)

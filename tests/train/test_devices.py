@@ -89,7 +89,7 @@ def evaluation() -> dict[str, np.ndarray]:
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     variables = jax.device_put(variables, replicated(mesh))
     batches = network.answers(forward, variables, examples.images, examples.labels, 7, mesh)
-    found = CLASSIFICATION.measure(batches, softmax_cross_entropy)
+    found = CLASSIFICATION.measure(batches, softmax_cross_entropy, "softmax_cross_entropy")
     logits = network.predict(forward, variables, images, 7, mesh)
     assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels))
     return {"evaluation logits": logits, "evaluation": np.array([found["loss"], found["accuracy"]])}

@@ -67,9 +67,14 @@ def _pretended_torch() -> Iterator[None]:
 
 def write_pth(path: Path, tensors: Mapping[str, np.ndarray], *, extra: Mapping[str, Any] | None = None) -> Path:
     """A file as torch.save writes it; arrays keep their strides, as views of their bases do in PyTorch."""
+    return write_checkpoint(path, collections.OrderedDict(tensors) | dict(extra or {}))
+
+
+def write_checkpoint(path: Path, saved: Any) -> Path:
+    """A file as torch.save writes it, of dictionaries, lists and tensors in one another."""
     storages: list[_Storage] = []
-    content: dict[str, Any] = collections.OrderedDict()
-    for name, tensor in tensors.items():
+
+    def tensor_of(tensor: np.ndarray) -> _Tensor:
         base = tensor if tensor.base is None else tensor.base
         assert isinstance(base, np.ndarray)
         known = next((storage for storage in storages if storage.values is base), None)
@@ -78,8 +83,16 @@ def write_pth(path: Path, tensors: Mapping[str, np.ndarray], *, extra: Mapping[s
             storages.append(known)
         offset = (tensor.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // base.itemsize
         strides = tuple(stride // base.itemsize for stride in tensor.strides)
-        content[name] = _Tensor(known, offset, tensor.shape, strides)
-    content |= extra or {}
+        return _Tensor(known, offset, tensor.shape, strides)
+
+    def made(value: Any) -> Any:
+        if type(value) in (dict, collections.OrderedDict):
+            return type(value)((key, made(item)) for key, item in value.items())
+        if isinstance(value, list):
+            return [made(item) for item in value]
+        return tensor_of(value) if hasattr(value, "__array_interface__") else value
+
+    content = made(saved)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive, _pretended_torch():
         with archive.open("archive/data.pkl", "w") as opened:
             _Pickler(opened, protocol=2).dump(content)

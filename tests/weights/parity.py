@@ -89,7 +89,7 @@ def load(model: Staged, path: Path, source_format: str, images: np.ndarray) -> d
     """The variables of a network out of a file. All of the file is used; zeros stand where it has no head."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    tensors = files.read(path)
+    tensors, _ = files.read(path)
     variables, filled = fill({"batch_stats": {}, **empty}, entries_for(source_format, model, tensors), tensors)
     assert all(name.endswith(COUNTERS) for name in filled.unused), filled
     assert not filled.new or not any("head" in entry.path for entry in entries_for(source_format, model, tensors))

@@ -100,6 +100,8 @@ def test_losses_equal_their_formulas() -> None:
     sigmoid = (math.log1p(math.exp(2.0)) + math.log1p(math.exp(1.0))) / 2
     assert losses.softmax_cross_entropy(logits, labels).item() == pytest.approx(softmax)
     assert losses.sigmoid_cross_entropy(logits, labels).item() == pytest.approx(sigmoid)
+    focal = (1 - math.exp(-softmax)) ** 1.7 * softmax
+    assert losses.focal(logits, labels, gamma=1.7, class_weights=(3.0, 2.0)).item() == pytest.approx(2 * focal)
     smoothed = 0.9 * softmax + 0.1 * (softmax + softmax - 3.0) / 2
     assert losses.softmax_cross_entropy(logits, labels, label_smoothing=0.1).item() == pytest.approx(smoothed)
     smoothed = (math.log1p(math.exp(2.0)) - 0.05 * 2.0 + math.log1p(math.exp(-1.0)) + 0.95 * 1.0) / 2

@@ -4,19 +4,22 @@ The mean over the batch is the caller's, also with class weights: `sum(weight * 
 `class_weight` in Keras (PyTorch divides by the sum of the weights instead).
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from covidjax.errors import UserError, some_of
+from covidjax.registry import Own, Range, Registry
 
 LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
 Weights = tuple[float, ...] | None
+Made = TypeVar("Made", bound=Callable[..., jax.Array])
 
 
 def softmax_cross_entropy(
@@ -85,9 +88,12 @@ def probabilities(logits: jax.Array, name: str) -> jax.Array:
 
     'softmax_cross_entropy', 'focal': the softmax. 'sigmoid_cross_entropy': the sigmoids of the classes divided by their
     sum, as labels exclude each other; the sigmoids themselves need not sum to 1.
+    A registered loss: what it was registered with, else the softmax.
     logits: [batch, classes] float. Returns [batch, classes], float32 for half-precision logits, else their dtype.
     """
     logits = at_least_float32(logits)
+    if isinstance(own := LOSSES.get(name), OwnLoss) and own.probabilities:
+        return own.probabilities(logits)
     if name == "sigmoid_cross_entropy":
         # softmax(log(s)) is s / sum(s), without the 0 / 0 of sigmoids that all underflow.
         logits = jax.nn.log_sigmoid(logits)
@@ -213,18 +219,69 @@ def tversky(logits: jax.Array, labels: jax.Array, *, beta: float, class_weights:
 
 
 # Losses by `config.loss.name`, of labelled images and of masks; those of SMOOTHED know label smoothing.
-LOSSES: dict[str, Callable[..., jax.Array]] = {
-    "softmax_cross_entropy": softmax_cross_entropy,
-    "sigmoid_cross_entropy": sigmoid_cross_entropy,
-    "focal": focal,
-}
-MASK_LOSSES: dict[str, Callable[..., jax.Array]] = {
-    **{name: of_pixels(loss) for name, loss in LOSSES.items()},
-    "cross_entropy_dice": cross_entropy_dice,
-    "dice": dice,
-    "tversky": tversky,
-}
+LOSSES: Registry[Callable[..., jax.Array]] = Registry(
+    "loss",
+    {
+        "softmax_cross_entropy": softmax_cross_entropy,
+        "sigmoid_cross_entropy": sigmoid_cross_entropy,
+        "focal": focal,
+    },
+)
+MASK_LOSSES: Registry[Callable[..., jax.Array]] = Registry(
+    "loss",
+    {
+        **{name: of_pixels(loss) for name, loss in LOSSES.items()},
+        "cross_entropy_dice": cross_entropy_dice,
+        "dice": dice,
+        "tversky": tversky,
+    },
+)
 SMOOTHED = ("softmax_cross_entropy", "sigmoid_cross_entropy", "cross_entropy_dice")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnLoss(Own):
+    """A registered loss. probabilities: logits [batch, classes] -> the same shape; None: the softmax."""
+
+    probabilities: Callable[[jax.Array], jax.Array] | None = None
+
+    def __call__(self, logits: jax.Array, labels: jax.Array, **options: Any) -> jax.Array:
+        """The loss: [batch]."""
+        return self.function(logits, labels, **options)
+
+
+def register_loss(
+    name: str,
+    *,
+    labels: Literal["images", "pixels"] = "images",
+    probabilities: Callable[[jax.Array], jax.Array] | None = None,
+    **ranges: Range,
+) -> Callable[[Made], Made]:
+    """Makes a function (logits, labels, ...) -> [batch] a loss of that name: a decorator.
+
+    It is called with `class_weights` (one number per class, or None) and `label_smoothing`, if it takes them by name,
+    and with `config.loss.options`, pairs of another parameter of it and a value.
+    labels: 'images': logits [batch, classes] and labels [batch]; 'pixels': both with height and width before classes.
+    probabilities: see OwnLoss; ranges: the least and the greatest value of an option.
+    Raises UserError for a name that another loss of such labels has.
+    """
+
+    def register(function: Made) -> Made:
+        own = OwnLoss(function, ranges, probabilities)
+        (MASK_LOSSES if labels == "pixels" else LOSSES).add(name, own, function)
+        return function
+
+    return register
+
+
+def _registered(own: OwnLoss, loss_config: Any, class_weights: Weights) -> LossFunction:
+    shared = {"class_weights": class_weights, "label_smoothing": float(loss_config.label_smoothing)}
+    for key, value in shared.items():
+        if value and key not in own.options:
+            raise UserError(f"loss.{key} is set, and {loss_config.name} does not take it: leave it out")
+    first_two = dict.fromkeys(list(own.options)[:2])
+    keywords = own.keywords("loss", loss_config.options, shared | first_two)
+    return functools.partial(own.function, **{key: value for key, value in keywords.items() if key not in first_two})
 
 
 def loss_function(
@@ -237,6 +294,8 @@ def loss_function(
     class_weights: what the function of that name returned; losses: LOSSES or MASK_LOSSES.
     """
     name = loss_config.name
+    if isinstance(own := losses[name], OwnLoss):
+        return _registered(own, loss_config, class_weights)
     options: dict[str, Any] = {"class_weights": class_weights}
     if name in SMOOTHED:
         options["label_smoothing"] = float(loss_config.label_smoothing)

@@ -1,7 +1,7 @@
 """Optimizers, learning-rate schedules and the plateau rule, as Keras 3 defines them.
 
 `optimizer` in the signatures is the config section of that name, any object with the attributes
-name ('adam' | 'adamw' | 'adamax' | 'sgd' | 'rmsprop'), learning_rate, momentum and nesterov (sgd only),
+name (of OPTIMIZERS), options (of a registered one), learning_rate, momentum and nesterov (sgd only),
 schedule ('constant' | 'cosine' | 'step' | 'one_cycle' | 'plateau'), warmup_epochs (cosine only), pct_start (one_cycle
 only), step_epochs and step_factor (step only), weight_decay, clip_norm, plateau_factor, plateau_patience,
 plateau_min_delta and plateau_min_learning_rate (plateau only).
@@ -14,7 +14,7 @@ traced value with a static factor per leaf:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax
 import jax
@@ -23,8 +23,8 @@ import optax
 from jax.typing import ArrayLike
 
 from covidjax.errors import UserError
+from covidjax.registry import Own, Range, Registry
 
-OPTIMIZERS = ("adam", "adamw", "adamax", "sgd", "rmsprop")
 SCHEDULES = ("constant", "cosine", "step", "one_cycle", "plateau")
 
 # The defaults of keras.optimizers (3.15).
@@ -38,6 +38,7 @@ ONE_CYCLE_INITIAL_DIVISOR = 25.0
 ONE_CYCLE_FINAL_DIVISOR = 1e4
 
 Schedule = Callable[[ArrayLike], jax.Array]
+Made = TypeVar("Made", bound=Callable[..., optax.GradientTransformation])
 
 
 class Plateau(flax.struct.PyTreeNode):
@@ -153,24 +154,49 @@ def optimizer(config: Any, weight_decays: Any = None) -> optax.GradientTransform
     """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        _rule(config),
+        OPTIMIZERS.find(config.name, "optimizer.name")(config),
         _decay_weights(config.weight_decay if weight_decays is None else weight_decays),
     )
 
 
-def _rule(config: Any) -> optax.GradientTransformation:
-    match config.name:
-        case "adam" | "adamw":
-            return _scale_by_moments(infinity_norm=False)
-        case "adamax":
-            return _scale_by_moments(infinity_norm=True)
-        case "rmsprop":
-            return optax.scale_by_rms(decay=RHO, eps=EPSILON, eps_in_sqrt=True)
-        case "sgd":
-            if config.momentum == 0:
-                return optax.identity()
-            return optax.trace(decay=config.momentum, nesterov=config.nesterov)
-    raise NotImplementedError(config.name)
+def register_optimizer(name: str, **ranges: Range) -> Callable[[Made], Made]:
+    """Makes a function that gives a transformation an optimizer of that name: a decorator.
+
+    It turns gradients into directions of unit rate, such as `optax.scale_by_lion`: the step multiplies by the learning
+    rate, subtracts, and has clipping and weight decay of its own. It is called with `momentum` and `nesterov` of
+    `config.optimizer`, if it takes them, and with `config.optimizer.options`, pairs of a parameter and a value.
+    ranges: the least and the greatest value of an option.
+    Raises UserError for a name that another optimizer has, and for a function that wants the learning rate.
+    """
+
+    def register(function: Made) -> Made:
+        own = Own(function, ranges)
+        if "learning_rate" in own.options:
+            raise UserError(
+                f"the optimizer {name!r} takes learning_rate, which the step applies itself: register what gives "
+                "directions of unit rate, such as optax.scale_by_lion in place of optax.lion"
+            )
+        OPTIMIZERS.add(name, lambda config: _registered(name, own, config), function)
+        return function
+
+    return register
+
+
+def _registered(name: str, own: Own, config: Any) -> optax.GradientTransformation:
+    shared = {"momentum": config.momentum, "nesterov": config.nesterov}
+    rule = own.function(**own.keywords("optimizer", config.options, shared))
+    if not (hasattr(rule, "init") and hasattr(rule, "update")):
+        raise UserError(
+            f"the optimizer {name!r} is a {type(rule).__name__}: allowed is an optax.GradientTransformation"
+        )
+    one = {"kernel": jnp.ones((2, 2))}
+    direction, _ = rule.update(one, rule.init(one), one)
+    if jnp.sum(direction["kernel"]) < 0:
+        raise UserError(
+            f"the optimizer {name!r} gives the negative of a direction, and the step subtracts it: leave "
+            "optax.scale_by_learning_rate out, or negate what it gives"
+        )
+    return rule
 
 
 def _scale_by_moments(*, infinity_norm: bool) -> optax.GradientTransformation:
@@ -205,6 +231,25 @@ def _scale_by_moments(*, infinity_norm: bool) -> optax.GradientTransformation:
         return jax.tree.map(direction, count, mu, nu), moments(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
+
+
+def _momentum(config: Any) -> optax.GradientTransformation:
+    if config.momentum == 0:
+        return optax.identity()
+    return optax.trace(decay=config.momentum, nesterov=config.nesterov)
+
+
+# Rules by `config.optimizer.name`: from its section to gradients -> directions.
+OPTIMIZERS: Registry[Callable[[Any], optax.GradientTransformation]] = Registry(
+    "optimizer",
+    {
+        "adam": lambda config: _scale_by_moments(infinity_norm=False),
+        "adamw": lambda config: _scale_by_moments(infinity_norm=False),
+        "adamax": lambda config: _scale_by_moments(infinity_norm=True),
+        "sgd": _momentum,
+        "rmsprop": lambda config: optax.scale_by_rms(decay=RHO, eps=EPSILON, eps_in_sqrt=True),
+    },
+)
 
 
 def _decay_weights(weight_decays: Any) -> optax.GradientTransformation:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from covidjax import losses, models, optim
 from covidjax.config import default_config
-from covidjax.data.augment import Augmentation
+from covidjax.data.augment import augmentation_of
 from covidjax.data.examples import Examples
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
@@ -106,7 +106,7 @@ def make_recipe(
         "tx": optim.optimizer(phase.optimizer, plan.weight_decays()),
         "learning_rate": optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, 10),
         "loss": losses.loss_function(config.loss, None),
-        "augmentation": Augmentation(**config.augment.to_dict()),
+        "augmentation": augmentation_of(config.augment.to_dict()),
         "preprocessing": Preprocessing(),
         "schedule_start": phase.schedule_start,
         "accumulation_steps": config.accumulation_steps,

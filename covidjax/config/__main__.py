@@ -28,7 +28,7 @@ def _table(keys: dict[str, Key]) -> str:
 
 
 def _allowed(key: Key) -> str:
-    choices = ", ".join(f"`{choice or repr('')}`" for choice in key.choices)
+    choices = ", ".join(f"`{choice or repr('')}`" for choice in key.allowed)
     numbers = key.range_words and f"{key.kind_of_values.words} {key.range_words.removesuffix(f' to {NO_LIMIT:g}')}"
     elements = key.elements.words if key.elements else ""
     return "; ".join(filter(None, (choices, numbers, elements))) or key.kind_of_values.words

@@ -6,19 +6,27 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from covidjax import models, tasks
-from covidjax.config.schema import KEYS, PHASE_KEYS, PHASE_ONLY, is_number, is_several
+from covidjax import losses, models, optim, tasks
+from covidjax.config.plugins import import_plugins
+from covidjax.config.schema import KEYS, PHASE_KEYS, PHASE_ONLY, is_number, is_several, keys
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import gradual_epochs
+from covidjax.registry import near
 
 
 def validate(config: ConfigDict) -> None:
     """Checks every key and value, and what goes together. Raises UserError at the first that is wrong."""
     given = dict(flatten(config))
+    if "plugins" in given:
+        check_value("config.plugins", "plugins", given["plugins"])
+        import_plugins(given["plugins"])
+    known = keys()
     for key in given:
-        if key not in KEYS:
-            raise UserError(unknown_key(key, KEYS))
-    for key in KEYS:
+        if key not in known:
+            raise UserError(unknown_key(key, known))
+    for key in known:
+        if key not in given and key not in KEYS:
+            continue  # of an augmentation that another config brought
         if key not in given:
             raise UserError(f"config.{key} is missing: start the config from covidjax.config.default_config()")
         check_value(f"config.{key}", key, given[key])
@@ -37,18 +45,18 @@ def validate(config: ConfigDict) -> None:
     for number, phase in enumerate(config.phases):
         _check_phase(f"config.phases[{number}]", phase)
     _check_gradual(config)
+    _check_own(config)
     _check_ensemble(config)
 
 
 def check_value(name: str, key: str, value: Any) -> None:
     """Checks the value of a key, which the message calls `name`."""
-    known = KEYS.get(key) or PHASE_ONLY[key]
+    known = keys().get(key) or PHASE_ONLY[key]
     is_kind, words = known.kind_of_values
     right, several = is_kind(value), is_several(value)
-    if known.choices and not several and not (right and value in known.choices):
-        near = difflib.get_close_matches(str(value), known.choices, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{name} is {value!r}: allowed are {', '.join(known.choices)}{hint}")
+    if known.allowed and not several and not (right and value in known.allowed):
+        hint = near(str(value), known.allowed)
+        raise UserError(f"{name} is {value!r}: allowed are {', '.join(known.allowed)}{hint}")
     if not right:
         raise UserError(f"{name} is {value!r}: allowed is {words}, such as its default {known.default!r}")
     if known.elements and several and not all(map(known.elements.accepts, value)):
@@ -92,11 +100,17 @@ def _check_task(config: ConfigDict) -> None:
     """Checks that the loss and the figure of checkpoints are of the network's task, and what the task itself asks."""
     name, task = config.model.name, tasks.of(config.model.name, config.loss.name)
     for key, value, kind, allowed, others in (
-        ("checkpoint.best", config.checkpoint.best, "figure", task.best, [other.best for other in tasks.TASKS]),
-        ("loss.name", config.loss.name, "loss", task.losses, [other.losses for other in tasks.TASKS]),
+        (
+            "checkpoint.best",
+            config.checkpoint.best,
+            "figure",
+            task.best,
+            [other.best for other in tasks.TASKS.values()],
+        ),
+        ("loss.name", config.loss.name, "loss", task.losses, [other.losses for other in tasks.TASKS.values()]),
     ):
         if value not in allowed:
-            of = next(other.of for other, has in zip(tasks.TASKS, others, strict=True) if value in has)
+            of = next(other.of for other, has in zip(tasks.TASKS.values(), others, strict=True) if value in has)
             raise UserError(
                 f"config.{key} is {value!r}, a {kind} of {of}, and config.model.name is {name!r}, which {task.words}: "
                 f"allowed are {', '.join(allowed)}"
@@ -140,6 +154,27 @@ def _check_gradual(config: ConfigDict) -> None:
             f"config.freeze is {config.freeze!r}, so the last stage alone trains for {epochs} epochs, but "
             f"config.epochs is {config.epochs}: at least {epochs} are needed, and {epochs} more for each further stage"
         )
+
+
+def _check_own(config: ConfigDict) -> None:
+    """Checks that registered parts take their options, and that the package's own are given none."""
+    task = tasks.of(config.model.name, config.loss.name)
+    for section, registered in (
+        (config.model, models.MODELS.registered),
+        (config.optimizer, optim.OPTIMIZERS.registered),
+        (config.loss, (*losses.LOSSES.registered, *losses.MASK_LOSSES.registered)),
+    ):
+        if section.options and section.name not in registered:
+            raise UserError(
+                f"options {section.options!r} are of registered parts: {section.name} has none, leave them out"
+            )
+    if config.model.name in models.MODELS.registered:
+        models.build(config.model, 2, config.precision)
+    if config.optimizer.name in optim.OPTIMIZERS.registered:
+        optim.optimizer(config.optimizer)
+    if isinstance(task.losses.get(config.loss.name), losses.OwnLoss):
+        weighted = config.loss.class_weights != "none"
+        losses.loss_function(config.loss, (1.0,) if weighted else None, task.losses)
 
 
 def _check_ensemble(config: ConfigDict) -> None:

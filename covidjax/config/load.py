@@ -16,23 +16,47 @@ from ml_collections.config_dict import FieldReference
 
 from covidjax import files
 from covidjax.config.checks import check_value, flatten, unknown_key, validate
-from covidjax.config.schema import KEYS
+from covidjax.config.plugins import import_plugins
+from covidjax.config.schema import KEYS, Key, is_text, keys
+from covidjax.data.augment import AUGMENTATIONS
 from covidjax.errors import UserError
 from covidjax.process import path_of
 
 MODULE = "covidjax_run_config"  # what a config is called among the modules while it is loaded
 
 
-def default_config() -> ConfigDict:
-    """Every key that exists, with its default; the type of the default is the type of the key."""
+def default_config(plugins: Sequence[str] = ()) -> ConfigDict:
+    """Every key that exists, with its default; the type of the default is the type of the key.
+
+    plugins: of `config.plugins`, whose augmentations have keys too.
+    """
+    import_plugins(plugins)
     config = ConfigDict()
-    for name, key in KEYS.items():
-        section, _, leaf = name.rpartition(".")
-        if section and section not in config:
-            config[section] = ConfigDict()
-        owner = config[section] if section else config
-        owner[leaf] = FieldReference(key.default, field_type=object) if key.kind else key.default
+    for name, key in keys().items():
+        _add(config, name, key)
+    config.plugins = tuple(plugins)
     return config.lock()
+
+
+def _add(config: ConfigDict, name: str, key: Key) -> None:
+    section, _, leaf = name.rpartition(".")
+    if section and section not in config:
+        config[section] = ConfigDict()
+    owner = config[section] if section else config
+    owner[leaf] = FieldReference(key.default, field_type=object) if key.kind else key.default
+
+
+def _with_plugins(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Imports the plugins of a config, or those that an override names, and adds the keys that they bring."""
+    for override in overrides:
+        if override.startswith("--config.plugins="):
+            _apply(config, override)
+    check_value("config.plugins", "plugins", config.get("plugins", ()))
+    import_plugins(config.get("plugins", ()))
+    with config.unlocked():
+        for name, key in keys().items():
+            if name not in KEYS and name.rpartition(".")[2] not in config.augment:
+                _add(config, name, key)
 
 
 def load(spec: str, overrides: Sequence[str]) -> ConfigDict:
@@ -63,6 +87,7 @@ def load(spec: str, overrides: Sequence[str]) -> ConfigDict:
             f"--config: get_config in {path} returns {type(config).__name__}: it has to return the ConfigDict of "
             "covidjax.config.default_config(), changed"
         )
+    _with_plugins(config, overrides)
     for override in overrides:
         _apply(config, override)
     validate(config)
@@ -98,7 +123,8 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
 
     Raises UserError for one with other keys or values: of another version, or edited.
     """
-    config = default_config()
+    plugins = values.get("plugins", ())
+    config = default_config(tuple(plugins) if isinstance(plugins, list) and all(map(is_text, plugins)) else ())
     try:
         with config.ignore_type():
             config.update(_tuples(values))
@@ -108,7 +134,7 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
         reason = " ".join(str(error).split())
         raise UserError(
             f"config.json is not a config of this version of covidjax: {reason}: use the version that wrote it "
-            "(git_revision in run.json tells it), or another workdir"
+            "(git_revision in run.json tells it), name the plugins that it needs, or use another workdir"
         ) from error
     return config
 
@@ -119,15 +145,20 @@ def of_workdir(workdir: Path) -> ConfigDict:
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain JSON values (tuples become lists)."""
-    return json.loads(config.to_json_best_effort())
+    """The config as plain JSON values (tuples become lists), without registered augmentations that are off."""
+    values = json.loads(config.to_json_best_effort())
+    for name, part in AUGMENTATIONS.items():
+        if values["augment"].get(name) == part.default:
+            del values["augment"][name]
+    return values
 
 
 def _apply(config: ConfigDict, override: str) -> None:
     name, equals, text = override.removeprefix("--config.").partition("=")
-    if name not in KEYS:
-        raise UserError(unknown_key(name, KEYS))
-    default, kind = KEYS[name].default, KEYS[name].kind
+    known = keys()
+    if name not in known:
+        raise UserError(unknown_key(name, known))
+    default, kind = known[name].default, known[name].kind
     if not equals:
         raise UserError(f"--config.{name} has no value: write --config.{name}=VALUE (default {default!r})")
     value: Any = text

@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from covidjax import losses, mesh, models, optim, tasks
-from covidjax.data import levels, picture, resident, sources
+from covidjax.data import augment, levels, picture, resident, sources
 from covidjax.freeze.plan import BATCH_NORM_MODES
 from covidjax.models import cnn, layers, mixture, preprocessing, resnet, unet, vgg
 from covidjax.ops import choose as operations
@@ -25,19 +25,25 @@ class Kind(NamedTuple):
 class Key:
     """A key of the config.
 
-    text: what it is for, in one line. choices: of a text. low, high: the range of a number, with its ends; above,
-    below: without them. kind: of the values, where it is not that of the default. elements: what a tuple holds.
+    text: what it is for, in one line. choices: of a text, or a function that gives them, as plugins add some.
+    low, high: the range of a number, with its ends; above, below: without them. kind: of the values, where it is
+    not that of the default. elements: what a tuple holds.
     """
 
     default: Any
     text: str
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] | Callable[[], Iterable[str]] = ()
     low: float = -math.inf
     high: float = NO_LIMIT
     above: float = -math.inf
     below: float = math.inf
     kind: Kind | None = None
     elements: Kind | None = None
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The texts to choose from; empty where any is allowed."""
+        return tuple(self.choices() if callable(self.choices) else self.choices)
 
     @property
     def kind_of_values(self) -> Kind:
@@ -117,6 +123,8 @@ CLASS_WEIGHTS = Kind(
     "numbers, one per class, or pairs of a class and its weight, such as (('covid19', 12.0),)",
 )
 WINDOW = Kind(levels.is_window, f"'', {levels.WINDOW_WORDS}")
+OPTIONS = _pairs(lambda value: True, "pairs of an option and its value, such as (('depth', 3),)")
+PLUGINS = Kind(is_text, "modules or .py files, such as ('my_parts.py',)")
 WORKDIRS = Kind(is_text, "workdirs, such as ('runs/a', 'runs/b')")
 EPOCHS = Kind(_is_whole, "whole numbers, such as (30, 60)")
 
@@ -155,10 +163,14 @@ KEYS = {
     "ops": Key("auto", "Of a CPU: 'native' (oneDNN, Winograd) where built and sound, else 'xla'.", operations.CHOICES),
     "parallel": Key("jit", "How a step is spread over devices.", mesh.ENGINES),
     "sync_batch_norm": Key(True, "Statistics over the images of all devices, not of each its own (pmap only)."),
+    "plugins": Key((), "Modules or .py files that register parts: see add-a-model.md.", elements=PLUGINS),
     # Images.
     "dataset.name": Key("phantom", "Source of the images; 'phantom' draws synthetic X-rays.", sources.NAMES),
     "dataset.root": Key("", "The folder of the images, or the one that launch/prepare.py wrote."),
     "dataset.fold": Key(-1, "The fold that is the test split; -1: the split as it is.", low=-1),
+    "dataset.split_seed": Key(
+        0, "Of the split that is drawn where a folder of classes has none.", low=0, high=2**31 - 1
+    ),
     "dataset.image_size": Key(128, "Pixels a side.", low=16, high=1e5),
     "dataset.channels": Key(1, "1 (gray) or 3 (RGB)."),
     "dataset.crop": Key("center", "To a square: cut, filled up with black, or squashed.", picture.CROPS),
@@ -176,7 +188,7 @@ KEYS = {
         ("background", "foreground"), "Names of the class ids in the masks of 'folder'.", elements=CLASS_NAMES
     ),
     # The network.
-    "model.name": Key("cnn", "The network, or a mixture of trained ones.", (*models.NAMES, models.ENSEMBLE)),
+    "model.name": Key("cnn", "The network, or a mixture of trained ones.", lambda: (*models.MODELS, models.ENSEMBLE)),
     "model.width": Key(16, "Of cnn, unet: features of the first block.", low=1, high=1e5),
     "model.num_blocks": Key(4, "Of cnn.", low=1, high=16),
     "model.normalisation": Key("batch", "Of cnn; 'none': biases, initialised as by Keras.", cnn.NORMALISATIONS),
@@ -192,12 +204,13 @@ KEYS = {
     ),
     "model.upsampling": Key("transposed", "Of unet and unet_resnet*.", unet.UPSAMPLINGS),
     "model.attention": Key(False, "Of unet_resnet*."),
+    "model.options": Key((), "Of a registered network.", elements=OPTIONS),
     # The network 'ensemble'.
     "ensemble.members": Key((), "Two or more trained classifiers.", elements=WORKDIRS),
     "ensemble.mix": Key("probabilities", "What is mixed.", mixture.MIXES),
     "ensemble.weights": Key("accuracy", "What raises the weight of a member.", mixture.RULES),
     "ensemble.weights_from": Key("val", "The split that decides them; 'test' is a leak, and said so.", ("val", "test")),
-    "optimizer.name": Key("adam", "The rule, as Keras has it.", optim.OPTIMIZERS),
+    "optimizer.name": Key("adam", "The rule, as Keras has it.", lambda: optim.OPTIMIZERS),
     "optimizer.learning_rate": Key(
         1e-3, "A pair: low in the first stage, high in the last, geometric between.", above=0, high=1e6, kind=RATE
     ),
@@ -217,13 +230,15 @@ KEYS = {
     "optimizer.plateau_patience": Key(10, "Of plateau: epochs without a better loss.", low=0),
     "optimizer.plateau_min_delta": Key(1e-4, "Of plateau: how much lower a better loss is.", low=0),
     "optimizer.plateau_min_learning_rate": Key(0.0, "Of plateau: the rate falls no further.", low=0),
-    "loss.name": Key("softmax_cross_entropy", "Of labels of images: one of the first three.", tasks.LOSSES),
+    "optimizer.options": Key((), "Of a registered optimizer.", elements=OPTIONS),
+    "loss.name": Key("softmax_cross_entropy", "Of labels of images: one of the first three.", tasks.losses),
     "loss.class_weights": Key(
         "none", "A weight for each class, 'balanced' or 'none'.", kind=NAME_OR_TUPLE, elements=CLASS_WEIGHTS
     ),
     "loss.label_smoothing": Key(0.0, f"Of {', '.join(losses.SMOOTHED)}.", low=0, high=0.99),
     "loss.focal_gamma": Key(2.0, "Of focal: how far what is right already counts less.", low=0, high=10),
     "loss.tversky_beta": Key(0.7, "Of tversky: weight of missed pixels, 1 - beta of false ones.", low=0, high=1),
+    "loss.options": Key((), "Of a registered loss.", elements=OPTIONS),
     "augment.rotate": Key(0.0, "Degrees either way.", low=0, high=180),
     "augment.shift": Key(0.0, "Part of the side, either way.", low=0, high=1),
     "augment.scale": Key(0.0, "Size between 1 - scale and 1 + scale.", low=0, high=0.9),
@@ -242,7 +257,7 @@ KEYS = {
     ),
     "checkpoint.every_epochs": Key(1, "Epochs from one checkpoint to the next.", low=1),
     "checkpoint.keep": Key(2, "The latest that stay, beside the best one.", low=2),
-    "checkpoint.best": Key("loss", "The validation figure that names the best one.", tasks.BEST),
+    "checkpoint.best": Key("loss", "The validation figure that names the best one.", tasks.best),
     "early_stopping.patience": Key(
         0,
         "Epochs of the last phase without a better checkpoint.best after which the run ends; 0: never.",
@@ -250,6 +265,17 @@ KEYS = {
         high=1e6,
     ),
 }
+
+
+def keys() -> dict[str, Key]:
+    """KEYS, and those of registered augmentations."""
+    own = {
+        f"augment.{name}": Key(part.default, part.text, low=part.low, high=part.high)
+        for name, part in augment.AUGMENTATIONS.items()
+    }
+    return KEYS | own
+
+
 # What a phase may change, keys and sections, and the keys that stand in phases only.
 PHASE_KEYS = ("epochs", "steps", "freeze", "batch_norm", "optimizer", "lr_scale", "weight_decays")
 PHASE_ONLY = {"steps": Key(100, "Optimizer steps of the phase, instead of its epochs.", low=1)}

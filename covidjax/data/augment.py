@@ -2,10 +2,18 @@
 
 import dataclasses
 import math
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from covidjax.errors import UserError
+from covidjax.registry import Own, Registry
+
+Change = TypeVar("Change", bound=Callable[[jax.Array, jax.Array, Any], jax.Array])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +26,7 @@ class Augmentation:
     sharpen: factor in 1 - sharpen .. 1 + sharpen on the distance from the smoothed image.
     crop_scale: the image is a random part of itself, of at least this share of its area; 0: the whole.
     mixup, cutmix: alphas of `data.mix.mix`, which mixes the images of a batch; 0: not.
+    registered: names of AUGMENTATIONS with their functions and amounts, none of which is 0.
     """
 
     rotate: float = 0.0
@@ -30,6 +39,7 @@ class Augmentation:
     crop_scale: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    registered: tuple[tuple[str, Callable[[jax.Array, jax.Array, Any], jax.Array], Any], ...] = ()
 
     @property
     def moves(self) -> bool:
@@ -40,6 +50,47 @@ class Augmentation:
     def mixes(self) -> bool:
         """Whether the images of a batch are mixed."""
         return bool(self.mixup or self.cutmix)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnAugmentation(Own):
+    """A registered augmentation, and its key of the config: its default, its range, and a line on what it is."""
+
+    default: Any
+    low: float
+    high: float
+    text: str
+
+
+AUGMENTATIONS: Registry[OwnAugmentation] = Registry("augmentation", {})
+
+
+def register_augmentation(
+    name: str, *, default: Any = 0.0, low: float = 0.0, high: float = 1e9, text: str = ""
+) -> Callable[[Change], Change]:
+    """Makes a function (key, image, amount) -> image an augmentation, and `augment.<name>` a key: a decorator.
+
+    It is given one image [height, width, channels], floating, 0..255, and changes its values, not where things are:
+    masks stay. amount: of the config, a Python value; 0 or False is off. It comes after the augmentations of the
+    package; what it gives is kept within 0..255. default, low, high, text: of the key, see `config.schema.Key`.
+    Raises UserError for a name that another augmentation has.
+    """
+
+    def register(function: Change) -> Change:
+        if name in (field.name for field in dataclasses.fields(Augmentation)):
+            raise UserError(f"an augmentation is registered as {name!r}, which the package has: choose another name")
+        own = OwnAugmentation(function, {}, default, low, high, text or (function.__doc__ or name).partition("\n")[0])
+        AUGMENTATIONS.add(name, own, function, form=r"[a-z_][a-z0-9_]*")
+        return function
+
+    return register
+
+
+def augmentation_of(section: Mapping[str, Any]) -> Augmentation:
+    """The augmentation of `config.augment`."""
+    values = dict(section)
+    own = [(name, part.function, values.pop(name, 0)) for name, part in AUGMENTATIONS.items()]
+    return Augmentation(**values, registered=tuple(each for each in own if each[2]))
 
 
 def augment(
@@ -72,6 +123,11 @@ def augment(
         contrast = _uniform(contrast_key, shape, dtype, 1, augmentation.contrast, axis)
         mean = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
         images = jnp.clip(((images - mean) * contrast + mean) * brightness, 0.0, 255.0)
+    for name, change, amount in augmentation.registered:
+        keys = jax.random.split(jax.random.fold_in(grey_key, zlib.crc32(name.encode())), _whole(len(images), axis))
+        own = _own_part(keys, len(images), axis)
+        changed = jax.vmap(lambda key, image, change=change, amount=amount: change(key, image, amount))(own, images)
+        images = jnp.clip(changed.astype(images.dtype), 0.0, 255.0)
     return images, masks
 
 
@@ -117,10 +173,18 @@ def _uniform(
     key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, center: float, spread: float, axis: str | None
 ) -> jax.Array:
     """Numbers in center - spread .. center + spread; with an axis, the own part of those of the whole batch."""
-    count = shape[0]
-    whole = (count * (lax.axis_size(axis) if axis else 1), *shape[1:])
-    numbers = jax.random.uniform(key, whole, dtype, center - spread, center + spread)
-    return lax.dynamic_slice_in_dim(numbers, lax.axis_index(axis) * count, count) if axis else numbers
+    whole = (_whole(shape[0], axis), *shape[1:])
+    return _own_part(jax.random.uniform(key, whole, dtype, center - spread, center + spread), shape[0], axis)
+
+
+def _whole(count: int, axis: str | None) -> int:
+    """The images of the whole batch, of which `count` are here."""
+    return count * (lax.axis_size(axis) if axis else 1)
+
+
+def _own_part(values: jax.Array, count: int, axis: str | None) -> jax.Array:
+    """Of values for the whole batch those of the `count` images here."""
+    return lax.dynamic_slice_in_dim(values, lax.axis_index(axis) * count, count) if axis else values
 
 
 def _source_positions(

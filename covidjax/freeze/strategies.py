@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from covidjax.errors import UserError
+from covidjax.registry import Registry, near
 
 CACHED = "cached"  # in front of a strategy, in comparisons
 Stages = tuple[str, ...]
 Rule = Callable[[str], bool]
+Made = TypeVar("Made", bound=Callable[[str, Stages], Stages])
 
 
 def is_norm(path: str) -> bool:
@@ -50,19 +52,45 @@ def _last(count: str, stages: Stages) -> Stages:
 
 
 # Names joined with '+' train what any of them trains.
-STRATEGIES: dict[str, Strategy] = {
-    "none": Strategy("everything trains", lambda argument, stages: stages),
-    "backbone": Strategy("all stages but the last are frozen", _head),
-    "until:<stage>": Strategy("the stages up to and including <stage> are frozen", _after),
-    "last:<n>": Strategy("the last n stages train", _last),
-    "norm": Strategy("normalisation parameters and the last stage train", _head, is_norm),
-    # Ben Zaken, Goldberg, Ravfogel 2021, BitFit: https://arxiv.org/abs/2106.10199
-    "bitfit": Strategy("biases and the last stage train", _head, is_bias),
-}
+STRATEGIES: Registry[Strategy] = Registry(
+    "strategy",
+    {
+        "none": Strategy("everything trains", lambda argument, stages: stages),
+        "backbone": Strategy("all stages but the last are frozen", _head),
+        "until:<stage>": Strategy("the stages up to and including <stage> are frozen", _after),
+        "last:<n>": Strategy("the last n stages train", _last),
+        "norm": Strategy("normalisation parameters and the last stage train", _head, is_norm),
+        # Ben Zaken, Goldberg, Ravfogel 2021, BitFit: https://arxiv.org/abs/2106.10199
+        "bitfit": Strategy("biases and the last stage train", _head, is_bias),
+    },
+)
 OTHER_NAMES = {"all_but_norm": "norm", "all_but_bias": "bitfit"}
 # Not a plan but a run of them: `gradual_epochs`, and the phases that train/phases.py makes of it.
 GRADUAL = "gradual:<k>"
-ALLOWED = (*STRATEGIES, *OTHER_NAMES, "any of these joined with '+'")
+
+
+def allowed() -> tuple[str, ...]:
+    """The names of strategies, and that they may be joined."""
+    return (*STRATEGIES, *OTHER_NAMES, "any of these joined with '+'")
+
+
+def register_strategy(name: str, description: str, *, leaves: Rule = lambda path: False) -> Callable[[Made], Made]:
+    """Makes a function (argument, stages) -> the stages that train whole a strategy of that name: a decorator.
+
+    name: such as 'alternate', or 'every:<n>', whose argument is what stands after the colon. leaves: whether a
+    parameter trains beside, by its path, such as 'layer3/block2/conv1/kernel'.
+    Raises UserError for a name that another strategy has.
+    """
+
+    def register(function: Made) -> Made:
+        head, colon, _ = name.partition(":")
+        taken = [other for other in (*STRATEGIES, *OTHER_NAMES, GRADUAL, f"{CACHED}:") if other != name]
+        if (head, colon) in [other.partition(":")[:2] for other in taken] or head == CACHED:
+            raise UserError(f"a strategy is registered as {name!r}, which there is already: choose another name")
+        STRATEGIES.add(name, Strategy(description, function, leaves), function, form=r"[A-Za-z]\w*(:<\w+>)?")
+        return function
+
+    return register
 
 
 def trained_rule(strategy: str | tuple[str, ...], paths: tuple[str, ...], stages: Stages) -> Rule:
@@ -75,7 +103,7 @@ def trained_rule(strategy: str | tuple[str, ...], paths: tuple[str, ...], stages
         if gradual_epochs(strategy) is not None:
             raise UserError(
                 f"freeze {strategy!r} is a run of phases and not one plan: write it in config.freeze alone, and leave "
-                f"config.phases empty; a single plan is one of {', '.join(ALLOWED)}"
+                f"config.phases empty; a single plan is one of {', '.join(allowed())}"
             )
         parts = strategy.split("+")
         found = [_find(part) for part in parts]
@@ -83,7 +111,7 @@ def trained_rule(strategy: str | tuple[str, ...], paths: tuple[str, ...], stages
             for part, named in zip(parts, found, strict=True):
                 if named is None:
                     raise UserError(
-                        f"freeze {strategy!r}: {part!r} is no strategy: allowed are {', '.join(ALLOWED)}; a regular "
+                        f"freeze {strategy!r}: {part!r} is no strategy: allowed are {', '.join(allowed())}; a regular "
                         f"expression stands in a tuple, such as ({strategy!r},)"
                     )
             return _union([named for named in found if named is not None], paths, stages)
@@ -113,7 +141,9 @@ def check_matches(name: str, pattern: str, paths: tuple[str, ...], stages: Stage
     except (re.error, TypeError) as error:
         raise UserError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
     if not matched:
-        known = f"; strategies are {', '.join(ALLOWED)}" if name == "freeze" else ""
+        known = ""
+        if name == "freeze":
+            known = f"; strategies are {', '.join(allowed())}{near(pattern, (*STRATEGIES, *OTHER_NAMES))}"
         raise UserError(
             f"{name}: {pattern!r} matches no parameter: the stages are {', '.join(stages)}, "
             f"a path reads like {paths[0]!r}{known}"
@@ -135,6 +165,10 @@ def _union(named: list[tuple[Strategy, str]], paths: tuple[str, ...], stages: St
         if strategy is STRATEGIES["norm"] and not any(map(is_norm, paths)):
             raise UserError("freeze 'norm': this network has no normalisation; 'backbone' trains its last stage alone")
     whole = {stage for strategy, argument in named for stage in strategy.stages(argument, stages)}
+    if unknown := whole - set(stages):
+        raise UserError(
+            f"freeze trains the stage {min(unknown)!r}, which there is not: allowed are {', '.join(stages)}"
+        )
     leaves = [strategy.leaves for strategy, _ in named]
     return lambda path: path.split("/")[0] in whole or any(rule(path) for rule in leaves)
 

@@ -1,7 +1,8 @@
 """Networks as ordered, named stages, and the registry that builds them by name."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from covidjax.models.preprocessing import Preprocessing
 from covidjax.models.resnet import ARRANGEMENTS, BOTTLENECK, KERAS, KERAS_V2, LAYERS, PREACTIVATED, TORCHVISION, ResNet
 from covidjax.models.unet import ENCODERS, UNet, UNetResNet
 from covidjax.models.vgg import VGG16
+from covidjax.registry import Own, Range, Registry
 
 CLASSIFIERS = ("cnn", "vgg16", *LAYERS, *PREACTIVATED)
 SEGMENTATION = ("unet", *ENCODERS, *BACKBONES)
@@ -26,11 +28,37 @@ PRECISIONS = {
     "float16": (jnp.float16, jnp.float32),  # with dynamic loss scaling, see train/loss_scale.py
     "float64": (jnp.float64, jnp.float64),
 }
+Labels = Literal["images", "pixels"]
+Made = TypeVar("Made", bound=Callable[..., Staged])
 
 
-def labels(name: str) -> Literal["images", "pixels"]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A name of `config.model.name`. labels: what it labels; build: (config.model, common keywords) -> the network."""
+
+    labels: Labels
+    build: Callable[[Any, dict[str, Any]], Staged]
+
+
+def register_model(name: str, *, labels: Labels = "images", **ranges: Range) -> Callable[[Made], Made]:
+    """Makes a `Staged` subclass, or a function that gives one, a network of that name: a decorator.
+
+    It is called with num_classes, numerics and dropout, with the keys of `config.model` that it takes by name, and with
+    `config.model.options`, pairs of another parameter of it and a value. labels: what its logits are of; ranges: the
+    least and the greatest value of an option. Raises UserError for a name that another network has.
+    """
+
+    def register(function: Made) -> Made:
+        own = Own(function, ranges)
+        MODELS.add(name, Network(labels, lambda model, common: _registered(own, model, common)), function)
+        return function
+
+    return register
+
+
+def labels(name: str) -> Labels:
     """The things that a network or an ensemble of this name labels."""
-    return "pixels" if name in SEGMENTATION else "images"
+    return MODELS[name].labels if name in MODELS else "images"
 
 
 def build(model: Any, num_classes: int, precision: str, *, native: bool = False) -> Staged:
@@ -41,18 +69,31 @@ def build(model: Any, num_classes: int, precision: str, *, native: bool = False)
     """
     if model.name == ENSEMBLE:
         raise UserError("model.name is 'ensemble', a mixture of trained networks that only launch/train.py makes")
-    if model.name not in NAMES:
-        raise UserError(f"model.name is {model.name!r}: allowed are {', '.join(NAMES)}")
+    network = MODELS.find(model.name, "model.name")
     common: dict[str, Any] = {
         "num_classes": num_classes,
         "dropout": model.dropout,
         "numerics": Numerics(*PRECISIONS[precision], native=native),
     }
-    if model.name in SEGMENTATION:
-        if model.normalised_features:
-            raise UserError(f"model.normalised_features is for networks that label whole images, not for {model.name}")
-        return _segmentation(model, common)
-    common["normalised_features"] = model.normalised_features
+    return network.build(model, common)
+
+
+def _registered(own: Own, model: Any, common: dict[str, Any]) -> Staged:
+    for name in ("dropout", "normalised_features"):
+        if model[name] and name not in own.options:
+            raise UserError(f"model.{name} is {model[name]!r}, which {model.name} does not take: leave it out")
+    shared = {name: model[name] for name in model if name not in ("name", "options")} | common
+    network = own.function(**own.keywords("model", model.options, shared))
+    if not isinstance(network, Staged):
+        raise UserError(
+            f"the network {model.name!r} is a {type(network).__name__}: allowed is a covidjax.models.layers.Staged, "
+            "see docs/add-a-model.md"
+        )
+    return network
+
+
+def _classifier(model: Any, common: dict[str, Any]) -> Staged:
+    common = common | {"normalised_features": model.normalised_features}
     if model.name == "vgg16":
         return VGG16(head_name=model.head, **common)
     common["pooling"] = model.pooling
@@ -70,6 +111,8 @@ def build(model: Any, num_classes: int, precision: str, *, native: bool = False)
 
 
 def _segmentation(model: Any, common: dict[str, Any]) -> Staged:
+    if model.normalised_features:
+        raise UserError(f"model.normalised_features is for networks that label whole images, not for {model.name}")
     if model.name == "unet":
         return UNet(width=model.width, upsampling=model.upsampling, **common)
     if ARRANGEMENTS[model.arrangement] is not TORCHVISION:
@@ -79,6 +122,13 @@ def _segmentation(model: Any, common: dict[str, Any]) -> Staged:
     if model.name in BACKBONES:
         return DeepLabV3(encoder=BACKBONES[model.name], **common)
     return UNetResNet(encoder=ENCODERS[model.name], upsampling=model.upsampling, attention=model.attention, **common)
+
+
+MODELS: Registry[Network] = Registry(
+    "model",
+    {name: Network("images", _classifier) for name in CLASSIFIERS}
+    | {name: Network("pixels", _segmentation) for name in SEGMENTATION},
+)
 
 
 def initialiser(

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from covidjax import console, files, tasks
 from covidjax.errors import UserError
-from covidjax.freeze.strategies import ALLOWED, split_cached
+from covidjax.freeze.strategies import allowed, split_cached
 from covidjax.freeze.table import format_table
 from covidjax.runs import costs
 from covidjax.runs.costs import Cost, DataFacts
@@ -97,7 +97,7 @@ def run(config: ConfigDict, strategies: str, data: DataFacts, output: Path | Non
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
-        raise UserError(f"--strategies is empty: allowed are all, {', '.join(ALLOWED)}")
+        raise UserError(f"--strategies is empty: allowed are all, {', '.join(allowed())}")
     return names
 
 

@@ -99,12 +99,12 @@ class Task(abc.ABC):
     words: what its networks do, after their name; of: what its losses and figures are of
     losses: functions by names of `config.loss.name`
     best: names of `config.checkpoint.best`, with 1 where higher is better, else -1
-    shown: those in every progress line
+    shown: those in every progress line; (): all of them
     offers: what it can do beside: 'oversample', 'mix' (mixup, cutmix), 'ensemble', 'sweep', 'hausdorff', 'overlays'
         (tiles and volumes too)
     masks: whether the data source reads masks
     correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
-    page: (evaluation, workdir, examples or None) -> variables of templates/<name>.html, which tells of a split
+    page: (evaluation, workdir, examples or None) -> variables of templates/<template>, which tells of a split
     counted: what `class_counts` counts; comparison: how a study compares runs
     headline: figures at the head of a report, beside the one of `comparison`
     """
@@ -115,11 +115,12 @@ class Task(abc.ABC):
     of: str
     losses: Mapping[str, Callable[..., jax.Array]]
     best: Mapping[str, int]
-    shown: tuple[str, ...]
+    shown: tuple[str, ...] = ()
     offers: frozenset[str]
     masks: bool
     correct: Callable[[jax.Array, jax.Array], jax.Array] = correct_share
     step_figure: str = "accuracy"
+    template: str
     page: Callable[[Mapping[str, Any], Path, Examples | None], Mapping[str, Any]]
     counted: str
     headline: tuple[str, ...]
@@ -169,7 +170,8 @@ class Task(abc.ABC):
 
     def check(self, model_name: str, dataset: Any, loss: Any) -> None:
         """Checks what a config has for this task alone. Raises UserError."""
-        if loss.label_smoothing and loss.name not in losses.SMOOTHED:
+        own = isinstance(self.losses.get(loss.name), losses.OwnLoss)  # which says itself what it takes
+        if loss.label_smoothing and loss.name not in losses.SMOOTHED and not own:
             raise UserError(
                 f"loss.label_smoothing is {loss.label_smoothing}, which {loss.name} does not have; set it to 0, or "
                 f"choose one of {', '.join(name for name in losses.SMOOTHED if name in self.losses)}"
@@ -210,7 +212,7 @@ class Task(abc.ABC):
         """The figures of a line of a running training. by: `config.checkpoint.best`."""
         return " ".join(
             f"{key} {figures[key]:{'.4f' if key == 'loss' else '.3f'}}"
-            for key in dict.fromkeys((*self.shown, by))
+            for key in dict.fromkeys((*(self.shown or self.best), by))
             if key in figures
         )
 

@@ -52,9 +52,9 @@ class Classification(Task):
             total = total.merge(_batch_sums(logits, labels, count, loss))
             batches.append((losses.probabilities(logits, loss_name), labels, count))
         parts = [(np.asarray(table)[:count], np.asarray(labels)[:count]) for table, labels, count in batches]
-        table, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        probabilities, targets = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         sums = {name: float(value) for name, value in total.compute().items()}
-        return {**sums, **classification.validation_figures(table, labels)}
+        return {**sums, **classification.validation_figures(probabilities, targets)}
 
     def evaluate(
         self, answers: Answers, examples: Examples, loss: ConfigDict, workdir: Path, *, hausdorff: bool = False
@@ -99,6 +99,7 @@ CLASSIFICATION = Classification(
     shown=("loss", "accuracy", "auroc"),
     offers=frozenset({"oversample", "mix", "ensemble", "sweep"}),
     masks=False,
+    template="classification.html",
     page=classification_page,
     counted="Examples",
     headline=("balanced_accuracy", "macro_auroc"),

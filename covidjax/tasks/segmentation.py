@@ -162,6 +162,7 @@ SEGMENTATION = Segmentation(
     shown=("loss", "accuracy", "dice"),
     offers=frozenset({"hausdorff", "overlays"}),
     masks=True,
+    template="segmentation.html",
     page=segmentation_page,
     counted="Pixels",
     headline=("iou", "dice_pooled"),

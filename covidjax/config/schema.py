@@ -101,7 +101,7 @@ KINDS: dict[type, Kind] = {
     bool: Kind(lambda value: isinstance(value, bool), "true or false"),
     int: Kind(_is_whole, "a whole number"),
     float: Kind(is_number, "a number"),
-    tuple: Kind(is_several, "a tuple such as (1, 2)"),
+    tuple: Kind(is_several, "a tuple"),
     str: Kind(is_text, "text"),
 }
 NAME_OR_TUPLE = Kind(lambda value: is_text(value) or is_several(value), "a name or a tuple")
@@ -265,6 +265,8 @@ KEYS = {
         high=1e6,
     ),
 }
+# Names for the values of a whole section; what is recorded are the values.
+PRESETS = {"augment": augment.PRESETS}
 
 
 def keys() -> dict[str, Key]:

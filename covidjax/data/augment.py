@@ -93,6 +93,20 @@ def augmentation_of(section: Mapping[str, Any]) -> Augmentation:
     return Augmentation(**values, registered=tuple(each for each in own if each[2]))
 
 
+def _ranges(**ranges: float) -> dict[str, Any]:
+    """The keys of the package's augmentations; those that are not given are off."""
+    off = {field.name: field.default for field in dataclasses.fields(Augmentation) if field.name != "registered"}
+    return off | ranges
+
+
+# What the names that `config.augment` takes stand for; none flips, as the heart has a side.
+PRESETS = {
+    "none": _ranges(),
+    "light": _ranges(rotate=5.0, shift=0.05, scale=0.05, brightness=0.1, contrast=0.1),
+    "strong": _ranges(rotate=15.0, shift=0.1, scale=0.2, brightness=0.2, contrast=0.3, sharpen=0.5),
+}
+
+
 def augment(
     key: jax.Array,
     images: jax.Array,

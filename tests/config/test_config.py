@@ -200,7 +200,7 @@ def test_cxr3_looks_in_the_data_folder(monkeypatch: pytest.MonkeyPatch, folder: 
 def test_a_config_file_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text("def get_config():\n    raise ValueError('one\\ntwo')\n")
-    with pytest.raises(UserError, match=r"^--config: .*broken\.py could not be evaluated: ValueError: one two$"):
+    with pytest.raises(UserError, match=r"^--config: .*broken\.py:2: ValueError: one two$"):
         load(str(path), [])
     with pytest.raises(UserError, match="there is no file"):
         load(str(tmp_path / "absent.py"), [])

@@ -192,6 +192,12 @@ def _check_task(config: ConfigDict) -> None:
                 f"allowed are {', '.join(allowed)}"
             )
     task.check(name, config.dataset, config.loss)
+    for key in ("mixup", "cutmix"):
+        if config.augment[key] and "mix" not in task.offers:
+            raise UserError(
+                f"config.augment.{key} is {config.augment[key]} and mixes labels of images, but config.model.name is "
+                f"{name!r}, which {task.words}: set it to 0"
+            )
 
 
 def _check_phase(name: str, phase: Any) -> None:

@@ -81,7 +81,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
             state, progress = job.fresh_state(), RunProgress()
             targets = job.task.targets(job.train_split)
             images, targets = first_batch(job.recipes[0], job.train_split, targets, config.seed, config.batch_size)
-            labels = [job.task.label(target, job.train_split.classes) for target in targets]
+            labels = job.task.shown_labels(targets, job.train_split.classes)
             batch.write_batch(workdir, images, labels, config.batch_size)
         else:
             state, progress = restored.state, _progress(workdir, restored)

@@ -8,14 +8,16 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from covidjax import losses, models, optim, tasks
 from covidjax.data import augment
 from covidjax.errors import UserError
 from covidjax.freeze import strategies
 from covidjax.process import path_of
+from covidjax.registry import Registry
 
-REGISTRIES = (
+REGISTRIES: tuple[Registry[Any], ...] = (
     models.MODELS,
     optim.OPTIMIZERS,
     losses.LOSSES,

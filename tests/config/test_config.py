@@ -104,7 +104,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(override: str, nearest:
         ("dataset.mask_classes=('lung',)", "2 to 256 different names"),
         ("lr_scale=(('block1', 'x'),)", "pairs of a pattern and a factor"),
         ("model.name=resnet19", "did you mean 'resnet18'?"),
-        ("precision=float8", ", ".join(KEYS["precision"].choices)),
+        ("precision=float8", ", ".join(KEYS["precision"].allowed)),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_with_what_is_allowed(override: str, allowed: str) -> None:

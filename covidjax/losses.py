@@ -86,8 +86,8 @@ def correct_share(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def probabilities(logits: jax.Array, name: str) -> jax.Array:
     """The distribution over the classes that a model trained with the loss `name` predicts; rows sum to 1.
 
-    'softmax_cross_entropy': the softmax. 'sigmoid_cross_entropy': the sigmoids of the classes divided by their sum, as
-    labels exclude each other; the sigmoids themselves need not sum to 1.
+    'softmax_cross_entropy', 'focal': the softmax. 'sigmoid_cross_entropy': the sigmoids of the classes divided by their
+    sum, as labels exclude each other; the sigmoids themselves need not sum to 1.
     A registered loss: what it was registered with, else the softmax.
     logits: [batch, classes] float. Returns [batch, classes], float32 for half-precision logits, else their dtype.
     """
@@ -186,16 +186,16 @@ def cross_entropy_dice(
 
 
 def focal(logits: jax.Array, labels: jax.Array, *, gamma: float, class_weights: Weights = None) -> jax.Array:
-    """(1 - p)^gamma times the cross-entropy of each pixel, averaged over the image (Lin et al. 2017).
+    """(1 - p)^gamma times the cross-entropy of each example (Lin et al. 2017), times the weight of the label's class.
 
-    p: the softmax probability of the pixel's class. gamma: 0 or more; 0 is the cross-entropy.
+    p: the softmax probability of the label. gamma: 0 or more; 0 is the cross-entropy. Shapes as there.
     """
-    pixels = softmax_cross_entropy(logits, labels)
-    # The derivative of 0^gamma is infinite for gamma below 1, where p rounds to 1: such a pixel is left out.
-    unsure = pixels > jnp.finfo(pixels.dtype).tiny
-    safe = jnp.where(unsure, pixels, 1.0)
+    entropies = softmax_cross_entropy(logits, labels)
+    # The derivative of 0^gamma is infinite for gamma below 1, where p rounds to 1: such an example is left out.
+    unsure = entropies > jnp.finfo(entropies.dtype).tiny
+    safe = jnp.where(unsure, entropies, 1.0)
     values = jnp.where(unsure, (-jnp.expm1(-safe)) ** gamma * safe, 0.0)
-    return jnp.mean(_weighted(values, labels, class_weights), axis=(1, 2))
+    return _weighted(values, labels, class_weights)
 
 
 def tversky(logits: jax.Array, labels: jax.Array, *, beta: float, class_weights: Weights = None) -> jax.Array:
@@ -220,7 +220,12 @@ def tversky(logits: jax.Array, labels: jax.Array, *, beta: float, class_weights:
 
 # Losses by `config.loss.name`, of labelled images and of masks; those of SMOOTHED know label smoothing.
 LOSSES: Registry[Callable[..., jax.Array]] = Registry(
-    "loss", {"softmax_cross_entropy": softmax_cross_entropy, "sigmoid_cross_entropy": sigmoid_cross_entropy}
+    "loss",
+    {
+        "softmax_cross_entropy": softmax_cross_entropy,
+        "sigmoid_cross_entropy": sigmoid_cross_entropy,
+        "focal": focal,
+    },
 )
 MASK_LOSSES: Registry[Callable[..., jax.Array]] = Registry(
     "loss",
@@ -228,11 +233,10 @@ MASK_LOSSES: Registry[Callable[..., jax.Array]] = Registry(
         **{name: of_pixels(loss) for name, loss in LOSSES.items()},
         "cross_entropy_dice": cross_entropy_dice,
         "dice": dice,
-        "focal": focal,
         "tversky": tversky,
     },
 )
-SMOOTHED = (*LOSSES, "cross_entropy_dice")
+SMOOTHED = ("softmax_cross_entropy", "sigmoid_cross_entropy", "cross_entropy_dice")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

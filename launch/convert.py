@@ -19,7 +19,7 @@ from covidjax.weights.convert import convert
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, converts, says what went into the file."""
     parser = command.Parser(prog="launch/convert.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--pretrained", help="an id of --list, a .safetensors, .pth, .h5 or .weights.h5, or a workdir")
+    parser.add_argument("--pretrained", help="an id of --list, a file or folder of weights, or a workdir")
     parser.add_argument("--output", type=path_of, metavar="FILE.safetensors")
     parser.add_argument("--list", action="store_true", help="the known ids, with licence, preprocessing and checksum")
     flags = parser.parse_args(arguments)

@@ -32,13 +32,11 @@ def make_batch(dtype: Any = np.float32, of_masks: bool = False) -> tuple[jax.Arr
 def make(name: str, weights: tuple[float, ...] | None = None, of_masks: bool = True, **changes: float) -> Any:
     """The loss, compiled as one: in eager mode each of its operations would be."""
     section = {"name": name, "label_smoothing": 0.0, "focal_gamma": 2.0, "tversky_beta": 0.7, **changes}
-    of_labels = {name: section[name] for name in ("name", "label_smoothing")}
-    made = (ConfigDict(section), weights, MASK_LOSSES) if of_masks else (ConfigDict(of_labels), weights)
-    return jax.jit(losses.loss_function(*made))
+    return jax.jit(losses.loss_function(ConfigDict(section), weights, MASK_LOSSES if of_masks else losses.LOSSES))
 
 
-SMOOTHED = [(name, False, {"label_smoothing": 0.1}) for name in losses.LOSSES]
-FOCAL = [("focal", True, {"focal_gamma": gamma}) for gamma in (0.0, 0.5, 1.0)]
+SMOOTHED = [(name, False, {"label_smoothing": 0.1}) for name in losses.LOSSES if name in losses.SMOOTHED]
+FOCAL = [("focal", masks, {"focal_gamma": gamma}) for masks in (True, False) for gamma in (0.0, 0.5, 1.0)]
 
 
 @pytest.mark.parametrize(("name", "of_masks", "changes"), [*((*each, {}) for each in EVERY), *SMOOTHED, *FOCAL])
@@ -102,6 +100,8 @@ def test_losses_equal_their_formulas() -> None:
     sigmoid = (math.log1p(math.exp(2.0)) + math.log1p(math.exp(1.0))) / 2
     assert losses.softmax_cross_entropy(logits, labels).item() == pytest.approx(softmax)
     assert losses.sigmoid_cross_entropy(logits, labels).item() == pytest.approx(sigmoid)
+    focal = (1 - math.exp(-softmax)) ** 1.7 * softmax
+    assert losses.focal(logits, labels, gamma=1.7, class_weights=(3.0, 2.0)).item() == pytest.approx(2 * focal)
     smoothed = 0.9 * softmax + 0.1 * (softmax + softmax - 3.0) / 2
     assert losses.softmax_cross_entropy(logits, labels, label_smoothing=0.1).item() == pytest.approx(smoothed)
     smoothed = (math.log1p(math.exp(2.0)) - 0.05 * 2.0 + math.log1p(math.exp(-1.0)) + 0.95 * 1.0) / 2

@@ -24,7 +24,6 @@ import math
 import operator
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -291,24 +290,5 @@ class Checkpoints:
         ) from error
 
     def _clear_leftovers(self, damaged: Collection[int] = ()) -> None:
-        """Removes temporary folders, retired steps and interrupted saves; sets aside what may be of value.
-
-        An unfinished step above all finished ones is an interrupted save; another one may have lost its manifest.
-        """
-        if jax.process_index() != 0 or not self._directory.is_dir():
-            return
-        shutil.rmtree(self._directory / "deleted", ignore_errors=True)
-        finished = [step for step in self.steps() if step not in damaged]
-        for path in list(self._directory.iterdir()):
-            if re.fullmatch(r"\d+\.orbax-checkpoint-tmp.*", path.name):
-                shutil.rmtree(path)
-            elif path.name.isdecimal() and (step := int(path.name)) not in finished:
-                if finished and step > finished[-1] and step not in damaged:
-                    shutil.rmtree(path)
-                else:
-                    target = self._directory / "damaged" / path.name
-                    while target.exists():
-                        target = target.with_name(target.name + "+")
-                    target.parent.mkdir(exist_ok=True)
-                    os.replace(path, target)
-        manifest.remove_stale(self._directory)
+        if jax.process_index() == 0 and self._directory.is_dir():
+            manifest.clear_leftovers(self._directory, damaged)

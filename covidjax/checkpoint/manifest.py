@@ -4,7 +4,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import shutil
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +142,25 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def clear_leftovers(directory: Path, damaged: Collection[int] = ()) -> None:
+    """Removes temporary folders, retired steps and interrupted saves; sets aside what may be of value.
+
+    An unfinished step above all finished ones is an interrupted save; another one may have lost its manifest.
+    """
+    shutil.rmtree(directory / "deleted", ignore_errors=True)
+    finished = [step for step in finished_steps(directory) if step not in damaged]
+    for path in list(directory.iterdir()):
+        if re.fullmatch(r"\d+\.orbax-checkpoint-tmp.*", path.name):
+            shutil.rmtree(path)
+        elif path.name.isdecimal() and (step := int(path.name)) not in finished:
+            if finished and step > finished[-1] and step not in damaged:
+                shutil.rmtree(path)
+            else:
+                target = directory / "damaged" / path.name
+                while target.exists():
+                    target = target.with_name(target.name + "+")
+                target.parent.mkdir(exist_ok=True)
+                os.replace(path, target)
+    remove_stale(directory)

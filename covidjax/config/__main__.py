@@ -2,7 +2,7 @@
 
 from itertools import groupby
 
-from covidjax.config.schema import KEYS, NO_LIMIT, PHASE_KEYS, PHASE_ONLY, Key
+from covidjax.config.schema import KEYS, NO_LIMIT, PHASE_KEYS, PHASE_ONLY, PRESETS, Key
 
 HEADER = f"""# Keys of the config
 
@@ -18,7 +18,22 @@ def page() -> str:
     parts = [HEADER]
     for section, names in groupby(KEYS, key=lambda name: name.rpartition(".")[0]):
         parts += [f"## `config{'.' * bool(section)}{section}`", _table({name: KEYS[name] for name in names})]
+        parts += filter(None, [_presets(section)])
     return "\n\n".join([*parts, "## In a phase", _table(PHASE_ONLY)]) + "\n"
+
+
+def _presets(section: str) -> str:
+    """The names for values of the whole section, if it has any."""
+    if section not in PRESETS:
+        return ""
+    listed = [
+        f"`{name}` ({', '.join(f'{key} {value:g}' for key, value in values.items() if value) or 'all 0'})"
+        for name, values in PRESETS[section].items()
+    ]
+    return (
+        f"The section as a whole takes a name, in a config and on the command line (`--config.{section}=light`), and "
+        f"the run records the keys that it stands for: {', '.join(listed)}. Single keys may follow."
+    )
 
 
 def _table(keys: dict[str, Key]) -> str:

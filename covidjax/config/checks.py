@@ -13,6 +13,20 @@ from covidjax.errors import UserError
 from covidjax.freeze.strategies import gradual_epochs
 from covidjax.registry import near
 
+# What other tools call keys.
+SHORT_NAMES = {
+    "lr": "optimizer.learning_rate",
+    "wd": "optimizer.weight_decay",
+    "bs": "batch_size",
+    "num_epochs": "epochs",
+    "img_size": "dataset.image_size",
+    "size": "dataset.image_size",
+    "pretrained_weights": "pretrained",
+    "weights": "pretrained",
+    "amp": "precision",
+    "dtype": "precision",
+}
+
 
 def validate(config: ConfigDict) -> None:
     """Checks every key and value, and what goes together. Raises UserError at the first that is wrong."""
@@ -42,8 +56,7 @@ def validate(config: ConfigDict) -> None:
             f"config.batch_size {config.batch_size} is not a multiple of config.accumulation_steps "
             f"{config.accumulation_steps}: choose a batch size that is"
         )
-    for number, phase in enumerate(config.phases):
-        _check_phase(f"config.phases[{number}]", phase)
+    check_phases(config.phases)
     _check_gradual(config)
     _check_own(config)
     _check_ensemble(config)
@@ -58,9 +71,10 @@ def check_value(name: str, key: str, value: Any) -> None:
         hint = near(str(value), known.allowed)
         raise UserError(f"{name} is {value!r}: allowed are {', '.join(known.allowed)}{hint}")
     if not right:
-        raise UserError(f"{name} is {value!r}: allowed is {words}, such as its default {known.default!r}")
+        example = f", such as its default {known.default!r}" if known.default != () else ""
+        raise UserError(f"{name} is {value!r}: allowed is {words}{example}{_comma(key, value)}")
     if known.elements and several and not all(map(known.elements.accepts, value)):
-        raise UserError(f"{name} is {value!r}: allowed are {known.elements.words}")
+        raise UserError(f"{name} is {value!r}: allowed are {known.elements.words}{_comma(key, value)}")
     if known.range_words and not all(map(known.in_range, value if several else (value,))):
         raise UserError(f"{name} is {value!r}: allowed is {known.range_words}")
 
@@ -75,16 +89,78 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
+def _comma(key: str, value: Any) -> str:
+    """A hint where a value is what a tuple of one would hold, of which the comma was forgotten."""
+    known = keys().get(key) or PHASE_ONLY[key]
+    one = isinstance(value, dict) if key == "phases" else known.elements and known.elements.accepts(value)
+    return f"; add a comma, which makes it a tuple of one: ({value!r},)" if one else ""
+
+
+def plain(value: Any) -> Any:
+    """A value with dicts in place of every ConfigDict."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(plain, value))
+    return value.to_dict() if isinstance(value, ConfigDict) else value
+
+
 def unknown_key(key: str, known: Collection[str], name: str = "config") -> str:
-    """The message for a key that does not exist: the nearest one that does, and those beside it."""
-    same_leaf = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
-    longer = [other for other in known if other.startswith(key)]
-    near = difflib.get_close_matches(key, known, 1, cutoff=0.3)
-    nearest = (difflib.get_close_matches(key, same_leaf or longer, 1, cutoff=0) or near or list(known))[0]
-    owner = nearest.rpartition(".")[0]
-    siblings = [other for other in known if other.rpartition(".")[0] == owner]
-    group = f"{name}.{owner}" if owner else name
-    return f"{name}.{key} does not exist: did you mean {name}.{nearest}? {group} has {', '.join(sorted(siblings))}"
+    """The message for a key that does not exist: the nearest that does, and those of its section.
+
+    The nearest: another name of the same level, or the whole path of the key of that name in another one.
+    """
+    if name != "config" and key in keys():
+        return f"{name}.{key} does not exist: a phase may set {_levels(known)}; config.{key} holds for all phases"
+    nearest = _nearest(key, known)
+    message = f"{name}.{key} does not exist: "
+    if nearest:
+        message += f"did you mean {' or '.join(f'{name}.{one}' for one in nearest)}? "
+    sections = _sections(known)
+    owner = key.rpartition(".")[0] if not nearest else nearest[0]
+    owner = owner if owner in sections else owner.rpartition(".")[0]
+    if len(nearest) > 1:
+        return message.rstrip()
+    if not owner:
+        return f"{message}{name} has {_levels(known)}"
+    siblings = sorted(other.removeprefix(f"{owner}.") for other in known if other.startswith(f"{owner}."))
+    return f"{message}{name}.{owner} has {', '.join(siblings)}"
+
+
+def _nearest(key: str, known: Collection[str]) -> list[str]:
+    """The keys that an unknown one may stand for, none where nothing is near."""
+    section, _, leaf = key.rpartition(".")
+    sections = _sections(known)
+    if key in sections:
+        return [other for other in known if other.startswith(f"{key}.")][:1]
+    if section and section not in sections:
+        near = difflib.get_close_matches(section, sorted(sections), 1)
+        return [f"{near[0]}.{leaf}"] if near and f"{near[0]}.{leaf}" in known else _nearest(leaf, known)
+    if (meant := SHORT_NAMES.get(leaf)) in known:
+        return [str(meant)]
+    leaves = {other: other.rpartition(".")[2] for other in known}
+    if same := [other for other, own in leaves.items() if own == leaf]:
+        return same
+    level = [own for other, own in leaves.items() if other.rpartition(".")[0] == section]
+    if near := difflib.get_close_matches(leaf, [*level, *(() if section else sections)], 1):
+        whole = f"{section}.{near[0]}".removeprefix(".")
+        return [whole]
+    near = difflib.get_close_matches(leaf, sorted(set(leaves.values())), 1, cutoff=0.8)
+    return [other for other, own in leaves.items() if own in near]
+
+
+def _levels(known: Collection[str]) -> str:
+    """The keys that stand in no section, and the sections."""
+    alone = sorted(other for other in known if "." not in other)
+    return f"{', '.join(alone)}, and the keys of {', '.join(sorted(_sections(known)))}"
+
+
+def _sections(known: Collection[str]) -> set[str]:
+    return {other.rpartition(".")[0] for other in known} - {""}
+
+
+def check_phases(phases: Any) -> None:
+    """Checks the keys and values of each phase. Raises UserError."""
+    for number, phase in enumerate(phases):
+        _check_phase(f"config.phases[{number}]", phase)
 
 
 def _check_masks(config: ConfigDict) -> None:
@@ -116,6 +192,12 @@ def _check_task(config: ConfigDict) -> None:
                 f"allowed are {', '.join(allowed)}"
             )
     task.check(name, config.dataset, config.loss)
+    for key in ("mixup", "cutmix"):
+        if config.augment[key] and "mix" not in task.offers:
+            raise UserError(
+                f"config.augment.{key} is {config.augment[key]} and mixes labels of images, but config.model.name is "
+                f"{name!r}, which {task.words}: set it to 0"
+            )
 
 
 def _check_phase(name: str, phase: Any) -> None:

@@ -1,14 +1,10 @@
 """The config of a run: the defaults, changed by a file and the command line, and its form as JSON."""
 
 import ast
-import contextlib
-import importlib.util
 import json
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -16,13 +12,35 @@ from ml_collections.config_dict import FieldReference
 
 from covidjax import files
 from covidjax.config.checks import check_value, flatten, unknown_key, validate
+from covidjax.config.file import check_values, evaluate
 from covidjax.config.plugins import import_plugins
-from covidjax.config.schema import KEYS, Key, is_text, keys
+from covidjax.config.schema import KEYS, PRESETS, Key, is_text, keys
 from covidjax.data.augment import AUGMENTATIONS
 from covidjax.errors import UserError
 from covidjax.process import path_of
+from covidjax.registry import near
 
-MODULE = "covidjax_run_config"  # what a config is called among the modules while it is loaded
+
+class Config(ConfigDict):
+    """A config of which a section may be set as a whole: by a dict of some of its keys, or the name of a preset."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Sets a key. Raises UserError for a name that is no preset of the section."""
+        section = self.get(key)
+        if key in PRESETS and isinstance(value, str):
+            value = _preset(key, value, section)
+        if isinstance(section, ConfigDict) and isinstance(value, dict | ConfigDict):
+            section.update(value)
+        else:
+            super().__setitem__(key, value)
+
+
+def _preset(section: str, name: str, former: ConfigDict) -> dict[str, Any]:
+    """The values of a whole section; what else it has is off. Raises UserError for a name that is no preset."""
+    if name not in (presets := PRESETS[section]):
+        allowed = f"{', '.join(presets)}{near(name, presets)}; single keys are {', '.join(sorted(former))}"
+        raise UserError(f"config.{section} is {name!r}: allowed are {allowed}")
+    return {part: type(value)(0) for part, value in former.items()} | presets[name]
 
 
 def default_config(plugins: Sequence[str] = ()) -> ConfigDict:
@@ -31,7 +49,7 @@ def default_config(plugins: Sequence[str] = ()) -> ConfigDict:
     plugins: of `config.plugins`, whose augmentations have keys too.
     """
     import_plugins(plugins)
-    config = ConfigDict()
+    config = Config()
     for name, key in keys().items():
         _add(config, name, key)
     config.plugins = tuple(plugins)
@@ -62,60 +80,20 @@ def _with_plugins(config: ConfigDict, overrides: Sequence[str]) -> None:
 def load(spec: str, overrides: Sequence[str]) -> ConfigDict:
     """The validated config of `path.py[:argument]` with `--config.key=value` overrides.
 
-    Raises UserError, naming the key, what is allowed and the nearest existing name.
+    Raises UserError, naming the key, what is allowed and the nearest existing name; of the file also the line.
     """
     parts = re.fullmatch(r"(.+?\.py)(?::(.*))?", spec, re.DOTALL)
     path, argument = parts.groups() if parts else (spec, None)
     file = path_of(path)
     if not file.is_file():
         raise UserError(f"--config: there is no file {path!r}: give a config such as configs/quickstart.py")
-    module_spec = importlib.util.spec_from_file_location(MODULE, file)
-    if module_spec is None or module_spec.loader is None:
-        raise UserError(f"--config: {path!r} is not a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        with _importable(module, file.absolute().parent):
-            module_spec.loader.exec_module(module)
-            config = module.get_config(argument) if argument else module.get_config()
-    except UserError:
-        raise
-    except Exception as error:
-        message = " ".join(str(error).split())
-        raise UserError(f"--config: {path} could not be evaluated: {type(error).__name__}: {message}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(
-            f"--config: get_config in {path} returns {type(config).__name__}: it has to return the ConfigDict of "
-            "covidjax.config.default_config(), changed"
-        )
+    config, sources = evaluate(path, file, argument)
     _with_plugins(config, overrides)
+    check_values(config, path, sources)
     for override in overrides:
         _apply(config, override)
     validate(config)
     return config
-
-
-@contextlib.contextmanager
-def _importable(module: ModuleType, folder: Path) -> Iterator[None]:
-    """Within it a config is a module like others, beside its neighbours; afterwards no other config sees these."""
-    before = set(sys.modules)
-    sys.modules[MODULE] = module  # dataclasses look themselves up there
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        del sys.modules[MODULE]
-        for name in set(sys.modules) - before:
-            top = name.partition(".")[0]
-            places = [getattr(sys.modules[name], "__file__", None), *getattr(sys.modules[name], "__path__", ())]
-            near = (
-                Path(place).is_relative_to(folder / top) or Path(place) == folder / f"{top}.py"
-                for place in places
-                if place
-            )
-            if top not in before and any(near):
-                del sys.modules[name]
 
 
 def from_json(values: dict[str, Any]) -> ConfigDict:
@@ -155,6 +133,9 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 def _apply(config: ConfigDict, override: str) -> None:
     name, equals, text = override.removeprefix("--config.").partition("=")
+    if name in PRESETS and equals:
+        config[name] = text
+        return
     known = keys()
     if name not in known:
         raise UserError(unknown_key(name, known))

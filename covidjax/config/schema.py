@@ -101,7 +101,7 @@ KINDS: dict[type, Kind] = {
     bool: Kind(lambda value: isinstance(value, bool), "true or false"),
     int: Kind(_is_whole, "a whole number"),
     float: Kind(is_number, "a number"),
-    tuple: Kind(is_several, "a tuple such as (1, 2)"),
+    tuple: Kind(is_several, "a tuple"),
     str: Kind(is_text, "text"),
 }
 NAME_OR_TUPLE = Kind(lambda value: is_text(value) or is_several(value), "a name or a tuple")
@@ -168,6 +168,9 @@ KEYS = {
     "dataset.name": Key("phantom", "Source of the images; 'phantom' draws synthetic X-rays.", sources.NAMES),
     "dataset.root": Key("", "The folder of the images, or the one that launch/prepare.py wrote."),
     "dataset.fold": Key(-1, "The fold that is the test split; -1: the split as it is.", low=-1),
+    "dataset.split_seed": Key(
+        0, "Of the split that is drawn where a folder of classes has none.", low=0, high=2**31 - 1
+    ),
     "dataset.image_size": Key(128, "Pixels a side.", low=16, high=1e5),
     "dataset.channels": Key(1, "1 (gray) or 3 (RGB)."),
     "dataset.crop": Key("center", "To a square: cut, filled up with black, or squashed.", picture.CROPS),
@@ -228,12 +231,12 @@ KEYS = {
     "optimizer.plateau_min_delta": Key(1e-4, "Of plateau: how much lower a better loss is.", low=0),
     "optimizer.plateau_min_learning_rate": Key(0.0, "Of plateau: the rate falls no further.", low=0),
     "optimizer.options": Key((), "Of a registered optimizer.", elements=OPTIONS),
-    "loss.name": Key("softmax_cross_entropy", "Of labels of images: one of the first two.", tasks.losses),
+    "loss.name": Key("softmax_cross_entropy", "Of labels of images: one of the first three.", tasks.losses),
     "loss.class_weights": Key(
         "none", "A weight for each class, 'balanced' or 'none'.", kind=NAME_OR_TUPLE, elements=CLASS_WEIGHTS
     ),
     "loss.label_smoothing": Key(0.0, f"Of {', '.join(losses.SMOOTHED)}.", low=0, high=0.99),
-    "loss.focal_gamma": Key(2.0, "Of focal: how far pixels that are right already count less.", low=0, high=10),
+    "loss.focal_gamma": Key(2.0, "Of focal: how far what is right already counts less.", low=0, high=10),
     "loss.tversky_beta": Key(0.7, "Of tversky: weight of missed pixels, 1 - beta of false ones.", low=0, high=1),
     "loss.options": Key((), "Of a registered loss.", elements=OPTIONS),
     "augment.rotate": Key(0.0, "Degrees either way.", low=0, high=180),
@@ -243,6 +246,15 @@ KEYS = {
     "augment.brightness": Key(0.0, "Factor between 1 - brightness and 1 + brightness.", low=0, high=1),
     "augment.contrast": Key(0.0, "Factor on the distance from the image's mean.", low=0, high=1),
     "augment.sharpen": Key(0.0, "Factor on the distance from the smoothed image.", low=0, high=1),
+    "augment.crop_scale": Key(
+        0.0, "Least part of the area that a random crop shows, sides 3:4 to 4:3; 0: no crop.", low=0, high=1
+    ),
+    "augment.mixup": Key(
+        0.0, "Alpha of weighted means of two images and of their losses; 0: none. Not of masks.", low=0, high=100
+    ),
+    "augment.cutmix": Key(
+        0.0, "Alpha of boxes from another image, whose label counts by area; 0: none. Not of masks.", low=0, high=100
+    ),
     "checkpoint.every_epochs": Key(1, "Epochs from one checkpoint to the next.", low=1),
     "checkpoint.keep": Key(2, "The latest that stay, beside the best one.", low=2),
     "checkpoint.best": Key("loss", "The validation figure that names the best one.", tasks.best),
@@ -253,6 +265,8 @@ KEYS = {
         high=1e6,
     ),
 }
+# Names for the values of a whole section; what is recorded are the values.
+PRESETS = {"augment": augment.PRESETS}
 
 
 def keys() -> dict[str, Key]:

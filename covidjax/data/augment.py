@@ -1,6 +1,7 @@
 """Random changes of images on the device, from a key: one affine map by one bilinear gather, then grey levels."""
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ class Augmentation:
     flip: left and right with probability one half. brightness: factor in 1 - brightness .. 1 + brightness.
     contrast: factor in 1 - contrast .. 1 + contrast on the distance from the image's mean.
     sharpen: factor in 1 - sharpen .. 1 + sharpen on the distance from the smoothed image.
+    crop_scale: the image is a random part of itself, of at least this share of its area; 0: the whole.
+    mixup, cutmix: alphas of `data.mix.mix`, which mixes the images of a batch; 0: not.
     registered: names of AUGMENTATIONS with their functions and amounts, none of which is 0.
     """
 
@@ -33,12 +36,20 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     sharpen: float = 0.0
+    crop_scale: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     registered: tuple[tuple[str, Callable[[jax.Array, jax.Array, Any], jax.Array], Any], ...] = ()
 
     @property
     def moves(self) -> bool:
         """Whether pixels change place."""
-        return bool(self.rotate or self.shift or self.scale or self.flip)
+        return bool(self.rotate or self.shift or self.scale or self.flip or self.crop_scale)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the images of a batch are mixed."""
+        return bool(self.mixup or self.cutmix)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,6 +91,20 @@ def augmentation_of(section: Mapping[str, Any]) -> Augmentation:
     values = dict(section)
     own = [(name, part.function, values.pop(name, 0)) for name, part in AUGMENTATIONS.items()]
     return Augmentation(**values, registered=tuple(each for each in own if each[2]))
+
+
+def _ranges(**ranges: float) -> dict[str, Any]:
+    """The keys of the package's augmentations; those that are not given are off."""
+    off = {field.name: field.default for field in dataclasses.fields(Augmentation) if field.name != "registered"}
+    return off | ranges
+
+
+# What the names that `config.augment` takes stand for; none flips, as the heart has a side.
+PRESETS = {
+    "none": _ranges(),
+    "light": _ranges(rotate=5.0, shift=0.05, scale=0.05, brightness=0.1, contrast=0.1),
+    "strong": _ranges(rotate=15.0, shift=0.1, scale=0.2, brightness=0.2, contrast=0.3, sharpen=0.5),
+}
 
 
 def augment(
@@ -195,7 +220,32 @@ def _source_positions(
         mirror = jnp.where(symmetric(keys[4], 1.0) < 0, -mirror, mirror)
     rows = (jnp.arange(height, dtype=dtype) - (height - 1) / 2)[None, :, None] / size
     columns = (jnp.arange(width, dtype=dtype) - (width - 1) / 2)[None, None, :] / size
+    if augmentation.crop_scale:
+        crop_key = jax.random.fold_in(key, 5)  # beside the five above, which are those of runs without it
+        (high, wide), (down, right) = _crop(crop_key, batch, dtype, augmentation.crop_scale, axis)
+        rows, columns = rows * high, columns * wide
+        shift_rows, shift_columns = shift_rows - down * height, shift_columns - right * width
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
     source_rows = cosine * rows - sine * columns + (height - 1) / 2 - shift_rows
     source_columns = (sine * rows + cosine * columns) * mirror + (width - 1) / 2 - shift_columns
     return source_rows, source_columns
+
+
+def _crop(
+    key: jax.Array, batch: int, dtype: jnp.dtype, least: float, axis: str | None
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Height and width of random crops as parts of the sides, and how far their centers lie from the image's.
+
+    As torchvision's RandomResizedCrop: an area of `least` to all of the image, sides 3:4 to 4:3; a side that would
+    exceed the image is that of the image. Four arrays [batch, 1, 1].
+    """
+    keys = jax.random.split(key, 4)
+
+    def draw(key: jax.Array, center: float, spread: float) -> jax.Array:
+        return _uniform(key, (batch, 1, 1), dtype, center, spread, axis)
+
+    area = draw(keys[0], (1 + least) / 2, (1 - least) / 2)
+    ratio = jnp.exp(draw(keys[1], 0.0, math.log(4 / 3)))
+    high, wide = jnp.minimum(jnp.sqrt(area / ratio), 1), jnp.minimum(jnp.sqrt(area * ratio), 1)
+    down, right = (draw(key, 0.0, 0.5) * (1 - side) for key, side in ((keys[2], high), (keys[3], wide)))
+    return (high, wide), (down, right)

@@ -73,6 +73,7 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
         notes=(*files.notes, *notes),
         masks=arrays[1][: len(names)] if files.with_masks else None,
         digests=tuple(digest.partition(" ")[0] for digest in content),
+        drawn=files.drawn,
     )
 
 

@@ -22,6 +22,7 @@ class Examples:
     masks: [n, height, width] uint8 class ids or None; for segmentation `classes` are those of the pixels, with the
         background first, and `labels` are zeros
     digests: SHA-256 of the bytes of each image: n, or none where the source has no files
+    drawn: file, label, patient and split of the images of all splits, where the split was drawn as they were listed
     repeats: [n] int32, how often each example counts in an epoch of training; None: once
     """
 
@@ -37,6 +38,7 @@ class Examples:
     masks: np.ndarray | None = None
     repeats: np.ndarray | None = None
     digests: tuple[str, ...] = ()
+    drawn: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,6 +1,7 @@
 """Folders of images, by class or with masks; patients, splits and folds in a table if it is there.
 
-By class: `root/train|val|test/<class>/<image>`, also deeper, and `root/folds.csv`. With masks, and `root/splits.csv`:
+By class: `root/train|val|test/<class>/<image>`, also deeper, and `root/folds.csv`, or without split folders, see
+`covidjax.data.flat`. With masks, and `root/splits.csv`:
 
 1. `root/images/<name>.jpg` and `root/masks/<name>.png`, also in folders of the same names below both
 2. the same below `root/train`, `root/val` and `root/test`
@@ -15,27 +16,30 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from covidjax.data import pairs
+from covidjax.data import flat, pairs
 from covidjax.data.formats.read import SUFFIXES
 from covidjax.data.listing import ImageFiles, Row, Scan, check_classes, choose_split, class_order
 from covidjax.data.pairs import PAIR_LAYOUT
 from covidjax.data.table import table_rows
-from covidjax.data.walk import SPELLINGS, Walk, by_folder, masks_among, split_folders, walk
+from covidjax.data.walk import Walk, by_folder, masks_among, split_folders, walk
 from covidjax.errors import UserError, some_of
 from covidjax.process import path_of
 
-PAIR_COLUMNS = ("file", "patient", "split")
-CLASS_LAYOUT = f"expected layout: root/train|val|test/<class>/<image>, images ending in {' '.join(SUFFIXES)}"
+CLASS_LAYOUT = (
+    "expected layout: root/train|val|test/<class>/<image> or root/<class>/<image>, images ending in "
+    f"{' '.join(SUFFIXES)}"
+)
 
 
-def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
+def list_files(dataset: ConfigDict, split: str, masks: bool, recorded: Path | None = None) -> ImageFiles:
     """The files of one split in the order of their names, with patients and classes or masks; opens only the table.
 
     Classes are the folder names of train in order (`class_order`) or, of masks, `dataset.mask_classes`. What is not
     read is noted. In splits.csv `file` is below images/ or, in the third layout, below the root; fold is needed for
     `dataset.fold` alone, and without the column patient the split is image-level. The choice of the split:
-    `covidjax.data.listing.choose_split`; without any split all pairs are train. Reads `dataset.{root, fold,
-    mask_classes}`. Raises UserError for a wrong layout or table.
+    `covidjax.data.listing.choose_split`; without any split all pairs are train. Without split folders of classes
+    see `covidjax.data.flat.list_files`, also for `recorded`. Reads `dataset.{root, fold, split_seed, mask_classes}`.
+    Raises UserError for a wrong layout or table.
     """
     root = path_of(dataset.root)
     layout = PAIR_LAYOUT if masks else CLASS_LAYOUT
@@ -43,15 +47,17 @@ def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
         raise UserError(f"{root} does not exist or is no folder; {layout}")
     found = walk(root, layout)
     splits, notes = split_folders(found)
+    if not masks and (flat.is_flat(found) or (recorded is not None and recorded.exists())):
+        return flat.list_files(found, split, dataset.fold, dataset.split_seed, recorded)
     table: Path
     columns: tuple[str, ...]
     if masks:
         scan = pairs.scan(found, splits, joined=len(dataset.mask_classes) == 2)
-        table, columns = root / "splits.csv", (*PAIR_COLUMNS, "fold") if dataset.fold != -1 else PAIR_COLUMNS
+        table, columns = root / "splits.csv", ("file", "split", "fold") if dataset.fold != -1 else ("file", "split")
         missing = f"{root} has no {split} split: add {split} rows to {table}, or a folder {root / split}; {PAIR_LAYOUT}"
     else:
         scan = _scan_classes(found, splits)
-        table, columns = root / "folds.csv", ("file", "label", "patient", "split", "fold")
+        table, columns = root / "folds.csv", ("file", "label", "split", "fold")
         missing = f"{root / split} does not exist; {CLASS_LAYOUT}"
     rows, known = list(scan.rows), all(row.patient for row in scan.rows)
     notes += scan.notes
@@ -90,9 +96,9 @@ def _scan_classes(found: Walk, splits: dict[str, str]) -> Scan:
     """The images of all splits, split by split and class by class."""
     root = found.root
     if "train" not in splits:
-        deeper = next((name for name in found.folders if SPELLINGS["train"].fullmatch(name.rpartition("/")[2])), "")
-        hint = f", but {root / deeper} does: name the folder that it is in" if deeper else ""
-        raise UserError(f"{root / 'train'} does not exist or is no folder{hint}; {CLASS_LAYOUT}")
+        there = f"images found: {by_folder(found.images) or 'none'}"
+        told = [f"{root / 'train'} does not exist or is no folder", flat.hint(found), there, CLASS_LAYOUT]
+        raise UserError("; ".join(filter(None, told)))
     split_of = {folder: split for split, folder in splits.items()}
     if twice := [name for name in found.not_entered if name.count("/") == 1 and name.split("/")[0] in split_of]:
         raise UserError(f"{root}: {some_of(twice)}: links to folders that are read already; a class needs its own")

@@ -39,6 +39,7 @@ class ImageFiles:
     notes: sentences that go to `Examples.notes`
     reader: gives the bytes of a name where names are no files below `root`
     paths: the files below `root` of names that are not those of their files
+    drawn: the rows of `Examples.drawn`
     """
 
     root: Path
@@ -49,6 +50,7 @@ class ImageFiles:
     reader: Callable[[str], bytes] | None = None
     split: str = ""
     paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    drawn: tuple[tuple[str, ...], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from covidjax.errors import UserError, some_of
 NAMES = ("phantom", "folder", "tfds")  # of config.dataset.name
 
 
-def load(dataset: Any, split: str, *, masks: bool = False) -> Examples:
+def load(dataset: Any, split: str, *, masks: bool = False, recorded: Path | None = None) -> Examples:
     """One decoded split of `config.dataset`; no file of another split is opened, but for a fold of a prepared set.
 
     masks: whether classes are those of pixels, whose ids the masks hold, and labels are zeros; else labels and classes
     are those of whole images. Training images of classes in `dataset.oversample` count several times.
+    recorded: where a run has kept the split that it drew, see `covidjax.data.flat.list_files`.
     Images and masks of files and records: see `covidjax.data.decode.decode`.
     Raises UserError for an unknown split, source or class, for all that is wrong with the files (of pairs: missing or
     ambiguous mask, other size, class id out of range, lossy JPEG) at once, for a class of a folder without a good
@@ -38,7 +40,7 @@ def load(dataset: Any, split: str, *, masks: bool = False) -> Examples:
             labels = np.zeros_like(examples.labels)
             examples = dataclasses.replace(examples, labels=labels, classes=phantom.MASK_CLASSES)
     else:
-        examples = decode(listed(dataset, split, masks=masks), dataset)
+        examples = decode(listed(dataset, split, masks=masks, recorded=recorded), dataset)
         if masks:
             examples = _look_at_masks(examples, dataset.root)
         counts = np.bincount(examples.labels, minlength=len(examples.classes))
@@ -48,13 +50,13 @@ def load(dataset: Any, split: str, *, masks: bool = False) -> Examples:
     return oversampled(examples, dataset.oversample) if split == "train" else examples
 
 
-def listed(dataset: Any, split: str, *, masks: bool = False) -> ImageFiles:
+def listed(dataset: Any, split: str, *, masks: bool = False, recorded: Path | None = None) -> ImageFiles:
     """The images of one split of files or records, with labels and patients, before one is decoded.
 
     Raises UserError for an unknown source and for what is wrong with tables and layout.
     """
     if dataset.name == "folder":
-        return folder.list_files(dataset, split, masks)
+        return folder.list_files(dataset, split, masks, recorded)
     if dataset.name == "tfds":  # whose import takes a second: other sources do not wait for it
         files: ImageFiles = import_with_extra("covidjax.data.prepared").list_files(dataset, split, masks)
         if not masks:
@@ -78,7 +80,7 @@ def _look_at_masks(examples: Examples, root: str) -> Examples:
     return dataclasses.replace(examples, notes=tuple(notes))
 
 
-def copies_elsewhere(dataset: Any, examples: Examples) -> list[str]:
+def copies_elsewhere(dataset: Any, examples: Examples, recorded: Path | None = None) -> list[str]:
     """Notes on images of a split that are in others too. The test split is read for itself only.
 
     Of the other splits the files of a size that an image of this one has are read.
@@ -89,7 +91,9 @@ def copies_elsewhere(dataset: Any, examples: Examples) -> list[str]:
     masks = examples.masks is not None
     try:
         others = {
-            split: listed(dataset, split, masks=masks) for split in SPLITS if split == examples.split or split != "test"
+            split: listed(dataset, split, masks=masks, recorded=recorded)
+            for split in SPLITS
+            if split == examples.split or split != "test"
         }
     except UserError as error:
         return [f"copies in other splits were not looked for: {error}"]

@@ -11,39 +11,51 @@ from covidjax.data.listing import Row
 from covidjax.errors import UserError, some_of
 from covidjax.files import printable
 
-PATIENT = "patient"  # the column that may be missing
+PATIENT = "patient"
 
 
-def table_rows(
-    table: Path,
-    columns: Sequence[str],
-    places: Callable[[Mapping[str, str]], Sequence[str]],
-    on_disk: Sequence[Row],
-) -> tuple[list[Row], bool]:
-    """The rows of a CSV file, in its order, held against the files that are there; and whether they have patients.
+def read_records(table: Path, needed: Sequence[str], optional: Sequence[str] = (PATIENT,)) -> list[dict[str, str]]:
+    """The rows of a CSV file with the needed columns, and the optional ones that are there; patient where one is named.
 
-    columns: file, split and others that are needed, patient where there is one; fold where the rows need one.
-    places: the names that the image of a row may have.
-    Raises UserError where the table cannot be read or lacks a column, for a row without a patient, fold or known split,
-    and where table and files differ.
+    Raises UserError where the table cannot be read or lacks a column, and for a row without a patient where others have
+    one, without a fold, or without a known split.
     """
+    wanted = (*needed, *(column for column in optional if column not in needed))
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             reader.fieldnames = header = [name.strip().lower() for name in reader.fieldnames or ()]
-            missing = [column for column in columns if column not in header and column != PATIENT]
+            missing = [column for column in needed if column not in header]
             if missing:
-                raise UserError(f"{table} lacks the columns {', '.join(missing)}; needed: {', '.join(columns)}")
-            columns = [column for column in columns if column in header]
+                raise UserError(f"{table} lacks the columns {', '.join(missing)}; needed: {', '.join(needed)}")
+            columns = [column for column in wanted if column in header]
             records = [{column: printable((record[column] or "").strip()) for column in columns} for record in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table} cannot be read: {error}; needed: UTF-8 text, {', '.join(columns)}") from error
-    known = PATIENT in columns
+        raise UserError(f"{table} cannot be read: {error}; needed: UTF-8 text, {', '.join(needed)}") from error
+    if not any(record.get(PATIENT) for record in records):
+        records = [{column: value for column, value in record.items() if column != PATIENT} for record in records]
     for number, record in enumerate(records, start=2):
         if not record.get(PATIENT, "-") or not record.get("fold", "0").isdecimal():
             raise UserError(f"{table} line {number}: needs a patient, and a fold that is 0 or a whole number above it")
-        if record["split"] not in SPLITS:
+        if record.get("split", SPLITS[0]) not in SPLITS:
             raise UserError(f"{table} line {number}: split is {record['split']!r}; allowed: {', '.join(SPLITS)}")
+    return records
+
+
+def table_rows(
+    table: Path,
+    needed: Sequence[str],
+    places: Callable[[Mapping[str, str]], Sequence[str]],
+    on_disk: Sequence[Row],
+    optional: Sequence[str] = (PATIENT,),
+) -> tuple[list[Row], bool]:
+    """The rows of a CSV file, in its order, held against the files that are there; and whether they have patients.
+
+    needed, optional: columns, see `read_records`; where split or fold is neither there, rows have '' or -1.
+    places: the names that the image of a row may have.
+    Raises UserError as `read_records` does, and where table and files differ.
+    """
+    records = read_records(table, needed, optional)
     files, names = {row.name: row for row in on_disk}, []
     for record in records:
         options = places(record)
@@ -58,7 +70,7 @@ def table_rows(
         )
     return [
         dataclasses.replace(
-            files[name], split=own["split"], patient=own.get(PATIENT, ""), fold=int(own.get("fold", -1))
+            files[name], split=own.get("split", ""), patient=own.get(PATIENT, ""), fold=int(own.get("fold", -1))
         )
         for name, own in zip(names, records, strict=True)
-    ], known
+    ], any(PATIENT in record for record in records)

@@ -186,6 +186,8 @@ def lower_step(job: Job) -> Any:
 
 def caching_note(feature_views: int, recipe: Recipe) -> str:
     """Whether the features of a frozen prefix may be cached, in one line. feature_views: `config.feature_views`."""
+    if recipe.augmentation.mixes:
+        return "features may not be cached: config.augment.mixup and cutmix mix images"
     if not recipe.augments:
         return "features may be cached: nothing random comes before the frozen prefix"
     if feature_views:

@@ -46,7 +46,7 @@ def read_split(members: Sequence[Member], split: str) -> list[Examples]:
     """
     found: list[Examples] = []
     for member in members:
-        examples = sources.load(member.trained.config.dataset, split)
+        examples = sources.load(member.trained.config.dataset, split, recorded=record.split_of(member.workdir))
         record.check_recorded(member.workdir, journal.read(member.workdir), examples)
         if found and _identity(members[0], found[0]) != _identity(member, examples):
             raise UserError(
@@ -131,7 +131,8 @@ def evaluate(workdir: Path, split: str, which: Which) -> dict[str, Any]:
     with journal.changing(workdir) as run:
         passes = run["ensemble"]["forward_passes"]
         passes[split] = passes.get(split, 0) + len(answers)
-    copies = sources.copies_elsewhere(mixed.members[0].trained.config.dataset, examples[0])
+    first = mixed.members[0]
+    copies = sources.copies_elsewhere(first.trained.config.dataset, examples[0], record.split_of(first.workdir))
     seen = dataclasses.replace(examples[0], notes=(*examples[0].notes, *copies))
     result = _write_evaluation(workdir, mixed, seen, answers)
     shown = {split: seen}

@@ -34,14 +34,15 @@ def evaluate_run(workdir: Path, split: str, which: Which, *, hausdorff: bool = F
         return ensemble.evaluate(workdir, split, which)
     trained = load_trained(workdir, which)  # where this fails the test split is not touched
     record.begin_reading(workdir, split)
-    examples = sources.load(config.dataset, split, masks=task.masks)
+    recorded = record.split_of(workdir)
+    examples = sources.load(config.dataset, split, masks=task.masks, recorded=recorded)
     record.end_reading(workdir, examples, task)
-    copies = sources.copies_elsewhere(config.dataset, examples)
+    copies = sources.copies_elsewhere(config.dataset, examples, recorded)
     examples = dataclasses.replace(examples, notes=(*examples.notes, *copies))
     result = evaluate_split(workdir, trained, examples, hausdorff=hausdorff)
     shown = {split: examples}
     if split != "val" and (workdir / "predictions_val.csv").exists():
-        shown["val"] = sources.load(config.dataset, "val", masks=task.masks)
+        shown["val"] = sources.load(config.dataset, "val", masks=task.masks, recorded=recorded)
     report.write(workdir, shown)
     return result
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from covidjax import config as configs
 from covidjax import files, journal, models, optim
 from covidjax.console import say
+from covidjax.data import flat
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 from covidjax.process import git_revision
@@ -150,6 +151,17 @@ def environment() -> dict[str, Any]:
         "num_devices": len(devices),
         "git_revision": git_revision(),
     }
+
+
+def split_of(workdir: Path) -> Path:
+    """Where a run keeps the split that it drew."""
+    return workdir / flat.RECORDED
+
+
+def keep_split(workdir: Path, examples: Examples) -> None:
+    """Writes the split that was drawn, if one was: later commands use it whatever comes to the folder."""
+    if examples.drawn:
+        files.write_csv(split_of(workdir), flat.COLUMNS, examples.drawn)
 
 
 def begin_reading(workdir: Path, split: str) -> None:

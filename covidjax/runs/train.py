@@ -52,7 +52,10 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
     began = time.monotonic()
     checkpoints = open_checkpoints(workdir, config)
     resumes = bool(checkpoints.steps()) and (workdir / "run.json").exists()
-    job = prepare(config, inputs.recorded(workdir) if resumes else None)
+    began_before = (workdir / "config.json").exists()
+    job = prepare(
+        config, inputs.recorded(workdir) if resumes else None, record.split_of(workdir) if began_before else None
+    )
     run = record.open_record(workdir, job)
     run["allocator"] = allocator
     run["timings"]["data_seconds"] = round(time.monotonic() - began, 2)
@@ -65,6 +68,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
     report_path = workdir / "report.html"
     if report_path.exists() and configs.of_workdir(workdir).epochs < config.epochs:
         report_path.unlink()  # of the shorter run, which goes on: a report stands for the end
+    record.keep_split(workdir, job.train_split)
     files.write_json(workdir / "config.json", configs.to_json(config))
     record.write(workdir, run)
 
@@ -77,7 +81,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
             state, progress = job.fresh_state(), RunProgress()
             targets = job.task.targets(job.train_split)
             images, targets = first_batch(job.recipes[0], job.train_split, targets, config.seed, config.batch_size)
-            labels = [job.task.label(target, job.train_split.classes) for target in targets]
+            labels = job.task.shown_labels(targets, job.train_split.classes)
             batch.write_batch(workdir, images, labels, config.batch_size)
         else:
             state, progress = restored.state, _progress(workdir, restored)

@@ -10,7 +10,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from covidjax import losses
 from covidjax.data.examples import Examples
+from covidjax.data.mix import Mixed
+from covidjax.errors import UserError
 from covidjax.losses import LossFunction, class_counts, class_weights, correct_share, loss_function
 
 # Batches of a split in inference: logits [batch, ...], targets [batch, ...] and how many of both are real.
@@ -96,8 +99,9 @@ class Task(abc.ABC):
     words: what its networks do, after their name; of: what its losses and figures are of
     losses: functions by names of `config.loss.name`
     best: names of `config.checkpoint.best`, with 1 where higher is better, else -1
-    shown: those in every progress line
-    offers: what it can do beside: 'oversample', 'ensemble', 'sweep', 'hausdorff', 'overlays' (tiles and volumes too)
+    shown: those in every progress line; (): all of them
+    offers: what it can do beside: 'oversample', 'mix' (mixup, cutmix), 'ensemble', 'sweep', 'hausdorff', 'overlays'
+        (tiles and volumes too)
     masks: whether the data source reads masks
     correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
     page: (evaluation, workdir, examples or None) -> variables of templates/<template>, which tells of a split
@@ -111,7 +115,7 @@ class Task(abc.ABC):
     of: str
     losses: Mapping[str, Callable[..., jax.Array]]
     best: Mapping[str, int]
-    shown: tuple[str, ...]
+    shown: tuple[str, ...] = ()
     offers: frozenset[str]
     masks: bool
     correct: Callable[[jax.Array, jax.Array], jax.Array] = correct_share
@@ -142,6 +146,15 @@ class Task(abc.ABC):
     def label(self, target: np.ndarray, classes: Sequence[str]) -> str | np.ndarray:
         """What a picture of an image shows of its target: a text, or a mask [height, width] uint8."""
 
+    def shown_labels(self, targets: Any, classes: Sequence[str]) -> list[str | np.ndarray]:
+        """What pictures of the images of a training batch show. targets: those of `train.inputs.first_batch`."""
+        if not isinstance(targets, Mixed):
+            return [self.label(target, classes) for target in targets]
+        return [
+            f"{share:.2f} {self.label(first, classes)} + {1 - share:.2f} {self.label(second, classes)}"
+            for first, second, share in zip(*targets, strict=True)
+        ]
+
     def num_outputs(self, classes: Sequence[str]) -> int:
         """How many numbers the network gives for an image or a pixel."""
         return len(classes)
@@ -155,8 +168,14 @@ class Task(abc.ABC):
         """The loss as it is reported: without class weights and label smoothing."""
         return loss_function(ConfigDict({**loss.to_dict(), "label_smoothing": 0.0}), None, self.losses)
 
-    def check(self, model_name: str, dataset: Any, loss: Any) -> None:  # noqa: B027 - most tasks have nothing to check
+    def check(self, model_name: str, dataset: Any, loss: Any) -> None:
         """Checks what a config has for this task alone. Raises UserError."""
+        own = isinstance(self.losses.get(loss.name), losses.OwnLoss)  # which says itself what it takes
+        if loss.label_smoothing and loss.name not in losses.SMOOTHED and not own:
+            raise UserError(
+                f"loss.label_smoothing is {loss.label_smoothing}, which {loss.name} does not have; set it to 0, or "
+                f"choose one of {', '.join(name for name in losses.SMOOTHED if name in self.losses)}"
+            )
 
     def class_counts(self, examples: Examples) -> dict[str, int]:
         """How often each class occurs in a split, in `counted`, for run.json."""
@@ -193,7 +212,7 @@ class Task(abc.ABC):
         """The figures of a line of a running training. by: `config.checkpoint.best`."""
         return " ".join(
             f"{key} {figures[key]:{'.4f' if key == 'loss' else '.3f'}}"
-            for key in dict.fromkeys((*self.shown, by))
+            for key in dict.fromkeys((*(self.shown or self.best), by))
             if key in figures
         )
 

@@ -52,9 +52,9 @@ class Classification(Task):
             total = total.merge(_batch_sums(logits, labels, count, loss))
             batches.append((losses.probabilities(logits, loss_name), labels, count))
         parts = [(np.asarray(table)[:count], np.asarray(labels)[:count]) for table, labels, count in batches]
-        table, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        probabilities, targets = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         sums = {name: float(value) for name, value in total.compute().items()}
-        return {**sums, **classification.validation_figures(table, labels)}
+        return {**sums, **classification.validation_figures(probabilities, targets)}
 
     def evaluate(
         self, answers: Answers, examples: Examples, loss: ConfigDict, workdir: Path, *, hausdorff: bool = False
@@ -97,7 +97,7 @@ CLASSIFICATION = Classification(
     losses=losses.LOSSES,
     best={"loss": -1, "accuracy": 1, "auroc": 1, "macro_f1": 1, "balanced_accuracy": 1},
     shown=("loss", "accuracy", "auroc"),
-    offers=frozenset({"oversample", "ensemble", "sweep"}),
+    offers=frozenset({"oversample", "mix", "ensemble", "sweep"}),
     masks=False,
     template="classification.html",
     page=classification_page,

@@ -62,11 +62,7 @@ class Segmentation(Task):
                 f"config.dataset.oversample repeats images of a class, and config.model.name is {model_name!r}, whose "
                 "images have masks and no class: leave it empty"
             )
-        if loss.label_smoothing and loss.name not in (*losses.SMOOTHED, *losses.MASK_LOSSES.registered):
-            raise UserError(
-                f"loss.label_smoothing is {loss.label_smoothing}, which {loss.name} does not have; set it to 0, or "
-                f"choose one of {', '.join(losses.SMOOTHED)}"
-            )
+        super().check(model_name, dataset, loss)
 
     def measure(self, answers: Answers, loss: LossFunction, loss_name: str) -> dict[str, float]:
         """Mean loss, the part of all pixels that is right, and the means of Dice and IoU without the background."""

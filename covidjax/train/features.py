@@ -73,9 +73,12 @@ def decide(
     each = _bytes(shapes(recipe, (1, *train_split.images.shape[1:])))
     train_bytes, val_bytes = each * len(train_split) * views, each * len(val_split)
     placement, where = _place(configured_cache, train_bytes + val_bytes)
-    if not views or not placement:
+    mixes = recipe.augmentation.mixes
+    if mixes or not views or not placement:
         why = where
-        if not views:
+        if mixes:
+            why = "config.augment.mixup and cutmix mix images, and features are of single ones"
+        elif not views:
             why = (
                 "augmentation changes every image anew; config.feature_views=K caches K augmented views of each "
                 "instead, which take turns from epoch to epoch"

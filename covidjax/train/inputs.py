@@ -16,7 +16,7 @@ from covidjax.mesh import divide, replicated
 from covidjax.train.features import PrefixFeatures
 from covidjax.train.phases import Phase, phase_at
 from covidjax.train.setup import Job
-from covidjax.train.step import Recipe, augmented
+from covidjax.train.step import Recipe, step_inputs
 from covidjax.weights.workdir import Trained
 
 
@@ -121,16 +121,17 @@ def make_inputs(job: Job, phase: Phase, variables: Any, prefix: PrefixFeatures) 
 
 def first_batch(
     recipe: Recipe, examples: Examples, targets: np.ndarray, seed: int, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, Any]:
     """The inputs of the network in the first step of a run, and the targets that go with them.
 
-    -> [batch, height, width, network's channels] float32, and labels [batch] or masks, moved with their images.
+    -> [batch, height, width, network's channels] float32, and labels [batch], `data.mix.Mixed` ones, or masks, moved
+    with their images.
     """
     rows, _ = batch_rows(seed, 0, examples.turns(), batch_size)
     return augmented_batch(recipe, {"image": examples.images[rows], "label": targets[rows]}, seed)
 
 
-def augmented_batch(recipe: Recipe, batch: dict[str, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
+def augmented_batch(recipe: Recipe, batch: dict[str, np.ndarray], seed: int) -> tuple[np.ndarray, Any]:
     """A batch of the first step of a run as the network takes it. The result is that of `first_batch`.
 
     batch: {'image': [batch, height, width, channels] uint8, 'label': [batch] or [batch, height, width]}
@@ -138,13 +139,13 @@ def augmented_batch(recipe: Recipe, batch: dict[str, np.ndarray], seed: int) -> 
     augment_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))  # as in `train.step.step_keys`
 
     @jax.jit
-    def take(key: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        images, targets = augmented(key, batch, recipe)
+    def take(key: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+        images, targets = step_inputs(key, batch, dataclasses.replace(recipe, cached=False))
         inputs = recipe.preprocessing(images)
         return (inputs[0] if recipe.preprocessing.inside else inputs).astype(jnp.float32), targets
 
     inputs, targets = take(augment_key, batch)
-    return np.asarray(inputs), np.asarray(targets)
+    return np.asarray(inputs), jax.tree.map(np.asarray, targets)
 
 
 def final_inputs(job: Job, trained: Trained, prefix: PrefixFeatures) -> tuple[Any, str | None]:

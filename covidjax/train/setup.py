@@ -1,6 +1,7 @@
 """Everything of a run that is decided before its first step: data, network, phases, recipes."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -98,17 +99,18 @@ class Job:
         return jax.tree.map(lambda leaf: leaf.update(sharding=replicated(self.mesh)), state)
 
 
-def prepare(config: ConfigDict, resumed: Preprocessing | None = None) -> Job:
+def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: Path | None = None) -> Job:
     """Loads the training and validation splits and settles the rest. Raises UserError for what a person can mend.
 
     resumed: the preprocessing of a run that goes on from a checkpoint; the weights it began with are not read then, and
         `variables` are shapes.
+    recorded: where the run has kept the split that it drew, None for a new one.
     """
     if config.parallel == "jit" and not config.sync_batch_norm:
         raise UserError("config.sync_batch_norm=False needs config.parallel=pmap: under jit a batch is one batch")
     mesh = make_mesh(config.batch_size, config.accumulation_steps)
     task = tasks.of(config.model.name, config.loss.name)
-    train_split, val_split = _load(config.dataset, task)
+    train_split, val_split = _load(config.dataset, task, recorded)
     splits.check_disjoint(train_split, val_split)
     num_turns = len(train_split.turns())
     epoch_steps = steps_per_epoch(num_turns, config.batch_size)
@@ -165,12 +167,12 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None) -> Job:
     )
 
 
-def _load(dataset: ConfigDict, task: Task) -> list[Examples]:
+def _load(dataset: ConfigDict, task: Task, recorded: Path | None) -> list[Examples]:
     """The training and the validation split; what is wrong with either is told at once."""
     found, faults = [], []
     for split in ("train", "val"):
         try:
-            found.append(sources.load(dataset, split, masks=task.masks))
+            found.append(sources.load(dataset, split, masks=task.masks, recorded=recorded))
         except UserError as error:
             faults.append(str(error))
     if faults:

@@ -11,6 +11,7 @@ import optax
 from jax import lax
 
 from covidjax.data.augment import Augmentation, augment
+from covidjax.data.mix import Mixed, blended, mix
 from covidjax.freeze.plan import FreezePlan
 from covidjax.losses import correct_share
 from covidjax.models.layers import Staged, span
@@ -65,13 +66,13 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
     plan = recipe.plan
     augment_key, dropout_key = step_keys(state, recipe)
     trainable, frozen = plan.split(state.params)
-    inputs, labels = (batch["features"], batch["label"]) if recipe.cached else augmented(augment_key, batch, recipe)
+    inputs, labels = step_inputs(augment_key, batch, recipe)
 
-    def loss(trainable: Any, batch_stats: Any, inputs: Any, labels: jax.Array, key: jax.Array) -> Any:
+    def loss(trainable: Any, batch_stats: Any, inputs: Any, labels: jax.Array | Mixed, key: jax.Array) -> Any:
         params = plan.merge(trainable, frozen)
         logits, batch_stats = train_forward(recipe, params, batch_stats, inputs, key)
-        correct = jnp.sum(recipe.correct(logits, labels))
-        return jnp.mean(recipe.loss(logits, labels)), (batch_stats, correct)
+        correct = jnp.sum(blended(recipe.correct, logits, labels))
+        return jnp.mean(blended(recipe.loss, logits, labels)), (batch_stats, correct)
 
     gradient = accumulated(loss_scale.value_and_grad(loss, state.loss_scale), recipe.accumulation_steps)
     (value, (batch_stats, correct)), grads = gradient(trainable, state.batch_stats, inputs, labels, dropout_key)
@@ -136,6 +137,16 @@ def global_batch_size(batch: Batch, recipe: Recipe) -> int:
 def learning_rate(state: TrainState, recipe: Recipe) -> jax.Array:
     """The rate of the state's next step, before the factors of `lr_scale`."""
     return recipe.learning_rate(state.step - recipe.schedule_start) * state.plateau.scale
+
+
+def step_inputs(key: jax.Array, batch: Batch, recipe: Recipe) -> tuple[Any, jax.Array | Mixed]:
+    """What a step trains on, images or features, and the labels, which are `Mixed` where images are."""
+    if recipe.cached:
+        return batch["features"], batch["label"]
+    images, labels = augmented(key, batch, recipe)
+    if not recipe.augmentation.mixes:
+        return images, labels
+    return mix(jax.random.fold_in(key, 2), images, labels, recipe.augmentation, recipe.axis)
 
 
 def augmented(key: jax.Array, batch: Batch, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
@@ -204,7 +215,7 @@ def accumulated(gradient: Callable[..., Any], steps: int) -> Callable[..., Any]:
     def parts(array: jax.Array) -> jax.Array:
         return array.reshape(len(array) // steps, steps, *array.shape[1:]).swapaxes(0, 1)
 
-    def over_parts(trainable: Any, batch_stats: Any, inputs: Any, labels: jax.Array, key: jax.Array) -> Any:
+    def over_parts(trainable: Any, batch_stats: Any, inputs: Any, labels: Any, key: jax.Array) -> Any:
         def one(carry: Any, part: Any) -> Any:
             total, batch_stats = carry
             (value, (batch_stats, correct)), grads = gradient(trainable, batch_stats, *part)

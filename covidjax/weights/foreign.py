@@ -10,7 +10,11 @@ import numpy as np
 COUNTERS = "num_batches_tracked"
 # How names of heads begin in PyTorch files, and of modules that stand beside a network or behind it.
 HEADS = ("fc.", "classifier.", "aux_classifier.", "head.", "pre_logits.")
-BESIDE = (*HEADS, "decoder.", "segmentation_head.", "projector.", "projection_head.", "predictor.", "optimizer")
+BESIDE = (
+    *HEADS,
+    *("aux1.", "aux2.", "AuxLogits.", "aux_head.", "auxiliary_head.", "decode_head.", "decoder.", "segmentation_head."),
+    *("projector.", "projection_head.", "predictor.", "optimizer"),
+)
 OWN = ("params/", "batch_stats/")
 
 

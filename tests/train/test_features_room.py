@@ -85,6 +85,7 @@ ROTATED = {"augment__rotate": 10.0}
 DECISIONS: list[tuple[dict[str, Any], float, tuple[str, int, bool], str]] = [
     ({"features": "off"}, 10, ("", 1, False), "features: not cached (config.features is off)"),
     ({"freeze": "none"}, 10, ("", 1, False), "features: not cached (the first stage trains)"),
+    ({"augment__mixup": 0.2}, 10, ("", 1, True), "(config.augment.mixup and cutmix mix images, and"),
     ({"batch_norm": "batch"}, 10, ("", 1, False), "features: not cached"),  # statistics of the batch end the prefix
     ({"batch_norm": (("block2", "batch"),)}, 10, ("device", 1, True), "features: block1 run once"),
     (ROTATED, 10, ("", 1, True), "config.feature_views=K"),

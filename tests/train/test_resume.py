@@ -272,7 +272,12 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[int, ...], list[str]]] = {
     "measured within epochs": ({**VIEWS, "evaluate_every_steps": 3}, (9,), ["device", "device"]),
     "native": ({"ops": "native", "freeze": "until:block1", "features": "off", "epochs": 2, **ADAMW}, (8,), [""]),
     "float16": ({"precision": "float16", "epochs": 2}, (8,), [""]),
-    "best by auroc": ({"epochs": 3, "checkpoint__best": "auroc", "augment__shift": 0.1}, (8,), [""]),
+    "best by auroc": ({"epochs": 3, "checkpoint__best": "auroc", "augment__crop_scale": 0.5}, (8,), [""]),
+    "mixup and cutmix": (
+        {"epochs": 2, "augment__mixup": 0.4, "augment__cutmix": 1.0, "loss__name": "focal"},
+        (8,),
+        [""],
+    ),
 }
 
 

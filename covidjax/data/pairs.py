@@ -2,12 +2,11 @@
 
 import collections
 import dataclasses
-import os
 import re
 from collections.abc import Iterable, Mapping
 
 from covidjax.data.listing import Row, Scan
-from covidjax.data.walk import Walk, by_folder
+from covidjax.data.walk import Walk, by_folder, without_ending
 from covidjax.errors import UserError, some_of
 
 NUMBERED = re.compile(r"(.+)_mask(?:_?\d+)?", re.IGNORECASE)  # of several masks of an image: x_mask, x_mask_1
@@ -106,12 +105,12 @@ def _match(
     numbered: dict[str, list[str]] = collections.defaultdict(list)  # by place and stem of the image
     same: dict[str, list[str]] = collections.defaultdict(list)
     for name in masks:
-        stem = os.path.splitext(name.removeprefix(of_masks))[0]
+        stem = without_ending(name.removeprefix(of_masks))
         if match := NUMBERED.fullmatch(stem):
             numbered[match[1]].append(name)
         if not beside:
             same[stem].append(name)
-    stems = {name: os.path.splitext(name.removeprefix(of_images))[0] for name in images}
+    stems = {name: without_ending(name.removeprefix(of_images)) for name in images}
     twins = collections.Counter(stems.values())
     rows, used = [], set[str]()
     for name, stem in stems.items():
@@ -133,4 +132,4 @@ def _match(
 
 
 def _stem(name: str) -> str:
-    return os.path.splitext(name.rpartition("/")[2])[0]
+    return without_ending(name.rpartition("/")[2])

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from covidjax.data.formats.read import SUFFIXES
+from covidjax.data.formats.read import DICOM_START, SUFFIXES, is_dicom
 from covidjax.errors import UserError, some_of
 from covidjax.files import printable
 
@@ -34,7 +34,8 @@ PASSED_OVER = {
 class Walk:
     """What lies below a folder, by names below it with '/' between, sorted folder by folder, the upper ones first.
 
-    images, others: files whose ending is one of images, or not; folders: all that were read, '' is the root
+    images: files whose ending is one of images, and DICOM files without one; others: all other files
+    folders: all that were read, '' is the root
     paths: the names on disk of those images that are written otherwise, see `covidjax.files.printable`
     passed_over: entries, by the reason why they are neither files nor folders of the set
     """
@@ -62,13 +63,30 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+def without_ending(name: str) -> str:
+    """A name without the ending, if that is one of images."""
+    return os.path.splitext(name)[0] if is_image(name) else name
+
+
+def _is_bare_dicom(path: Path) -> bool:
+    """Whether a file without an ending, or with a number in its place as in 1.2.840.7, begins as DICOM does."""
+    ending = path.suffix[1:]
+    if (ending and not ending.isdecimal()) or path.name.upper() == "DICOMDIR":  # an index of others
+        return False
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file.read(DICOM_START))
+    except OSError:
+        return False
+
+
 def is_system(name: str) -> bool:
     """Whether a file or folder is hidden, or one that operating systems leave behind."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
 def walk(root: Path, layout: str = "") -> Walk:
-    """Reads a folder and all below it, but opens no file.
+    """Reads a folder and all below it. Of files without an ending the first 132 bytes are read, no other is opened.
 
     Linked folders are entered after all others, and each folder once, whatever leads to it: links may form a loop.
     Pipes, sockets and devices are passed over. layout: ends the message of errors.
@@ -99,12 +117,13 @@ def walk(root: Path, layout: str = "") -> Walk:
                 found[PASSED_OVER.get(kind, kind)].append(name)
     names = {kind: sorted(members, key=_place) for kind, members in found.items()}
     files = names.pop("file", [])
-    images = [name for name in files if is_image(name)]
+    images = [name for name in files if is_image(name) or _is_bare_dicom(root / name)]
+    chosen = frozenset(images)
     paths = _by_name(root, images)
     return Walk(
         root,
         tuple(map(printable, images)),
-        tuple(printable(name) for name in files if not is_image(name)),
+        tuple(printable(name) for name in files if name not in chosen),
         tuple(printable(name) for name in sorted(folders, key=_place)),
         {name: path for name, path in paths.items() if name != path},
         {why: tuple(map(printable, members)) for why, members in sorted(names.items())},
@@ -177,7 +196,7 @@ def masks_among(names: Sequence[str]) -> frozenset[str]:
     stems, marked = set[tuple[str, str]](), list[tuple[str, str, str]]()
     for name in names:
         folder, _, file = name.rpartition("/")
-        stem = os.path.splitext(file)[0]
+        stem = without_ending(file)
         match = OF_MASK.fullmatch(stem)
         of = match[1] or match[2] if match else stem
         outside = "/".join(part for part in folder.split("/") if not MASK_FOLDER.fullmatch(part))

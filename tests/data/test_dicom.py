@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
@@ -21,6 +22,7 @@ from covidjax.data.formats.read import open_picture
 from covidjax.data.levels import DARK
 from covidjax.data.picture import ImageSpec, decode_image, decode_pair, own_pixels
 from covidjax.errors import UserError
+from covidjax.runs.predict import list_images
 from tests.data.images import dataset_config
 
 RANDOM = np.random.default_rng(0)
@@ -259,3 +261,34 @@ def test_without_the_library_a_line_says_what_to_install(tmp_path: Path) -> None
     arguments = [sys.executable, "-c", code, str(tmp_path / "a.dcm")]
     found = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()
     assert found == f"{UserError.__name__} DICOM files need pydicom: pip install 'covidjax[data]'"
+
+
+def test_files_without_an_ending_are_images_where_they_begin_as_dicom_does(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    content = file(np.arange(64, dtype=np.uint8).reshape(8, 8), 8)
+    for split in ("train", "val", "test"):
+        for label in ("a", "b"):
+            (root / split / label).mkdir(parents=True)
+            for name in ("IM0001", "1.2.840.7", "1.2.840.8"):
+                (root / split / label / name).write_bytes(content)
+    for name, other in (("DICOMDIR", content), ("README", b"read me"), ("log.1", b"x" * 200), ("a.bak", content)):
+        (root / "train" / "a" / name).write_bytes(other)
+    examples = sources.load(dataset_config(root), "train")
+    own = ("1.2.840.7", "1.2.840.8", "IM0001")
+    assert examples.names == tuple(f"train/{label}/{name}" for label in "ab" for name in own)
+    assert any(note.startswith("4 entries are no images by their ending") for note in examples.notes)
+    assert len(list_images(root / "val").names) == 6
+
+
+def test_masks_are_found_by_the_whole_name_of_a_file_without_an_ending(tmp_path: Path) -> None:
+    content = file(np.arange(64, dtype=np.uint8).reshape(8, 8), 8)
+    mask = np.eye(8, dtype=np.uint8)
+    for name in ("1.2.7", "1.2.8"):
+        for folder in ("images", "masks"):
+            (tmp_path / "val" / folder).mkdir(exist_ok=True, parents=True)
+        (tmp_path / "val" / "images" / name).write_bytes(content)
+        Image.fromarray(mask).save(tmp_path / "val" / "masks" / f"{name}.png")
+    rows = sources.listed(dataset_config(tmp_path), "val", masks=True).rows
+    assert sorted((row.name, row.masks) for row in rows) == [
+        (f"val/images/{name}", (f"val/masks/{name}.png",)) for name in ("1.2.7", "1.2.8")
+    ]

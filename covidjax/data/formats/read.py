@@ -16,6 +16,9 @@ READERS = {
 }
 
 
+DICOM_START = 132  # bytes: a preamble of 128, and the word by which a file is known
+
+
 def is_dicom(content: bytes) -> bool:
     """Whether the bytes are those of a DICOM file, which may begin like a TIFF file."""
     return content[128:132] == b"DICM"

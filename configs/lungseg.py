@@ -26,7 +26,8 @@ def get_config(model: str = "unet") -> ConfigDict:
     config.dataset.crop = "squash"
     config.dataset.mask_classes = ("background", "lung")
     config.model.name = model
-    config.model.width = 24
+    if model == "unet":
+        config.model.width = 24
     config.batch_size = 8
     config.epochs = 40
     config.loss.name = "cross_entropy_dice"

@@ -61,6 +61,24 @@ def labels(name: str) -> Labels:
     return MODELS[name].labels if name in MODELS else "images"
 
 
+# Keys of `config.model` that some of the package's networks have and others do not, and which each has.
+SOME_HAVE = ("width", "num_blocks", "normalisation", "arrangement", "pooling", "head", "upsampling", "attention")
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "cnn": ("width", "num_blocks", "normalisation", "pooling"),
+    "vgg16": ("head",),
+    "unet": ("width", "upsampling"),
+    **dict.fromkeys(ENCODERS, ("upsampling", "attention")),
+    **dict.fromkeys(BACKBONES, ()),
+    **dict.fromkeys(LAYERS, ("pooling", "arrangement")),
+    **dict.fromkeys(PREACTIVATED, ("pooling",)),
+}
+
+
+def options(name: str) -> tuple[str, ...]:
+    """Those of SOME_HAVE that a network reads; a registered one may read all."""
+    return OPTIONS.get(name, SOME_HAVE)
+
+
 def build(model: Any, num_classes: int, precision: str, *, native: bool = False) -> Staged:
     """The network that `config.model` names, without parameters.
 

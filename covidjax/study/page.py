@@ -1,7 +1,7 @@
 """One self-contained page about a study: the verdict, the value against cost, curves, tables of conditions and runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def write(study: Study, results: Sequence[Result], conditions: Sequence[Conditio
         cost=_against_cost(study, [condition for condition in conditions if condition.finished]),
         strategies=_strategies(study, conditions, verdict),
         devices=sorted({each.device for condition in conditions for each in condition.finished if each.device}),
-        features=_features(conditions),
+        features=_said(conditions, lambda result: (result.features.rstrip("."),)),
+        notes=_said(conditions, lambda result: result.notes),
         curves=_curves(study, conditions),
         test=_test_split(study, results, verdict),
         runs=_runs(study, results),
@@ -95,13 +96,13 @@ def _strategies(study: Study, conditions: Sequence[Condition], verdict: Verdict)
     return rows
 
 
-def _features(conditions: Sequence[Condition]) -> dict[str, str]:
-    """The conditions by what became of their cached features."""
+def _said(conditions: Sequence[Condition], told: Callable[[Result], Sequence[str]]) -> dict[str, str]:
+    """The conditions by what their finished runs tell of themselves."""
     found: dict[str, dict[str, None]] = {}
     for condition in conditions:
         for result in condition.finished:
-            if result.features:
-                found.setdefault(result.features.rstrip("."), {})[quoted(condition)] = None
+            for note in filter(None, told(result)):
+                found.setdefault(note, {})[quoted(condition)] = None
     return {note: ", ".join(labels) for note, labels in found.items()}
 
 

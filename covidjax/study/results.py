@@ -15,6 +15,7 @@ from covidjax.report import workdir
 from covidjax.report.formats import duration, is_number, signed
 from covidjax.study.plan import Rate, Study, Trial, is_finished, rate_text
 from covidjax.tasks.base import Comparison, Task
+from covidjax.train.effects import NO_EFFECT, WARNING
 
 
 def _most(key: str) -> Callable[[workdir.Run], Any]:
@@ -55,6 +56,7 @@ COSTS: dict[str, Callable[[workdir.Run], Any]] = {
 class Result:
     """One trial. status: 'finished', 'failed' with a message, or 'unfinished'.
 
+    notes: its warnings, and the keys that had no effect
     figures: by column of study.csv, finite; curves: (epochs, values) on the validation split, of the value and 'loss'
     test: what evaluation_test.json holds, where the test split was evaluated; test_reads: when it was read
     """
@@ -65,6 +67,7 @@ class Result:
     workdir: str
     device: str
     features: str
+    notes: tuple[str, ...]
     figures: Mapping[str, float]
     curves: Mapping[str, tuple[list[float], list[float]]]
     test: Mapping[str, Any]
@@ -256,6 +259,7 @@ def _collect(study: Study, trial: Trial, failure: str) -> Result:
         workdir=str(folder.relative_to(study.workdir)),
         device=record.get("device", ""),
         features=_feature_notes(record),
+        notes=tuple(note for note in record.get("notes", ()) if note.startswith((NO_EFFECT, WARNING))),
         figures=_figures(read, study.comparison) if read and done else {},
         curves={name: workdir.values(read, "val", name) for name in (study.comparison.value, "loss")} if read else {},
         test=read.evaluations.get("test", {}) if read else {},

@@ -24,6 +24,7 @@ from covidjax.models.preprocessing import Preprocessing
 from covidjax.ops.choose import choose
 from covidjax.tasks.base import Task
 from covidjax.train import features
+from covidjax.train.effects import effect_notes
 from covidjax.train.features import Caching
 from covidjax.train.phases import Phase, average_notes, enter_phase, initial_state, make_phases, phase_at
 from covidjax.train.state import TrainState
@@ -153,8 +154,10 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
                 *train_split.notes,
                 *val_split.notes,
                 *copies([*seen(train_split), *seen(val_split)]),
+                *task.split_notes(train_split, val_split),
                 *weight_notes(recipes[0].loss, train_split.classes),
                 *average_notes(phases),
+                *effect_notes(config, phases, recipes, caching, begin.variables),
                 placement["note"],
                 operations.note,
                 *begin.notes,

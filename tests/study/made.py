@@ -65,6 +65,7 @@ def make_result(trial: Trial, workdir: str = "", **figures: float) -> Result:
         workdir=workdir or f"runs/{trial.name}",
         device="cpu",
         features=note if trial.strategy == "backbone" else "not cached (the first stage trains)",
+        notes=("warning: 9 of 10 parameters are frozen at random values",) if trial.strategy == "backbone" else (),
         figures={**measured, **figures},
         curves={"accuracy": (epochs, rise), "loss": (epochs, [1.3 - value for value in rise])},
         test={},

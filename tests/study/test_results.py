@@ -129,6 +129,7 @@ def test_page_needs_nothing_outside_itself_and_shows_the_figures_of_the_study(tm
     made_workdir.assert_self_contained(content)
     assert content.count("data:image/svg+xml") == 1 + 2 * len(ARMS)
     assert "<not> finite" in read.text
+    assert "\N{LEFT DOUBLE QUOTATION MARK}backbone\N{RIGHT DOUBLE QUOTATION MARK}: warning: 9 of 10" in read.text
     assert "not" not in {tag for tag, _ in read.tags}
 
     assert verdict.sentence in read.text

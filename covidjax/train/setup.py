@@ -154,6 +154,7 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
                 *train_split.notes,
                 *val_split.notes,
                 *copies([*seen(train_split), *seen(val_split)]),
+                *task.split_notes(train_split, val_split),
                 *weight_notes(recipes[0].loss, train_split.classes),
                 *average_notes(phases),
                 *effect_notes(config, phases, recipes, caching, begin.variables),

@@ -39,6 +39,12 @@ def commands(page: str) -> list[str]:
     return [line for line in lines if line.startswith(("python ", *RUN_BY_CI))]
 
 
+def files_of(page: str) -> dict[str, str]:
+    """The blocks of Python that begin with the name of a file, by that name."""
+    blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    return dict(blocks)
+
+
 def test_commands_are_found_where_readers_find_them() -> None:
     assert len(commands("README.md")) >= 7
     assert all(
@@ -138,6 +144,8 @@ def small(command: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_runs(page: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name, text in files_of(page).items():
+        (folder / name).write_text(text)
     for command in [*taken_for_granted(page), *commands(page)]:
         if command.startswith(RUN_BY_CI) or ("whole_run.py" in command and importlib.util.find_spec("keras") is None):
             continue
@@ -151,7 +159,9 @@ def test_every_command_of_a_page_runs(page: str, folder: Path, capfd: pytest.Cap
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "\n```python\n" in (ROOT / page).read_text()])
 def test_python_of_a_page_runs_from_top_to_bottom(page: str, folder: Path) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    for name, text in files_of(page).items():
+        (folder / name).write_text(text)
+    blocks = re.findall(r"^```python\n(?!# \w+\.py\n)(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
     subprocess.run([sys.executable, "-c", "\n".join(blocks)], check=True)
 
 

@@ -19,6 +19,12 @@ def test_trials_with_the_same_frozen_prefix_and_weights_follow_each_other(tmp_pa
     assert [(trial.strategy, trial.seed) for trial in order[:8:2]] == expected
 
 
+def test_strategy_that_is_a_tuple_of_patterns_is_one_in_the_config_of_its_run(tmp_path: Path) -> None:
+    study = Study(tmp_path, small_config("cnn"), ("('block1', 'block2')", "(block1|block2)"), (1e-3,), (0,))
+    found = {trial.strategy: study.config_of(trial).freeze for trial in study.trials()}
+    assert found == {"('block1', 'block2')": ("block1", "block2"), "(block1|block2)": "(block1|block2)"}
+
+
 def test_names_of_trials_are_plain_and_stay_apart() -> None:
     assert Trial("until:layer3", 1e-3, 2).name == "until-layer3_lr0.001_seed2"
     assert Trial("norm+last:2", (1e-5, 1e-3), 0).name == "norm+last-2_lr1e-05-0.001_seed0"

@@ -156,7 +156,13 @@ def test_best_epoch_is_by_the_figure_of_the_config_and_the_later_of_equal_ones(s
 
 REFUSED: list[tuple[dict[str, Any], Sequence[int], str]] = [
     ({"features": "off"}, (0,), "from cached features on the device: features: not cached (config.features is off)"),
-    ({"freeze": "none"}, (0,), "features: not cached (the first stage trains)"),
+    (
+        {"freeze": "none"},
+        (0,),
+        "a sweep trains heads on one frozen prefix, and config.freeze 'none' leaves the first stage to train: give "
+        "--config.freeze=backbone, which trains head alone, or until:<stage>, with a stage of block1, block2",
+    ),
+    ({"freeze": "none", "augment__flip": True}, (0,), "block2; and --config.feature_views=K, as the images are"),
     ({"augment__flip": True}, (0,), "config.feature_views=K"),
     ({"phases": ({"steps": 5},)}, (0,), "empty config.phases"),
     ({"phases": ({"epochs": 2}, {"epochs": 1})}, (0,), "empty config.phases"),

@@ -102,7 +102,7 @@ class ProgressLines:
         self.interval_seconds = 0.5 if self._terminal else 30.0
 
     def restart(self, step: int) -> None:
-        """The time that is left is told by the pace from here on: what was before, such as compilation, is no part of it."""
+        """The time that is left is told by the pace from here on: what was before is no part of it."""
         self._began, self._first_step = time.monotonic(), step
 
     def show(self, step: int, figures: str, images_per_second: float, best: str, *, stays: bool) -> None:

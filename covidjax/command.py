@@ -44,6 +44,32 @@ def names(text: str) -> tuple[str, ...]:
     return parts
 
 
+def strategies(text: str) -> tuple[str, ...]:
+    """The value of --strategies: the parts between semicolons or commas that stand in no bracket and no quotation."""
+    parts, quote, escaped, depth = [""], "", False, 0
+    for letter in text:
+        if escaped or letter == "\\":
+            escaped = not escaped
+        elif letter in "'\"" and quote in ("", letter):
+            quote = "" if quote else letter
+        elif not quote and letter in "([{":
+            depth += 1
+        elif not quote and letter in ")]}":
+            depth -= 1
+            if depth < 0:
+                break
+        elif not quote and depth == 0 and letter in ",;":
+            parts.append("")
+            continue
+        parts[-1] += letter
+    if quote or depth:
+        raise argparse.ArgumentTypeError(f"{text!r} has a bracket or a quotation mark without its other half")
+    parts = [part.strip() for part in parts]
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty part: write names with a comma between them")
+    return tuple(parts)
+
+
 def seeds(text: str) -> tuple[int, ...]:
     """The value of --seeds, such as 0,1,2."""
     parts = names(text)

@@ -40,7 +40,10 @@ class Progress:
 def format_table(lines: Sequence[Sequence[str]], align: str) -> str:
     """Columns as wide as their widest cell. align: '<' or '>' for each column; lines: the header is the first."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, align, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return "\n".join(format_row(line, align, widths) for line in lines)
+
+
+def format_row(cells: Sequence[str], align: str, widths: Sequence[int]) -> str:
+    """One line of a table; a cell that is wider than its column pushes the others."""
+    columns = zip(cells, align, widths, strict=True)
+    return "  ".join(f"{cell:{side}{width}}" for cell, side, width in columns).rstrip()

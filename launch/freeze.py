@@ -17,7 +17,12 @@ from covidjax.runs import freeze
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, prints the config's own plan, compiles each strategy's step, prints the table."""
     parser = command.Parser(prog="launch/freeze.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--strategies", default="all", help="all (default), or names of config.freeze between commas")
+    parser.add_argument(
+        "--strategies",
+        type=command.strategies,
+        default=("all",),
+        help="all (default), or values of config.freeze: none,backbone,('layer1','layer2')",
+    )
     parser.add_argument("--classes", type=int, help="number of classes; default: counted in the data set's folders")
     parser.add_argument("--images", type=int, help="training images of an epoch; default: counted like the classes")
     parser.add_argument("--json", type=path_of, metavar="FILE")

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = command.Parser(prog="launch/study.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=path_of, help="folder of the study, made if missing")
     parser.add_argument(
-        "--strategies", required=True, type=command.names, help="values of config.freeze: none,backbone,..."
+        "--strategies", required=True, type=command.strategies, help="values of config.freeze: none,backbone,..."
     )
     parser.add_argument("--seeds", required=True, type=command.seeds, help="values of config.seed: 0,1,2")
     parser.add_argument(

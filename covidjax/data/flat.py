@@ -11,7 +11,7 @@ from pathlib import Path
 
 from covidjax.data.examples import SPLITS
 from covidjax.data.listing import ImageFiles, Row, Scan, check_classes, choose_split, class_order
-from covidjax.data.splits import assign_fold, draw_folds, draw_splits
+from covidjax.data.splits import NUM_FOLDS, assign_fold, draw_folds, draw_splits
 from covidjax.data.table import read_records, table_rows
 from covidjax.data.walk import IMAGE_FOLDER, MASK_FOLDER, SPELLINGS, Walk, by_folder, masks_among
 from covidjax.errors import UserError, some_of
@@ -156,12 +156,14 @@ def _files(found: Walk, rows: Sequence[Row], known: bool, notes: Sequence[str]) 
 
 def _drawn(root: Path, files: ImageFiles, fold: int, seed: int) -> tuple[str, ...]:
     """The split of every image. Raises UserError where a class would be missing from train or test."""
+    if not -1 <= fold < NUM_FOLDS:
+        raise UserError(f"dataset.fold is {fold}; allowed: 0 to {NUM_FOLDS - 1}, of folds that are drawn, or -1")
     way = f"add some, or write the split yourself: a column split in {root / 'folds.csv'}, or folders train, val, test"
     unit = "patients" if files.patients_known else "images"
     try:
         splits = _draw(files.labels, files.patients, fold, seed)
     except UserError as error:
-        raise UserError(f"{root}: no split can be drawn: {error}; {way}") from error
+        raise UserError(f"{root}: {str(error).replace('patients', unit)}; {way}") from error
     there = {(row.label, own) for row, own in zip(files.rows, splits, strict=True)}
     groups = set(zip((row.label for row in files.rows), files.patients, strict=True))
     counts = collections.Counter(label for label, _ in groups)

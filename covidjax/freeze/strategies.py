@@ -1,5 +1,6 @@
 """The values of `config.freeze`: the names of ways to freeze, and which parameters each lets train."""
 
+import ast
 import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
@@ -185,6 +186,16 @@ def default_strategies(stages: tuple[str, ...], paths: Iterable[str]) -> tuple[s
     """
     thin = ("norm", "bitfit") if any(map(is_norm, paths)) else ("bitfit",)
     return ("none", *(f"until:{stage}" for stage in stages[:-2]), "backbone", *thin)
+
+
+def value_of(text: str) -> str | tuple[str, ...]:
+    """The value of `config.freeze` that a text stands for: patterns where it is a tuple of them, else the text."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    several = isinstance(value, tuple) and value and all(isinstance(part, str) for part in value)
+    return value if several or isinstance(value, str) else text
 
 
 def split_cached(name: str) -> tuple[str, bool]:

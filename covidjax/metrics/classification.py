@@ -142,10 +142,10 @@ def classification_report(
     has no example or all of them, a loss that is not finite. F1 is 0 where only TP is 0.
     Balanced accuracy and the macro figures are means over the classes that are present in the labels.
 
-    Intervals, 95 %: Wilson for proportions, which takes images as independent; for AUROC and F1 percentiles of a
-    bootstrap that draws whole patients or, where they are unknown, images. Resamples in which the figure is undefined
-    are left out. A single patient gives no interval; and no bootstrap sees beyond its examples: a perfect figure has
-    an interval of width 0.
+    Intervals, 95 %: percentiles of a bootstrap that draws whole patients or, where they are unknown, images; of
+    proportions Wilson's unless a patient has several images, as it takes images as independent. Resamples in which
+    the figure is undefined are left out. A single patient gives no interval; and no bootstrap sees beyond its examples:
+    a perfect figure has an interval of width 0, but for a proportion of 0 or 1, which has Wilson's over its patients.
 
     Raises UserError where there are no examples or probabilities are not finite.
     """
@@ -158,17 +158,31 @@ def classification_report(
     predicted = probabilities.argmax(axis=1)
     matrix = confusion_matrix(labels, predicted, num_classes)
     hits, support, predictions = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-    correct_rejections = num_examples - support - predictions + hits
+    rejections = num_examples - support - predictions + hits
     figures = functools.partial(weighted_figures, probabilities, labels)
     found = {key: values[0] for key, values in figures(np.ones((1, num_examples))).items()}
-    samples = bootstrap.resampled(figures, bootstrap.clusters_of(examples), seed, resamples)
+    clusters = bootstrap.clusters_of(examples)
+    samples = bootstrap.resampled(figures, clusters, seed, resamples)
+    grouped = clusters.max() + 1 < num_examples
+
+    def proportion(name: str, successes: int, among: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
+        """A share of the examples `among` [n] bool and its interval. drawn: the share in each resample."""
+        total = int(among.sum())
+        if total == 0:
+            return {name: None, f"{name}_ci95": None}
+        count = len(np.unique(clusters[among])) if grouped else total  # of what is independent
+        if grouped and 0 < successes < total:
+            bounds = bootstrap.interval(drawn)
+        else:
+            bounds = list(wilson_interval(count if successes == total else int(successes), count))
+        return {name: float(successes / total), f"{name}_ci95": bounds}
 
     per_class = {}
     for index, name in enumerate(classes):
         per_class[name] = {
-            **_proportion("precision", hits[index], predictions[index]),
-            **_proportion("recall", hits[index], support[index]),
-            **_proportion("specificity", correct_rejections[index], num_examples - support[index]),
+            **proportion("precision", hits[index], predicted == index, samples["precision"][:, index]),
+            **proportion("recall", hits[index], labels == index, samples["recall"][:, index]),
+            **proportion("specificity", rejections[index], labels != index, samples["specificity"][:, index]),
             **_bootstrapped("f1", found["f1"][index], samples["f1"][:, index]),
             **_bootstrapped("auroc", found["auroc"][index], samples["auroc"][:, index]),
             "support": int(support[index]),
@@ -177,7 +191,7 @@ def classification_report(
         "split": examples.split,
         "num_examples": num_examples,
         "loss": number(loss),
-        **_proportion("accuracy", hits.sum(), num_examples),
+        **proportion("accuracy", hits.sum(), np.ones(num_examples, bool), samples["accuracy"]),
         "balanced_accuracy": number(_mean_over(support > 0, _ratio(hits, support))),
         **_bootstrapped("macro_f1", found["macro_f1"], samples["macro_f1"]),
         **_bootstrapped("macro_auroc", found["macro_auroc"], samples["macro_auroc"]),
@@ -185,7 +199,12 @@ def classification_report(
         "confusion_matrix": matrix.tolist(),
         "classes": list(classes),
         "per_class": per_class,
-        "intervals": {"proportions": "Wilson 95 %", "auroc and f1": bootstrap.method(examples, resamples)},
+        "intervals": {
+            "proportions": f"{bootstrap.method(examples, resamples)}; of 0 and 1 Wilson 95 % over patients"
+            if grouped
+            else "Wilson 95 %",
+            "auroc and f1": bootstrap.method(examples, resamples),
+        },
         "research_use_only": True,
     }
 
@@ -246,12 +265,6 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 def _mean_over(present: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The mean over the last axis of the values that are present; NaN where one of those is undefined."""
     return np.where(present, values, 0.0).sum(axis=-1) / present.sum(axis=-1)
-
-
-def _proportion(name: str, successes: int, total: int) -> dict[str, Any]:
-    if total == 0:
-        return {name: None, f"{name}_ci95": None}
-    return {name: float(successes / total), f"{name}_ci95": list(wilson_interval(int(successes), int(total)))}
 
 
 def _bootstrapped(name: str, value: Any, samples: np.ndarray) -> dict[str, Any]:

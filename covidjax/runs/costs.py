@@ -13,7 +13,7 @@ from covidjax.data import phantom, sources
 from covidjax.data.examples import Examples
 from covidjax.data.order import more_turns
 from covidjax.errors import UserError
-from covidjax.freeze.strategies import CACHED, default_strategies
+from covidjax.freeze.strategies import CACHED, default_strategies, value_of
 from covidjax.mesh import make_mesh
 from covidjax.models.layers import Staged
 from covidjax.train import parallel
@@ -79,13 +79,14 @@ def job_of_shapes(config: ConfigDict, num_classes: int) -> Job:
 
 
 def job_of_strategy(job: Job, strategy: str, *, cached: bool = False) -> Job:
-    """The job under another strategy, in one phase. cached: whether its steps start from what the frozen prefix gives.
+    """The job under another strategy, in one phase.
 
+    strategy: as `value_of` takes it. cached: whether its steps start from what the frozen prefix gives.
     Raises UserError for a strategy that is a run of phases, or does not fit the network.
     """
     config = ConfigDict(job.config.to_dict())
     with config.ignore_type():
-        config.update({"freeze": strategy, "phases": ()})
+        config.update({"freeze": value_of(strategy), "phases": ()})
     begin = InitialVariables(job.variables, job.recipes[0].preprocessing, ())
     found = _job(config, job.recipes[0].model, begin, job.train_split)
     if len(found.phases) > 1:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from covidjax import console, files, tasks
 from covidjax.errors import UserError
-from covidjax.freeze.strategies import allowed, split_cached
+from covidjax.freeze.strategies import CACHED, split_cached
 from covidjax.freeze.table import format_table
 from covidjax.runs import costs
 from covidjax.runs.costs import Cost, DataFacts
@@ -39,6 +39,9 @@ COLUMNS: dict[str, Callable[[Cost, int], str]] = {
     "epoch": lambda cost, epoch: _flops(cost.flops_per_image * epoch),
 }
 
+ALIGN = "<>>>>>>>>"
+WIDTHS = (11, 13, 8, 12, 12, 11, 14, 13)  # of the columns after the first: rows are printed as they come
+
 
 def check(config: ConfigDict, num_classes: int | None, num_images: int | None, output: Path | None) -> DataFacts:
     """The facts of the data set, of which the numbers that are given are not counted. Raises UserError."""
@@ -57,20 +60,34 @@ def check(config: ConfigDict, num_classes: int | None, num_images: int | None, o
     return DataFacts(found.classes, num_images or found.images, num_images or found.epoch)
 
 
-def run(config: ConfigDict, strategies: str, data: DataFacts, output: Path | None) -> None:
-    """Prints the config's own plan and the costs of strategies, 'all' or names between commas; writes them as JSON."""
-    job = costs.job_of_shapes(config, data.classes)
-    names = costs.strategies_of(job) if strategies == "all" else _names(strategies)
+def run(config: ConfigDict, strategies: Sequence[str], data: DataFacts, output: Path | None) -> None:
+    """Prints the config's own plan and each strategy's costs when they are known; writes them as JSON.
+
+    strategies: texts as `value_of` takes them, or 'all' alone.
+    """
     device, num_devices = jax.local_devices()[0].device_kind, jax.local_device_count()
     size = config.dataset.image_size
-    print(f"{config.model.name}, batch {config.batch_size}, {size} px, {config.precision}, {num_devices} x {device}")
+    print(
+        f"{config.model.name}, batch {config.batch_size}, {size} px, {config.precision}, {num_devices} x {device}",
+        flush=True,
+    )
+    job = costs.job_of_shapes(config, data.classes)
+    names = costs.strategies_of(job) if tuple(strategies) == ("all",) else strategies
     for phase in job.phases:
         table = describe_freeze(job, phase)
         print(f"\nphase {phase.index}, config.freeze {phase.freeze!r}:")
-        print(format_table(table["rows"], table["summary"]))
-    print()
-    found = list(_predict_all(job, names))
-    print(format_costs(found, data.epoch), *_notes(job, found, data.epoch), sep="\n")
+        print(format_table(table["rows"], table["summary"]), flush=True)
+    wanted = _wanted(job, names)
+    widths = (max(map(len, [*wanted, "strategy"])), *WIDTHS)
+    print(f"\n{console.format_row(list(COLUMNS), ALIGN, widths)}", flush=True)
+    full_flops, found = costs.full_flops(job), []
+    for number, (name, (strategy, cached)) in enumerate(wanted.items(), start=1):
+        _progress(f"{number} of {len(wanted)}: {name}: compiling its step")
+        cost = costs.predict(job, strategy, full_flops, cached=cached)
+        _progress("")
+        print(console.format_row([form(cost, data.epoch) for form in COLUMNS.values()], ALIGN, widths), flush=True)
+        found.append(cost)
+    print(*_notes(job, found, data.epoch), sep="\n")
     if output:
         content = {
             "model": config.model.name,
@@ -94,36 +111,19 @@ def run(config: ConfigDict, strategies: str, data: DataFacts, output: Path | Non
         files.write_json(output, content)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise UserError(f"--strategies is empty: allowed are all, {', '.join(allowed())}")
-    return names
-
-
-def _predict_all(job: Job, names: Sequence[str]) -> Iterator[Cost]:
-    """Each named strategy, and behind it the same from cached features where its first stages are frozen."""
-    wanted: dict[tuple[str, bool], None] = {}
+def _wanted(job: Job, names: Sequence[str]) -> dict[str, tuple[str, bool]]:
+    """Each strategy, and behind it the same from cached features where its first stages are frozen, by its title."""
+    wanted: dict[str, tuple[str, bool]] = {}
     for strategy, cached in map(split_cached, names):
         prefix = costs.job_of_strategy(job, strategy).recipes[0].plan.frozen_prefix
-        ways = (True,) if cached else (False, True) if prefix else (False,)
-        wanted |= dict.fromkeys((strategy, way) for way in ways)
-    full_flops = costs.full_flops(job)
-    for number, (strategy, cached) in enumerate(wanted, start=1):
-        _progress(f"{number} of {len(wanted)}: {strategy}{', cached' if cached else ''}: compiling its step")
-        yield costs.predict(job, strategy, full_flops, cached=cached)
-    _progress("")
+        for way in (True,) if cached else (False, True) if prefix else (False,):
+            wanted[f"{CACHED}:{strategy}" if way else strategy] = (strategy, way)
+    return wanted
 
 
 def _progress(text: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def format_costs(found: Sequence[Cost], epoch: int) -> str:
-    """The table for a terminal. epoch: examples in one."""
-    rows = [[form(cost, epoch) for form in COLUMNS.values()] for cost in found]
-    return console.format_table((list(COLUMNS), *rows), "<>>>>>>>>")
 
 
 def _notes(job: Job, found: Sequence[Cost], epoch: int) -> list[str]:

@@ -78,6 +78,15 @@ def train_heads(
     """
     _check(config, seeds)
     job = prepare(config if config.pretrained else _seeded(config, seeds[0]))
+    if not job.recipes[0].plan.frozen_prefix:
+        stages = job.recipes[0].model.stages
+        views = job.recipes[0].augments and not config.feature_views
+        more = "; and --config.feature_views=K, as the images are augmented: K fixed views of each" if views else ""
+        raise UserError(
+            f"a sweep trains heads on one frozen prefix, and config.freeze {config.freeze!r} leaves the first stage to "
+            f"train: give --config.freeze=backbone, which trains {stages[-1]} alone, or until:<stage>, with a stage of "
+            f"{', '.join(stages[:-1])}{more}"
+        )
     if job.caching[0].placement != "device":
         why = job.caching[0].note or "they do not fit on the device"
         raise UserError(f"a sweep trains from cached features on the device: {why}")

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from covidjax import config as configs
 from covidjax import files, journal, models, tasks
 from covidjax.errors import Interrupted, UserError
+from covidjax.freeze.strategies import value_of
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.report.formats import duration
 from covidjax.runs import record
@@ -30,7 +31,7 @@ VARIED = ("freeze", "optimizer.learning_rate", "seed")
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One run of a study."""
+    """One run of a study. strategy: the text of the command, see `value_of`."""
 
     strategy: str
     learning_rate: Rate
@@ -74,7 +75,7 @@ class Study:
         """The config with which launch/train.py would run the trial."""
         config = configs.from_json(configs.to_json(self.config))
         config.seed = trial.seed
-        config.freeze = trial.strategy
+        config.freeze = value_of(trial.strategy)
         config.optimizer.learning_rate = trial.learning_rate
         return config
 

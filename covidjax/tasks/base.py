@@ -182,6 +182,10 @@ class Task(abc.ABC):
         counts = class_counts(self.targets(examples), len(examples.classes))
         return {name: int(count) for name, count in zip(examples.classes, counts, strict=True)}
 
+    def split_notes(self, train: Examples, val: Examples) -> list[str]:
+        """Sentences on classes that the splits have too few examples of."""
+        return []
+
     def num_bytes(self, examples: Examples) -> int:
         """Bytes of the images of a split, and of its masks."""
         return int(examples.images.nbytes) + (int(self.targets(examples).nbytes) if self.masks else 0)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from covidjax import files, losses
 from covidjax.data.examples import Examples
+from covidjax.errors import some_of
 from covidjax.losses import LossFunction, at_least_float32
 from covidjax.metrics import classification
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
@@ -44,6 +45,20 @@ class Classification(Task):
 
     def label(self, target: np.ndarray, classes: Sequence[str]) -> str:
         return classes[int(target)]
+
+    def split_notes(self, train: Examples, val: Examples) -> list[str]:
+        counts, of_val = self.class_counts(train), self.class_counts(val)
+        missing = [name for name, count in of_val.items() if not count]
+        few = [name for name, count in counts.items() if count < 2]
+        notes = []
+        if missing:
+            notes.append(
+                f"no validation image is of class {some_of(missing)}: nothing tells how well the network knows it, and "
+                "the macro figures are of the other classes"
+            )
+        if few:
+            notes.append(f"one training image, or none, is of class {some_of(few)}: too few to learn it from")
+        return notes
 
     def measure(self, answers: Answers, loss: LossFunction, loss_name: str) -> dict[str, float]:
         """Mean loss, accuracy, and the figures of `metrics.classification.validation_figures`."""
@@ -109,7 +124,7 @@ CLASSIFICATION = Classification(
         beside="macro_auroc",
         recorded=("accuracy", "loss", "balanced_accuracy", "macro_f1", "macro_auroc", "ece"),
         with_interval=("accuracy", "macro_f1", "macro_auroc"),
-        interval="Wilson",
+        interval="bootstrap by patient where patients are known to have several images, else Wilson",
         titles={
             "accuracy": "Accuracy",
             "balanced_accuracy": "Balanced accuracy",

@@ -90,7 +90,7 @@ def test_drawn_folds_hold_every_image_once(tree: Build) -> None:
     root = tree()
     names = [name for fold in range(5) for name in listed(root, fold=fold)["test"].names]
     assert len(names) == len(set(names)) == 40
-    assert "allowed: 0, 1, 2, 3, 4" in user_error(listed, root, fold=5)
+    assert "dataset.fold is 5; allowed: 0 to 4, of folds that are drawn, or -1" in user_error(listed, root, fold=5)
 
 
 def test_a_table_with_splits_or_folds_decides_and_nothing_is_drawn(tree: Build) -> None:
@@ -216,7 +216,12 @@ def test_a_class_with_too_few_images_or_patients_is_named_with_what_to_do(tree: 
     (root / "rare" / "0.png").unlink()
     rows = [(f"{number:02}.png", label, label) for label in ("cat", "dog") for number in range(20)]
     write_rows(root / "folds.csv", ("file", "label", "patient"), rows)
-    assert "no split can be drawn: 2 patients are too few for 5 folds; add some" in user_error(listed, root)
+    assert f"{root}: 2 patients are too few for 5 folds; add some" in user_error(listed, root)
+    write_rows(root / "folds.csv", ("file", "label"), [row[:2] for row in rows])
+    assert listed(root)["train"].names
+    for path in [*root.glob("*/*[1-9].png"), root / "folds.csv"]:
+        path.unlink()
+    assert f"{root}: 4 images are too few for 5 folds; add some" in user_error(listed, root)
 
 
 def test_the_drawn_rows_reach_the_examples(tree: Build) -> None:

@@ -121,6 +121,28 @@ def test_bootstrap_equals_figures_of_resampled_data() -> None:
     assert report["macro_auroc_ci95"] == pytest.approx(np.percentile(areas, [2.5, 97.5]), abs=1e-12)
 
 
+def test_proportions_of_patients_with_several_images_are_drawn_by_patient() -> None:
+    probabilities, labels = make_predictions(3, count=30)
+    patients = tuple(f"p{index % 11}" for index in range(30))
+    counts = bootstrap.resample_weights(
+        np.unique(patients, return_inverse=True)[1], np.random.default_rng(7), 40
+    ).astype(int)
+    guess, expected = probabilities.argmax(axis=1), []
+    for row in counts:
+        true, own = np.repeat(labels, row), np.repeat(guess, row)
+        expected.append([np.mean(true == own), np.mean(own[true == 1] == 1)])
+    report = make_report(probabilities, labels, patients=patients, seed=7, resamples=40)
+    recall = report["per_class"][CLASSES[1]]
+    for figure, key, drawn in zip((report, recall), ("accuracy", "recall"), np.transpose(expected), strict=True):
+        assert figure[f"{key}_ci95"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1e-12)
+    assert report["intervals"]["proportions"].startswith("bootstrap by patient, 40 resamples")
+    # What never fails is sure of its patients only, not of their images.
+    perfect = make_report(np.eye(3)[labels], labels, patients=patients)
+    assert perfect["accuracy_ci95"] == list(classification.wilson_interval(11, 11))
+    ill = {patients[index] for index in np.flatnonzero(labels == 1)}
+    assert perfect["per_class"][CLASSES[1]]["recall_ci95"] == list(classification.wilson_interval(len(ill), len(ill)))
+
+
 def test_unknown_patients_are_never_grouped() -> None:
     probabilities, labels = make_predictions(0)
     same = make_report(probabilities, labels, patients=("",) * len(labels), patients_known=False)

@@ -1,3 +1,4 @@
+import argparse
 import dataclasses
 import json
 import re
@@ -7,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from covidjax import command
 from covidjax.data import sources
 from covidjax.errors import UserError
+from covidjax.freeze.strategies import value_of
 from covidjax.runs import costs
 from covidjax.runs.costs import Cost
 from covidjax.train.setup import Job, describe_freeze
@@ -110,3 +113,34 @@ def test_the_command_prints_plan_and_costs_and_reads_no_data(
     assert backbone["speedup_vs_none"] == pytest.approx(none["flops"] / backbone["flops"])
     assert cached["feature_pass_flops"] == cached["prefix_flops"] * 200
     assert set(none) >= {field.name for field in dataclasses.fields(Cost)}
+
+
+def test_strategies_may_be_patterns_with_commas_brackets_and_quotations() -> None:
+    split = command.strategies
+    assert split("none,until:block1") == split("none; until:block1") == ("none", "until:block1")
+    mixed = "none;('block1','block2/'), (block1|block2)/conv,block[1,2]/.{1,3},\\(x"
+    parts = ("none", "('block1','block2/')", "(block1|block2)/conv", "block[1,2]/.{1,3}", "\\(x")
+    assert split(mixed) == parts
+    assert [value_of(part) for part in parts] == ["none", ("block1", "block2/"), *parts[2:]]
+    for wrong in ("('block1'", "a,,b", "'a", ")("):
+        with pytest.raises(argparse.ArgumentTypeError):
+            split(wrong)
+    patterns = costs.job_of_strategy(job(), "('block1/','block2')").recipes[0].plan
+    assert patterns == costs.job_of_strategy(job(), "until:block2").recipes[0].plan
+
+
+def test_the_command_prints_each_row_when_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: str
+) -> None:
+    shown: list[str] = []
+    known = found("none")
+
+    def predict(job: Job, strategy: str, full_flops: float, *, cached: bool = False) -> Cost:
+        shown.append(capsys.readouterr().out)
+        return dataclasses.replace(known, strategy=f"cached:{strategy}" if cached else strategy)
+
+    monkeypatch.setattr(costs, "predict", predict)
+    assert call(freeze.main, config, "--classes=3", "--strategies=none;('block1',);norm") == 0
+    assert shown[0].startswith("cnn, batch ") and shown[0].splitlines()[-1].startswith("strategy ")
+    assert [lines.split()[0] for lines in shown[1:]] == ["none", "('block1',)", "cached:('block1',)"]
+    assert capsys.readouterr().out.startswith("norm ")

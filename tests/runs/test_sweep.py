@@ -156,12 +156,21 @@ def test_best_epoch_is_by_the_figure_of_the_config_and_the_later_of_equal_ones(s
 
 REFUSED: list[tuple[dict[str, Any], Sequence[int], str]] = [
     ({"features": "off"}, (0,), "from cached features on the device: features: not cached (config.features is off)"),
-    ({"freeze": "none"}, (0,), "features: not cached (the first stage trains)"),
+    (
+        {"freeze": "none"},
+        (0,),
+        "a sweep trains heads on one frozen prefix, and config.freeze 'none' leaves the first stage to train: give "
+        "--config.freeze=backbone, which trains head alone, or until:<stage>, with a stage of block1, block2",
+    ),
+    ({"freeze": "none", "augment__flip": True}, (0,), "block2; and --config.feature_views=K, as the images are"),
     ({"augment__flip": True}, (0,), "config.feature_views=K"),
     ({"phases": ({"steps": 5},)}, (0,), "empty config.phases"),
     ({"phases": ({"epochs": 2}, {"epochs": 1})}, (0,), "empty config.phases"),
     ({"freeze": "gradual:1"}, (0,), "'gradual:1', one strategy for all epochs"),
     ({"weight_decays": (("head", 0.1),)}, (0,), "empty config.weight_decays"),
+    ({"checkpoint__best": "auroc"}, (0,), "measures loss and accuracy alone, and config.checkpoint.best is 'auroc'"),
+    ({"early_stopping__patience": 2}, (0,), "set config.early_stopping.patience to 0"),
+    ({"augment__mixup": 0.2}, (0,), "config.augment.mixup and cutmix mix images"),
     ({"pretrained": ""}, (0, 1), "with random initialisation every seed has a frozen prefix"),
 ]
 

@@ -338,7 +338,8 @@ def test_what_a_plugin_gives_is_checked_where_it_is_asked_for() -> None:
     register_strategy("typo", "one stage that is not there")(lambda argument, stages: ("heed",))
     message = user_error(make_plan, "typo", variables, model.stages)
     assert message == "freeze trains the stage 'heed', which there is not: allowed are first, second, head"
-    register_model("table")(lambda num_classes: {})
+    table: Any = lambda num_classes: {}  # noqa: E731
+    register_model("table")(table)
     config.model.name = "table"
     assert "the network 'table' is a dict: allowed is a covidjax.models.layers.Staged" in user_error(validate, config)
     register_optimizer("needy")(lambda size: optax.identity())

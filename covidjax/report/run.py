@@ -137,8 +137,11 @@ def _data(run: Run) -> dict[str, Any]:
 def _versions(run: Run) -> dict[str, list[dict[str, str]]]:
     """Of the packages, and of the run what it ran on and how long that took."""
     facts = {key: str(run.run[key]) for key in ("device", "platform", "num_devices", "git_revision") if key in run.run}
-    for key, value in run.run.get("timings", {}).items():
+    timings = dict(run.run.get("timings", {}))
+    wall = timings.pop("wall", {}).items()
+    for key, value in timings.items():
         facts[key.removesuffix("_seconds")] = duration(value) if key.endswith("_seconds") else rate(value)
     packages = sorted(run.run.get("versions", {}).items())
     tables = {"Package": packages, "Run": [(key.replace("_", " "), value) for key, value in facts.items()]}
+    tables["Wall time since the last start"] = [(part, duration(value)) for part, value in wall]
     return {title: [{"name": name, "value": value} for name, value in rows] for title, rows in tables.items() if rows}

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,11 +19,13 @@ from covidjax.report import batch
 from covidjax.report import run as report
 from covidjax.runs import ensemble, record
 from covidjax.train import loop
+from covidjax.train.clock import Clock
 from covidjax.train.compiling import Compiling
 from covidjax.train.features import PrefixFeatures, feature_store
 from covidjax.train.inputs import final_inputs, first_batch
-from covidjax.train.loop import Loop, RunProgress
+from covidjax.train.loop import Loop
 from covidjax.train.programs import Programs
+from covidjax.train.progress import RunProgress, early_stopping_notes, images_per_second
 from covidjax.train.setup import describe_freeze, prepare
 from covidjax.train.writer import MetricsWriter, ProgressLines
 from covidjax.weights import inputs
@@ -49,7 +50,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
     """
     # ---- Workdir, data, network, phases ----
     record.open_workdir(workdir, config)
-    began = time.monotonic()
+    clock = Clock()
     checkpoints = open_checkpoints(workdir, config)
     resumes = bool(checkpoints.steps()) and (workdir / "run.json").exists()
     began_before = (workdir / "config.json").exists()
@@ -58,7 +59,8 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
     )
     run = record.open_record(workdir, job)
     run["allocator"] = allocator
-    run["timings"]["data_seconds"] = round(time.monotonic() - began, 2)
+    clock.add("data", job.data_seconds)
+    run["timings"]["data_seconds"] = round(job.data_seconds, 2)
     print(*job.notes, sep="\n")
     for phase in job.phases:
         table = describe_freeze(job, phase)
@@ -91,30 +93,38 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         features = PrefixFeatures(feature_store(config.dataset.cache_dir), job.mesh, programs)
         compiling = Compiling(job, programs, [table["step_flops"] for table in run["freeze"]])
         writer = stack.enter_context(MetricsWriter(workdir, progress.step))
-        lines = ProgressLines(job.last_step, job.steps_per_epoch, config.batch_size, progress.step)
+        lines = ProgressLines(job.last_step, job.steps_per_epoch, progress.step)
         saver = Saver(checkpoints)
-        progress = loop.train(Loop(job, compiling, features, saver, writer, lines, stop_asked), state, progress)
+        clock.settle("set-up")
+        progress = loop.train(Loop(job, compiling, features, saver, writer, lines, clock, stop_asked), state, progress)
     ended = restored is not None and restored.step == progress.step
     if ended and report_path.exists():
         return report_path  # finished before: the report may hold the test split too
 
     # ---- Validation figures of the best checkpoint, and the report ----
-    num_images, lost = progress.step * config.batch_size, checkpoints.lost_best()
+    lost = checkpoints.lost_best()
     run["memory"] |= compiling.memory()
     run["features"] = features.account(run["features"])
     run["timings"] |= {
         "feature_seconds": run["features"]["seconds"],
         "train_seconds": round(progress.train_seconds, 2),
         "compile_seconds": round(compiling.seconds() + features.compile_seconds, 2),
-        "images_per_second": round(num_images / max(progress.train_seconds, 1e-9), 2),
+        "images_per_second": images_per_second(progress.step, config.batch_size, progress.train_seconds),
     }
-    stopped = loop.early_stopping_notes(job, progress)
+    stopped = early_stopping_notes(job, progress)
     print(*stopped, sep="\n", end="\n" * bool(stopped))
     run["notes"] = list(dict.fromkeys((*run["notes"], *features.notes, *stopped, *filter(None, [lost]))))
     record.write(workdir, run)
-    trained = load_trained(workdir, "latest" if lost else "best")
-    evaluate_split(workdir, trained, job.val_split, *final_inputs(job, trained, features))
-    return report.write(workdir, {"val": job.val_split})
+    with clock.spent("evaluation"):
+        trained = load_trained(workdir, "latest" if lost else "best")
+        evaluate_split(workdir, trained, job.val_split, *final_inputs(job, trained, features))
+    run["timings"]["wall"] = clock.account()
+    record.write(workdir, run)
+    with clock.spent("report"):
+        report.write(workdir, {"val": job.val_split})
+    run["timings"]["wall"] = clock.account()
+    record.write(workdir, run)
+    return report_path
 
 
 def _progress(workdir: Path, restored: Restored) -> RunProgress:

@@ -16,30 +16,16 @@ from covidjax.evaluate.network import answers, make_forward
 from covidjax.mesh import replicated
 from covidjax.tasks.base import Task
 from covidjax.train import parallel
+from covidjax.train.clock import Clock
 from covidjax.train.compiling import Compiling
 from covidjax.train.features import PrefixFeatures
 from covidjax.train.inputs import PhaseInputs, make_inputs
 from covidjax.train.phases import Phase, evaluation_variables
+from covidjax.train.progress import RunProgress, format_best, images_per_second, stopped_early
 from covidjax.train.setup import Job
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe
 from covidjax.train.writer import MetricsWriter, ProgressLines
-
-
-@dataclasses.dataclass(frozen=True)
-class RunProgress:
-    """The part of a checkpoint beside the state: finished steps, seconds of training, the best validation so far.
-
-    waited: validations at the ends of epochs of the last phase since one was better than all before.
-    phase, phase_step: where the last checkpoint stands, for whoever looks into it.
-    """
-
-    step: int = 0
-    train_seconds: float = 0.0
-    best: dict[str, float] | None = None
-    waited: int = 0
-    phase: int = 0
-    phase_step: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +38,7 @@ class Loop:
     saver: Saver
     writer: MetricsWriter
     lines: ProgressLines
+    clock: Clock
     stop_asked: Callable[[], bool]
 
 
@@ -67,14 +54,18 @@ def train(loop: Loop, state: TrainState, progress: RunProgress) -> RunProgress:
         if phase.index and progress.step == phase.first_step:
             state = job.begin_phase(phase, state)
         compiling.start(phase)
-        inputs = make_inputs(job, phase, {"params": state.params, "batch_stats": state.batch_stats}, loop.features)
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        with loop.clock.spent("feature passes" if job.caching[phase.index].validation else "data"):
+            inputs = make_inputs(job, phase, variables, loop.features)
         print(*dict.fromkeys(loop.features.notes), "\ncompiling the step ...", sep="\n", flush=True)
-        compiling.wait(phase)
+        with loop.clock.spent("compilation"):
+            compiling.wait(phase)
         print(compiling.account(phase), flush=True)
         if phase.index + 1 < len(job.phases):  # compiled while this phase runs
             compiling.start(job.phases[phase.index + 1])
         state, progress = train_phase(loop, phase, inputs, state, progress)
-    loop.saver.checkpoints.wait()
+    with loop.clock.spent("checkpoints"):
+        loop.saver.checkpoints.wait()
     return progress
 
 
@@ -90,7 +81,8 @@ def train_phase(
     def measure(state: TrainState) -> dict[str, float]:
         variables = evaluation_variables(state, recipe.plan)
         found = answers(forward, variables, inputs.val, targets, batch_size, job.mesh)
-        return job.task.measure(found, job.plain_loss, config.loss.name)
+        with loop.clock.spent("evaluation"):
+            return job.task.measure(found, job.plain_loss, config.loss.name)
 
     loop.lines.restart(progress.step)
     began, began_step, shown = time.monotonic(), progress.step, time.monotonic()
@@ -104,9 +96,10 @@ def train_phase(
         if step % job.steps_per_epoch == 0 or step == phase.last_step:
             sums = fetch_sums(state, recipe, loop.saver)
             seconds = time.monotonic() - began
+            loop.clock.add("steps", seconds)
             progress = dataclasses.replace(progress, train_seconds=progress.train_seconds + seconds)
             figures = train_figures(job.task, recipe, state, sums)
-            figures["images_per_second"] = round((step - began_step) * batch_size / seconds, 2)
+            figures["images_per_second"] = images_per_second(step - began_step, batch_size, seconds)
             measured = measure(state)
             progress = tell(loop, phase, figures, measured, progress)
             finished = step % job.steps_per_epoch == 0  # else the phase ends within an epoch
@@ -114,17 +107,20 @@ def train_phase(
             ends = step == phase.last_step or stopped_early(job, progress)
             if ends or step // job.steps_per_epoch % config.checkpoint.every_epochs == 0:
                 figure = measured[config.checkpoint.best]
-                loop.saver.offer(Snapshot(step, state, dataclasses.asdict(progress), figure), must=ends)
+                with loop.clock.spent("checkpoints"):
+                    loop.saver.offer(Snapshot(step, state, dataclasses.asdict(progress), figure), must=ends)
             began, began_step = time.monotonic(), step
         elif every and step % every == 0:
             figures = train_figures(job.task, recipe, state, fetch_sums(state, recipe, loop.saver))
             paused = time.monotonic()
+            figures["images_per_second"] = images_per_second(step - began_step, batch_size, paused - began)
             tell(loop, phase, figures, measure(state), progress)
             began += time.monotonic() - paused
         elif time.monotonic() - shown > loop.lines.interval_seconds:
             sums = fetch_sums(state, recipe, loop.saver)
             loss = f"loss {mean(sums.loss, sums.steps):.4f}"
-            loop.lines.show(step, loss, format_best(job, progress.best), stays=False)
+            rate = images_per_second(step - began_step, batch_size, time.monotonic() - began)
+            loop.lines.show(step, loss, rate, format_best(job, progress.best), stays=False)
             shown = time.monotonic()
         if stopped_early(job, progress):
             break
@@ -133,23 +129,6 @@ def train_phase(
             spent = progress.train_seconds + time.monotonic() - began
             stop(loop.saver, state, dataclasses.replace(progress, train_seconds=spent))
     return state, progress
-
-
-def stopped_early(job: Job, progress: RunProgress) -> bool:
-    """Whether `config.early_stopping` ends a run where it stands."""
-    return 0 < job.config.early_stopping.patience <= progress.waited
-
-
-def early_stopping_notes(job: Job, progress: RunProgress) -> list[str]:
-    """A note where `config.early_stopping` ended a run before its last step; none elsewhere."""
-    if not stopped_early(job, progress) or progress.step >= job.last_step:
-        return []
-    best, reached = job.config.checkpoint.best, progress.step
-    since = "" if progress.best is None else f"; the best is of epoch {progress.best['epoch']:.0f}"
-    return [
-        f"stopped early after step {reached} of {job.last_step}: no better validation {best} in {progress.waited} "
-        f"epochs (config.early_stopping.patience){since}"
-    ]
 
 
 def fetch_sums(state: TrainState, recipe: Recipe, saver: Saver) -> StepMetrics:
@@ -190,7 +169,7 @@ def tell(
         if better or (best is not None and measured[name] == best[name]):  # of equal ones the last
             best = {"epoch": epoch, **measured}
     shown = "  ".join(f"{split} {job.task.format_figures(values, name)}" for split, values in pairs)
-    loop.lines.show(step, shown, format_best(job, best), stays=True)
+    loop.lines.show(step, shown, figures["images_per_second"], format_best(job, best), stays=True)
     return dataclasses.replace(progress, best=best, waited=waited)
 
 
@@ -231,10 +210,3 @@ def stop(saver: Saver, state: TrainState, progress: RunProgress) -> NoReturn:
         saver.offer(Snapshot(progress.step, state, dataclasses.asdict(progress), None), must=True)
         saver.flush()
     raise Interrupted(f"stopped after step {progress.step}, which is saved: the same command goes on from there")
-
-
-def format_best(job: Job, best: dict[str, float] | None) -> str:
-    """The best validation figures so far, for the progress line."""
-    if best is None:
-        return "-"
-    return f"val {job.task.format_figures(best, job.config.checkpoint.best)} (epoch {best['epoch']:.0f})"

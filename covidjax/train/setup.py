@@ -1,6 +1,7 @@
 """Everything of a run that is decided before its first step: data, network, phases, recipes."""
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Job:
     """A run before its first step.
 
     plain_loss: what validation reports; recipes, caching: one a phase; variables: the weights that the run starts from.
+    data_seconds: what reading the two splits took.
     """
 
     config: ConfigDict
@@ -52,6 +54,7 @@ class Job:
     caching: tuple[Caching, ...]
     variables: dict[str, Any]
     notes: tuple[str, ...]
+    data_seconds: float = 0.0
 
     @property
     def task(self) -> Task:
@@ -111,7 +114,9 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
         raise UserError("config.sync_batch_norm=False needs config.parallel=pmap: under jit a batch is one batch")
     mesh = make_mesh(config.batch_size, config.accumulation_steps)
     task = tasks.of(config.model.name, config.loss.name)
+    began = time.monotonic()
     train_split, val_split = _load(config.dataset, task, recorded)
+    data_seconds = time.monotonic() - began
     splits.check_disjoint(train_split, val_split)
     num_turns = len(train_split.turns())
     epoch_steps = steps_per_epoch(num_turns, config.batch_size)
@@ -166,7 +171,19 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
     )
     loss, variables = task.plain_loss(config.loss), begin.variables
     return Job(
-        config, loss, mesh, train_split, val_split, placement, epoch_steps, phases, recipes, caching, variables, notes
+        config,
+        loss,
+        mesh,
+        train_split,
+        val_split,
+        placement,
+        epoch_steps,
+        phases,
+        recipes,
+        caching,
+        variables,
+        notes,
+        data_seconds,
     )
 
 

@@ -95,24 +95,26 @@ class ProgressLines:
     Off a terminal a line within an epoch appears at most every `plain_seconds`.
     """
 
-    def __init__(self, total_steps: int, steps_per_epoch: int, batch_size: int, first_step: int) -> None:
-        self._total, self._steps_per_epoch, self._batch_size = total_steps, steps_per_epoch, batch_size
+    def __init__(self, total_steps: int, steps_per_epoch: int, first_step: int) -> None:
+        self._total, self._steps_per_epoch = total_steps, steps_per_epoch
         self.restart(first_step)
         self._terminal = sys.stdout.isatty()
         self.interval_seconds = 0.5 if self._terminal else 30.0
 
     def restart(self, step: int) -> None:
-        """Rates count from here: nothing before it, such as compilation, was training."""
+        """The time that is left is told by the pace from here on: what was before is no part of it."""
         self._began, self._first_step = time.monotonic(), step
 
-    def show(self, step: int, figures: str, best: str, *, stays: bool) -> None:
-        """Shows the figures after so many steps of the run. stays: whether the next line leaves this one there."""
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        rate = (step - self._first_step) / seconds
-        eta = (self._total - step) / rate if rate else 0.0
+    def show(self, step: int, figures: str, images_per_second: float, best: str, *, stays: bool) -> None:
+        """Shows the figures after so many steps of the run. stays: whether the next line leaves this one there.
+
+        images_per_second: of the steps of the epoch so far; the time that is left counts all else, too.
+        """
+        steps = step - self._first_step
+        eta = (self._total - step) * (time.monotonic() - self._began) / steps if steps else 0.0
         epoch, epochs = -(-step // self._steps_per_epoch), -(-self._total // self._steps_per_epoch)
         line = (
-            f"epoch {epoch}/{epochs}  step {step}/{self._total}  {figures}  {rate * self._batch_size:.1f} images/s  "
+            f"epoch {epoch}/{epochs}  step {step}/{self._total}  {figures}  {images_per_second:.1f} images/s  "
             f"ETA {_clock(eta)}  best {best}"
         )
         print(

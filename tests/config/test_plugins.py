@@ -328,3 +328,22 @@ def test_a_config_without_the_plugin_neither_has_nor_needs_its_keys() -> None:
 def test_probabilities_of_a_registered_loss_are_its_own() -> None:
     register_loss("raw", probabilities=lambda logits: logits / logits.sum(-1, keepdims=True))(lambda x, y: x[:, 0])
     np.testing.assert_allclose(losses.probabilities(jnp.array([[1.0, 3.0]]), "raw"), [[0.25, 0.75]])
+
+
+def test_what_a_plugin_gives_is_checked_where_it_is_asked_for() -> None:
+    import_plugins(["own_parts.py"])
+    config = load("plain.py", overrides())
+    model = models.build(config.model, 3, "float32")
+    variables = {"params": {stage: {"norm": {"scale": jnp.ones(2)}} for stage in model.stages}, "batch_stats": {}}
+    register_strategy("typo", "one stage that is not there")(lambda argument, stages: ("heed",))
+    message = user_error(make_plan, "typo", variables, model.stages)
+    assert message == "freeze trains the stage 'heed', which there is not: allowed are first, second, head"
+    table: Any = lambda num_classes: {}  # noqa: E731
+    register_model("table")(table)
+    config.model.name = "table"
+    assert "the network 'table' is a dict: allowed is a covidjax.models.layers.Staged" in user_error(validate, config)
+    register_optimizer("needy")(lambda size: optax.identity())
+    config = load("plain.py", overrides())
+    config.optimizer.name = "needy"
+    assert "needs 'size': set config.optimizer.options = (('size', VALUE),)" in user_error(validate, config)
+    assert "range of 'power', which it does not take" in user_error(register_loss("odd", power=(0, 1)), lambda x, y: x)

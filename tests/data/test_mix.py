@@ -69,7 +69,7 @@ def test_parts_of_a_batch_on_a_mapped_axis_mix_as_in_the_whole() -> None:
     key = jax.random.key(2)
     parts = jax.tree.map(lambda array: array.reshape(4, COUNT // 4, *array.shape[1:]), (images, labels))
     mapped = jax.vmap(lambda image, label: mix(key, image, label, BOTH, "data"), axis_name="data")
-    found, whole = jax.jit(mapped)(*parts), jax.jit(lambda *batch: mix(key, *batch, BOTH))(images, labels)
+    found, whole = jax.jit(mapped)(*parts), jax.jit(lambda image, label: mix(key, image, label, BOTH))(images, labels)
     for own, expected in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(own.reshape(expected.shape), expected, rtol=1e-5)
 

@@ -139,8 +139,8 @@ def test_proportions_of_patients_with_several_images_are_drawn_by_patient() -> N
     # What never fails is sure of its patients only, not of their images.
     perfect = make_report(np.eye(3)[labels], labels, patients=patients)
     assert perfect["accuracy_ci95"] == list(classification.wilson_interval(11, 11))
-    own = {patients[index] for index in np.flatnonzero(labels == 1)}
-    assert perfect["per_class"][CLASSES[1]]["recall_ci95"] == list(classification.wilson_interval(len(own), len(own)))
+    ill = {patients[index] for index in np.flatnonzero(labels == 1)}
+    assert perfect["per_class"][CLASSES[1]]["recall_ci95"] == list(classification.wilson_interval(len(ill), len(ill)))
 
 
 def test_unknown_patients_are_never_grouped() -> None:

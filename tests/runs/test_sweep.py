@@ -168,6 +168,9 @@ REFUSED: list[tuple[dict[str, Any], Sequence[int], str]] = [
     ({"phases": ({"epochs": 2}, {"epochs": 1})}, (0,), "empty config.phases"),
     ({"freeze": "gradual:1"}, (0,), "'gradual:1', one strategy for all epochs"),
     ({"weight_decays": (("head", 0.1),)}, (0,), "empty config.weight_decays"),
+    ({"checkpoint__best": "auroc"}, (0,), "measures loss and accuracy alone, and config.checkpoint.best is 'auroc'"),
+    ({"early_stopping__patience": 2}, (0,), "set config.early_stopping.patience to 0"),
+    ({"augment__mixup": 0.2}, (0,), "config.augment.mixup and cutmix mix images"),
     ({"pretrained": ""}, (0, 1), "with random initialisation every seed has a frozen prefix"),
 ]
 

@@ -101,7 +101,7 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
 
     Raises UserError for one with other keys or values: of another version, or edited.
     """
-    plugins = values.get("plugins", ())
+    plugins = values.get("plugins", ()) if isinstance(values, dict) else ()
     config = default_config(tuple(plugins) if isinstance(plugins, list) and all(map(is_text, plugins)) else ())
     try:
         with config.ignore_type():

@@ -99,6 +99,8 @@ def identify(tensors: dict[str, np.ndarray], path: Path) -> ConfigDict:
         }
         if backbone and set(backbone) <= inner.tensors.keys() and convolutions <= {entry.source for entry in known}:
             fitting.append((len(inner.outside), model))
+            if not inner.outside:  # nothing fits better, and the large networks take a second each to look at
+                break
     if fitting:
         return min(fitting, key=lambda each: each[0])[1]
     raise UserError(

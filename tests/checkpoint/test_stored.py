@@ -21,7 +21,13 @@ def state_of(value: float) -> dict[str, jax.Array]:
     return {"weight": jnp.full((3,), value), "key": jax.random.key(int(value))}
 
 
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
+# Every day those that went wrong: etils took them for patterns, TensorStore for other places.
+DAILY = ("runs [cxr]", "**", "back\\slash", "gs:", "radiograf\udceda")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in DAILY else pytest.param(name, marks=pytest.mark.slow) for name in NAMES], ids=ascii
+)
 def test_run_below_a_folder_of_any_name_can_be_restored(tmp_path: Path, name: str) -> None:
     # A neighbour that the name would match, were it a pattern.
     for folder, value in (("runs c", 1.0), ("starry", 1.0), ("qa", 1.0), (name, 2.0)):

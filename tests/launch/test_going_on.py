@@ -108,7 +108,9 @@ def test_a_run_goes_on_without_the_weights_it_began_with(
 # ---- Longer than planned ----
 
 
-@pytest.mark.parametrize("schedule", ["constant", "plateau", "step"])
+@pytest.mark.parametrize(
+    "schedule", ["constant", *(pytest.param(each, marks=pytest.mark.slow) for each in ("plateau", "step"))]
+)
 def test_a_run_with_more_epochs_goes_on_as_one_that_had_them_from_the_start(
     tmp_path: Path, config: str, schedule: str
 ) -> None:

@@ -39,6 +39,7 @@ def end(workdir: Path, config: ConfigDict) -> tuple[dict[str, Any], Any]:
     return restored.progress, restored.state
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_run_stops_at_the_same_step_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +75,7 @@ def test_killed_and_resumed_run_stops_at_the_same_step_with_the_same_bits(
     assert all((by_path(resumed)[name] == value).all() for name, value in by_path(state).items())
 
 
+@pytest.mark.slow
 def test_run_that_stopped_early_is_finished(tmp_path: Path, programs: Programs) -> None:
     config = settings()
     report = train(config, tmp_path, programs=programs)

@@ -1,6 +1,6 @@
 """Killed at random moments, over and over: nothing recorded is lost, every file is whole, the bits are the same.
 
-Slow: run it by itself after a change of what is written, `pytest -m slow tests/train/test_kill.py -s`.
+Many minutes: run it by itself after a change of what is written, `pytest -m kill tests/train/test_kill.py -s`.
 """
 
 import json
@@ -77,7 +77,7 @@ def kill(process: "subprocess.Popen[str]") -> bool:
     return alive
 
 
-@pytest.mark.slow
+@pytest.mark.kill
 def test_a_training_killed_at_random_beside_evaluations_loses_nothing(
     tmp_path: Path, config: str, start: Start, whole: Path, job: Job, environment: dict[str, str]
 ) -> None:
@@ -122,7 +122,7 @@ def test_a_training_killed_at_random_beside_evaluations_loses_nothing(
     print(f"\n{dict(counts)}")
 
 
-@pytest.mark.slow
+@pytest.mark.kill
 def test_a_study_killed_at_random_gives_what_one_that_was_left_alone_gives(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:

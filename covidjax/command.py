@@ -1,11 +1,13 @@
 """What every command in `launch/` shares: its arguments, and errors for the person at the keyboard."""
 
 import argparse
+import contextlib
 import io
 import math
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import jax
@@ -124,6 +126,16 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: a training run goes on from its last checkpoint with the same command", file=sys.stderr)
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Within it SIGTERM unwinds the command, so that what is half written is cleared."""
+    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED_BY_SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def check_backend() -> None:

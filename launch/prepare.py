@@ -4,8 +4,6 @@ python launch/prepare.py --dataset=covid_ct --manual_dir=DIR --data_dir=DIR
 python launch/prepare.py --list
 """
 
-import signal
-import sys
 from collections.abc import Sequence
 
 try:
@@ -31,11 +29,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     if not (flags.dataset and flags.manual_dir and flags.data_dir):
         raise UserError("give --dataset=NAME --manual_dir=DIR --data_dir=DIR, or --list")
-    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(command.STOPPED_BY_SIGTERM))
-    try:
+    with command.exit_on_sigterm():
         folder = prepare(flags.dataset, flags.manual_dir, flags.data_dir)
-    finally:
-        signal.signal(signal.SIGTERM, former)
     print(f"train from it with --config.dataset.name=tfds --config.dataset.root={folder}")
 
 

@@ -27,15 +27,13 @@ def main(arguments: Sequence[str]) -> None:
         "--strategies", required=True, type=command.strategies, help="values of config.freeze: none,backbone,..."
     )
     parser.add_argument("--seeds", required=True, type=command.seeds, help="values of config.seed: 0,1,2")
-    parser.add_argument(
-        "--learning_rates", type=command.rates, help="values of config.optimizer.learning_rate; default: one"
-    )
+    parser.add_argument("--learning_rates", type=command.rates, help="of config.optimizer.learning_rate; default: one")
     parser.add_argument("--test", action="store_true", help="evaluate the chosen strategy on the test split")
     flags, config = parse_with_config(parser, arguments)
     study.check_overrides(arguments, rates=bool(flags.learning_rates))
     rates = flags.learning_rates or (config.optimizer.learning_rate,)
-    allocator = command.prepare_process(config.precision)
-    study.run(Study(flags.workdir, config, flags.strategies, rates, flags.seeds), allocator, test=flags.test)
+    plan = Study(flags.workdir, config, flags.strategies, rates, flags.seeds)
+    study.run(plan, command.prepare_process(config.precision), test=flags.test)
 
 
 if __name__ == "__main__":

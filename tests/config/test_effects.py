@@ -105,6 +105,7 @@ VALUES = {
     "arrangement": "keras",
     "upsampling": "bilinear",
     "attention": True,
+    "decoder": "fastai",
 }
 
 

@@ -83,6 +83,8 @@ def _curves(run: Run, task: Task) -> list[tuple[str, str, bytes]]:
     for key in ("loss", task.comparison.value, "learning_rate"):
         title = task.comparison.titles.get(key, "Learning rate")
         curves = {split: workdir.values(run, split, key) for split in figures.COLORS}
+        if key in ("loss", "learning_rate") and run.steps:
+            curves["train"] = workdir.along_steps(run, key)
         curves = {split: curve for split, curve in curves.items() if curve[0]}
         if curves:
             log_scale = key == "learning_rate"

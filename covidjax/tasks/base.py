@@ -67,7 +67,8 @@ class Prediction:
 class Request:
     """What is to be written of predictions. table: its path, .csv; overlays, spacing: see `runs.predict.predict`.
 
-    crop: `config.dataset.crop`; tiled: whether images were taken at their own size.
+    crop: `config.dataset.crop`; tiled: whether images were taken at their own size. inside: a folder of masks of the
+    same images, or None; of each image at least the part `inside_at_least` of what is found has to lie in its mask.
     """
 
     table: Path
@@ -75,6 +76,8 @@ class Request:
     overlays: Path | None = None
     spacing: tuple[float, ...] | None = None
     tiled: bool = False
+    inside: Path | None = None
+    inside_at_least: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from covidjax.tasks.base import Task
 from covidjax.train import parallel
 from covidjax.train.clock import Clock
 from covidjax.train.compiling import Compiling
+from covidjax.train.curve import StepCurve
 from covidjax.train.features import PrefixFeatures
 from covidjax.train.inputs import PhaseInputs, make_inputs
 from covidjax.train.phases import Phase, evaluation_variables
@@ -84,6 +85,8 @@ def train_phase(
         with loop.clock.spent("evaluation"):
             return job.task.measure(found, job.plain_loss, config.loss.name)
 
+    curve = StepCurve(job.steps_per_epoch)
+    curve.begin(progress.step, state.metrics)
     loop.lines.restart(progress.step)
     began, began_step, shown = time.monotonic(), progress.step, time.monotonic()
     span = (progress.step, phase.last_step)
@@ -92,6 +95,7 @@ def train_phase(
         state = program.call(state, *arguments)
         parallel.throttle(state, job.mesh)
         step = progress.step + count
+        curve.add(step, state.metrics)
         progress = dataclasses.replace(progress, step=step, phase=phase.index, phase_step=step - phase.first_step)
         if step % job.steps_per_epoch == 0 or step == phase.last_step:
             sums = fetch_sums(state, recipe, loop.saver)
@@ -100,10 +104,12 @@ def train_phase(
             progress = dataclasses.replace(progress, train_seconds=progress.train_seconds + seconds)
             figures = train_figures(job.task, recipe, state, sums)
             figures["images_per_second"] = images_per_second(step - began_step, batch_size, seconds)
+            loop.writer.write_all(curve.records(phase.index, recipe, state))
             measured = measure(state)
             progress = tell(loop, phase, figures, measured, progress)
             finished = step % job.steps_per_epoch == 0  # else the phase ends within an epoch
             state = next_epoch(state, figures["loss"] if finished else None, phase.optimizer, job.mesh)
+            curve.begin(step, state.metrics)
             ends = step == phase.last_step or stopped_early(job, progress)
             if ends or step // job.steps_per_epoch % config.checkpoint.every_epochs == 0:
                 figure = measured[config.checkpoint.best]
@@ -126,6 +132,7 @@ def train_phase(
             break
         if loop.stop_asked():
             fetch_sums(state, recipe, loop.saver)
+            loop.writer.write_all(curve.records(phase.index, recipe, state))
             spent = progress.train_seconds + time.monotonic() - began
             stop(loop.saver, state, dataclasses.replace(progress, train_seconds=spent))
     return state, progress

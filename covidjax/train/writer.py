@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +21,7 @@ from covidjax.errors import UserError
 
 
 class MetricsWriter:
-    """Appends records to `metrics.jsonl` and to a TensorBoard event file.
+    """Appends records to `metrics.jsonl`, those of the split 'step' to `steps.jsonl`, and to a TensorBoard event file.
 
     first_step: the finished steps of the checkpoint that the run goes on from; later records of an interrupted run
     are removed, so that each step is told once.
@@ -29,9 +29,10 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, first_step: int) -> None:
-        self._path = workdir / "metrics.jsonl"
-        kept = [line for line in files.read_json_lines(self._path)[0] if line["step"] <= first_step]
-        files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._path, self._steps_path = workdir / "metrics.jsonl", workdir / "steps.jsonl"
+        for path in (self._path, self._steps_path):
+            kept = [line for line in files.read_json_lines(path)[0] if line["step"] <= first_step]
+            files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         # Written here and now: tensorboard's own writer has a thread, which prints its errors on standard error.
         self._events_path = _next_events(workdir)
         with _written(self._events_path):
@@ -40,13 +41,19 @@ class MetricsWriter:
         # TensorBoard forgets what it has read of this step and later ones.
         self._add_event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START))
 
+    def write_all(self, records: Iterable[dict[str, Any]]) -> None:
+        """Several, see `write`."""
+        for record in records:
+            self.write(record)
+
     def write(self, record: dict[str, Any]) -> None:
         """record: `step`, `epoch`, `phase`, `split` and figures; one that is not finite is written as null."""
         strict = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in record.items()
         }
-        with _written(self._path), self._path.open("a", encoding="utf-8") as file:
+        path = self._steps_path if record["split"] == "step" else self._path
+        with _written(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(strict, allow_nan=False) + "\n")
         skip = ("step", "epoch", "phase", "split")
         values = [

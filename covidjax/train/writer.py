@@ -19,6 +19,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from covidjax import files
 from covidjax.errors import UserError
 
+PLACE = ("step", "epoch", "phase", "split")  # what a record has beside its figures
+
 
 class MetricsWriter:
     """Appends records to `metrics.jsonl` and to a TensorBoard event file.
@@ -39,27 +41,28 @@ class MetricsWriter:
         self._add_event(file_version="brain.Event:2")
         # TensorBoard forgets what it has read of this step and later ones.
         self._add_event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START))
+        with _written(self._events_path):
+            self._events.flush()
 
-    def write(self, record: dict[str, Any]) -> None:
-        """record: `step`, `epoch`, `phase`, `split` and figures; one that is not finite is written as null."""
-        strict = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in record.items()
-        }
+    def write(self, *records: dict[str, Any]) -> None:
+        """records: `step`, `epoch`, `phase`, `split` and figures; one that is not finite is written as null."""
+        strict = [{key: _finite(value) for key, value in record.items()} for record in records]
+        lines = [json.dumps(record, allow_nan=False) + "\n" for record in strict]
         with _written(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(strict, allow_nan=False) + "\n")
-        skip = ("step", "epoch", "phase", "split")
-        values = [
-            Summary.Value(tag=f"{record['split']}/{name}", simple_value=value)
-            for name, value in record.items()
-            if name not in skip
-        ]
-        self._add_event(step=record["step"], summary=Summary(value=values))
+            file.writelines(lines)
+        for record in records:
+            values = [
+                Summary.Value(tag=f"{record['split']}/{name}", simple_value=value)
+                for name, value in record.items()
+                if name not in PLACE
+            ]
+            self._add_event(step=record["step"], summary=Summary(value=values))
+        with _written(self._events_path):
+            self._events.flush()
 
     def _add_event(self, **fields: Any) -> None:
         with _written(self._events_path):
             self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
-            self._events.flush()
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -76,6 +79,10 @@ def _next_events(workdir: Path) -> Path:
     known = [path.name.split(".")[3] for path in workdir.glob("events.out.tfevents.*")]
     stamp = max([int(time.time()), *(int(text) + 1 for text in known if text.isdecimal())])
     return workdir / f"events.out.tfevents.{stamp}.{socket.gethostname()}.{os.getpid()}"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

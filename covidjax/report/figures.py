@@ -40,7 +40,8 @@ def learning_curve(
     """A figure against the epoch, with a dashed line between phases and a ring on val at `best_epoch`.
 
     curves: of 'train', 'val' and 'step', which is of single steps, epochs and values of equal length; averaged: whether
-    val is of the moving average. Values that are not finite are gaps, and so is what a log scale cannot show. Returns an SVG file.
+    val is of the moving average. Values that are not finite are gaps, and so is what a log scale cannot show.
+    Returns an SVG file.
     """
     figure, axes = new_figure(3.4, 2.55, "epoch")
     for split, (epochs, found) in curves.items():

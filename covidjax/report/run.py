@@ -103,7 +103,7 @@ def _phases(run: Run) -> list[dict[str, Any]]:
             {
                 "strategy": strategy if isinstance(strategy, str) else ", ".join(strategy),
                 "rows": rows,
-                "total": {"stage": "all stages", "batch_norm": "", **sums},
+                "total": {"stage": "all stages", "batch_norm": "", "learning_rates": [], **sums},
                 "summary": phase.get("summary"),
                 "features": phase.get("features", {}).get("note"),
                 "memory": run.run.get("memory", {}).get(str(number)),

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,20 +17,59 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from covidjax import files
+from covidjax.config.writers import PLACE, Make
+from covidjax.console import say
 from covidjax.errors import UserError
+from covidjax.registry import fault
 
-PLACE = ("step", "epoch", "phase", "split")  # what a record has beside its figures
+
+class Hook:
+    """A registered writer of a run. Where it fails one line says so, and the run goes on without it.
+
+    note: that line; '' while it works.
+    """
+
+    def __init__(self, name: str, make: Make, workdir: Path, config: dict[str, Any]) -> None:
+        self.name, self.note = name, ""
+        with self._watched():
+            self._context = make(workdir, config)
+            self._write = self._context.__enter__()
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Gives it a row."""
+        if not self.note:
+            with self._watched():
+                self._write(record)
+            if self.note:
+                with contextlib.suppress(Exception):  # it has failed and is told
+                    self._context.__exit__(None, None, None)
+
+    def close(self, error: BaseException | None) -> None:
+        """Ends it. error: with which the run ends, None where it comes to its end."""
+        if not self.note:
+            with self._watched():
+                self._context.__exit__(type(error) if error else None, error, error and error.__traceback__)
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            told = fault(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.note = f"the writer {self.name!r} gets no more rows, and the run goes on: {told}"
+            say(self.note)
 
 
 class MetricsWriter:
     """Appends records to `metrics.jsonl` and to a TensorBoard event file.
 
     first_step: the finished steps of the checkpoint that the run goes on from; later records of an interrupted run
-    are removed, so that each step is told once.
+    are removed, so that each step is told once. hooks: get each record too.
     Raises UserError where the files cannot be written.
     """
 
-    def __init__(self, workdir: Path, first_step: int) -> None:
+    def __init__(self, workdir: Path, first_step: int, hooks: Sequence[Hook] = ()) -> None:
+        self._hooks = tuple(hooks)
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in files.read_json_lines(self._path)[0] if line["step"] <= first_step]
         files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -59,6 +98,14 @@ class MetricsWriter:
             self._add_event(step=record["step"], summary=Summary(value=values))
         with _written(self._events_path):
             self._events.flush()
+        for hook in self._hooks:
+            for record in strict:
+                hook.write(record)
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each hook that has failed."""
+        return [hook.note for hook in self._hooks if hook.note]
 
     def _add_event(self, **fields: Any) -> None:
         with _written(self._events_path):
@@ -72,6 +119,8 @@ class MetricsWriter:
     ) -> None:
         with contextlib.suppress(OSError):  # of what was flushed nothing is left to write
             self._events.close()
+        for hook in self._hooks:
+            hook.close(error)
 
 
 def _next_events(workdir: Path) -> Path:

@@ -198,7 +198,7 @@ def _compiled(model: Staged, preprocessing: Preprocessing, mesh: Mesh) -> Callab
 
 
 def train(config: ConfigDict | str | Path, workdir: str | Path) -> Network | Ensemble:
-    """Trains as launch/train.py does, and loads the best network, or makes an ensemble and loads that. The same call again resumes, or only loads.
+    """Trains as launch/train.py does, or makes an ensemble, and loads the best. The same call resumes, or only loads.
 
     config: of `covidjax.config.default_config()`, changed, or the path of a config file, `path.py[:argument]`.
     Raises UserError for a mistake in the config or the data.

@@ -18,7 +18,7 @@ from covidjax.process import cache_dir, is_writable, keep_memory, processor_name
 
 STOPPED_BY_SIGTERM = 143
 STOPPED_BY_SIGPIPE = 141
-WHICH = "best (default), latest, or a step"
+WHICH = "best, latest, or a step; by default what config.checkpoint.evaluate of the run says"
 
 
 class Parser(argparse.ArgumentParser):

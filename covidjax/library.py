@@ -131,8 +131,8 @@ class Network:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def load(workdir: str | Path, checkpoint: Which = "best") -> Network:
-    """The network of a run. checkpoint: 'best', 'latest' or a step.
+def load(workdir: str | Path, checkpoint: Which | None = None) -> Network:
+    """The network of a run. checkpoint: 'best', 'latest' or a step; None: what the run evaluates.
 
     Raises UserError where the workdir holds no trained network, and for an ensemble.
     """
@@ -160,7 +160,7 @@ def _compiled(model: Staged, preprocessing: Preprocessing, mesh: Mesh) -> Callab
 
 
 def train(config: ConfigDict | str | Path, workdir: str | Path) -> Network:
-    """Trains as launch/train.py does, and loads the best network. The same call again resumes, or only loads.
+    """Trains as launch/train.py does, and loads what that evaluates. The same call again resumes, or only loads.
 
     config: of `covidjax.config.default_config()`, changed, or the path of a config file, `path.py[:argument]`.
     Raises UserError for a mistake in the config or the data.

@@ -110,7 +110,7 @@ def run(
     output: Path,
     *,
     overlays: Path | None,
-    checkpoint: Which,
+    checkpoint: Which | None,
     tile: int | None,
     overlap: int | None,
     spacing: tuple[float, ...] | None,

@@ -19,7 +19,7 @@ from covidjax.registry import fault
 
 STOPPED_BY_SIGTERM = 143
 STOPPED_BY_SIGPIPE = 141
-WHICH = "best (default), latest, or a step"
+WHICH = "best, latest, or a step; by default what config.checkpoint.evaluate of the run says"
 
 
 class Parser(argparse.ArgumentParser):

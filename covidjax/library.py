@@ -164,10 +164,11 @@ class Ensemble:
         return self.mixture.mix(np.stack([member.predict(images) for member in self.members]))
 
 
-def load(workdir: str | Path, checkpoint: Which = "best") -> Network | Ensemble:
-    """The network of a run, or the mixture of an ensemble. checkpoint: 'best', 'latest' or a step; of a run only.
+def load(workdir: str | Path, checkpoint: Which | None = None) -> Network | Ensemble:
+    """The network of a run, or the mixture of an ensemble.
 
-    Raises UserError where the workdir holds no trained network. What has changed in plugins since is a warning.
+    checkpoint: of a run 'best', 'latest' or a step; None: what the run evaluates. Raises UserError where the workdir holds
+    no trained network. What has changed in plugins since is a warning.
     """
     folder = path_of(workdir)
     _check_precision(configs.of_workdir(folder))
@@ -198,7 +199,7 @@ def _compiled(model: Staged, preprocessing: Preprocessing, mesh: Mesh) -> Callab
 
 
 def train(config: ConfigDict | str | Path, workdir: str | Path) -> Network | Ensemble:
-    """Trains as launch/train.py does, or makes an ensemble, and loads the best. The same call resumes, or only loads.
+    """Trains as launch/train.py does, or makes an ensemble, and loads it. The same call again resumes, or only loads.
 
     config: of `covidjax.config.default_config()`, changed, or the path of a config file, `path.py[:argument]`.
     Raises UserError for a mistake in the config or the data.

@@ -103,7 +103,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
     if ended and report_path.exists():
         return report_path  # finished before: the report may hold the test split too
 
-    # ---- Validation figures of the best checkpoint, and the report ----
+    # ---- Validation figures of the chosen checkpoint, and the report ----
     lost = checkpoints.lost_best()
     run["memory"] |= compiling.memory()
     run["features"] = features.account(run["features"])
@@ -118,7 +118,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
     run["notes"] = list(dict.fromkeys((*run["notes"], *features.notes, *writer.notes, *stopped, *filter(None, [lost]))))
     record.write(workdir, run)
     with clock.spent("evaluation"):
-        trained = load_trained(workdir, "latest" if lost else "best")
+        trained = load_trained(workdir, "latest" if lost else None)
         evaluate_split(workdir, trained, job.val_split, *final_inputs(job, trained, features))
     run["timings"]["wall"] = clock.account()
     record.write(workdir, run)

@@ -214,7 +214,7 @@ def make_conditions(study: Study, results: Sequence[Result]) -> list[Condition]:
 
 
 def judge(conditions: Sequence[Condition]) -> Verdict:
-    """Compares the complete conditions by what their best checkpoints reach on the validation split."""
+    """Compares the complete conditions by what their evaluated checkpoints reach on the validation split."""
     seconds = "cost_seconds"
     complete = [condition for condition in conditions if condition.is_complete]
     if not complete:

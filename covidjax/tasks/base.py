@@ -67,7 +67,8 @@ class Prediction:
 class Request:
     """What is to be written of predictions. table: its path, .csv; overlays, spacing: see `runs.predict.predict`.
 
-    crop: `config.dataset.crop`; tiled: whether images were taken at their own size.
+    crop: `config.dataset.crop`; tiled: whether images were taken at their own size; facts: further columns
+    of the table, by the names of the images.
     """
 
     table: Path
@@ -75,6 +76,7 @@ class Request:
     overlays: Path | None = None
     spacing: tuple[float, ...] | None = None
     tiled: bool = False
+    facts: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -163,14 +163,14 @@ def tell(
 ) -> RunProgress:
     """Writes and shows the figures of training and of validation, and returns the progress with the best of these.
 
-    Within an epoch (`config.evaluate_every_steps`) the figures of training, which are those of the epoch so far, are
-    shown only, `epoch` is the fraction that is reached, and the best stays that of the whole epochs.
+    Within an epoch (`config.evaluate_every_steps`) the figures of training are those of the epoch so far, `epoch` is
+    the fraction that is reached, and the best stays that of the whole epochs.
     """
     job, step, pairs = loop.job, progress.step, (("train", figures), ("val", measured))
     ends = step % job.steps_per_epoch == 0 or step == phase.last_step
     epoch = -(-step // job.steps_per_epoch) if ends else step / job.steps_per_epoch
     place = {"step": step, "epoch": epoch, "phase": phase.index}
-    loop.writer.write(*({**place, "split": split, **values} for split, values in (pairs if ends else pairs[1:])))
+    loop.writer.write(*({**place, "split": split, **values} for split, values in pairs))
     name, best, waited = job.config.checkpoint.best, progress.best, progress.waited
     sign = job.task.best[name]
     if ends:

@@ -76,14 +76,17 @@ def open_checkpoints(workdir: Path, config: ConfigDict) -> Checkpoints:
     return Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, higher_is_better=higher_is_better)
 
 
-def load_trained(workdir: Path, which: Which) -> Trained:
+def load_trained(workdir: Path, which: Which | None) -> Trained:
     """Restores the network of a checkpoint, with the moving average of the trained leaves where the run kept one.
 
+    which: None is the one that `config.checkpoint.evaluate` of the run names.
     'best' falls to 'latest' where no checkpoint has a finite validation figure. Where another process trains in the
     workdir, and retires the checkpoint while it is read, the choice is made again.
     Raises UserError where the workdir holds no run, or the checkpoint is missing or damaged.
     """
     config = configs.of_workdir(workdir)
+    if which is None:
+        which = "best" if config.checkpoint.evaluate == "best" else "latest"
     preprocessing = inputs.recorded(workdir)
     classes = tuple(files.entry(workdir / "run.json", "data", "train", "classes"))
     num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(classes)

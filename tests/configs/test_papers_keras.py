@@ -219,7 +219,7 @@ def test_li2023_trains_as_keras_does(keras64: Any, changes: tuple[str, ...]) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "changes"),
-    [("1", (SMALL_BATCH,)), *((name, ()) for name in ("1", "2", "3", "4", "1,as_coded", "2,as_coded"))],
+    [("1", (SMALL_BATCH,)), *((name, ()) for name in ("1", "2", "3", "4", "1,as_coded", "2,as_coded", "2,caffe"))],
 )
 def test_ljung2020_trains_as_keras_does(keras64: Any, argument: str, changes: tuple[str, ...]) -> None:
     falling = "optimizer.plateau_min_delta=1e9"  # no epoch is better than the first, so that the rate falls

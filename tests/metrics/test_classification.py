@@ -1,6 +1,7 @@
 """The figures of a classification, its report and its table of predictions."""
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,6 +13,7 @@ import sklearn.metrics
 
 from covidjax.errors import UserError
 from covidjax.metrics import bootstrap, classification
+from tests.commands import read_table
 from tests.predictions import CLASSES, make_examples, make_predictions, make_report
 
 
@@ -257,8 +259,10 @@ def test_predictions_read_back_bit_exactly(tmp_path: Path, dtype: Any) -> None:
     names = ('a,"b".png', "c\nd\r.png", "Röntgen/肺.png", *(f"{index}.png" for index in range(47)))
     patients = ("", " p ", *(f"p{index}" for index in range(48)))
     path = tmp_path / "predictions_test.csv"
-    examples = make_examples(labels, names=names, patients=patients)
+    facts = {"view": ("AP",) * 50, "source": ("", "CR") * 25}
+    examples = dataclasses.replace(make_examples(labels, names=names, patients=patients), facts=facts)
     classification.write_predictions(path, examples, probabilities)
+    assert [(row["view"], row["source"]) for row in read_table(path)] == list(zip(*facts.values(), strict=True))
     found = classification.read_predictions(path)
     assert (found.names, found.patients, found.classes) == (names, patients, CLASSES)
     np.testing.assert_array_equal(found.labels, labels)

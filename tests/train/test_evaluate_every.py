@@ -1,5 +1,6 @@
 """Runs that measure the validation split within epochs, and whose rare class counts several times in an epoch."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -63,24 +64,26 @@ def test_training_is_the_same_to_the_bit_with_and_without_it(measured: Path, job
     assert (plain / "predictions_val.csv").read_bytes() == (measured / "predictions_val.csv").read_bytes()
 
 
-def test_validation_split_is_measured_at_the_steps_asked_for_and_at_the_end_of_epochs(measured: Path) -> None:
+def test_both_splits_are_measured_at_the_steps_asked_for_and_at_the_end_of_epochs(measured: Path) -> None:
     lines = figures(measured)
     within = [line for line in lines if line["split"] != "step" and not isinstance(line["epoch"], int)]
     assert [(line["step"], line["epoch"], line["split"]) for line in within] == [
-        (step, step / EPOCH_STEPS, "val") for step in WITHIN
+        (step, step / EPOCH_STEPS, split) for step in WITHIN for split in ("train", "val")
     ]
-    assert [line["phase"] for line in within] == [int(step > EPOCH_STEPS) for step in WITHIN]
-    assert [line["step"] for line in lines if line["split"] == "val"] == sorted(
-        {*WITHIN, *range(EPOCH_STEPS, LAST_STEP + 1, EPOCH_STEPS)}
-    )
+    assert [line["phase"] for line in within[::2]] == [int(step > EPOCH_STEPS) for step in WITHIN]
+    for split in ("train", "val"):
+        assert [line["step"] for line in lines if line["split"] == split] == sorted(
+            {*WITHIN, *range(EPOCH_STEPS, LAST_STEP + 1, EPOCH_STEPS)}
+        )
     assert all(line.keys() >= {"loss", "accuracy"} for line in within)
     assert len({line["loss"] for line in within}) == len(within)
 
 
 def test_figures_within_an_epoch_are_in_the_curves_of_the_report(measured: Path) -> None:
     assert "Lines of metrics.jsonl that could not be read" not in (measured / "report.html").read_text()
-    epochs, _ = workdirs.values(workdirs.read(measured), "val", "loss")
-    assert epochs[:4] == [3 / EPOCH_STEPS, 6 / EPOCH_STEPS, 9 / EPOCH_STEPS, 1]
+    for split, key in itertools.product(("train", "val"), ("loss", "accuracy")):
+        epochs, _ = workdirs.values(workdirs.read(measured), split, key)
+        assert epochs[:4] == [3 / EPOCH_STEPS, 6 / EPOCH_STEPS, 9 / EPOCH_STEPS, 1]
 
 
 # ---- Oversampling in a run ----

@@ -167,8 +167,8 @@ class Ensemble:
 def load(workdir: str | Path, checkpoint: Which | None = None) -> Network | Ensemble:
     """The network of a run, or the mixture of an ensemble.
 
-    checkpoint: of a run 'best', 'latest' or a step; None: what the run evaluates. Raises UserError where the workdir holds
-    no trained network. What has changed in plugins since is a warning.
+    checkpoint: of a run 'best', 'latest' or a step; None: what the run evaluates. A plugin that has
+    changed since is a warning. Raises UserError where the workdir holds no trained network.
     """
     folder = path_of(workdir)
     _check_precision(configs.of_workdir(folder))

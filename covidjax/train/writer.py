@@ -48,7 +48,7 @@ class Hook:
         """Ends it. error: with which the run ends, None where it comes to its end."""
         if not self.note:
             with self._watched():
-                self._context.__exit__(type(error) if error else None, error, error and error.__traceback__)
+                self._context.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from covidjax import losses, optim, tasks
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import gradual_epochs
 from covidjax.metrics import classification
+from covidjax.tasks import weighting
 from covidjax.train.features import PrefixFeatures, feature_store
 from covidjax.train.inputs import make_inputs
 from covidjax.train.phases import evaluation_variables, initial_state
@@ -173,7 +174,7 @@ def _setting_arrays(job: Job, combinations: Sequence[tuple[float, float, Any]]) 
     """Learning rates [settings], weight decays [settings] and class weights [settings, classes]."""
     labels, classes = job.task.epoch_targets(job.train_split), job.train_split.classes
     rates, decays, specs = zip(*combinations, strict=True)
-    weights = [losses.class_weights(spec, labels, classes) or (1.0,) * len(classes) for spec in specs]
+    weights = [weighting.class_weights(spec, labels, classes) or (1.0,) * len(classes) for spec in specs]
     kind = job.recipes[0].model.numerics.param_dtype
     return jnp.asarray(rates, kind), jnp.asarray(decays, kind), jnp.asarray(weights, kind)
 

@@ -14,7 +14,8 @@ from covidjax import losses
 from covidjax.data.examples import Examples
 from covidjax.data.mix import Mixed
 from covidjax.errors import UserError
-from covidjax.losses import LossFunction, class_counts, class_weights, correct_share, loss_function
+from covidjax.losses import LossFunction, correct_share, loss_function
+from covidjax.tasks.weighting import class_counts, class_weights
 
 # Batches of a split in inference: logits [batch, ...], targets [batch, ...] and how many of both are real.
 Answers = Iterable[tuple[jax.Array, jax.Array, int]]

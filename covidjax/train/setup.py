@@ -18,12 +18,13 @@ from covidjax.data.order import steps_per_epoch
 from covidjax.data.resident import choose_placement
 from covidjax.errors import UserError
 from covidjax.freeze.table import freeze_table, step_flops
-from covidjax.losses import LossFunction, weight_notes
+from covidjax.losses import LossFunction
 from covidjax.mesh import make_mesh, replicated
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.ops.choose import choose
 from covidjax.tasks.base import Task
+from covidjax.tasks.weighting import weight_notes
 from covidjax.train import features
 from covidjax.train.effects import effect_notes
 from covidjax.train.features import Caching

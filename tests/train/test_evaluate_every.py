@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from covidjax import files, losses
+from covidjax import files
 from covidjax.ops.choose import choose
 from covidjax.report import workdir as workdirs
 from covidjax.runs.train import train
+from covidjax.tasks import weighting
 from covidjax.train.setup import Job, prepare
 from covidjax.weights.workdir import load_trained
 from tests.support import TINY, small_config
@@ -94,7 +95,7 @@ def test_epochs_and_class_weights_go_by_the_repeated_counts_and_the_record_says_
     counts = np.bincount(labels) * np.array([5, 1, 1])
     assert counts.sum() == TURNS
     assert (job.steps_per_epoch, job.last_step) == (EPOCH_STEPS, LAST_STEP)
-    weights = losses.class_weights("balanced", np.repeat([0, 1, 2], counts), job.train_split.classes)
+    weights = weighting.class_weights("balanced", np.repeat([0, 1, 2], counts), job.train_split.classes)
     assert job.recipes[0].loss.keywords["class_weights"] == weights  # type: ignore[attr-defined]
     run = files.read_json(measured / "run.json")
     assert run["data"]["train"]["num_examples"] == IMAGES

@@ -135,6 +135,7 @@ REASONS: dict[str, Reason] = {
     "dataset.seed": _only("dataset.name", "phantom"),
     "dataset.num_images": _only("dataset.name", "phantom"),
     "dataset.split_seed": lambda values: "" if values["dataset.subset"] else _only("dataset.name", "folder")(values),
+    "dataset.frame": _only("dataset.name", "folder"),
     "dataset.mask_classes": _masks,
     **{f"dataset.{name}": _files for name in ("root", "fold", "subset", "crop", "window", "skip_bad")},
 }

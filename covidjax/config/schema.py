@@ -125,6 +125,7 @@ CLASS_WEIGHTS = Kind(
 WINDOW = Kind(levels.is_window, f"'', {levels.WINDOW_WORDS}")
 OPTIONS = _pairs(lambda value: True, "pairs of an option and its value, such as (('depth', 3),)")
 PLUGINS = Kind(is_text, "modules or .py files, such as ('my_parts.py',)")
+WRITER_NAMES = Kind(is_text, "names of registered writers, such as ('mlflow',)")
 WORKDIRS = Kind(is_text, "workdirs, such as ('runs/a', 'runs/b')")
 EPOCHS = Kind(_is_whole, "whole numbers, such as (30, 60)")
 
@@ -133,7 +134,7 @@ KEYS = {
     "seed": Key(0, "Decides initialisation, augmentation, dropout and order.", low=0, high=2**31 - 1),
     "batch_size": Key(32, "Images per optimizer step, over all devices.", low=1),
     "epochs": Key(10, "Passes over the training images.", low=1),
-    "evaluate_every_steps": Key(0, "Validate within epochs too, for the curves; 0: at their ends only.", low=0),
+    "evaluate_every_steps": Key(0, "Measure within epochs too, for the curves; 0: at their ends only.", low=0),
     "precision": Key("float32", "Of activations; parameters are never in half precision.", tuple(models.PRECISIONS)),
     "pretrained": Key("", "An id of the catalog, a file of weights, or the workdir of an earlier run."),
     "preprocessing": Key("auto", "Of pixels: what belongs to the weights, or 'unit': / 255.", preprocessing.CHOICES),
@@ -164,6 +165,7 @@ KEYS = {
     "parallel": Key("jit", "How a step is spread over devices.", mesh.ENGINES),
     "sync_batch_norm": Key(True, "Statistics over the images of all devices, not of each its own (pmap only)."),
     "plugins": Key((), "Modules or .py files that register parts: see add-a-model.md.", elements=PLUGINS),
+    "writers": Key((), "Registered writers that get the rows of metrics.jsonl.", elements=WRITER_NAMES),
     # Images.
     "dataset.name": Key("phantom", "Source of the images; 'phantom' draws synthetic X-rays.", sources.NAMES),
     "dataset.root": Key("", "The folder of the images, or the one that launch/prepare.py wrote."),
@@ -179,6 +181,7 @@ KEYS = {
     "dataset.window": Key(
         "", "Gray values that become black and white; '': the full range of their bits.", kind=WINDOW
     ),
+    "dataset.frame": Key(0, "Of DICOM files with several: which one, from 1; 0: they are refused.", low=0, high=1e6),
     "dataset.oversample": Key((), "How often training images of a class count in an epoch.", elements=TIMES),
     "dataset.placement": Key("auto", "Of the training images; 'auto': on the device if they fit.", resident.PLACEMENTS),
     "dataset.skip_bad": Key(False, "Leave out images that cannot be decoded instead of ending."),
@@ -269,6 +272,7 @@ KEYS = {
     "checkpoint.every_epochs": Key(1, "Epochs from one checkpoint to the next.", low=1),
     "checkpoint.keep": Key(2, "The latest that stay, beside the best one.", low=2),
     "checkpoint.best": Key("loss", "The validation figure that names the best one.", tasks.best),
+    "checkpoint.evaluate": Key("best", "The one that is evaluated, predicts and starts later runs.", ("best", "last")),
     "early_stopping.patience": Key(
         0,
         "Epochs of the last phase without a better checkpoint.best after which the run ends; 0: never.",

@@ -1,9 +1,7 @@
 """The records that a run left in its workdir, read back."""
 
 import dataclasses
-import itertools
 import math
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,17 +11,15 @@ from covidjax.errors import UserError
 from covidjax.report.formats import is_number
 
 FIRST_SPLITS = ("test", "val")
-MOST_POINTS = 400  # of a curve: more is weight on the page, and no more to see
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The records of one run; what it has not written (yet) is empty.
 
-    metrics: lines of metrics.jsonl in epoch order, the last one written of each split and epoch (a resumed run
-        writes an epoch twice), where an epoch that is no int is a place within one; unreadable_lines: how many lines
-        were left out because they were cut or had no epoch
-    steps: lines of steps.jsonl, in the order of the steps
+    metrics: lines of metrics.jsonl in epoch order, the last one written of each split, or 'step' of single steps, and
+        epoch (a resumed run writes an epoch twice), where an epoch that is no int is a place within one
+    unreadable_lines: how many lines were left out because they were cut or had no epoch
     evaluations: by split, test and val first
     """
 
@@ -32,7 +28,6 @@ class Run:
     config: Mapping[str, Any]
     metrics: tuple[Mapping[str, Any], ...]
     unreadable_lines: int
-    steps: tuple[Mapping[str, Any], ...]
     run: Mapping[str, Any]
     evaluations: Mapping[str, Mapping[str, Any]]
 
@@ -57,7 +52,6 @@ def read(workdir: Path) -> Run:
         config=_read_object(workdir / "config.json"),
         metrics=metrics,
         unreadable_lines=unreadable_lines,
-        steps=tuple(line for line in files.read_json_lines(workdir / "steps.jsonl")[0] if is_number(line.get("epoch"))),
         run=journal.read(workdir),
         evaluations={split: _read_object(workdir / f"evaluation_{split}.json") for split in splits},
     )
@@ -67,22 +61,6 @@ def values(run: Run, split: str, key: str) -> tuple[list[float], list[float]]:
     """The epochs of a split whose line has `key`, and the values there; what is no number is NaN."""
     lines = [line for line in run.metrics if line["split"] == split and key in line]
     return [line["epoch"] for line in lines], [_number(line[key]) for line in lines]
-
-
-def along_steps(run: Run, key: str, most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
-    """Epochs, as fractions, and the values of `key` along the steps; of more than `most` the means of neighbours.
-
-    A mean is of points of one phase, and stands at the last of them.
-    """
-    group = -(-len(run.steps) // most)
-    epochs: list[float] = []
-    found: list[float] = []
-    for _, own in itertools.groupby(run.steps, key=lambda line: line.get("phase", 0)):
-        lines = list(own)
-        for part in (lines[start : start + group] for start in range(0, len(lines), group)):
-            epochs.append(part[-1]["epoch"])
-            found.append(statistics.fmean(_number(line.get(key)) for line in part))
-    return epochs, found
 
 
 def best_epoch(run: Run) -> int | None:

@@ -41,7 +41,6 @@ def test_parameters_are_as_many_as_fastai_has() -> None:
     last = conv(1, 96, 4 * 96) + 2 * conv(3, 99, 99)
     assert channels == 96
     assert encoder + middle + ups + last == 41_220_968
-    # fastai prints 41 221 268 for three classes.
     assert [count(classes) for classes in (2, 3)] == [41_221_168, 41_221_268]
     assert count(2, attention=True) - count(2) == 384 * (48 + 48 + 384) + 1
 

@@ -170,11 +170,7 @@ def classification_report(
         total = int(among.sum())
         if total == 0:
             return {name: None, f"{name}_ci95": None}
-        count = len(np.unique(clusters[among])) if grouped else total  # of what is independent
-        if grouped and 0 < successes < total:
-            bounds = bootstrap.interval(drawn)
-        else:
-            bounds = list(wilson_interval(count if successes == total else int(successes), count))
+        bounds = _proportion_interval(int(successes), among, clusters, drawn)
         return {name: float(successes / total), f"{name}_ci95": bounds}
 
     per_class = {}
@@ -207,6 +203,36 @@ def classification_report(
         },
         "research_use_only": True,
     }
+
+
+def accuracy_intervals(
+    correct: np.ndarray, examples: Examples, *, seed: int = 0, resamples: int = 1000
+) -> list[list[float] | None]:
+    """The intervals of the accuracies of several networks, each as `classification_report` has it.
+
+    correct: [networks, n] bool, of the same examples -> [low, high] of each network.
+    """
+    clusters, every = bootstrap.clusters_of(examples), np.ones(len(examples), bool)
+    right = correct.T.astype(np.float64)
+    samples = bootstrap.resampled(
+        lambda weights: {"accuracy": weights @ right / weights.sum(axis=1, keepdims=True)}, clusters, seed, resamples
+    )["accuracy"]
+    return [
+        _proportion_interval(int(own.sum()), every, clusters, drawn)
+        for own, drawn in zip(correct, samples.T, strict=True)
+    ]
+
+
+def _proportion_interval(
+    successes: int, among: np.ndarray, clusters: np.ndarray, drawn: np.ndarray
+) -> list[float] | None:
+    """That of a share of the examples `among` [n] bool, at least one. drawn: the share in each resample."""
+    total, grouped = int(among.sum()), clusters.max() + 1 < len(clusters)
+    if grouped and 0 < successes < total:
+        found: list[float] | None = bootstrap.interval(drawn)
+        return found
+    count = len(np.unique(clusters[among])) if grouped else total  # of what is independent
+    return list(wilson_interval(count if successes == total else successes, count))
 
 
 def write_predictions(path: Path, examples: Examples, probabilities: np.ndarray) -> None:

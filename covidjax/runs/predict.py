@@ -134,7 +134,7 @@ def run(
         print(f"taken at their own size: {trained_at}, and is at a loss where things are of another size in pixels")
     counts = ", ".join(f"{name} {count}" for name, count in found.counts.items())
     written = [f"{title}: {path}" for title, path in found.files.items()]
-    print(*sources.notes, *found.notes, f"{found.counted}: {counts}", *written, sep="\n")
+    print(*trained.notes, *sources.notes, *found.notes, f"{found.counted}: {counts}", *written, sep="\n")
     print("Research use only - not for clinical decisions.")
 
 

@@ -241,7 +241,9 @@ def describe_freeze(job: Job, phase: Phase) -> dict[str, Any]:
         (config.batch_size, *job.train_split.images.shape[1:]), recipe.model.numerics.param_dtype
     )
     images = jax.eval_shape(recipe.preprocessing, pixels)
-    rows, summary = freeze_table(recipe.plan, recipe.model, job.variables, images, recipe.tx)
+    rows, summary = freeze_table(
+        recipe.plan, recipe.model, job.variables, images, recipe.tx, phase.optimizer.learning_rate
+    )
     caching = job.caching[phase.index]
     prefix = recipe.plan.frozen_prefix if recipe.cached else ()
     paid = step_flops([row for row in rows if row["stage"] not in prefix])

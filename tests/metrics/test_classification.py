@@ -138,7 +138,11 @@ def test_proportions_of_patients_with_several_images_are_drawn_by_patient() -> N
     for figure, key, drawn in zip((report, recall), ("accuracy", "recall"), np.transpose(expected), strict=True):
         assert figure[f"{key}_ci95"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1e-12)
     assert report["intervals"]["proportions"].startswith("bootstrap by patient, 40 resamples")
+    examples = make_examples(labels, patients=patients)
+    several = np.stack([labels == guess, np.ones(30, bool)])
+    both = classification.accuracy_intervals(several, examples, seed=7, resamples=40)
     # What never fails is sure of its patients only, not of their images.
+    assert both == [report["accuracy_ci95"], list(classification.wilson_interval(11, 11))]
     perfect = make_report(np.eye(3)[labels], labels, patients=patients)
     assert perfect["accuracy_ci95"] == list(classification.wilson_interval(11, 11))
     ill = {patients[index] for index in np.flatnonzero(labels == 1)}

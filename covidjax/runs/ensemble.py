@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files, optim, tasks
+from covidjax.checkpoint import journal
 from covidjax.checkpoint.checkpoint import Which
 from covidjax.data import sources
 from covidjax.data.examples import Examples
@@ -26,7 +27,6 @@ from covidjax.metrics import bootstrap, classification
 from covidjax.metrics.comparison import paired_accuracy
 from covidjax.models import mixture
 from covidjax.models.mixture import Candidate
-from covidjax.report import journal
 from covidjax.report import run as report
 from covidjax.runs import record
 from covidjax.train.writer import MetricsWriter
@@ -66,7 +66,7 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     `config.ensemble.weights_from` is 'test'. Raises UserError for what a person can mend.
     """
     names, settings, report_path = tuple(config.ensemble.members), config.ensemble, workdir / "report.html"
-    members = load_members(names, ["best"] * len(names), config.precision)
+    members = load_members(names, [None] * len(names), config.precision)
     config = _on_data_of(config, members[0])
     record.open_workdir(workdir, config)
     run = _open_record(workdir, settings, members)
@@ -117,7 +117,7 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     return report.write(workdir, {"val": val[0]})
 
 
-def evaluate(workdir: Path, split: str, which: Which) -> dict[str, Any]:
+def evaluate(workdir: Path, split: str, which: Which | None) -> dict[str, Any]:
     """Evaluates mixture and members on a split; writes predictions, evaluation, run.json and the report anew.
 
     A reading of the test split is recorded in run.json before it happens. Returns what evaluation_<split>.json holds.

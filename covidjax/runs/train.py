@@ -12,6 +12,7 @@ from covidjax import config as configs
 from covidjax import files, models
 from covidjax.checkpoint.checkpoint import Restored
 from covidjax.checkpoint.saver import Saver
+from covidjax.config.writers import WRITERS
 from covidjax.distributed.processes import Processes
 from covidjax.errors import Interrupted, UserError
 from covidjax.evaluate.split import evaluate_split
@@ -28,7 +29,7 @@ from covidjax.train.loop import Loop
 from covidjax.train.programs import Programs
 from covidjax.train.progress import RunProgress, early_stopping_notes, images_per_second
 from covidjax.train.setup import describe_freeze, prepare
-from covidjax.train.writer import MetricsWriter, ProgressLines
+from covidjax.train.writer import Hook, MetricsWriter, ProgressLines
 from covidjax.weights import inputs
 from covidjax.weights.workdir import load_trained, open_checkpoints
 
@@ -108,7 +109,10 @@ def train(
         programs = programs or Programs()
         features = PrefixFeatures(feature_store(config.dataset.cache_dir), job.mesh, programs, processes)
         compiling = Compiling(job, programs, [table["step_flops"] for table in run["freeze"]])
-        writer = stack.enter_context(MetricsWriter(workdir, progress.step)) if processes.writes else None
+        writer = None
+        if processes.writes:
+            hooks = [Hook(name, WRITERS[name], workdir, configs.to_json(config)) for name in config.writers]
+            writer = stack.enter_context(MetricsWriter(workdir, progress.step, hooks))
         lines = ProgressLines(job.last_step, job.steps_per_epoch, progress.step)
         saver = Saver(checkpoints)
         clock.settle("set-up")
@@ -119,7 +123,7 @@ def train(
     if ended and finished:
         return report_path  # finished before: the report may hold the test split too
 
-    # ---- Validation figures of the best checkpoint, and the report ----
+    # ---- Validation figures of the chosen checkpoint, and the report ----
     lost = checkpoints.lost_best()
     run["memory"] |= compiling.memory()
     run["features"] = features.account(run["features"])
@@ -131,11 +135,12 @@ def train(
     }
     stopped = early_stopping_notes(job, progress)
     print(*stopped, sep="\n", end="\n" * bool(stopped))
-    run["notes"] = list(dict.fromkeys((*run["notes"], *features.notes, *stopped, *filter(None, [lost]))))
+    failed = writer.notes if writer else []
+    run["notes"] = list(dict.fromkeys((*run["notes"], *features.notes, *failed, *stopped, *filter(None, [lost]))))
     if processes.writes:
         record.write(workdir, run)
     with clock.spent("evaluation"):
-        trained = load_trained(workdir, "latest" if lost else "best")
+        trained = load_trained(workdir, "latest" if lost else None)
         evaluate_split(workdir, trained, job.val_split, *final_inputs(job, trained, features))
     if not processes.writes:
         return report_path

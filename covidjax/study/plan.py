@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files, models, tasks
+from covidjax.checkpoint import journal
 from covidjax.errors import Interrupted, UserError
 from covidjax.freeze.strategies import value_of
 from covidjax.models.preprocessing import Preprocessing
-from covidjax.report import journal
 from covidjax.report.formats import duration
 from covidjax.runs import record
 from covidjax.tasks.base import Comparison, Task

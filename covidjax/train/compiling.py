@@ -57,7 +57,9 @@ class Compiling:
             inputs = (divided_shapes(data, job.mesh, engine),)
         state = job.phase_state(phase)
         placed = parallel.shardings(state, job.mesh)
-        step = parallel.mapped_step(recipe, job.mesh, engine, resident=resident, counted=counted, placed=placed)
+        step = parallel.mapped_step(
+            recipe, job.mesh, engine, resident=resident, counted=counted, figures=True, placed=placed
+        )
         return self._programs.start(lambda: step.lower(state, *inputs))
 
     def account(self, phase: Phase) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from covidjax import config as configs
-from covidjax import losses
 from covidjax.errors import UserError
 from covidjax.models.preprocessing import CAFFE, unit
 from covidjax.runs import costs
+from covidjax.tasks import weighting
 from covidjax.train.phases import make_phases
 from covidjax.train.setup import describe_freeze
 from launch import evaluate, train
@@ -21,7 +21,6 @@ from tests.support import make_preprocessing
 
 FOLDER = Path(__file__).parents[2] / "configs"
 PROFESSED = ("1", "2", "3", "4")
-LJUNG = (*PROFESSED, *(f"{name},as_coded" for name in PROFESSED), "best")
 NETWORK = ("model", "loss", "optimizer", "augment", "batch_size", "epochs", "preprocessing")
 ENCODER = ("stem", "layer1", "layer2", "layer3", "layer4")
 STAGES = (*ENCODER, "decoder", "head")
@@ -39,6 +38,7 @@ def test_li2023_fine_tunes_the_network_that_it_trained(start: str) -> None:
     assert [source[key] for key in NETWORK] == [target[key] for key in NETWORK]
     assert (source.dataset.image_size, source.dataset.channels) == (target.dataset.image_size, target.dataset.channels)
     assert bool(target.pretrained) == (start != "fresh")
+    assert source.checkpoint.evaluate == target.checkpoint.evaluate == "last"
     job = costs.job_of_shapes(load(f"li2023_covid_ct.py:{start}", "pretrained="), 2)
     recipe = costs.job_of_strategy(job, target.freeze).recipes[0]
     assert recipe.plan.frozen_prefix == (("block1", "block2", "block3", "block4") if start == "frozen" else ())
@@ -58,11 +58,11 @@ def test_pandiyan2023_has_the_parameters_of_the_papers_table() -> None:
     assert head.plan.batch_norm_stages == ()
 
 
-@pytest.mark.parametrize("experiment", LJUNG[:8])
+@pytest.mark.parametrize("experiment", [*PROFESSED, *(f"{name},as_coded" for name in PROFESSED)])
 @pytest.mark.parametrize("classes", [("normal", "pneumonia", "covid19"), ("covid19", "normal", "pneumonia")])
 def test_ljung2020_weighs_covid_whatever_the_order_of_the_labels(experiment: str, classes: tuple[str, ...]) -> None:
     labels = np.repeat([classes.index(name) for name in ("normal", "pneumonia", "covid19")], [200, 200, 152])
-    found = losses.class_weights(load(f"ljung2020.py:{experiment}").loss.class_weights, labels, classes)
+    found = weighting.class_weights(load(f"ljung2020.py:{experiment}").loss.class_weights, labels, classes)
     if experiment.endswith("as_coded"):
         assert found is None
         return
@@ -72,13 +72,23 @@ def test_ljung2020_weighs_covid_whatever_the_order_of_the_labels(experiment: str
 
 
 @pytest.mark.parametrize("experiment", PROFESSED)
-def test_ljung2020_as_coded_differs_in_what_the_published_code_does(experiment: str) -> None:
-    said, done = (dict(configs.flatten(load(f"ljung2020.py:{experiment}{end}"))) for end in ("", ",as_coded"))
-    changed = {key for key in said if said[key] != done[key]}
-    assert changed == {"optimizer.learning_rate", "preprocessing", "loss.class_weights"}
-    assert (said["optimizer.learning_rate"], done["optimizer.learning_rate"]) == (2e-5, 1e-3)
-    assert make_preprocessing(load(f"ljung2020.py:{experiment}")) == CAFFE
-    assert make_preprocessing(load(f"ljung2020.py:{experiment},as_coded")) == unit(CAFFE)
+def test_ljung2020_is_what_the_paper_prints_and_its_variants_differ_from_it_as_the_header_says(experiment: str) -> None:
+    ends = ("", ",as_coded", ",caffe")
+    printed, coded, caffe = (dict(configs.flatten(load(f"ljung2020.py:{experiment}{end}"))) for end in ends)
+    augmented = {key: value for key, value in printed.items() if key.startswith("augment.") and value}
+    assert augmented == {"augment.rotate": 10, "augment.shift": 0.1}  # its table 3, whose scale of 1/255 is:
+    assert make_preprocessing(load(f"ljung2020.py:{experiment}")) == unit(CAFFE)
+    rule = {"name": "adam", "learning_rate": 2e-5, "schedule": "plateau", "plateau_factor": 0.7, "plateau_patience": 5}
+    assert {key: printed[f"optimizer.{key}"] for key in rule} == rule
+    assert (printed["batch_size"], printed["model.head"], printed["checkpoint.evaluate"]) == (8, "paper", "last")
+    assert {key: coded[key] for key in printed if printed[key] != coded[key]} == {
+        "optimizer.learning_rate": 1e-3,
+        "augment.flip": True,
+        "augment.brightness": 0.1,
+        "loss.class_weights": "none",
+    }
+    assert {key for key in printed if printed[key] != caffe[key]} == {"preprocessing"}
+    assert make_preprocessing(load(f"ljung2020.py:{experiment},caffe")) == CAFFE
 
 
 def test_ljung2020_best_trains_the_head_and_then_all_at_rates_that_grow_from_stage_to_stage() -> None:
@@ -120,7 +130,13 @@ def test_frozen_encoder_then_everything_at_rates_that_grow_from_stage_to_stage(n
         assert set(decays) == set(STAGES if recipe is job.recipes[1] else STAGES[5:])
 
 
-UNKNOWN = ("li2023_covid_ct.py:warm", "pandiyan2023.py:both", "ljung2020.py:5", "ljung2020.py:best,as_coded")
+UNKNOWN = (
+    "li2023_covid_ct.py:warm",
+    "pandiyan2023.py:both",
+    "ljung2020.py:5",
+    "ljung2020.py:best,caffe",
+    "ljung2020.py:1,",
+)
 
 
 @pytest.mark.parametrize("spec", [*UNKNOWN, "wang2020.py:vgg16"])
@@ -161,7 +177,7 @@ def test_li2023_runs_from_the_first_data_set_to_the_second(roots: dict[str, Path
     first = run("li2023_pneumonia.py", roots["chest_xray_pneumonia"], source, narrow, splits=("train",))
     assert first["preprocessing"]["scale"] == 1 / 255 and first["preprocessing"]["mean"] == [0.0]
     transfer = run("li2023_covid_ct.py", roots["covid_ct"], tmp_path / "ct", f"pretrained={source}", narrow)
-    assert any(note.startswith(f"weights: {source}, best at step ") for note in transfer["notes"])
+    assert any(note.startswith(f"weights: {source}, latest at step ") for note in transfer["notes"])
     assert any("every parameter filled" in note for note in transfer["notes"])
     assert any(note.startswith("preprocessing, which belongs to the weights: ") for note in transfer["notes"])
     report = (source / "report.html").read_text()

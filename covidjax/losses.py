@@ -185,8 +185,8 @@ class OwnLoss(Own):
         found = self.function(logits, labels, **options)
         if found.shape != labels.shape[:1]:
             raise UserError(
-                f"the loss {self.function.__name__} gives {list(found.shape)} for a batch of {len(labels)}: allowed is one "
-                f"number for each example, [{len(labels)}], whose mean the step takes"
+                f"the loss {self.function.__name__} gives {list(found.shape)} for a batch of {len(labels)}: allowed is "
+                f"one number for each example, [{len(labels)}], whose mean the step takes"
             )
         return found
 

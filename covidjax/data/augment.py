@@ -142,10 +142,8 @@ def augment(
         own = _own_part(keys, len(images), axis)
         changed = jax.vmap(lambda key, image, change=change, amount=amount: change(key, image, amount))(own, images)
         if changed.shape != images.shape:
-            raise UserError(
-                f"the augmentation {name} makes images of {list(changed.shape[1:])} of {list(images.shape[1:])}: allowed is "
-                "the same shape"
-            )
+            made, given = list(changed.shape[1:]), list(images.shape[1:])
+            raise UserError(f"the augmentation {name} makes images of {made} of {given}: allowed is the same shape")
         images = jnp.clip(changed.astype(images.dtype), 0.0, 255.0)
     return images, masks
 

@@ -140,8 +140,8 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
         outputs = task.num_outputs(train_split.classes)
         if logits != (wanted := (sharing, *(train_split.images.shape[1:3] if task.masks else ()), outputs)):
             raise UserError(
-                f"the network {config.model.name} gives {list(logits)} for {sharing} images: allowed is {list(wanted)}, "
-                "the logits of num_classes"
+                f"the network {config.model.name} gives {list(logits)} for {sharing} images: allowed is "
+                f"{list(wanted)}, the logits of num_classes"
             )
     caching = tuple(
         features.decide(

@@ -226,6 +226,7 @@ def make_recipe(
         plan=plan,
         tx=optim.optimizer(phase.optimizer, plan.weight_decays()),
         learning_rate=optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, epoch_steps),
+        momentum=optim.momentum_schedule(phase.optimizer, phase.schedule_steps),
         loss=task.train_loss(config.loss, train_split),
         correct=task.correct,
         augmentation=augmentation_of(config.augment.to_dict()),

@@ -20,11 +20,11 @@ from covidjax.config.plugins import REGISTRIES, import_plugins
 from covidjax.data.augment import augment, augmentation_of, register_augmentation
 from covidjax.freeze import make_plan
 from covidjax.freeze.strategies import register_strategy
-from covidjax.library import Network
-from covidjax.library import load as load_network
 from covidjax.losses import register_loss
 from covidjax.models import register_model
 from covidjax.optim import register_optimizer
+from covidjax.runs.library import Network
+from covidjax.runs.library import load as load_network
 from covidjax.weights.workdir import load_trained
 from launch import evaluate, predict, train
 from tests.commands import call, refusal, user_error, write_image

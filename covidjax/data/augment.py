@@ -152,6 +152,9 @@ def augment(
         keys = jax.random.split(jax.random.fold_in(grey_key, zlib.crc32(name.encode())), _whole(len(images), axis))
         own = _own_part(keys, len(images), axis)
         changed = jax.vmap(lambda key, image, change=change, amount=amount: change(key, image, amount))(own, images)
+        if changed.shape != images.shape:
+            made, given = list(changed.shape[1:]), list(images.shape[1:])
+            raise UserError(f"the augmentation {name} makes images of {made} of {given}: allowed is the same shape")
         images = jnp.clip(changed.astype(images.dtype), 0.0, 255.0)
     return images, masks
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 SPLIT = "step"  # what stands for a split in the rows of steps
 WHOLE_DIGITS = 3  # of the numbers of those steps of a phase that are told one and all
@@ -23,9 +24,9 @@ class StepSeries:
 
     def __init__(self, index: int, first_step: int, epoch_steps: int) -> None:
         self._phase, self._first_step, self._epoch_steps = index, first_step, epoch_steps
-        self._waiting: list[tuple[int, list[int], dict[str, jax.Array]]] = []
+        self._waiting: list[tuple[int, list[int], dict[str, ArrayLike]]] = []
 
-    def add(self, step: int, count: int, figures: dict[str, jax.Array]) -> None:
+    def add(self, step: int, count: int, figures: dict[str, ArrayLike]) -> None:
         """Keeps the figures of steps, [] or [count or more] each. step: finished ones of the run before them."""
         begun = step - self._first_step
         if told := [index for index in range(count) if is_told(begun + index + 1)]:

@@ -127,6 +127,8 @@ def small(command: str) -> list[str]:
         arguments = [argument for argument in arguments if not argument.startswith(dropped)]
         if script.endswith("whole_run.py"):
             return [script, *arguments, "--epochs=1", "--batch_size=4", "--image_size=32"]
+        if "--files" in command:
+            return [script, "--files=40,80"]
         if script.endswith("input.py"):
             return [script, *arguments, *SMALL_BENCHMARK, *SMALL_NETWORK, *SMALL_RUN, "--config.dataset.root=FOLDER"]
         if script.endswith("compiled.py"):

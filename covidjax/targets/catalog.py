@@ -40,7 +40,7 @@ def _tpu(tflops: float, gigabytes_per_second: float, gib: float, link: float, pa
 
 
 def _gpu(page: str, description: str, tflops: tuple[float, float, float], link: float, spec: dict[str, float]) -> Chip:
-    """tflops: in bfloat16, TF32, float64. spec: fields of GpuDeviceInfoProto, see target_config/specs of openxla/xla."""
+    """tflops: in bfloat16, TF32, float64. spec: of GpuDeviceInfoProto, see target_config/specs of openxla/xla."""
     peak = {
         name: 1e12 * tflops[place] for name, place in {"bfloat16": 0, "float16": 0, "float32": 1, "float64": 2}.items()
     }

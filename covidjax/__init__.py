@@ -20,7 +20,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     # Imported when it is asked for: a part such as `ops` is of use without what training needs.
-    if name in ("Network", "load"):
+    if name in ("Ensemble", "Network", "load"):
         return getattr(import_module("covidjax.library"), name)
     if name == "train":
         return import_module("covidjax.train")

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from covidjax import losses, models, optim, tasks
 from covidjax.config.plugins import import_plugins
 from covidjax.config.schema import KEYS, PHASE_KEYS, PHASE_ONLY, is_number, is_several, keys
+from covidjax.config.writers import WRITERS
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import gradual_epochs
 from covidjax.registry import near
@@ -244,6 +245,8 @@ def _check_own(config: ConfigDict) -> None:
             raise UserError(
                 f"options {section.options!r} are of registered parts: {section.name} has none, leave them out"
             )
+    for name in config.writers:
+        WRITERS.find(name, "config.writers")
     if config.model.name in models.MODELS.registered:
         models.build(config.model, 2, config.precision)
     if config.optimizer.name in optim.OPTIMIZERS.registered:

@@ -108,6 +108,7 @@ REASONS: dict[str, Reason] = {
     "dataset.seed": _only("dataset.name", "phantom"),
     "dataset.num_images": _only("dataset.name", "phantom"),
     "dataset.split_seed": _only("dataset.name", "folder"),
+    "dataset.frame": _only("dataset.name", "folder"),
     "dataset.mask_classes": _masks,
     **{f"dataset.{name}": _files for name in ("root", "fold", "crop", "window", "skip_bad")},
 }

@@ -125,6 +125,7 @@ CLASS_WEIGHTS = Kind(
 WINDOW = Kind(levels.is_window, f"'', {levels.WINDOW_WORDS}")
 OPTIONS = _pairs(lambda value: True, "pairs of an option and its value, such as (('depth', 3),)")
 PLUGINS = Kind(is_text, "modules or .py files, such as ('my_parts.py',)")
+WRITER_NAMES = Kind(is_text, "names of registered writers, such as ('mlflow',)")
 WORKDIRS = Kind(is_text, "workdirs, such as ('runs/a', 'runs/b')")
 EPOCHS = Kind(_is_whole, "whole numbers, such as (30, 60)")
 
@@ -164,6 +165,7 @@ KEYS = {
     "parallel": Key("jit", "How a step is spread over devices.", mesh.ENGINES),
     "sync_batch_norm": Key(True, "Statistics over the images of all devices, not of each its own (pmap only)."),
     "plugins": Key((), "Modules or .py files that register parts: see add-a-model.md.", elements=PLUGINS),
+    "writers": Key((), "Registered writers that get the rows of metrics.jsonl.", elements=WRITER_NAMES),
     # Images.
     "dataset.name": Key("phantom", "Source of the images; 'phantom' draws synthetic X-rays.", sources.NAMES),
     "dataset.root": Key("", "The folder of the images, or the one that launch/prepare.py wrote."),
@@ -178,6 +180,7 @@ KEYS = {
     "dataset.window": Key(
         "", "Gray values that become black and white; '': the full range of their bits.", kind=WINDOW
     ),
+    "dataset.frame": Key(0, "Of DICOM files with several: which one, from 1; 0: they are refused.", low=0, high=1e6),
     "dataset.oversample": Key((), "How often training images of a class count in an epoch.", elements=TIMES),
     "dataset.placement": Key("auto", "Of the training images; 'auto': on the device if they fit.", resident.PLACEMENTS),
     "dataset.skip_bad": Key(False, "Leave out images that cannot be decoded instead of ending."),

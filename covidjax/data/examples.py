@@ -1,10 +1,12 @@
 """The decoded form that every data source ends in."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 SPLITS = ("train", "val", "test")
+FACTS = ("view", "spacing", "source")  # of images, where their files tell them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,6 +25,7 @@ class Examples:
         background first, and `labels` are zeros
     digests: SHA-256 of the bytes of each image: n, or none where the source has no files
     drawn: file, label, patient and split of the images of all splits, where the split was drawn as they were listed
+    facts: of `FACTS` those that any image has: n texts each
     repeats: [n] int32, how often each example counts in an epoch of training; None: once
     """
 
@@ -39,6 +42,7 @@ class Examples:
     repeats: np.ndarray | None = None
     digests: tuple[str, ...] = ()
     drawn: tuple[tuple[str, ...], ...] = ()
+    facts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)

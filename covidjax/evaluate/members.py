@@ -74,6 +74,11 @@ class Mixture:
         return f"mixture of {', '.join(member.name for member in self.members)}"
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What has changed since the members were trained."""
+        return tuple(dict.fromkeys(note for member in self.members for note in member.trained.notes))
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The classes that all members know."""
         return self.members[0].trained.classes

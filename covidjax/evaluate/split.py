@@ -40,6 +40,6 @@ def evaluate_split(
     found = answers(forward, variables, inputs, task.targets(examples), config.batch_size, mesh)
     result = task.evaluate(found, examples, config.loss, workdir, hausdorff=hausdorff)
     result["checkpoint"] = {"step": trained.step, "which": trained.which}
-    result["notes"] = list(examples.notes)
+    result["notes"] = [*trained.notes, *examples.notes]
     files.write_json(workdir / f"evaluation_{examples.split}.json", result)
     return result

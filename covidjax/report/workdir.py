@@ -17,9 +17,9 @@ FIRST_SPLITS = ("test", "val")
 class Run:
     """The records of one run; what it has not written (yet) is empty.
 
-    metrics: lines of metrics.jsonl in epoch order, the last one written of each split and epoch (a resumed run
-        writes an epoch twice), where an epoch that is no int is a place within one; unreadable_lines: how many lines
-        were left out because they were cut or had no epoch
+    metrics: lines of metrics.jsonl in epoch order, the last one written of each split, or 'step' of single steps, and
+        epoch (a resumed run writes an epoch twice), where an epoch that is no int is a place within one
+    unreadable_lines: how many lines were left out because they were cut or had no epoch
     evaluations: by split, test and val first
     """
 

@@ -17,6 +17,7 @@ from covidjax import config as configs
 from covidjax.checkpoint.checkpoint import Which
 from covidjax.command import prepare_process
 from covidjax.console import Progress
+from covidjax.data import facts
 from covidjax.data.decode import remark_notes
 from covidjax.data.formats.base import BadImageError
 from covidjax.data.formats.base import Picture as Opened
@@ -40,7 +41,8 @@ OVERLAY_SIDE = 1024  # longest side of an image in an overlay, which is for look
 class Sources:
     """Images to predict: `names` below the folder `root`, sorted; `ignored`: how many other files lie there.
 
-    paths: the files of names that are not those of their files; notes: what was passed over.
+    paths: the files of names that are not those of their files; notes: what was passed over; facts: of 'patient',
+    'view', 'spacing' and 'source' those that any file tells, n each.
     """
 
     root: Path
@@ -48,6 +50,7 @@ class Sources:
     ignored: int
     paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def read(self, name: str) -> bytes:
         """The bytes of an image. Raises OSError."""
@@ -77,7 +80,7 @@ def list_images(path: Path) -> Sources:
     """
     if path.is_file():
         name = printable(path.name)
-        return Sources(path.parent, (name,), 0, paths={name: path.name})
+        return _sources(path.parent, (name,), 0, {name: path.name}, ())
     if not path.is_dir():
         raise UserError(f"--images: there is no {path}: give an image file or a folder of images")
     found = walk(path)
@@ -88,7 +91,17 @@ def list_images(path: Path) -> Sources:
     if not found.images:
         raise UserError(f"--images: {path} holds no image: allowed are files ending in {' '.join(SUFFIXES)}")
     names = tuple(sorted(set(found.images) - masks))
-    return Sources(path, names, len(found.others), found.paths, tuple(notes))
+    return _sources(path, names, len(found.others), found.paths, tuple(notes))
+
+
+def _sources(
+    root: Path, names: tuple[str, ...], ignored: int, paths: Mapping[str, str], notes: tuple[str, ...]
+) -> Sources:
+    found = facts.columns(root, names, paths)
+    if found:
+        found = {"patient": facts.numbered(found.pop("patient_id")), **found}
+    told = {column: texts for column, texts in found.items() if any(texts)}
+    return Sources(root, names, ignored, paths, notes, told)
 
 
 def run(
@@ -121,7 +134,7 @@ def run(
         print(f"taken at their own size: {trained_at}, and is at a loss where things are of another size in pixels")
     counts = ", ".join(f"{name} {count}" for name, count in found.counts.items())
     written = [f"{title}: {path}" for title, path in found.files.items()]
-    print(*sources.notes, *found.notes, f"{found.counted}: {counts}", *written, sep="\n")
+    print(*trained.notes, *sources.notes, *found.notes, f"{found.counted}: {counts}", *written, sep="\n")
     print("Research use only - not for clinical decisions.")
 
 
@@ -137,7 +150,8 @@ def predict(
 
     The table of a classifier or a mixture: file, predicted, probability_<class>. Of masks: file, width, height, mask,
     and pixels_<class>, the area of each class in pixels of the image. Masks are PNG files of the image's own size:
-    class ids, or 0 and 255 for two classes. overlays_folder: takes each image beside the image with its mask.
+    class ids, or 0 and 255 for two classes. Where DICOM files tell them: patient (a number), view, spacing, source.
+    overlays_folder: takes each image beside the image with its mask.
     tiling: images are taken at their own size, in tiles, rather than brought to `dataset.image_size`.
     spacing: millimetres between slices, rows and columns: each folder of images is a stack, and its volumes go to
     <stem of output>_volumes.csv, see `volumes.write_table`.
@@ -150,7 +164,9 @@ def predict(
     if "overlays" not in trained.task.offers and (overlays_folder, tiling, spacing) != (None, None, None):
         name = trained.config.model.name
         raise UserError(f"{name} {trained.task.words}: --overlays, --tile and --spacing are for masks")
-    request = Request(output, trained.config.dataset.crop, overlays_folder, spacing, tiled=tiling is not None)
+    told = {column: dict(zip(sources.names, texts, strict=True)) for column, texts in sources.facts.items()}
+    crop = trained.config.dataset.crop
+    request = Request(output, crop, overlays_folder, spacing, tiled=tiling is not None, facts=told)
     if isinstance(trained, Mixture):
         found = _mixed(trained, sources)
     elif tiling is None:
@@ -231,7 +247,7 @@ def _pictures(
 def _read(sources: Sources, name: str, *, dataset: ConfigDict, shown: bool, own_size: bool) -> Picture | str:
     """The decoded image, or why it is bad."""
     try:
-        image = open_picture(sources.read(name))
+        image = open_picture(sources.read(name), dataset.frame)
         pixels, remarks = network_pixels(image, ImageSpec.of(dataset))
         if own_size:
             pixels = own_pixels(image, dataset.channels, dataset.enhancement, dataset.window)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files, journal, models, optim
+from covidjax.config.plugins import changes, digests
 from covidjax.console import say
 from covidjax.data import flat
 from covidjax.data.examples import Examples
@@ -34,6 +35,7 @@ FREE_TO_CHANGE = (
     "dataset.placement",
     "checkpoint.every_epochs",
     "checkpoint.keep",
+    "writers",
 )
 CHECKED_STEPS = 8  # of an epoch, where the learning rates of two configs are compared
 
@@ -122,10 +124,15 @@ def open_record(workdir: Path, job: Job) -> dict[str, Any]:
     for name, split in data.items():
         if former.get(name, split).get("fingerprint") != split["fingerprint"]:
             raise UserError(f"the {name} images are not those that {workdir} was trained on: use another --workdir")
+    plugins = job.config.plugins
+    changed = changes(before.get("plugins", {}), plugins)
+    for note in changed:
+        say(note)
     return {
         **environment(),
         "data": data,
-        "notes": list(dict.fromkeys((*before.get("notes", []), *job.notes))),
+        "plugins": digests(plugins),
+        "notes": list(dict.fromkeys((*before.get("notes", []), *job.notes, *changed))),
         "preprocessing": json.loads(inputs.encode(job.recipes[0].preprocessing)),
         "freeze": [],
         "memory": before.get("memory", {}),

@@ -85,7 +85,7 @@ class Segmentation(Task):
             distances = segmentation.hausdorff95_of(predicted, self.targets(examples), len(examples.classes))
         result = segmentation.report_from_counts(counts, examples, mean_loss, distances=distances)
         mask_files.write_masks(workdir / f"masks_{split}", examples.names, predicted)
-        mask_files.write_predictions(workdir / f"predictions_{split}.csv", result["per_image"])
+        mask_files.write_predictions(workdir / f"predictions_{split}.csv", result["per_image"], examples.facts)
         return result
 
     def summary(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -121,9 +121,14 @@ class Segmentation(Task):
                 slices.append(Slice(one.name, one.size, tuple(areas)))
             if request.spacing is not None:
                 volumes.stacks(slices)  # what is wrong with them is told before anything is there
-        header = ["file", "width", "height", "mask", *(f"pixels_{name}" for name in classes), "use"]
+        header = ["file", "width", "height", "mask", *(f"pixels_{name}" for name in classes), *request.facts, "use"]
         rows = [
-            [one.name, *one.size, f"{folder.name}/{file_names[one.name]}", *one.areas, RESEARCH_USE] for one in slices
+            [
+                *(one.name, *one.size, f"{folder.name}/{file_names[one.name]}", *one.areas),
+                *(request.facts[column][one.name] for column in request.facts),
+                RESEARCH_USE,
+            ]
+            for one in slices
         ]
         files.write_csv(request.table, header, rows)
         written = {"table": request.table, "masks": folder}

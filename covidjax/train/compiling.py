@@ -55,7 +55,7 @@ class Compiling:
             inputs: tuple[Any, ...] = (data, divided_shapes(indices, job.mesh, engine, axis=1), *number)
         else:
             inputs = (divided_shapes(data, job.mesh, engine),)
-        step = parallel.mapped_step(recipe, job.mesh, engine, resident=resident, counted=counted)
+        step = parallel.mapped_step(recipe, job.mesh, engine, resident=resident, counted=counted, figures=True)
         return self._programs.start(lambda: step.lower(job.phase_state(phase), *inputs))
 
     def account(self, phase: Phase) -> str:

@@ -22,6 +22,7 @@ from covidjax.train.features import PrefixFeatures
 from covidjax.train.inputs import PhaseInputs, make_inputs
 from covidjax.train.phases import Phase, evaluation_variables
 from covidjax.train.progress import RunProgress, format_best, images_per_second, stopped_early
+from covidjax.train.series import StepSeries
 from covidjax.train.setup import Job
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe
@@ -77,6 +78,7 @@ def train_phase(
     usual, size, every = loop.compiling.wait(phase), loop.compiling.steps_per_call(phase), config.evaluate_every_steps
     forward = make_forward(recipe.model, recipe.preprocessing, job.mesh, inputs.start)
     targets, batch_size = job.task.targets(job.val_split), config.batch_size
+    series = StepSeries(phase.index, phase.first_step, job.steps_per_epoch)
 
     def measure(state: TrainState) -> dict[str, float]:
         variables = evaluation_variables(state, recipe.plan)
@@ -84,18 +86,25 @@ def train_phase(
         with loop.clock.spent("evaluation"):
             return job.task.measure(found, job.plain_loss, config.loss.name)
 
+    def fetch(state: TrainState) -> StepMetrics:
+        """The sums of the epoch so far; the figures of the steps that led there are written."""
+        loop.writer.write(*series.take())
+        return fetch_sums(state, recipe, loop.saver)
+
     loop.lines.restart(progress.step)
     began, began_step, shown = time.monotonic(), progress.step, time.monotonic()
     span = (progress.step, phase.last_step)
     for count, arguments in inputs.calls(job.mesh, config.parallel, config.seed, batch_size, span, size, every):
         program = usual if count == size else loop.compiling.wait(phase, counted=True)
-        state = program.call(state, *arguments)
+        state, told = program.call(state, *arguments)
+        series.add(progress.step, count, told)
         parallel.throttle(state, job.mesh)
         step = progress.step + count
         progress = dataclasses.replace(progress, step=step, phase=phase.index, phase_step=step - phase.first_step)
         if step % job.steps_per_epoch == 0 or step == phase.last_step:
-            sums = fetch_sums(state, recipe, loop.saver)
+            jax.block_until_ready(state)
             seconds = time.monotonic() - began
+            sums = fetch(state)
             loop.clock.add("steps", seconds)
             progress = dataclasses.replace(progress, train_seconds=progress.train_seconds + seconds)
             figures = train_figures(job.task, recipe, state, sums)
@@ -111,13 +120,14 @@ def train_phase(
                     loop.saver.offer(Snapshot(step, state, dataclasses.asdict(progress), figure), must=ends)
             began, began_step = time.monotonic(), step
         elif every and step % every == 0:
-            figures = train_figures(job.task, recipe, state, fetch_sums(state, recipe, loop.saver))
+            jax.block_until_ready(state)
             paused = time.monotonic()
+            figures = train_figures(job.task, recipe, state, fetch(state))
             figures["images_per_second"] = images_per_second(step - began_step, batch_size, paused - began)
             tell(loop, phase, figures, measure(state), progress)
             began += time.monotonic() - paused
         elif time.monotonic() - shown > loop.lines.interval_seconds:
-            sums = fetch_sums(state, recipe, loop.saver)
+            sums = fetch(state)
             loss = f"loss {mean(sums.loss, sums.steps):.4f}"
             rate = images_per_second(step - began_step, batch_size, time.monotonic() - began)
             loop.lines.show(step, loss, rate, format_best(job, progress.best), stays=False)
@@ -125,7 +135,7 @@ def train_phase(
         if stopped_early(job, progress):
             break
         if loop.stop_asked():
-            fetch_sums(state, recipe, loop.saver)
+            fetch(state)
             spent = progress.train_seconds + time.monotonic() - began
             stop(loop.saver, state, dataclasses.replace(progress, train_seconds=spent))
     return state, progress
@@ -159,8 +169,8 @@ def tell(
     job, step, pairs = loop.job, progress.step, (("train", figures), ("val", measured))
     ends = step % job.steps_per_epoch == 0 or step == phase.last_step
     epoch = -(-step // job.steps_per_epoch) if ends else step / job.steps_per_epoch
-    for split, values in pairs:
-        loop.writer.write({"step": step, "epoch": epoch, "phase": phase.index, "split": split, **values})
+    place = {"step": step, "epoch": epoch, "phase": phase.index}
+    loop.writer.write(*({**place, "split": split, **values} for split, values in pairs))
     name, best, waited = job.config.checkpoint.best, progress.best, progress.waited
     sign = job.task.best[name]
     if ends:

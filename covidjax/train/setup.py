@@ -18,12 +18,13 @@ from covidjax.data.order import steps_per_epoch
 from covidjax.data.resident import choose_placement
 from covidjax.errors import UserError
 from covidjax.freeze.table import freeze_table, step_flops
-from covidjax.losses import LossFunction, weight_notes
+from covidjax.losses import LossFunction
 from covidjax.mesh import make_mesh, replicated
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.ops.choose import choose
 from covidjax.tasks.base import Task
+from covidjax.tasks.weighting import weight_notes
 from covidjax.train import features
 from covidjax.train.effects import effect_notes
 from covidjax.train.features import Caching
@@ -240,7 +241,9 @@ def describe_freeze(job: Job, phase: Phase) -> dict[str, Any]:
         (config.batch_size, *job.train_split.images.shape[1:]), recipe.model.numerics.param_dtype
     )
     images = jax.eval_shape(recipe.preprocessing, pixels)
-    rows, summary = freeze_table(recipe.plan, recipe.model, job.variables, images, recipe.tx)
+    rows, summary = freeze_table(
+        recipe.plan, recipe.model, job.variables, images, recipe.tx, phase.optimizer.learning_rate
+    )
     caching = job.caching[phase.index]
     prefix = recipe.plan.frozen_prefix if recipe.cached else ()
     paid = step_flops([row for row in rows if row["stage"] not in prefix])

@@ -12,8 +12,9 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, models, tasks
+from covidjax import files, journal, models, tasks
 from covidjax.checkpoint.checkpoint import Checkpoints, Which
+from covidjax.config.plugins import changes
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
@@ -24,7 +25,10 @@ from covidjax.weights import inputs
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A network as a checkpoint left it. which: 'best', 'latest' or a step; step: the one that this came to."""
+    """A network as a checkpoint left it.
+
+    which: 'best', 'latest' or a step; step: the one that this came to; notes: what has changed since, of plugins.
+    """
 
     config: ConfigDict
     classes: tuple[str, ...]
@@ -33,6 +37,7 @@ class Trained:
     variables: dict[str, Any]
     step: int
     which: Which
+    notes: tuple[str, ...] = ()
 
     @property
     def network(self) -> tuple[Staged, Preprocessing, dict[str, Any]]:
@@ -102,7 +107,8 @@ def load_trained(workdir: Path, which: Which | None) -> Trained:
                     raise
     average = traverse_util.flatten_dict(state.pop("average", {}))
     variables = traverse_util.unflatten_dict(traverse_util.flatten_dict(state, keep_empty_nodes=True) | average)
-    return Trained(config, classes, model, preprocessing, variables, step, chosen)
+    notes = tuple(changes(journal.read(workdir).get("plugins", {}), config.plugins))
+    return Trained(config, classes, model, preprocessing, variables, step, chosen, notes)
 
 
 def _averaged(wanted: dict[str, Any], leaf_names: Collection[str]) -> dict[str, Any]:

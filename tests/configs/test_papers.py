@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from covidjax import config as configs
-from covidjax import losses
 from covidjax.errors import UserError
 from covidjax.models.preprocessing import CAFFE, unit
 from covidjax.runs import costs
+from covidjax.tasks import weighting
 from covidjax.train.phases import make_phases
 from covidjax.train.setup import describe_freeze
 from launch import evaluate, train
@@ -62,7 +62,7 @@ def test_pandiyan2023_has_the_parameters_of_the_papers_table() -> None:
 @pytest.mark.parametrize("classes", [("normal", "pneumonia", "covid19"), ("covid19", "normal", "pneumonia")])
 def test_ljung2020_weighs_covid_whatever_the_order_of_the_labels(experiment: str, classes: tuple[str, ...]) -> None:
     labels = np.repeat([classes.index(name) for name in ("normal", "pneumonia", "covid19")], [200, 200, 152])
-    found = losses.class_weights(load(f"ljung2020.py:{experiment}").loss.class_weights, labels, classes)
+    found = weighting.class_weights(load(f"ljung2020.py:{experiment}").loss.class_weights, labels, classes)
     if experiment.endswith("as_coded"):
         assert found is None
         return

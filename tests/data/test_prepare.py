@@ -28,7 +28,7 @@ from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
 
 from covidjax.data.datasets import radiographs  # noqa: E402
 from covidjax.data.datasets.prepare import load_builder, prepare  # noqa: E402
-from covidjax.data.datasets.records import Listing, Record, with_dicom_patients  # noqa: E402
+from covidjax.data.datasets.records import Listing, Record, with_facts  # noqa: E402
 from covidjax.data.datasets.stored import stored  # noqa: E402
 from tests.data import trees  # noqa: E402
 
@@ -120,11 +120,11 @@ def test_patients_of_dicom_files_are_told_apart_and_named_by_numbers(tmp_path: P
     paths = [tmp_path / f"{number}.dcm" for number in range(5)]
     for path, patient in zip(paths, ("0004cfab", "Doe", "0004cfab", "", "Doe"), strict=True):
         path.write_bytes(trees.dicom(GRAY, patient=patient))
-    found, told = with_dicom_patients([Record(path.name, path, "a") for path in paths])
+    found, told = with_facts([Record(path.name, path, "a") for path in paths])
     assert [record.patient for record in found] == ["dicom-1", "dicom-2", "dicom-1", "", "dicom-2"]
-    assert told == ["2 patients are told apart by the PatientID of DICOM files, which is not kept"]
+    assert told == ("2 patients are told apart by the PatientID of DICOM files, which is not kept",)
     named = [Record(path.name, path, "a", "p" if path is paths[0] else "") for path in paths]
-    assert with_dicom_patients(named) == (named, [])
+    assert with_facts(named) == (named, ())
 
 
 def test_a_dicom_file_that_cannot_be_read_is_refused_in_one_line() -> None:

@@ -26,6 +26,7 @@ from covidjax.runs import predict
 from covidjax.tasks.pictures import GAP, STRIP
 from covidjax.weights.workdir import Trained
 from tests.commands import contents, read_table, user_error, write_image
+from tests.data.test_dicom import file as dicom_file
 from tests.support import make_model, small_config
 
 SIZE = 16
@@ -165,6 +166,22 @@ def test_masks_are_those_of_the_network_at_the_size_of_their_images(images: Path
         assert np.any([region == cells[np.ix_(*pair)] for pair in itertools.product(*near)], axis=0).all()
         seen |= set(mask.reshape(-1).tolist())
     assert seen == {0, 1, 2}
+
+
+def test_tables_have_what_dicom_files_say_and_numbers_for_patients(
+    classifier: Trained, unet: Trained, images: Path, tmp_path: Path
+) -> None:
+    for number, patient in enumerate(("MRN9", "MRN7", "MRN9")):
+        pixels = np.full((9, 9), number, np.uint8)
+        tags = {"PatientID": patient, "ViewPosition": "PA", "PixelSpacing": [0.5, 0.25], "Modality": "CR"}
+        (images / f"{number}.dcm").write_bytes(dicom_file(pixels, 8, **tags))
+    for trained in (classifier, unet):
+        output = tmp_path / trained.task.name / "p.csv"
+        predict.predict(trained, predict.list_images(images), output)
+        found = [(row["patient"], row["view"], row["spacing"], row["source"]) for row in read_table(output)]
+        told = [(f"dicom-{number}", "PA", "0.5x0.25", "CR") for number in (1, 2, 1)]
+        assert found == [*told, *[("", "", "", "")] * len(SIZES)]
+        assert "MRN" not in output.read_text()
 
 
 def test_masks_of_two_classes_are_black_and_white(images: Path, tmp_path: Path) -> None:

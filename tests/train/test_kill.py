@@ -1,6 +1,6 @@
 """Killed at random moments, over and over: nothing recorded is lost, every file is whole, the bits are the same.
 
-Many minutes: run it by itself after a change of what is written, `pytest -m kill tests/train/test_kill.py -s`.
+Minutes each: run them by themselves after a change of what is written, `pytest -m kill tests/train/test_kill.py -s`.
 """
 
 import json
@@ -25,8 +25,8 @@ from tests.train.test_resume import LAST_STEP, Start, assert_same_run, config, f
 from tests.train.test_writer import curves_of_metrics, curves_of_tensorboard
 
 __all__ = ["config", "job", "start", "whole"]  # fixtures
-KILLS = 20
-STUDY = ["--strategies=none,backbone", "--seeds=0,1", "--config.epochs=4"]
+KILLS, KILLS_OF_STUDY = 20, 8
+STUDY = ["--strategies=none,backbone", "--seeds=0,1", "--config.epochs=2"]
 
 
 def check_files(folder: Path) -> None:
@@ -129,12 +129,13 @@ def test_a_study_killed_at_random_gives_what_one_that_was_left_alone_gives(
     flags, draw, killed = [tiny_config(tmp_path), *STUDY], random.Random(18), 0
     assert call(study.main, *flags, f"--workdir={tmp_path / 'whole'}") == 0
     workdir = tmp_path / "study"
-    for _ in range(KILLS):
-        starts = events_of(workdir)
+    for number in range(KILLS_OF_STUDY):
+        starts, began = events_of(workdir), time.monotonic()
         process = launch(environment, "launch/study.py", *flags, f"--workdir={workdir}")
         wait_for_a_moment(workdir, starts, process, draw)
         killed += kill(process)
         check_files(workdir)
+        print(f"kill {number + 1} of {KILLS_OF_STUDY} after {time.monotonic() - began:.0f} s", flush=True)
     finished = sum(is_finished(folder) for folder in (workdir / "runs").iterdir())
     assert call(study.main, *flags, f"--workdir={workdir}", "--test") == 0
     check_files(workdir)
@@ -144,4 +145,4 @@ def test_a_study_killed_at_random_gives_what_one_that_was_left_alone_gives(
         assert (run / "predictions_val.csv").read_bytes() == (
             tmp_path / "whole" / "runs" / run.name / "predictions_val.csv"
         ).read_bytes()
-    print(f"\n{killed} of {KILLS} studies killed, {finished} runs finished before the last kill")
+    print(f"\n{killed} of {KILLS_OF_STUDY} studies killed, {finished} runs finished before the last kill")

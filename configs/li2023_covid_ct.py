@@ -17,7 +17,8 @@ The paper reports an accuracy of "about 70 %" in its abstract, and of 63 % at it
 it does not say; both are of the transfer. It trains no fresh network: "the correct rate might have been lower".
 No run of this config on its own data was made: the images are not at hand. On normal against COVID-19 of cxr3, at 64
 pixels, transfer less fresh is +0.029 (-0.001 to +0.060) on test, over the seeds 0, 1, 2: the interval includes zero.
-docs/papers.md has the other figures, and how they were made.
+docs/papers.md has the other figures, and how they were made; they are of the epoch of the least validation loss, which
+this config then judged.
 """
 
 import os

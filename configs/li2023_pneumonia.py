@@ -18,7 +18,8 @@ paper saves it with model.save after model.fit, and watches no validation.
 The paper reports a training accuracy of 0.9859 and a training loss of 0.0423 after 10 epochs of about 140 s each on a
 laptop's CPU, and no test figure. The "164 images" of each of its epochs are 164 batches of 32 (5232 / 32 = 163.5).
 No run of this config on its own data was made: the images are not at hand. On normal against pneumonia of cxr3 its test
-accuracy is 0.730 (seed 0), at 64 pixels 0.747 (0.647 to 0.846, seeds 0, 1, 2): docs/papers.md.
+accuracy is 0.730 (seed 0), at 64 pixels 0.747 (0.647 to 0.846, seeds 0, 1, 2), of the epoch of the least
+validation loss, which this config then judged: docs/papers.md.
 """
 
 import os

@@ -3,6 +3,11 @@
 python launch/train.py --config=configs/wang2020.py:resnet101 --workdir=runs/wang_resnet101 --config.dataset.root=FOLDER
 python launch/evaluate.py --workdir=runs/wang_resnet101 --split=test
 
+The paper's table of three networks and their fusion: these two commands for each of resnet50, resnet101, resnet152, then
+python launch/train.py --config=configs/ensemble.py --workdir=runs/wang_fusion
+    --config.ensemble.members="('runs/wang_resnet101', 'runs/wang_resnet152')"
+and launch/evaluate.py for it, which prints the fusion beside both members on the same images, with paired tests.
+
 FOLDER: what launch/prepare.py --dataset=rsna_cohen/boxes wrote (an example for each box of pneumonia, as the paper's
 counts have it; rsna_cohen/images has each image once); or, with --config.dataset.name=folder, class folders, that of
 COVID-19 being called covid19. configs/ensemble.py mixes the runs of resnet101 and resnet152, as the paper does.

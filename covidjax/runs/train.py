@@ -95,7 +95,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         compiling = Compiling(job, programs, [table["step_flops"] for table in run["freeze"]])
         hooks = [Hook(name, WRITERS[name], workdir, configs.to_json(config)) for name in config.writers]
         writer = stack.enter_context(MetricsWriter(workdir, progress.step, hooks))
-        lines = ProgressLines(job.last_step, job.steps_per_epoch, progress.step)
+        lines = ProgressLines(job.last_step, job.epoch, progress.step)
         saver = Saver(checkpoints)
         clock.settle("set-up")
         progress = loop.train(Loop(job, compiling, features, saver, writer, lines, clock, stop_asked), state, progress)

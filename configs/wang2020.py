@@ -3,7 +3,7 @@
 python launch/train.py --config=configs/wang2020.py:resnet101 --workdir=runs/wang_resnet101 --config.dataset.root=FOLDER
 python launch/evaluate.py --workdir=runs/wang_resnet101 --split=test
 
-The paper's table of three networks and their fusion: these two commands for each of resnet50, resnet101, resnet152, then
+The paper's table of three networks and their fusion: these two for each of resnet50, resnet101 and resnet152, then
 python launch/train.py --config=configs/ensemble.py --workdir=runs/wang_fusion
     --config.ensemble.members="('runs/wang_resnet101', 'runs/wang_resnet152')"
 and launch/evaluate.py for it, which prints the fusion beside both members on the same images, with paired tests.

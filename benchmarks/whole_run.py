@@ -45,8 +45,8 @@ def main(arguments: Sequence[str]) -> None:
         weights = Path(folder) / "vgg16.weights.h5"
         keras = [sys.executable, "-m", "benchmarks.peers.keras_run", *sizes]
         _run([*keras, f"--make_weights={weights}"], folder)
-        augment = ["--augment"] if flags.feature_views else []
-        keras_seconds, keras_cpu, printed = _run([*keras, f"--root={flags.root}", f"--weights={weights}", *augment], folder)
+        keras += [f"--root={flags.root}", f"--weights={weights}", *(["--augment"] if flags.feature_views else [])]
+        keras_seconds, keras_cpu, printed = _run(keras, folder)
         ours = [sys.executable, "launch/train.py", "--config=configs/cxr3.py:vgg16", f"--workdir={folder}/run"]
         ours += [f"--config.{key}={value}" for key, value in overrides(flags.root, weights, flags).items()]
         our_seconds, our_cpu, _ = _run(ours, folder)

@@ -33,7 +33,7 @@ from covidjax.errors import UserError
 def get_config(split: str = "") -> ConfigDict:
     """The network from random initialisation; li2023_covid_ct.py says the same of it. split: '' or printed."""
     if split not in ("", "printed"):
-        raise UserError(f"configs/li2023_pneumonia.py:{split}: allowed is printed, or nothing")
+        raise UserError(f"configs/li2023_pneumonia.py:{split}: allowed are printed, or nothing")
     config = default_config()
     config.dataset.name = "tfds"
     config.dataset.root = os.path.join(os.environ.get("COVIDJAX_DATA_DIR", "data"), "chest_xray_pneumonia")

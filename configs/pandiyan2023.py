@@ -57,5 +57,5 @@ def get_config(argument: str = "frozen") -> ConfigDict:
     if variant:
         config.dataset.root += "_printed"
         config.checkpoint.evaluate = "last"
-        config.phases = ({"epochs": 20}, {"epochs": 5, "split": "train+val"})
+        config.phases = ({}, {"epochs": 5, "split": "train+val"})
     return config

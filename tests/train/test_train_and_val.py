@@ -63,7 +63,7 @@ def test_all_images_of_both_splits_are_trained_on_and_the_best_stays_that_of_bef
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(settings, whole, programs=programs)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        send_before(last.first_step + last.epoch_steps + 2, patch)
+        send_before(last.epoch_steps + 2, patch)  # of the last phase, whose steps are counted anew
         train(settings, stopped, programs=programs)
     train(settings, stopped, programs=programs)
     assert differing(restore(whole, job).state, restore(stopped, job).state) == []

@@ -1,5 +1,6 @@
 """The only maker of meshes and shardings: one named mesh over the local devices."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,11 @@ def make_mesh(batch_size: int, accumulation_steps: int = 1) -> Mesh:
 
 def local_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh with one axis, 'data', over the first local devices, all by default."""
-    devices = jax.local_devices()[:num_devices]
+    return mesh_of(jax.local_devices()[:num_devices])
+
+
+def mesh_of(devices: Sequence[Any]) -> Mesh:
+    """A mesh with one axis, 'data', over these devices, which may be those of a target that is not here."""
     return jax.make_mesh((len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,))
 
 

@@ -171,8 +171,9 @@ KEYS = {
     "dataset.root": Key("", "The folder of the images, or the one that launch/prepare.py wrote."),
     "dataset.fold": Key(-1, "The fold that is the test split; -1: the split as it is.", low=-1),
     "dataset.split_seed": Key(
-        0, "Of the split that is drawn where a folder of classes has none.", low=0, high=2**31 - 1
+        0, "Of the split that is drawn where a folder of classes has none, and of subset.", low=0, high=2**31 - 1
     ),
+    "dataset.subset": Key(0, "Training images that are drawn of all, patient by patient; 0: all.", low=0),
     "dataset.image_size": Key(128, "Pixels a side.", low=16, high=1e5),
     "dataset.channels": Key(1, "1 (gray) or 3 (RGB)."),
     "dataset.crop": Key("center", "To a square: cut, filled up with black, or squashed.", picture.CROPS),
@@ -207,6 +208,7 @@ KEYS = {
     ),
     "model.upsampling": Key("transposed", "Of unet and unet_resnet*.", unet.UPSAMPLINGS),
     "model.attention": Key(False, "Of unet_resnet*."),
+    "model.decoder": Key("unet", "Of unet_resnet*; 'fastai': that of fastai 1's unet_learner.", unet.DECODERS),
     "model.options": Key((), "Of a registered network.", elements=OPTIONS),
     # The network 'ensemble'.
     "ensemble.members": Key((), "Two or more trained classifiers.", elements=WORKDIRS),
@@ -219,14 +221,18 @@ KEYS = {
     ),
     "optimizer.momentum": Key(0.9, "Of sgd.", low=0, below=1),
     "optimizer.nesterov": Key(False, "Of sgd."),
+    "optimizer.beta_1": Key(0.9, "Of adam, adamw, adamax: decay of the mean of the gradient.", low=0, below=1),
+    "optimizer.beta_2": Key(0.999, "Of adam, adamw, adamax: decay of the gradient's size.", low=0, below=1),
     "optimizer.weight_decay": Key(0.0, "Decoupled, of kernels.", low=0, high=1e6),
     "optimizer.clip_norm": Key(0.0, "Largest norm of the trainable gradient; 0: not clipped.", low=0),
-    "optimizer.schedule": Key("constant", "Of the learning rate.", optim.SCHEDULES),
+    "optimizer.schedule": Key(
+        "constant", "Of the learning rate; fastai_one_cycle also moves beta_1: 0.95, 0.85, 0.95.", optim.SCHEDULES
+    ),
     "optimizer.schedule_from": Key(
         "start", "Of the phase, or where that of the phase before is.", ("start", "previous")
     ),
     "optimizer.warmup_epochs": Key(0.0, "Of cosine: the rate rises linearly from 0.", low=0),
-    "optimizer.pct_start": Key(0.3, "Of one_cycle: the part in which the rate rises.", above=0, below=1),
+    "optimizer.pct_start": Key(0.3, "Of both one-cycles: the part in which the rate rises.", above=0, below=1),
     "optimizer.step_epochs": Key((), "Of step: finished epochs after which the rate falls.", elements=EPOCHS),
     "optimizer.step_factor": Key(0.1, "Of step: factor on the rate.", above=0),
     "optimizer.plateau_factor": Key(0.1, "Of plateau: factor on the rate.", above=0, below=1),
@@ -245,10 +251,15 @@ KEYS = {
     "augment.rotate": Key(0.0, "Degrees either way.", low=0, high=180),
     "augment.shift": Key(0.0, "Part of the side, either way.", low=0, high=1),
     "augment.scale": Key(0.0, "Size between 1 - scale and 1 + scale.", low=0, high=0.9),
+    "augment.zoom": Key(0.0, "Size between 1 and 1 + zoom, at a random place in the image.", low=0, high=9),
+    "augment.affine_probability": Key(1.0, "Of each of rotate, shift, scale and zoom in an image.", above=0, high=1),
     "augment.flip": Key(False, "Left and right: the heart has a side."),
     "augment.brightness": Key(0.0, "Factor between 1 - brightness and 1 + brightness.", low=0, high=1),
     "augment.contrast": Key(0.0, "Factor on the distance from the image's mean.", low=0, high=1),
     "augment.sharpen": Key(0.0, "Factor on the distance from the smoothed image.", low=0, high=1),
+    "augment.lighting_probability": Key(
+        1.0, "Of each of brightness, contrast and sharpen in an image.", above=0, high=1
+    ),
     "augment.crop_scale": Key(
         0.0, "Least part of the area that a random crop shows, sides 3:4 to 4:3; 0: no crop.", low=0, high=1
     ),

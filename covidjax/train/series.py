@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 SPLIT = "step"  # what stands for a split in the rows of steps
 WHOLE_DIGITS = 3  # of the numbers of those steps of a phase that are told one and all
@@ -27,9 +28,9 @@ class StepSeries:
 
     def __init__(self, index: int, first_step: int, epoch: Callable[[int], float]) -> None:
         self._phase, self._first_step, self._epoch = index, first_step, epoch
-        self._waiting: list[tuple[int, list[int], dict[str, jax.Array]]] = []
+        self._waiting: list[tuple[int, list[int], dict[str, ArrayLike]]] = []
 
-    def add(self, step: int, count: int, figures: dict[str, jax.Array]) -> None:
+    def add(self, step: int, count: int, figures: dict[str, ArrayLike]) -> None:
         """Keeps the figures of steps, [] or [count or more] each. step: finished ones of the run before them."""
         begun = step - self._first_step
         if told := [index for index in range(count) if is_told(begun + index + 1)]:

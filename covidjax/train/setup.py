@@ -154,7 +154,13 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
     sharing = config.batch_size // config.accumulation_steps // (1 if config.sync_batch_norm else mesh.size)
     for recipe in recipes:
         together = jax.ShapeDtypeStruct((sharing, *train_split.images.shape[1:]), train_split.images.dtype)
-        check_batch_statistics(recipe, begin.variables, together)
+        logits = check_batch_statistics(recipe, begin.variables, together)
+        outputs = task.num_outputs(train_split.classes)
+        if logits != (wanted := (sharing, *(train_split.images.shape[1:3] if task.masks else ()), outputs)):
+            raise UserError(
+                f"the network {config.model.name} gives {list(logits)} for {sharing} images: allowed is "
+                f"{list(wanted)}, the logits of num_classes"
+            )
     caching = tuple(
         features.decide(
             recipe,
@@ -257,6 +263,7 @@ def make_recipe(
         plan=plan,
         tx=optim.optimizer(phase.optimizer, plan.weight_decays()),
         learning_rate=optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, epoch_steps),
+        momentum=optim.momentum_schedule(phase.optimizer, phase.schedule_steps),
         loss=task.train_loss(config.loss, train_split),
         correct=task.correct,
         augmentation=augmentation_of(config.augment.to_dict()),

@@ -18,6 +18,7 @@ ARGUMENTS = {
     "ljung2020": ("1", "2", "3", "4", "1,as_coded", "4,as_coded", "1,caffe", "best"),
     "lungseg": ("unet", "unet_resnet18"),
     "pandiyan2023": ("frozen", "all", "frozen,printed"),
+    "xu2021_unet": ("covid",),
     "wang2020": ("resnet50", "resnet101", "resnet152"),
 }
 SPECS = [
@@ -106,6 +107,7 @@ VALUES = {
     "arrangement": "keras",
     "upsampling": "bilinear",
     "attention": True,
+    "decoder": "fastai",
 }
 
 

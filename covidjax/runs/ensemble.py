@@ -15,7 +15,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, journal, optim, tasks
+from covidjax import files, optim, tasks
+from covidjax.checkpoint import journal
 from covidjax.checkpoint.checkpoint import Which
 from covidjax.data import sources
 from covidjax.data.examples import Examples

@@ -70,6 +70,16 @@ def average_notes(phases: Sequence[Phase]) -> list[str]:
     return notes
 
 
+def split_notes(phases: Sequence[Phase], sizes: Sequence[int]) -> list[str]:
+    """A note for each phase that trains on the validation images too. sizes: the images that each trains on."""
+    return [
+        f"phase {phase.index} trains on all {size} images of train and val, from step {phase.first_step} on: there "
+        "validation measures images that were trained on, and chooses nothing"
+        for phase, size in zip(phases, sizes, strict=True)
+        if phase.split != "train"
+    ]
+
+
 def make_phases(config: ConfigDict, steps_per_epoch: int, with_val: int | None = None) -> tuple[Phase, ...]:
     """The phases of a config: `config.phases`, each a change of the fields of the config itself, or one of those.
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,16 @@ from covidjax.data.resident import choose_placement
 from covidjax.errors import UserError
 from covidjax.freeze.table import freeze_table, step_flops
 from covidjax.losses import LossFunction
-from covidjax.mesh import make_mesh, replicated
+from covidjax.mesh import make_mesh, place
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.ops.choose import choose
 from covidjax.tasks.base import Task
 from covidjax.tasks.weighting import weight_notes
-from covidjax.train import features
+from covidjax.train import features, parallel
 from covidjax.train.effects import effect_notes
 from covidjax.train.features import Caching
-from covidjax.train.phases import Phase, average_notes, enter_phase, initial_state, make_phases, phase_at
+from covidjax.train.phases import Phase, average_notes, enter_phase, initial_state, make_phases, phase_at, split_notes
 from covidjax.train.state import TrainState
 from covidjax.train.statistics import check_batch_statistics
 from covidjax.train.step import Recipe
@@ -86,7 +85,7 @@ class Job:
     def fresh_state(self) -> TrainState:
         """The state before the first step, on the devices."""
         state = initial_state(self.recipes[0], self.variables, jax.random.key(self.config.seed))
-        return jax.device_put(state, replicated(self.mesh))
+        return place(state, parallel.shardings(state, self.mesh))
 
     def abstract_data(self, phase: Phase) -> Any:
         """Shapes of what a step of a phase takes: the resident data with all its views, or a batch from the host."""
@@ -102,7 +101,7 @@ class Job:
     def begin_phase(self, phase: Phase, state: TrainState) -> TrainState:
         """The state with which a phase that follows another begins."""
         state = enter_phase(state, self.recipes[phase.index - 1], self.recipes[phase.index])
-        return jax.device_put(state, replicated(self.mesh))
+        return place(state, parallel.shardings(state, self.mesh))
 
     def abstract_state(self, step: int) -> TrainState:
         """Shapes and shardings of the state that a checkpoint of `step` finished steps holds."""
@@ -113,7 +112,9 @@ class Job:
         recipe = self.recipes[phase.index]
         key = jax.random.key(self.config.seed)
         state = jax.eval_shape(lambda variables: initial_state(recipe, variables, key), self.variables)
-        return jax.tree.map(lambda leaf: leaf.update(sharding=replicated(self.mesh)), state)
+        return jax.tree.map(
+            lambda leaf, sharding: leaf.update(sharding=sharding), state, parallel.shardings(state, self.mesh)
+        )
 
 
 def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: Path | None = None) -> Job:
@@ -123,9 +124,10 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
         `variables` are shapes.
     recorded: where the run has kept the split that it drew, None for a new one.
     """
+    check_engine(config)
     if config.parallel == "jit" and not config.sync_batch_norm:
         raise UserError("config.sync_batch_norm=False needs config.parallel=pmap: under jit a batch is one batch")
-    mesh = make_mesh(config.batch_size, config.accumulation_steps)
+    mesh = make_mesh(config.batch_size, config.accumulation_steps, config.mesh)
     task = tasks.of(config.model.name, config.loss.name)
     began = time.monotonic()
     train_split, val_split = _load(config.dataset, task, recorded)
@@ -187,7 +189,7 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
                 *task.split_notes(train_split, val_split),
                 *weight_notes(recipes[0].loss, train_split.classes),
                 *average_notes(phases),
-                *_split_notes(phases, own),
+                *split_notes(phases, tuple(map(len, own))),
                 *effect_notes(config, phases, recipes, caching, begin.variables),
                 placement["note"],
                 operations.note,
@@ -221,14 +223,11 @@ def _with_val(config: ConfigDict, train_split: Examples, val_split: Examples) ->
     return oversampled(joined(train_split, val_split), config.dataset.oversample)
 
 
-def _split_notes(phases: tuple[Phase, ...], examples: Sequence[Examples]) -> list[str]:
-    """A note for each phase that trains on the validation images too."""
-    return [
-        f"phase {phase.index} trains on all {len(own)} images of train and val, from step {phase.first_step} on: there "
-        "validation measures images that were trained on, and chooses nothing"
-        for phase, own in zip(phases, examples, strict=True)
-        if phase.split != "train"
-    ]
+def check_engine(config: ConfigDict) -> None:
+    """Raises UserError where pmap, which knows one axis of devices of one process, is asked for more."""
+    if config.parallel == "pmap" and (jax.process_count() > 1 or dict(config.mesh).get("fsdp", 1) != 1):
+        many = f"{jax.process_count()} processes" if jax.process_count() > 1 else f"config.mesh {config.mesh!r}"
+        raise UserError(f"config.parallel is 'pmap' with {many}: it is for the devices of one process; use 'jit'")
 
 
 def _load(dataset: ConfigDict, task: Task, recorded: Path | None) -> list[Examples]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from covidjax import models
 from launch import convert, evaluate, find_lr, freeze, predict, study, sweep, train
 from tests.commands import ROOT, Main, contents, refusal, write_image
 from tests.weights.made_files import write
@@ -76,7 +77,6 @@ MISTAKES: list[tuple[Main, str, str]] = [
     (freeze.main, "--classes=0", "--classes is 0"),
     (freeze.main, "--config.dataset.name=folder --config.dataset.root=missing", "--classes"),
     (freeze.main, "--json=missing/costs.json", "--json: there is no folder"),
-    (convert.main, "--output=ours.safetensors", "names of no network"),
     (convert.main, "--output=ours.h5", "ends in .safetensors"),
     (convert.main, "--output=ours.safetensors --pretrained=keras/resnet51", "keras/resnet50"),
     (convert.main, "--output=ours.safetensors --pretrained=missing.pth", "there is no weight file"),
@@ -113,6 +113,17 @@ def test_mistake_is_one_line_that_says_what_is_allowed_and_writes_nothing(
     given = f"{SOUND[main]} {mistake}".replace("{config}", config).replace("{trained}", str(trained)).strip()
     assert expected.replace("{trained}", str(trained)) in refusal(capfd, main, *re.split(r" (?=--)", given))
     assert (files_in(place), files_in(trained)) == before
+
+
+def test_a_file_of_no_network_is_refused(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
+    monkeypatch.setattr(models, "NAMES", models.NAMES[:3])  # the large ones take a second each to look at
+    message = refusal(
+        capfd, convert.main, f"--pretrained={place / 'strange.pth'}", f"--output={place / 'o.safetensors'}"
+    )
+    assert "has the names of no network here: found " in message
+    assert not output.exists()
 
 
 def test_argument_that_is_missing_is_named(capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path) -> None:

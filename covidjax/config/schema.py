@@ -127,6 +127,11 @@ OPTIONS = _pairs(lambda value: True, "pairs of an option and its value, such as 
 PLUGINS = Kind(is_text, "modules or .py files, such as ('my_parts.py',)")
 WRITER_NAMES = Kind(is_text, "names of registered writers, such as ('mlflow',)")
 WORKDIRS = Kind(is_text, "workdirs, such as ('runs/a', 'runs/b')")
+MESH_AXES = Kind(
+    lambda one: is_several(one) and len(one) == 2 and one[0] in mesh.AXES and type(one[1]) is int and one[1] >= -1,
+    "pairs of an axis, 'data' or 'fsdp', and its number of devices, -1: what is left, such as (('data', -1), "
+    "('fsdp', 4))",
+)
 EPOCHS = Kind(_is_whole, "whole numbers, such as (30, 60)")
 
 
@@ -162,10 +167,17 @@ KEYS = {
     "steps_per_call": Key(0, "Optimizer steps of one call of the compiled program; 0: chosen.", low=0, high=1e6),
     "remat": Key((), "Trained stages whose activations the backward pass computes again.", elements=STAGES),
     "ops": Key("auto", "Of a CPU: 'native' (oneDNN, Winograd) where built and sound, else 'xla'.", operations.CHOICES),
+    "mesh": Key(mesh.DATA, "Axes of the mesh of devices; 'fsdp' divides the state too.", elements=MESH_AXES),
     "parallel": Key("jit", "How a step is spread over devices.", mesh.ENGINES),
     "sync_batch_norm": Key(True, "Statistics over the images of all devices, not of each its own (pmap only)."),
+    "watchdog_seconds": Key(
+        1800, "Without progress of one of several processes after which all end; 0: never.", low=0, high=1e6
+    ),
     "plugins": Key((), "Modules or .py files that register parts: see add-a-model.md.", elements=PLUGINS),
     "writers": Key((), "Registered writers that get the rows of metrics.jsonl.", elements=WRITER_NAMES),
+    # Several processes.
+    "processes.start_seconds": Key(300, "Until all of several processes have to be there.", low=1, high=86400),
+    "processes.heartbeat_seconds": Key(100, "Without a sign of one of them after which all end.", low=10, high=86400),
     # Images.
     "dataset.name": Key("phantom", "Source of the images; 'phantom' draws synthetic X-rays.", sources.NAMES),
     "dataset.root": Key("", "The folder of the images, or the one that launch/prepare.py wrote."),

@@ -15,7 +15,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, journal, optim, tasks
+from covidjax import files, optim, tasks
+from covidjax.checkpoint import journal
 from covidjax.checkpoint.checkpoint import Which
 from covidjax.data import sources
 from covidjax.data.examples import Examples
@@ -28,7 +29,7 @@ from covidjax.models import mixture
 from covidjax.models.mixture import Candidate
 from covidjax.report import run as report
 from covidjax.runs import record
-from covidjax.train.writer import MetricsWriter
+from covidjax.train.writer import MetricsWriter, hooks_of
 
 LEAK = (
     "the weights were chosen on the test split, as in Wang et al. 2020: its figures are too good and say nothing about "
@@ -93,7 +94,7 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     # ---- Rounds, and the best of them ----
     began = time.monotonic()
     rounds, best = fit(config, answers[settings.weights_from], splits[settings.weights_from][0].labels)
-    with MetricsWriter(workdir, first_step=-1) as writer:
+    with MetricsWriter(workdir, first_step=-1, hooks=hooks_of(config, workdir)) as writer:
         for each in rounds:
             place = {"step": each.number, "epoch": each.number, "phase": 0, "split": settings.weights_from}
             weights = {f"weight_{index}": float(weight) for index, weight in enumerate(each.weights)}
@@ -103,7 +104,7 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     # ---- The record, validation figures, the report ----
     notes = _notes(members, best, len(rounds) - 1, settings)
     print(*notes, sep="\n")
-    run["notes"] += notes
+    run["notes"] += [*notes, *writer.notes]
     single = mixture.choose(mixture.alone(answers["val"], val[0].labels, settings.mix))
     run["ensemble"] |= {
         "rounds": len(rounds) - 1,

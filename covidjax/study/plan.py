@@ -15,7 +15,8 @@ import jax
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, journal, models, tasks
+from covidjax import files, models, tasks
+from covidjax.checkpoint import journal
 from covidjax.errors import Interrupted, UserError
 from covidjax.freeze.strategies import value_of
 from covidjax.models.preprocessing import Preprocessing

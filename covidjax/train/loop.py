@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 
 from covidjax import optim
 from covidjax.checkpoint.saver import Saver, Snapshot
+from covidjax.distributed.processes import Processes
 from covidjax.errors import Interrupted, UserError
 from covidjax.evaluate.network import answers, make_forward
-from covidjax.mesh import replicated
+from covidjax.mesh import place, replicated
 from covidjax.tasks.base import Task
 from covidjax.train import parallel
 from covidjax.train.clock import Clock
@@ -31,16 +32,25 @@ from covidjax.train.writer import MetricsWriter, ProgressLines
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loop:
-    """The parts of a run that the loop works with. stop_asked: whether it is to end after the present call."""
+    """The parts of a run that the loop works with.
+
+    writer: None where another process writes; stop_asked: whether it is to end after the present call.
+    """
 
     job: Job
     compiling: Compiling
     features: PrefixFeatures
     saver: Saver
-    writer: MetricsWriter
+    writer: MetricsWriter | None
     lines: ProgressLines
     clock: Clock
     stop_asked: Callable[[], bool]
+    processes: Processes
+
+    def write(self, *records: dict[str, Any]) -> None:
+        """Writes records of metrics.jsonl, if this process does."""
+        if self.writer is not None:
+            self.writer.write(*records)
 
 
 def train(loop: Loop, state: TrainState, progress: RunProgress) -> RunProgress:
@@ -54,6 +64,7 @@ def train(loop: Loop, state: TrainState, progress: RunProgress) -> RunProgress:
             continue
         if phase.index and progress.step == phase.first_step:
             state = job.begin_phase(phase, state)
+        loop.processes.step(f"compiling phase {phase.index}")
         compiling.start(phase)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         with loop.clock.spent("feature passes" if job.caching[phase.index].validation else "data"):
@@ -83,12 +94,13 @@ def train_phase(
     def measure(state: TrainState) -> dict[str, float]:
         variables = evaluation_variables(state, recipe.plan)
         found = answers(forward, variables, inputs.val, targets, batch_size, job.mesh)
+        found = loop.processes.passing("validation", found)
         with loop.clock.spent("evaluation"):
             return job.task.measure(found, job.plain_loss, config.loss.name)
 
     def fetch(state: TrainState) -> StepMetrics:
         """The sums of the epoch so far; the figures of the steps that led there are written."""
-        loop.writer.write(*series.take())
+        loop.write(*series.take())
         return fetch_sums(state, recipe, loop.saver)
 
     loop.lines.restart(progress.step)
@@ -100,6 +112,7 @@ def train_phase(
         series.add(progress.step, count, told)
         parallel.throttle(state, job.mesh)
         step = progress.step + count
+        loop.processes.step(f"step {step}")
         progress = dataclasses.replace(progress, step=step, phase=phase.index, phase_step=step - phase.first_step)
         if step % job.steps_per_epoch == 0 or step == phase.last_step:
             jax.block_until_ready(state)
@@ -126,8 +139,9 @@ def train_phase(
             figures["images_per_second"] = images_per_second(step - began_step, batch_size, paused - began)
             tell(loop, phase, figures, measure(state), progress)
             began += time.monotonic() - paused
-        elif time.monotonic() - shown > loop.lines.interval_seconds:
-            sums = fetch(state)
+        elif loop.processes.writes and time.monotonic() - shown > loop.lines.interval_seconds:
+            # Of several processes this one alone is here, and must not end for what all of them have to see.
+            sums = jax.device_get(state.metrics) if loop.processes.several else fetch(state)
             loss = f"loss {mean(sums.loss, sums.steps):.4f}"
             rate = images_per_second(step - began_step, batch_size, time.monotonic() - began)
             loop.lines.show(step, loss, rate, format_best(job, progress.best), stays=False)
@@ -170,7 +184,7 @@ def tell(
     ends = step % job.steps_per_epoch == 0 or step == phase.last_step
     epoch = -(-step // job.steps_per_epoch) if ends else step / job.steps_per_epoch
     place = {"step": step, "epoch": epoch, "phase": phase.index}
-    loop.writer.write(*({**place, "split": split, **values} for split, values in pairs))
+    loop.write(*({**place, "split": split, **values} for split, values in pairs))
     name, best, waited = job.config.checkpoint.best, progress.best, progress.waited
     sign = job.task.best[name]
     if ends:
@@ -209,7 +223,7 @@ def next_epoch(state: TrainState, epoch_loss: float | None, optimizer: Any, mesh
     epoch_loss: None after a part of an epoch, which says nothing of a plateau; optimizer: the section of the phase.
     """
     plateau = state.plateau if epoch_loss is None else optim.plateau_update(state.plateau, epoch_loss, optimizer)
-    fresh = jax.device_put((plateau, StepMetrics.empty()), replicated(mesh))
+    fresh = place((plateau, StepMetrics.empty()), replicated(mesh))
     return dataclasses.replace(state, plateau=fresh[0], metrics=fresh[1])
 
 

@@ -19,13 +19,13 @@ from covidjax.data.resident import choose_placement
 from covidjax.errors import UserError
 from covidjax.freeze.table import freeze_table, step_flops
 from covidjax.losses import LossFunction
-from covidjax.mesh import make_mesh, replicated
+from covidjax.mesh import make_mesh, place
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.ops.choose import choose
 from covidjax.tasks.base import Task
 from covidjax.tasks.weighting import weight_notes
-from covidjax.train import features
+from covidjax.train import features, parallel
 from covidjax.train.effects import effect_notes
 from covidjax.train.features import Caching
 from covidjax.train.phases import Phase, average_notes, enter_phase, initial_state, make_phases, phase_at
@@ -74,7 +74,7 @@ class Job:
     def fresh_state(self) -> TrainState:
         """The state before the first step, on the devices."""
         state = initial_state(self.recipes[0], self.variables, jax.random.key(self.config.seed))
-        return jax.device_put(state, replicated(self.mesh))
+        return place(state, parallel.shardings(state, self.mesh))
 
     def abstract_data(self, phase: Phase) -> Any:
         """Shapes of what a step of a phase takes: the resident data with all its views, or a batch from the host."""
@@ -90,7 +90,7 @@ class Job:
     def begin_phase(self, phase: Phase, state: TrainState) -> TrainState:
         """The state with which a phase that follows another begins."""
         state = enter_phase(state, self.recipes[phase.index - 1], self.recipes[phase.index])
-        return jax.device_put(state, replicated(self.mesh))
+        return place(state, parallel.shardings(state, self.mesh))
 
     def abstract_state(self, step: int) -> TrainState:
         """Shapes and shardings of the state that a checkpoint of `step` finished steps holds."""
@@ -101,7 +101,9 @@ class Job:
         recipe = self.recipes[phase.index]
         key = jax.random.key(self.config.seed)
         state = jax.eval_shape(lambda variables: initial_state(recipe, variables, key), self.variables)
-        return jax.tree.map(lambda leaf: leaf.update(sharding=replicated(self.mesh)), state)
+        return jax.tree.map(
+            lambda leaf, sharding: leaf.update(sharding=sharding), state, parallel.shardings(state, self.mesh)
+        )
 
 
 def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: Path | None = None) -> Job:
@@ -111,9 +113,10 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
         `variables` are shapes.
     recorded: where the run has kept the split that it drew, None for a new one.
     """
+    check_engine(config)
     if config.parallel == "jit" and not config.sync_batch_norm:
         raise UserError("config.sync_batch_norm=False needs config.parallel=pmap: under jit a batch is one batch")
-    mesh = make_mesh(config.batch_size, config.accumulation_steps)
+    mesh = make_mesh(config.batch_size, config.accumulation_steps, config.mesh)
     task = tasks.of(config.model.name, config.loss.name)
     began = time.monotonic()
     train_split, val_split = _load(config.dataset, task, recorded)
@@ -192,6 +195,13 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
         notes,
         data_seconds,
     )
+
+
+def check_engine(config: ConfigDict) -> None:
+    """Raises UserError where pmap, which knows one axis of devices of one process, is asked for more."""
+    if config.parallel == "pmap" and (jax.process_count() > 1 or dict(config.mesh).get("fsdp", 1) != 1):
+        many = f"{jax.process_count()} processes" if jax.process_count() > 1 else f"config.mesh {config.mesh!r}"
+        raise UserError(f"config.parallel is 'pmap' with {many}: it is for the devices of one process; use 'jit'")
 
 
 def _load(dataset: ConfigDict, task: Task, recorded: Path | None) -> list[Examples]:

@@ -12,12 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ml_collections import ConfigDict
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from covidjax import config as configs
 from covidjax import files
-from covidjax.config.writers import PLACE, Make
+from covidjax.config.writers import PLACE, WRITERS, Make
 from covidjax.console import say
 from covidjax.errors import UserError
 from covidjax.registry import fault
@@ -58,6 +60,11 @@ class Hook:
             told = fault(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
             self.note = f"the writer {self.name!r} gets no more rows, and the run goes on: {told}"
             say(self.note)
+
+
+def hooks_of(config: ConfigDict, workdir: Path) -> tuple[Hook, ...]:
+    """The writers that `config.writers` names, begun."""
+    return tuple(Hook(name, WRITERS[name], workdir, configs.to_json(config)) for name in config.writers)
 
 
 class MetricsWriter:

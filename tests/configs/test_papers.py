@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from covidjax import config as configs
+from covidjax.config.schema import KEYS
 from covidjax.errors import UserError
 from covidjax.models.preprocessing import CAFFE, unit
 from covidjax.runs import costs
@@ -75,7 +76,8 @@ def test_ljung2020_weighs_covid_whatever_the_order_of_the_labels(experiment: str
 def test_ljung2020_is_what_the_paper_prints_and_its_variants_differ_from_it_as_the_header_says(experiment: str) -> None:
     ends = ("", ",as_coded", ",caffe")
     printed, coded, caffe = (dict(configs.flatten(load(f"ljung2020.py:{experiment}{end}"))) for end in ends)
-    augmented = {key: value for key, value in printed.items() if key.startswith("augment.") and value}
+    off = {key for key, value in printed.items() if value == KEYS[key].default}
+    augmented = {key: value for key, value in printed.items() if key.startswith("augment.") and key not in off}
     assert augmented == {"augment.rotate": 10, "augment.shift": 0.1}  # its table 3, whose scale of 1/255 is:
     assert make_preprocessing(load(f"ljung2020.py:{experiment}")) == unit(CAFFE)
     rule = {"name": "adam", "learning_rate": 2e-5, "schedule": "plateau", "plateau_factor": 0.7, "plateau_patience": 5}
@@ -140,7 +142,7 @@ def test_xu2021_trains_the_decoder_then_everything_at_the_rates_of_fastais_three
 def test_xu2021_has_the_network_and_the_transforms_that_fastai_has_by_default() -> None:
     config = load("xu2021_unet.py")
     assert (config.model.name, config.model.decoder, config.model.attention) == ("unet_resnet34", "fastai", True)
-    on = {key: value for key, value in config.augment.items() if value}
+    on = {key: value for key, value in config.augment.items() if value != KEYS[f"augment.{key}"].default}
     assert on == {
         "flip": True,
         "rotate": 10.0,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from covidjax import journal
+from covidjax.checkpoint import journal
 from covidjax.study.plan import is_finished
 from covidjax.train.setup import Job
 from launch import study

@@ -48,7 +48,11 @@ MISTAKES: list[tuple[Main, str, str]] = [
     (predict.main, "--output=p.csv --tile=50", "the tile is 50 pixels: allowed are multiples of 32"),
     (predict.main, "--output=p.csv --spacing=5;1", "is not of the form 5,0.7,0.7"),
     (predict.main, "--output=p.csv --overlap=8", "--overlap is that of tiles: give --tile as well"),
-    (predict.main, "--output=p.csv --tile=64", "cnn labels whole images: --overlays, --tile and --spacing are for"),
+    (
+        predict.main,
+        "--output=p.csv --tile=64",
+        "cnn labels whole images: --overlays, --tile, --spacing and --inside are",
+    ),
     (predict.main, "--output=folder", "--output is folder: name the table that is to be written, such as"),
     (predict.main, "", "the following arguments are required: --output"),
     (study.main, "--strategies=none,until:block9", "--strategies: 'until:block9': freeze 'until:block9': there is no"),
@@ -123,7 +127,7 @@ def test_a_file_of_no_network_is_refused(
         capfd, convert.main, f"--pretrained={place / 'strange.pth'}", f"--output={place / 'o.safetensors'}"
     )
     assert "has the names of no network here: found " in message
-    assert not output.exists()
+    assert not (place / "o.safetensors").exists()
 
 
 def test_argument_that_is_missing_is_named(capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def _gpu(page: str, description: str, tflops: tuple[float, float, float], link: 
     return Chip("cuda", peak, bandwidth, memory, link * 1e9, f"{NVIDIA}/{page}", spec=text)
 
 
-HOPPER = {
+HOPPER: dict[str, Any] = {
     "shared_memory_per_core": 233472,
     "core_count": 132,
     "fpus_per_core": 128,

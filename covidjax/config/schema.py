@@ -306,5 +306,8 @@ def keys() -> dict[str, Key]:
 
 
 # What a phase may change, keys and sections, and the keys that stand in phases only.
-PHASE_KEYS = ("epochs", "steps", "freeze", "batch_norm", "optimizer", "lr_scale", "weight_decays")
-PHASE_ONLY = {"steps": Key(100, "Optimizer steps of the phase, instead of its epochs.", low=1)}
+PHASE_KEYS = ("epochs", "steps", "freeze", "batch_norm", "optimizer", "lr_scale", "weight_decays", "split")
+PHASE_ONLY = {
+    "steps": Key(100, "Optimizer steps of the phase, instead of its epochs.", low=1),
+    "split": Key("train", "What the phase trains on; 'train+val' is for the last ones.", ("train", "train+val")),
+}

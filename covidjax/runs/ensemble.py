@@ -21,7 +21,7 @@ from covidjax.checkpoint.checkpoint import Which
 from covidjax.data import sources
 from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 from covidjax.evaluate.members import Member, Mixture, check_unchanged, load_members, load_mixture
 from covidjax.metrics import bootstrap, classification
 from covidjax.metrics.comparison import paired_accuracy
@@ -67,6 +67,10 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     """
     names, settings, report_path = tuple(config.ensemble.members), config.ensemble, workdir / "report.html"
     members = load_members(names, [None] * len(names), config.precision)
+    if settings.weights != "equal" and (seen := [m.name for m in members if configs.trains_on_val(m.trained.config)]):
+        raise UserError(
+            f"{some_of(seen)} trained on val, which decides the weights: set config.ensemble.weights to 'equal'"
+        )
     config = _on_data_of(config, members[0])
     record.open_workdir(workdir, config)
     run = _open_record(workdir, settings, members)

@@ -111,7 +111,7 @@ def train(
         writer = None
         if processes.writes:
             writer = stack.enter_context(MetricsWriter(workdir, progress.step, hooks_of(config, workdir)))
-        lines = ProgressLines(job.last_step, job.steps_per_epoch, progress.step)
+        lines = ProgressLines(job.last_step, job.epoch, progress.step)
         saver = Saver(checkpoints)
         clock.settle("set-up")
         parts = Loop(job, compiling, features, saver, writer, lines, clock, stop_asked, processes)

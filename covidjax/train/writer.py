@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -158,8 +158,9 @@ class ProgressLines:
     Off a terminal a line within an epoch appears at most every `plain_seconds`.
     """
 
-    def __init__(self, total_steps: int, steps_per_epoch: int, first_step: int) -> None:
-        self._total, self._steps_per_epoch = total_steps, steps_per_epoch
+    def __init__(self, total_steps: int, epoch: Callable[[int], float], first_step: int) -> None:
+        """epoch: the finished epochs after so many steps of the run."""
+        self._total, self._epoch = total_steps, epoch
         self.restart(first_step)
         self._terminal = sys.stdout.isatty()
         self.interval_seconds = 0.5 if self._terminal else 30.0
@@ -175,7 +176,7 @@ class ProgressLines:
         """
         steps = step - self._first_step
         eta = (self._total - step) * (time.monotonic() - self._began) / steps if steps else 0.0
-        epoch, epochs = -(-step // self._steps_per_epoch), -(-self._total // self._steps_per_epoch)
+        epoch, epochs = map(math.ceil, (self._epoch(step), self._epoch(self._total)))
         line = (
             f"epoch {epoch}/{epochs}  step {step}/{self._total}  {figures}  {images_per_second:.1f} images/s  "
             f"ETA {_clock(eta)}  best {best}"

@@ -20,7 +20,7 @@ def test_each_of_the_first_thousand_steps_is_told_then_every_tenth_then_every_hu
 
 
 def test_steps_of_a_call_are_told_by_their_number_in_the_phase_and_once() -> None:
-    series = StepSeries(index=1, first_step=500, epoch_steps=100)
+    series = StepSeries(index=1, first_step=500, epoch=lambda step: step / 100)
     series.add(1495, 8, {"loss": np.arange(10.0)})  # the last 5 of the first 1000, and 3 of those that come after
     series.add(1503, 1, {"loss": np.float32(7)})
     series.add(1509, 1, {"loss": np.float32(8)})

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import cached_property
 
 from covidjax.errors import UserError
-from covidjax.targets import hlo
 from covidjax.targets.catalog import GPU_SHARE, Target
+from covidjax.targets.hlo import Counts, count, parse
 
 FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
@@ -30,9 +30,9 @@ class Program:
     known: bool
 
     @cached_property
-    def counts(self) -> hlo.Counts:
+    def counts(self) -> Counts:
         """What is counted from the text."""
-        return hlo.count(hlo.parse(self.hlo))
+        return count(parse(self.hlo))
 
     @property
     def bytes(self) -> int:

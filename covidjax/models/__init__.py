@@ -62,10 +62,20 @@ def labels(name: str) -> Labels:
 
 
 # Keys of `config.model` that some of the package's networks have and others do not, and which each has.
-SOME_HAVE = ("width", "num_blocks", "normalisation", "arrangement", "pooling", "head", "upsampling", "attention")
+SOME_HAVE = (
+    "width",
+    "num_blocks",
+    "normalisation",
+    "arrangement",
+    "pooling",
+    "head",
+    "blocks",
+    "upsampling",
+    "attention",
+)
 OPTIONS: dict[str, tuple[str, ...]] = {
     "cnn": ("width", "num_blocks", "normalisation", "pooling"),
-    "vgg16": ("head",),
+    "vgg16": ("head", "blocks"),
     "unet": ("width", "upsampling"),
     **dict.fromkeys(ENCODERS, ("upsampling", "attention")),
     **dict.fromkeys(BACKBONES, ()),
@@ -113,7 +123,7 @@ def _registered(own: Own, model: Any, common: dict[str, Any]) -> Staged:
 def _classifier(model: Any, common: dict[str, Any]) -> Staged:
     common = common | {"normalised_features": model.normalised_features}
     if model.name == "vgg16":
-        return VGG16(head_name=model.head, **common)
+        return VGG16(head_name=model.head, num_blocks=model.blocks, **common)
     common["pooling"] = model.pooling
     if model.name == "cnn":
         return CNN(width=model.width, num_blocks=model.num_blocks, normalisation=model.normalisation, **common)

@@ -123,7 +123,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(STOPPED_BY_SIGPIPE)
     except Exception as error:
-        if (told := fault(error)) and jax.config.read("jax_traceback_filtering") != "off":
+        whole = getattr(jax.config, "jax_traceback_filtering") == "off"  # noqa: B009 (as below)
+        if (told := fault(error)) and not whole:
             fail(f"{told} (with JAX_TRACEBACK_FILTERING=off comes the traceback)")
         if not isinstance(error, OSError):
             raise

@@ -181,8 +181,14 @@ class OwnLoss(Own):
     probabilities: Callable[[jax.Array], jax.Array] | None = None
 
     def __call__(self, logits: jax.Array, labels: jax.Array, **options: Any) -> jax.Array:
-        """The loss: [batch]."""
-        return self.function(logits, labels, **options)
+        """The loss: [batch]. Raises UserError where the function gives something else."""
+        found = self.function(logits, labels, **options)
+        if found.shape != labels.shape[:1]:
+            raise UserError(
+                f"the loss {self.function.__name__} gives {list(found.shape)} for a batch of {len(labels)}: allowed is "
+                f"one number for each example, [{len(labels)}], whose mean the step takes"
+            )
+        return found
 
 
 def register_loss(
@@ -216,7 +222,7 @@ def _registered(own: OwnLoss, loss_config: Any, class_weights: Weights) -> LossF
             raise UserError(f"loss.{key} is set, and {loss_config.name} does not take it: leave it out")
     first_two = dict.fromkeys(list(own.options)[:2])
     keywords = own.keywords("loss", loss_config.options, shared | first_two)
-    return functools.partial(own.function, **{key: value for key, value in keywords.items() if key not in first_two})
+    return functools.partial(own, **{key: value for key, value in keywords.items() if key not in first_two})
 
 
 def loss_function(

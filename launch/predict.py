@@ -1,7 +1,7 @@
 """Predicts new images with a finished run: a table of classes, or of masks with the masks as PNG files.
 
 python launch/predict.py --workdir=runs/quickstart --images=DIR --output=predictions.csv [--overlays=DIR]
-    [--checkpoint=best] [--tile=512 [--overlap=128]] [--spacing=5,0.7,0.7]
+    [--checkpoint=best] [--tile=512 [--overlap=128]] [--spacing=5,0.7,0.7] [--inside=DIR [--inside_at_least=0.9]]
 
 --images is a folder or one file. Masks go to the folder <name of the table>_masks beside the table.
 """
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--spacing", type=command.spacing, help="mm between slices, rows, columns: volumes of each folder"
     )
+    parser.add_argument("--inside", type=path_of, help="drop images whose findings lie outside these masks")
+    parser.add_argument("--inside_at_least", type=float, help="the part that has to lie inside (default 0.9)")
     predict.run(**vars(parser.parse_args(arguments)))
 
 

@@ -72,12 +72,13 @@ SOME_HAVE = (
     "blocks",
     "upsampling",
     "attention",
+    "decoder",
 )
 OPTIONS: dict[str, tuple[str, ...]] = {
     "cnn": ("width", "num_blocks", "normalisation", "pooling"),
     "vgg16": ("head", "blocks"),
     "unet": ("width", "upsampling"),
-    **dict.fromkeys(ENCODERS, ("upsampling", "attention")),
+    **dict.fromkeys(ENCODERS, ("upsampling", "attention", "decoder")),
     **dict.fromkeys(BACKBONES, ()),
     **dict.fromkeys(LAYERS, ("pooling", "arrangement")),
     **dict.fromkeys(PREACTIVATED, ("pooling",)),
@@ -149,7 +150,8 @@ def _segmentation(model: Any, common: dict[str, Any]) -> Staged:
         )
     if model.name in BACKBONES:
         return DeepLabV3(encoder=BACKBONES[model.name], **common)
-    return UNetResNet(encoder=ENCODERS[model.name], upsampling=model.upsampling, attention=model.attention, **common)
+    decoder = {"upsampling": model.upsampling, "attention": model.attention, "decoder_name": model.decoder}
+    return UNetResNet(encoder=ENCODERS[model.name], **decoder, **common)
 
 
 MODELS: Registry[Network] = Registry(

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from covidjax import files, journal, tasks
+from covidjax import files, tasks
+from covidjax.checkpoint import journal
 from covidjax.data.examples import Examples
 from covidjax.report import batch, ensemble, figures, page, workdir
 from covidjax.report.formats import MISSING, duration, is_number, rate

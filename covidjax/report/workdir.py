@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from covidjax import files, journal, tasks
+from covidjax import files, tasks
+from covidjax.checkpoint import journal
 from covidjax.errors import UserError
 from covidjax.report.formats import is_number
 

@@ -114,6 +114,8 @@ def run(
     tile: int | None,
     overlap: int | None,
     spacing: tuple[float, ...] | None,
+    inside: Path | None,
+    inside_at_least: float | None,
 ) -> None:
     """Predicts images with the network of a run, or the mixture of an ensemble, and prints what was written.
 
@@ -122,11 +124,16 @@ def run(
     """
     if tile is None and overlap is not None:
         raise UserError("--overlap is that of tiles: give --tile as well")
+    if inside is None and inside_at_least is not None:
+        raise UserError("--inside_at_least is a part of what lies in masks: give their folder as --inside")
+    least = 0.9 if inside_at_least is None else inside_at_least
+    if not 0 < least <= 1:
+        raise UserError(f"--inside_at_least is {least:g}: allowed is above 0 to 1")
     tiling = None if tile is None else Tiling(tile, tile // 4 if overlap is None else overlap)
     prepare_process(configs.of_workdir(workdir).precision)
     sources = list_images(images)
     trained = load_network(workdir, checkpoint)
-    found = predict(trained, sources, output, overlays, tiling, spacing)
+    found = predict(trained, sources, output, overlays, tiling, spacing, inside, least)
     ignored = f", {sources.ignored} files that are no images passed over" if sources.ignored else ""
     print(f"{found.num_images} images{ignored}; {trained.origin}")
     if tiling is not None:
@@ -145,6 +152,8 @@ def predict(
     overlays_folder: Path | None = None,
     tiling: Tiling | None = None,
     spacing: tuple[float, ...] | None = None,
+    inside: Path | None = None,
+    inside_at_least: float = 0.9,
 ) -> Predicted:
     """Predicts images; writes the table `output` and, for masks, the folder <stem of output>_masks beside it.
 
@@ -155,18 +164,23 @@ def predict(
     tiling: images are taken at their own size, in tiles, rather than brought to `dataset.image_size`.
     spacing: millimetres between slices, rows and columns: each folder of images is a stack, and its volumes go to
     <stem of output>_volumes.csv, see `volumes.write_table`.
+    inside: a folder of masks that `predict` wrote of the same images with another network. An image of which less than
+    `inside_at_least` of the labelled pixels lie in its mask there is dropped: it goes to <stem of output>_dropped.csv
+    with that part. One without a labelled pixel has none outside, and is kept.
 
     What is written has a temporary name until it is whole. Raises UserError, with all bad files, where one cannot
     be decoded; where a folder of results is not empty; and for what a classifier does not have.
     """
     if output.suffix != ".csv" or output.is_dir():
         raise UserError(f"--output is {output}: name the table that is to be written, such as predictions.csv")
-    if "overlays" not in trained.task.offers and (overlays_folder, tiling, spacing) != (None, None, None):
+    if "overlays" not in trained.task.offers and any((overlays_folder, tiling, spacing, inside)):
         name = trained.config.model.name
-        raise UserError(f"{name} {trained.task.words}: --overlays, --tile and --spacing are for masks")
+        raise UserError(f"{name} {trained.task.words}: --overlays, --tile, --spacing and --inside are for masks")
+    if spacing and inside:
+        raise UserError("--inside drops images, and --spacing needs all of a volume: give one of them")
     told = {column: dict(zip(sources.names, texts, strict=True)) for column, texts in sources.facts.items()}
     crop = trained.config.dataset.crop
-    request = Request(output, crop, overlays_folder, spacing, tiled=tiling is not None, facts=told)
+    request = Request(output, crop, overlays_folder, spacing, tiling is not None, told, inside, inside_at_least)
     if isinstance(trained, Mixture):
         found = _mixed(trained, sources)
     elif tiling is None:

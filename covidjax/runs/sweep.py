@@ -77,7 +77,7 @@ def _values(config: ConfigDict, flag: str, text: str) -> list[Any]:
 def _row(head: Head, figure: str) -> dict[str, Any]:
     """A row of the table; figures of a loss that is not finite are None. figure: a share of the examples."""
     low, high = head.interval or (None, None)  # of a single patient there is none
-    best = {f"val_{name}": value for name, value in head.best.items()}
+    best: dict[str, Any] = {f"val_{name}": value for name, value in head.best.items()}
     best |= {f"val_{figure}_ci95_low": low, f"val_{figure}_ci95_high": high}
     last = {f"last_val_{name}": value for name, value in head.last.items()}
     return {

@@ -69,7 +69,8 @@ class Request:
     """What is to be written of predictions. table: its path, .csv; overlays, spacing: see `runs.predict.predict`.
 
     crop: `config.dataset.crop`; tiled: whether images were taken at their own size; facts: further columns
-    of the table, by the names of the images.
+    of the table, by the names of the images. inside: a folder of masks of the same images, or None; of each image at
+    least the part `inside_at_least` of what is found has to lie in its mask.
     """
 
     table: Path
@@ -78,6 +79,8 @@ class Request:
     spacing: tuple[float, ...] | None = None
     tiled: bool = False
     facts: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    inside: Path | None = None
+    inside_at_least: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,25 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from covidjax.mesh import by_example, by_second_axis, replicated
+from covidjax.mesh import by_example, by_largest_axis, by_second_axis, replicated
 from covidjax.train.state import TrainState
 from covidjax.train.step import Batch, Recipe, learning_rate, train_step
 
 Figures = dict[str, jax.Array]
+
+
+def shardings(state: Any, mesh: Mesh) -> Any:
+    """The sharding of each leaf of a `TrainState`, of arrays or their shapes.
+
+    Parameters, optimizer state and averages, of frozen leaves too, lie in parts over the axis 'fsdp' of the mesh where
+    an axis of theirs can be divided; all else is whole on every device.
+    """
+    placed = jax.tree.map(lambda _: replicated(mesh), state)
+    divided = {
+        name: jax.tree.map(lambda leaf: by_largest_axis(leaf.shape, mesh), getattr(state, name))
+        for name in ("params", "opt_state", "average")
+    }
+    return dataclasses.replace(placed, **divided)
 
 
 def throttle(state: TrainState, mesh: Mesh) -> None:
@@ -76,14 +90,16 @@ def mapped_step(
     resident: bool,
     counted: bool = False,
     figures: bool = False,
+    placed: Any = None,
 ) -> Any:
     """The step under the engine that config.parallel names, not compiled yet, with donated state.
 
     It takes `(state, split, indices)` if resident, with the number of steps that are taken of `indices` if also
-    counted, else `(state, batch)`. It gives the state, or if `figures` that and those of the steps. 'pmap' is for
-    those who think in devices: each runs the step on its part of the batch, so batches and indices have an axis of
-    devices, see `divide`; gradients and statistics are averaged over them, but with `sync_batch_norm` off each
-    normalises its part by statistics of that part alone.
+    counted, else `(state, batch)`. It gives the state, or if `figures` that and those of the steps. placed: the
+    shardings of the state, whole on every device by default. 'pmap' is for those who think in devices: each runs the
+    step on its part of the batch, so batches and indices have an axis of devices, see `divide`; gradients and
+    statistics are averaged over them, but with `sync_batch_norm` off each normalises its part by statistics of that
+    part alone.
     """
     whole, parts = replicated(mesh), by_example(mesh)
     if engine == "pmap":
@@ -95,8 +111,10 @@ def mapped_step(
         return told(*arguments) if figures else told(*arguments)[0]
 
     if engine == "jit":
-        shardings = (whole, whole, by_second_axis(mesh), *[whole] * counted) if resident else (whole, parts)
-        return jax.jit(step, in_shardings=shardings, out_shardings=whole, donate_argnums=0)
+        placed = whole if placed is None else placed
+        inwards = (placed, whole, by_second_axis(mesh), *[whole] * counted) if resident else (placed, parts)
+        outwards = (placed, whole) if figures else placed
+        return jax.jit(step, in_shardings=inwards, out_shardings=outwards, donate_argnums=0)
     axes = (None, None, 1, *[None] * counted) if resident else (None, 0)
     devices = list(mesh.devices.flat)
     return jax.pmap(step, recipe.axis, in_axes=axes, out_axes=None, devices=devices, donate_argnums=0)

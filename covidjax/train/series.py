@@ -1,9 +1,11 @@
 """The figures of single steps, which stay on the device until they are told."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 SPLIT = "step"  # what stands for a split in the rows of steps
 WHOLE_DIGITS = 3  # of the numbers of those steps of a phase that are told one and all
@@ -19,13 +21,16 @@ def is_told(number: int) -> bool:
 
 
 class StepSeries:
-    """The figures of those steps of a phase that are to be told. index: of the phase; first_step: of it in the run."""
+    """The figures of those steps of a phase that are to be told. index: of the phase; first_step: of it in the run.
 
-    def __init__(self, index: int, first_step: int, epoch_steps: int) -> None:
-        self._phase, self._first_step, self._epoch_steps = index, first_step, epoch_steps
-        self._waiting: list[tuple[int, list[int], dict[str, jax.Array]]] = []
+    epoch: the finished epochs after so many steps of the run.
+    """
 
-    def add(self, step: int, count: int, figures: dict[str, jax.Array]) -> None:
+    def __init__(self, index: int, first_step: int, epoch: Callable[[int], float]) -> None:
+        self._phase, self._first_step, self._epoch = index, first_step, epoch
+        self._waiting: list[tuple[int, list[int], dict[str, ArrayLike]]] = []
+
+    def add(self, step: int, count: int, figures: dict[str, ArrayLike]) -> None:
         """Keeps the figures of steps, [] or [count or more] each. step: finished ones of the run before them."""
         begun = step - self._first_step
         if told := [index for index in range(count) if is_told(begun + index + 1)]:
@@ -37,7 +42,7 @@ class StepSeries:
         return [
             {
                 "step": step + index + 1,
-                "epoch": (step + index + 1) / self._epoch_steps,
+                "epoch": self._epoch(step + index + 1),
                 "phase": self._phase,
                 "split": SPLIT,
                 **{name: float(np.atleast_1d(values)[index]) for name, values in figures.items()},

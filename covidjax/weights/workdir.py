@@ -12,7 +12,8 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, journal, models, tasks
+from covidjax import files, models, tasks
+from covidjax.checkpoint import journal
 from covidjax.checkpoint.checkpoint import Checkpoints, Which
 from covidjax.config.plugins import changes
 from covidjax.errors import UserError

@@ -20,10 +20,11 @@ from covidjax.config.plugins import REGISTRIES, import_plugins
 from covidjax.data.augment import augment, augmentation_of, register_augmentation
 from covidjax.freeze import make_plan
 from covidjax.freeze.strategies import register_strategy
-from covidjax.library import load as load_network
 from covidjax.losses import register_loss
 from covidjax.models import register_model
 from covidjax.optim import register_optimizer
+from covidjax.runs.library import Network
+from covidjax.runs.library import load as load_network
 from covidjax.weights.workdir import load_trained
 from launch import evaluate, predict, train
 from tests.commands import call, refusal, user_error, write_image
@@ -199,7 +200,9 @@ def test_one_file_brings_parts_of_every_kind_to_every_command_and_frozen_stays_f
     assert call(predict.main, "--workdir=run", "--images=images", "--output=predictions.csv") == 0
     assert "new.png" in Path("predictions.csv").read_text()
     forget_plugins()
-    assert load_network("run").stages == ("first", "second", "head")
+    network = load_network("run")
+    assert isinstance(network, Network)
+    assert network.stages == ("first", "second", "head")
 
 
 def test_a_registered_task_has_its_loss_its_evaluation_and_its_report(folder: Path) -> None:
@@ -268,14 +271,13 @@ def test_what_fails_in_a_part_is_told_with_file_line_and_plugin(
 
 
 def test_the_traceback_of_a_plugin_is_there_for_who_asks(folder: Path) -> None:
-    (folder / "own_parts.py").write_text(PARTS.replace("    return optax.scale_by_lion", "    return 1 / 0"))
-    former = jax.config.read("jax_traceback_filtering")
+    (folder / "own_parts.py").write_text(PARTS.replace("return optax.scale_by_lion(b1, b2)", "return 1 / 0"))
     jax.config.update("jax_traceback_filtering", "off")
     try:
         with pytest.raises(ZeroDivisionError):
             call(train.main, "--config=plain.py", "--workdir=run", *overrides())
     finally:
-        jax.config.update("jax_traceback_filtering", former)
+        jax.config.update("jax_traceback_filtering", "auto")
 
 
 def test_a_plugin_is_imported_once_and_one_definition_may_come_twice_but_two_may_not_share_a_name() -> None:
@@ -411,3 +413,15 @@ def test_what_a_plugin_gives_is_checked_where_it_is_asked_for() -> None:
     config.optimizer.name = "needy"
     assert "needs 'size': set config.optimizer.options = (('size', VALUE),)" in user_error(validate, config)
     assert "range of 'power', which it does not take" in user_error(register_loss("odd", power=(0, 1)), lambda x, y: x)
+    mean = losses.loss_function(config.loss, None, {"squared": losses.OwnLoss(lambda x, y, power: jnp.mean(x), {})})
+    message = user_error(mean, jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32))
+    assert "gives [] for a batch of 4: allowed is one number for each example, [4]" in message
+    register_augmentation("halved")(lambda key, image, amount: image[::2])
+    message = user_error(augment, jax.random.key(0), jnp.zeros((2, 8, 8, 1)), augmentation_of({"halved": 1}))
+    assert message == "the augmentation halved makes images of [4, 8, 1] of [8, 8, 1]: allowed is the same shape"
+
+
+def test_a_network_of_other_logits_is_refused_before_it_trains(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (folder / "own_parts.py").write_text(PARTS.replace("nn.Dense(self.num_classes,", "nn.Dense(7,"))
+    message = refusal(capfd, train.main, "--config=plain.py", "--workdir=run", *overrides())
+    assert message == "the network patches gives [12, 7] for 12 images: allowed is [12, 3], the logits of num_classes"

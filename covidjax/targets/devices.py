@@ -37,9 +37,9 @@ def devices_of(target: Target) -> list[Any]:
             if "ALREADY_EXISTS" not in str(error):  # raised after it has registered
                 raise
         shape = "x".join(map(str, (1, *target.topology)))
-        options = {"topology": shape, "target_config": target.chip.spec}
-        return list(topologies.get_topology_desc("x", platform="cuda", **options).devices)
-    options = {}
+        spec = {"topology": shape, "target_config": target.chip.spec}
+        return list(topologies.get_topology_desc("x", platform="cuda", **spec).devices)
+    options: dict[str, Any] = {}
     if target.chip.megacore:
         options["chip_config_name"] = "megacore"
     if any(size % host for size, host in zip(target.topology, (2, 2, 1), strict=False)):

@@ -51,7 +51,7 @@ MISTAKES: list[tuple[Main, str, str]] = [
     (
         predict.main,
         "--output=p.csv --tile=64",
-        "cnn labels whole images: --overlays, --tile, --spacing and --inside are",
+        "cnn labels whole images: --overlays, --tile, --spacing and",
     ),
     (predict.main, "--output=folder", "--output is folder: name the table that is to be written, such as"),
     (predict.main, "", "the following arguments are required: --output"),

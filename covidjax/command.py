@@ -19,6 +19,7 @@ from covidjax.registry import fault
 
 STOPPED_BY_SIGTERM = 143
 STOPPED_BY_SIGPIPE = 141
+SERIOUS = 3  # exit status of an audit that found something serious
 WHICH = "best, latest, or a step; by default what config.checkpoint.evaluate of the run says"
 
 

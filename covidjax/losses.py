@@ -1,4 +1,4 @@
-"""Losses of labelled images and of masks per example, class weights, and the probabilities that go with each loss.
+"""Losses of labelled images and of masks per example, and the probabilities that go with each loss.
 
 The mean over the batch is the caller's, also with class weights: `sum(weight * loss) / batch`, the convention of
 `class_weight` in Keras (PyTorch divides by the sum of the weights instead).
@@ -6,15 +6,13 @@ The mean over the batch is the caller's, also with class weights: `sum(weight * 
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from covidjax.errors import UserError, some_of
+from covidjax.errors import UserError
 from covidjax.registry import Own, Range, Registry
 
 LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
@@ -100,69 +98,6 @@ def probabilities(logits: jax.Array, name: str) -> jax.Array:
     return jax.nn.softmax(logits)
 
 
-def class_weights(
-    spec: str | Sequence[float] | Sequence[tuple[str, float]], labels: np.ndarray, classes: Sequence[str]
-) -> Weights:
-    """The weight of each class in the loss, from the training labels, or from masks, whose pixels are the examples.
-
-    spec: 'none' (gives None), 'balanced' (examples / (classes * examples of the class), as scikit-learn has it, so that
-    the mean weight over the examples is 1), one finite number, at least 0, per class in label order, or pairs of a
-    class and its number, whatever the order of the labels; a class without a pair weighs 1.
-    labels: [examples] or [images, height, width] int.
-    Raises UserError for another spec, a wrong number of weights, an unknown class, or 'balanced' where a class has no
-    example.
-    """
-    num_classes = len(classes)
-    if isinstance(spec, str):
-        if spec == "none":
-            return None
-        if spec != "balanced":
-            raise UserError(
-                f"loss.class_weights is {spec!r}; allowed: 'none', 'balanced', a tuple of {num_classes} numbers, "
-                "or pairs of a class and its number; set it to one of these"
-            )
-        counts = class_counts(labels, num_classes)
-        if not counts.all():
-            example = "example" if np.ndim(labels) == 1 else "pixel"
-            raise UserError(
-                f"loss.class_weights is 'balanced', but class {classes[int(np.argmin(counts))]} has no training "
-                f"{example}; every class needs one; add images or set 'none'"
-            )
-        return tuple(float(weight) for weight in counts.sum() / (num_classes * counts))
-    weights = _in_label_order(spec, classes)
-    if (
-        len(weights) != num_classes
-        or not all(math.isfinite(weight) and weight >= 0 for weight in weights)
-        or not any(weights)
-    ):
-        raise UserError(
-            f"loss.class_weights is {weights}; a tuple must hold {num_classes} finite numbers, at least 0, one per "
-            f"class; give them in the order {some_of(classes)}"
-        )
-    return weights
-
-
-def _in_label_order(spec: Sequence[Any], classes: Sequence[str]) -> tuple[float, ...]:
-    """The numbers of a tuple, or of its pairs of a class and a number."""
-    if not any(isinstance(part, tuple | list) for part in spec):
-        return tuple(float(weight) for weight in spec)
-    by_class: dict[str, float] = {part[0]: part[1] for part in spec if isinstance(part, tuple | list)}
-    if len(by_class) < len(spec) or not by_class.keys() <= set(classes):
-        raise UserError(
-            f"loss.class_weights is {spec!r}; pairs must each name another class of {some_of(classes)}; "
-            "give each its weight"
-        )
-    return tuple(float(by_class.get(name, 1.0)) for name in classes)
-
-
-def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts of the classes: labels [examples] int, or masks [images, height, width] -> [num_classes] int64."""
-    if np.ndim(labels) == 1:
-        return np.bincount(np.asarray(labels), minlength=num_classes)
-    parts = (np.bincount(np.ravel(mask), minlength=num_classes) for mask in labels)  # one by one: ids become int64
-    return sum(parts, np.zeros(num_classes, np.int64))
-
-
 def of_pixels(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """A loss of labelled images as one of masks: of each pixel, averaged over the image (not by the sum of weights)."""
 
@@ -246,8 +181,14 @@ class OwnLoss(Own):
     probabilities: Callable[[jax.Array], jax.Array] | None = None
 
     def __call__(self, logits: jax.Array, labels: jax.Array, **options: Any) -> jax.Array:
-        """The loss: [batch]."""
-        return self.function(logits, labels, **options)
+        """The loss: [batch]. Raises UserError where the function gives something else."""
+        found = self.function(logits, labels, **options)
+        if found.shape != labels.shape[:1]:
+            raise UserError(
+                f"the loss {self.function.__name__} gives {list(found.shape)} for a batch of {len(labels)}: allowed is "
+                f"one number for each example, [{len(labels)}], whose mean the step takes"
+            )
+        return found
 
 
 def register_loss(
@@ -281,7 +222,7 @@ def _registered(own: OwnLoss, loss_config: Any, class_weights: Weights) -> LossF
             raise UserError(f"loss.{key} is set, and {loss_config.name} does not take it: leave it out")
     first_two = dict.fromkeys(list(own.options)[:2])
     keywords = own.keywords("loss", loss_config.options, shared | first_two)
-    return functools.partial(own.function, **{key: value for key, value in keywords.items() if key not in first_two})
+    return functools.partial(own, **{key: value for key, value in keywords.items() if key not in first_two})
 
 
 def loss_function(
@@ -304,12 +245,3 @@ def loss_function(
     if name == "tversky":
         options["beta"] = float(loss_config.tversky_beta)
     return functools.partial(losses[name], **options)
-
-
-def weight_notes(loss: LossFunction, classes: Sequence[str]) -> list[str]:
-    """A note on the class weights that `loss_function` was given, with their classes; none where there are none."""
-    weights = getattr(loss, "keywords", {}).get("class_weights")
-    if weights is None:
-        return []
-    pairs = zip(classes, weights, strict=True)
-    return ["class weights: " + some_of(f"{name} {weight:.4g}" for name, weight in pairs)]

@@ -2,8 +2,8 @@
 
 `optimizer` in the signatures is the config section of that name, any object with the attributes
 name (of OPTIMIZERS), options (of a registered one), learning_rate, momentum and nesterov (sgd only),
-schedule ('constant' | 'cosine' | 'step' | 'one_cycle' | 'plateau'), warmup_epochs (cosine only), pct_start (one_cycle
-only), step_epochs and step_factor (step only), weight_decay, clip_norm, plateau_factor, plateau_patience,
+beta_1, beta_2 (adam, adamw and adamax), schedule (of SCHEDULES), warmup_epochs (cosine only), pct_start (one_cycle and
+fastai_one_cycle), step_epochs and step_factor (step only), weight_decay, clip_norm, plateau_factor, plateau_patience,
 plateau_min_delta and plateau_min_learning_rate (plateau only).
 
 A transformation made here gives *unit-rate directions*; the caller moves the parameters, so that the rate can be a
@@ -14,6 +14,7 @@ traced value with a static factor per leaf:
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import flax
@@ -25,17 +26,16 @@ from jax.typing import ArrayLike
 from covidjax.errors import UserError
 from covidjax.registry import Own, Range, Registry
 
-SCHEDULES = ("constant", "cosine", "step", "one_cycle", "plateau")
+SCHEDULES = ("constant", "cosine", "step", "one_cycle", "fastai_one_cycle", "plateau")
 
 # The defaults of keras.optimizers (3.15).
-BETA_1 = 0.9
-BETA_2 = 0.999
 RHO = 0.9
 EPSILON = 1e-7
 
 # The defaults of torch.optim.lr_scheduler.OneCycleLR.
 ONE_CYCLE_INITIAL_DIVISOR = 25.0
 ONE_CYCLE_FINAL_DIVISOR = 1e4
+ONE_CYCLE_MOMENTA = 0.95, 0.85  # of fastai's `fit_one_cycle`
 
 Schedule = Callable[[ArrayLike], jax.Array]
 Made = TypeVar("Made", bound=Callable[..., optax.GradientTransformation])
@@ -75,7 +75,7 @@ def learning_rate_schedule(optimizer: Any, total_steps: int, steps_per_epoch: in
     - 'constant' and 'plateau': `learning_rate`; the plateau's factor is in `Plateau.scale`.
     - 'cosine': linearly from 0 to `learning_rate` over `warmup_epochs`, then half a cosine to 0 at `total_steps`.
     - 'step': times `step_factor` from the first step after each of `step_epochs` finished epochs.
-    - 'one_cycle': see `_one_cycle`.
+    - 'one_cycle', 'fastai_one_cycle': see `_one_cycle`.
 
     The result takes Python ints and, under jit, integer arrays, and gives [] float of weak type (it takes the dtype of
     what it multiplies). Raises UserError for a warm-up longer than the phase, and `step_epochs` that do not rise.
@@ -88,8 +88,9 @@ def learning_rate_schedule(optimizer: Any, total_steps: int, steps_per_epoch: in
             schedule = _cosine(optimizer, total_steps, steps_per_epoch)
         case "step":
             schedule = _steps(optimizer, steps_per_epoch)
-        case "one_cycle":
-            schedule = _one_cycle(rate, optimizer.pct_start, total_steps)
+        case "one_cycle" | "fastai_one_cycle":
+            low = rate / ONE_CYCLE_INITIAL_DIVISOR
+            schedule = _one_cycle(optimizer, total_steps, (low, rate, low / ONE_CYCLE_FINAL_DIVISOR))
         case name:
             raise NotImplementedError(name)
     return lambda step: jnp.asarray(schedule(step))
@@ -115,35 +116,52 @@ def _steps(optimizer: Any, steps_per_epoch: int) -> Schedule:
     return optax.piecewise_constant_schedule(optimizer.learning_rate, factors)
 
 
-def _one_cycle(peak: float, pct_start: float, total_steps: int) -> Schedule:
-    """Half a cosine from peak / 25 up to `peak`, then half a cosine down to (peak / 25) / 1e4 at the last step.
+def momentum_schedule(optimizer: Any, total_steps: int) -> Schedule | None:
+    """What takes the place of `beta_1` in a step of 'fastai_one_cycle'; None with another schedule.
 
-    Equal to torch.optim.lr_scheduler.OneCycleLR with its two phases (fastai 1 ends there too, fastai 2 at peak / 1e5):
-    the peak is at step `pct_start * total_steps - 1`, the end at step `total_steps - 1`. Where torch would put the peak
-    before step 0 (a run of a few steps) the cycle starts at its peak. The momentum is not cycled.
+    It falls from 0.95 to 0.85 while the rate rises, and rises back.
     """
-    initial = peak / ONE_CYCLE_INITIAL_DIVISOR
-    final = initial / ONE_CYCLE_FINAL_DIVISOR
-    rise = max(pct_start * total_steps - 1, 0.0)
-    fall = total_steps - 1 - rise
+    if optimizer.schedule != "fastai_one_cycle":
+        return None
+    high, low = ONE_CYCLE_MOMENTA
+    return _one_cycle(optimizer, total_steps, (high, low, high))
+
+
+def _one_cycle(optimizer: Any, total_steps: int, values: tuple[float, float, float]) -> Schedule:
+    """Half a cosine from the first of `values` to the second, then half a cosine to the third.
+
+    Of a rate these are peak / 25, peak and (peak / 25) / 1e4, in PyTorch and in fastai 1 (fastai 2 ends at peak / 1e5).
+    'one_cycle': torch.optim.lr_scheduler.OneCycleLR with its two phases and the momentum at rest: the peak is at step
+    `pct_start * total_steps - 1`, the end at step `total_steps - 1`. Where torch would put the peak before step 0 (a
+    run of a few steps) the cycle starts at its peak.
+    'fastai_one_cycle': fastai 1.0.61, `callbacks/one_cycle.py`: the peak is at step `int(pct_start * total_steps)`, and
+    the end would be at step `total_steps`, which a run no longer takes.
+    """
+    first, peak, last = values
+    if optimizer.schedule == "one_cycle":
+        rise, end = max(optimizer.pct_start * total_steps - 1, 0.0), total_steps - 1
+    else:
+        rise, end = float(int(optimizer.pct_start * total_steps)), total_steps
+    fall = end - rise
 
     def anneal(start: float, end: float, fraction: ArrayLike) -> jax.Array:
         return end + (start - end) * (1 + jnp.cos(jnp.pi * jnp.clip(fraction, 0.0, 1.0))) / 2
 
-    def rate(step: ArrayLike) -> jax.Array:
+    def value(step: ArrayLike) -> jax.Array:
         step = jnp.asarray(step)
-        rising = anneal(initial, peak, step / (rise or 1.0))
-        falling = anneal(peak, final, (step - rise) / (fall or 1.0))
+        rising = anneal(first, peak, step / (rise or 1.0))
+        falling = anneal(peak, last, (step - rise) / (fall or 1.0))
         return jnp.where(step < rise, rising, falling)
 
-    return rate
+    return value
 
 
-def optimizer(config: Any, weight_decays: Any = None) -> optax.GradientTransformation:
+def optimizer(config: Any, weight_decays: Any = None) -> optax.GradientTransformationExtraArgs:
     """Clipping, then the rule of `config.name`, then weight decay: gradients to unit-rate directions.
 
     - Clipping: by the global norm of the tree it is given, so of the trainable leaves only; `clip_norm` 0 is off.
-    - Rules: those of keras.optimizers with Keras' default constants, `_scale_by_moments` for adam, adamw and adamax.
+    - Rules: those of keras.optimizers with Keras' default constants, `_scale_by_moments` for adam, adamw and adamax,
+      whose `update` takes a `momentum` in the place of `beta_1`, see `momentum_schedule`.
       sgd keeps the momentum of the gradients, while Keras keeps that of `rate * gradient`: the two are equal at a
       constant rate; after a change of rate Keras' velocity still carries the old one, here the new rate holds at once.
     - Weight decay: decoupled for every rule, `variable -= rate * weight_decay * variable`, exactly as in Keras 3 (so
@@ -200,31 +218,34 @@ def _registered(name: str, own: Own, config: Any) -> optax.GradientTransformatio
     return rule
 
 
-def _scale_by_moments(*, infinity_norm: bool) -> optax.GradientTransformation:
+def _scale_by_moments(config: Any, *, infinity_norm: bool) -> optax.GradientTransformationExtraArgs:
     """Adam, or with `infinity_norm` Adamax, with Keras' place for epsilon.
 
     Keras adds epsilon before the bias correction: `sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + epsilon)`. optax adds
     it after, which for adam is an epsilon smaller by sqrt(1 - b2^t) (32 times at the first step): small gradients then
     take visibly longer steps. For adamax optax adds it to the gradient inside the running maximum.
     """
-    moments = AdamaxState if infinity_norm else AdamState
+    moments, beta_2 = AdamaxState if infinity_norm else AdamState, config.beta_2
 
     def init(params: Any) -> AdamState:
         zeros = optax.tree.zeros_like
         return moments(jnp.zeros(len(jax.tree.leaves(params)), jnp.int32), zeros(params), zeros(params))
 
-    def update(gradients: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
-        del params
+    def update(
+        gradients: Any, state: AdamState, params: Any = None, *, momentum: jax.Array | None = None, **others: Any
+    ) -> tuple[Any, AdamState]:
+        del params, others
+        beta_1 = config.beta_1 if momentum is None else momentum
         count = optax.safe_increment(state.count)
-        mu = optax.tree.update_moment(gradients, state.mu, BETA_1, 1)
+        mu = optax.tree.update_moment(gradients, state.mu, beta_1, 1)
         if infinity_norm:
-            nu = jax.tree.map(lambda norm, gradient: jnp.maximum(BETA_2 * norm, abs(gradient)), state.nu, gradients)
+            nu = jax.tree.map(lambda norm, gradient: jnp.maximum(beta_2 * norm, abs(gradient)), state.nu, gradients)
         else:  # no squares that the norm of the gradients has as well: XLA would write them out for both
-            nu = jax.tree.map(lambda norm, g: BETA_2 * norm + (1 - BETA_2) * g * g, state.nu, gradients)
+            nu = jax.tree.map(lambda norm, g: beta_2 * norm + (1 - beta_2) * g * g, state.nu, gradients)
 
-        correction = 1 / (1 - BETA_1**count)
+        correction = 1 / (1 - beta_1**count)
         if not infinity_norm:
-            correction *= jnp.sqrt(1 - BETA_2**count)
+            correction *= jnp.sqrt(1 - beta_2**count)
 
         def direction(correction: jax.Array, mean: jax.Array, size: jax.Array) -> jax.Array:
             return mean * correction.astype(mean.dtype) / ((size if infinity_norm else jnp.sqrt(size)) + EPSILON)
@@ -232,7 +253,7 @@ def _scale_by_moments(*, infinity_norm: bool) -> optax.GradientTransformation:
         corrections = jax.tree.unflatten(jax.tree.structure(mu), jnp.unstack(correction))
         return jax.tree.map(direction, corrections, mu, nu), moments(count, mu, nu)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def counts_by_leaf(state: Any) -> Any:
@@ -264,9 +285,9 @@ def _momentum(config: Any) -> optax.GradientTransformation:
 OPTIMIZERS: Registry[Callable[[Any], optax.GradientTransformation]] = Registry(
     "optimizer",
     {
-        "adam": lambda config: _scale_by_moments(infinity_norm=False),
-        "adamw": lambda config: _scale_by_moments(infinity_norm=False),
-        "adamax": lambda config: _scale_by_moments(infinity_norm=True),
+        "adam": partial(_scale_by_moments, infinity_norm=False),
+        "adamw": partial(_scale_by_moments, infinity_norm=False),
+        "adamax": partial(_scale_by_moments, infinity_norm=True),
         "sgd": _momentum,
         "rmsprop": lambda config: optax.scale_by_rms(decay=RHO, eps=EPSILON, eps_in_sqrt=True),
     },

@@ -87,6 +87,20 @@ def is_writable(folder: Path) -> bool:
         return False
 
 
+def let_matplotlib_write() -> None:
+    """Before matplotlib is imported: where its folders in the user's home cannot be written, of which it would warn
+    with each start, MPLCONFIGDIR names one among the temporary files."""
+    try:
+        homes = [
+            Path(os.environ.get(name) or Path(default).expanduser()) / "matplotlib"
+            for name, default in (("XDG_CONFIG_HOME", "~/.config"), ("XDG_CACHE_HOME", "~/.cache"))
+        ]
+    except RuntimeError:  # neither HOME nor an entry of the user
+        homes = []
+    if "MPLCONFIGDIR" not in os.environ and not (homes and all(map(is_writable, homes))):
+        os.environ["MPLCONFIGDIR"] = str(temporary_cache() / "matplotlib")
+
+
 def system_error(error: OSError) -> str:
     """The error of a system call in one line: the file, or where the system names none, which function called."""
     reason = error.strerror or str(error) or type(error).__name__

@@ -12,6 +12,7 @@ from covidjax.errors import UserError
 
 Part = TypeVar("Part")
 Range = tuple[float, float]
+MARK = "__covidjax_plugin__"  # in the globals of a plugin's module: its name in config.plugins
 
 
 class Registry(Mapping[str, Part], Generic[Part]):
@@ -56,7 +57,8 @@ class Registry(Mapping[str, Part], Generic[Part]):
     def find(self, name: str, key: str) -> Part:
         """The part of a name. key: of the config, for the message. Raises UserError for a name that is not there."""
         if name not in self._parts:
-            raise UserError(f"{key} is {name!r}: allowed are {', '.join(self)}{near(name, self)}")
+            allowed = ", ".join(self) or "those that config.plugins registers, which is none"
+            raise UserError(f"{key} is {name!r}: allowed are {allowed}{near(name, self)}")
         return self._parts[name]
 
     def state(self) -> tuple[dict[str, Part], dict[str, tuple[str, str]]]:
@@ -121,6 +123,22 @@ class Own:
                     f"{self.function.__name__} needs {name!r}: set config.{section}.options = (({name!r}, VALUE),)"
                 )
         return given
+
+
+def fault(error: BaseException) -> str:
+    """What a plugin did wrong, in one line: the innermost line of one that an error passed through, and its text.
+
+    Nothing where it passed through none.
+    """
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        code, plugin = trace.tb_frame.f_code, trace.tb_frame.f_globals.get(MARK)
+        if plugin is not None:
+            found = f"config.plugins has {plugin!r}, which fails in line {trace.tb_lineno} of {code.co_filename}"
+            found += "" if code.co_name == "<module>" else f", in {code.co_qualname}"
+        trace = trace.tb_next
+    text = " ".join(str(error).strip().partition("\n\n")[0].split())
+    return found and f"{found}: {type(error).__name__}: {text}"
 
 
 def near(name: str, known: Collection[str]) -> str:

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = command.Parser(prog="launch/evaluate.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=path_of, help="folder of a run of launch/train.py")
     parser.add_argument("--split", required=True, choices=sources.SPLITS)
-    parser.add_argument("--checkpoint", default="best", type=command.which, help=command.WHICH)
+    parser.add_argument("--checkpoint", type=command.which, help=command.WHICH)
     parser.add_argument("--hausdorff", action="store_true", help="of masks: distances of borders as well")
     flags = parser.parse_args(arguments)
     command.prepare_process(configs.of_workdir(flags.workdir).precision)

@@ -10,6 +10,7 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: use the environment of `make setup`, with `. .venv/bin/activate`") from None
 from covidjax.config.flags import parse_with_config
+from covidjax.distributed.start import joined
 from covidjax.process import path_of
 from covidjax.runs.train import run
 
@@ -19,7 +20,10 @@ def main(arguments: Sequence[str]) -> None:
     parser = command.Parser(prog="launch/train.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=path_of, help="folder of the run, made if missing")
     flags, config = parse_with_config(parser, arguments, ensembles=True)
-    print(f"report: {run(config, flags.workdir, command.prepare_process(config.precision))}")
+    waits = config.processes
+    with joined(waits.start_seconds, waits.heartbeat_seconds, config.watchdog_seconds) as processes:
+        allocator = command.prepare_process(config.precision)
+        print(f"report: {run(config, flags.workdir, allocator, processes)}")
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ def make_recipe(
         "plan": plan,
         "tx": optim.optimizer(phase.optimizer, plan.weight_decays()),
         "learning_rate": optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, 10),
+        "momentum": optim.momentum_schedule(phase.optimizer, phase.schedule_steps),
         "loss": losses.loss_function(config.loss, None),
         "augmentation": augmentation_of(config.augment.to_dict()),
         "preprocessing": Preprocessing(),

@@ -195,6 +195,56 @@ def test_one_cycle_equals_torch() -> None:
             reference.step()
 
 
+def fastai_by_hand(step: int, total: int, pct_start: float, values: tuple[float, float, float]) -> float:
+    """fastai 1's OneCycleScheduler: int(total * pct_start) steps from the first value to the second, the rest on."""
+    rising = int(total * pct_start)
+    start, end, fraction = (
+        (*values[:2], step / rising) if step < rising else (*values[1:], (step - rising) / (total - rising))
+    )
+    return end + (start - end) / 2 * (math.cos(math.pi * fraction) + 1)
+
+
+@pytest.mark.parametrize(("total", "pct_start"), [(98, 0.7), (490, 0.8), (10, 0.3)])
+def test_fastai_one_cycle_moves_rate_and_momentum_as_fit_one_cycle_does(total: int, pct_start: float) -> None:
+    config = make_config(name="adamw", schedule="fastai_one_cycle", learning_rate=1e-3, pct_start=pct_start)
+    rate, momentum = optim.learning_rate_schedule(config, total, 9), optim.momentum_schedule(config, total)
+    assert momentum is not None
+    steps = range(total)
+    rates, momenta = (np.asarray(jax.jit(each)(np.arange(total))) for each in (rate, momentum))
+    for found, values, margin in ((rates, (4e-5, 1e-3, 4e-9), 2e-10), (momenta, (0.95, 0.85, 0.95), 1e-6)):
+        expected = np.array([fastai_by_hand(step, total, pct_start, values) for step in steps])
+        np.testing.assert_allclose(found, expected, atol=margin)
+    top = int(total * pct_start)
+    assert (rates.argmax(), momenta.argmin()) == (top, top)
+    assert (rates[0], rates[top], momenta[0], momenta[top]) == pytest.approx((4e-5, 1e-3, 0.95, 0.85), rel=1e-5)
+    assert optim.momentum_schedule(make_config(schedule="one_cycle"), total) is None
+
+
+@pytest.mark.parametrize("schedule_name", ["constant", "fastai_one_cycle"])
+def test_adam_with_other_betas_equals_torch_step_by_step(schedule_name: str) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: no parity check")
+    config = make_config(name="adamw", beta_1=0.8, beta_2=0.99, schedule=schedule_name, learning_rate=1e-2)
+    params = make_params(np.float64)["head"]
+    gradients = [gradient["head"] for gradient in make_gradients({"head": params}, 20)]
+    with jax.enable_x64(True):
+        tx, total = optim.optimizer(config), len(gradients)
+        momentum = optim.momentum_schedule(config, total)
+        state, ours = tx.init(params), jax.tree.map(jnp.asarray, params)
+        theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in params.items()}
+        rule = torch.optim.Adam(theirs.values(), lr=1e-2, betas=(0.8, 0.99), eps=0.0)
+        for step, gradient in enumerate(gradients):
+            extra = {} if momentum is None else {"momentum": momentum(step)}
+            direction, state = tx.update(gradient, state, ours, **extra)
+            ours = jax.tree.map(lambda value, moved: value - 1e-2 * moved, ours, direction)
+            for name, value in gradient.items():
+                theirs[name].grad = torch.tensor(value)
+            rule.param_groups[0]["betas"] = (float(extra.get("momentum", 0.8)), 0.99)
+            rule.step()
+    for name, value in theirs.items():
+        # Keras' epsilon of 1e-7 beside gradients down to 1e-6.
+        np.testing.assert_allclose(ours[name], value.detach().numpy(), rtol=2e-2, atol=1e-4)
+
+
 @pytest.mark.parametrize("total", [1, 2, 3, 4])
 @pytest.mark.parametrize("schedule_name", optim.SCHEDULES)
 def test_a_run_of_a_few_steps_has_finite_rates_and_one_of_one_step_the_full(schedule_name: str, total: int) -> None:

@@ -48,17 +48,37 @@ def _build(case: Case, variables: Any, *, log_norm: bool) -> JaxSubject:
         variables = jax.jit(network.init, static_argnums=2)(jax.random.key(0), normalise(images), False)
     else:
         variables = load(variables)
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    params = variables["params"]
     if case.mode == "inference":
         forward = jax.jit(lambda variables, images: network.apply(variables, normalise(images), False))
         return inference_subject(forward, variables, images, parameter_counts(params, (), ()))
     frozen = work.frozen_stages(case)
-    labels_of_stages = {stage: "freeze" if stage in frozen else "train" for stage in params}
-    rules = {"train": optax.adam(work.LEARNING_RATE), "freeze": optax.set_to_zero()}
-    tx = optax.multi_transform(rules, labels_of_stages) if frozen else rules["train"]
-    opt_state = tx.init(params)
     trainable = {stage: value for stage, value in params.items() if stage not in frozen}
-    counts = parameter_counts(params, trainable, opt_state)
+    carry = make_carry(case, variables, log_norm=log_norm)
+    counts = parameter_counts(params, trainable, carry[2])
+    return train_subject(make_step(case, log_norm=log_norm), carry, (images, labels), counts)
+
+
+def make_carry(case: Case, variables: Any, *, log_norm: bool) -> Any:
+    """What a step begins with: (params, batch_stats, opt_state, what is logged), of copies of the variables."""
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    zero = jnp.zeros(())
+    logged = {"loss": zero, "norm": zero + 0} if log_norm else {"loss": zero}
+    return jax.tree.map(jnp.array, (params, batch_stats, optimizer(case).init(params), logged))
+
+
+def optimizer(case: Case) -> optax.GradientTransformation:
+    """Adam of the stages that are not frozen."""
+    frozen = work.frozen_stages(case)
+    stages = work.network(case.model).stages
+    labels = {stage: "freeze" if stage in frozen else "train" for stage in stages}
+    rules = {"train": optax.adam(work.LEARNING_RATE), "freeze": optax.set_to_zero()}
+    return optax.multi_transform(rules, labels) if frozen else rules["train"]
+
+
+def make_step(case: Case, *, log_norm: bool, **shardings: Any) -> Any:
+    """The jitted step, (carry, images, labels) -> carry, its carry donated. shardings: as `jax.jit` takes them."""
+    network, tx = make_network(case), optimizer(case)
 
     def step(carry: Any, images: jax.Array, labels: jax.Array) -> Any:
         params, batch_stats, opt_state, _ = carry
@@ -67,10 +87,7 @@ def _build(case: Case, variables: Any, *, log_norm: bool) -> JaxSubject:
         logged = {"loss": loss, "norm": optax.tree.norm(grads)} if log_norm else {"loss": loss}
         return optax.apply_updates(params, updates), batch_stats, opt_state, logged
 
-    zero = jnp.zeros(())
-    logged = {"loss": zero, "norm": zero + 0} if log_norm else {"loss": zero}
-    carry = jax.tree.map(jnp.array, (params, batch_stats, opt_state, logged))
-    return train_subject(jax.jit(step, donate_argnums=0), carry, (images, labels), counts)
+    return jax.jit(step, donate_argnums=0, **shardings)
 
 
 def gradients(network: Network, params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array) -> Any:

@@ -165,19 +165,22 @@ def build(case: Case, variables: Any = None) -> JaxSubject:
     model = make_model(case, variables)
     data = jax.device_put(work.batch(case))
     trainable, fixed, slots, metrics = state_of(model)
-    weights = [variable.value for variable in model.weights]
     if case.mode == "inference":
         predict = jax.jit(lambda state, images: model.predict_step(state, (images,))[0])
         return inference_subject(predict, (trainable, fixed), data[0], parameter_counts(_parameters(model), (), ()))
     counts = parameter_counts(_parameters(model), trainable, slots)
-    del weights
+    carry = jax.tree.map(lambda array: array + 0, ((trainable, fixed, slots, metrics), np.float32(0)))
+    return train_subject(make_step(model), carry, data, counts)
+
+
+def make_step(model: Any, **shardings: Any) -> Any:
+    """The jitted step, (carry, images, labels) -> carry, its carry donated. shardings: as `jax.jit` takes them."""
 
     def step(carry: Any, images: Any, labels: Any) -> Any:
         logs, state = model.train_step(carry[0], (images, labels))
         return state, logs["loss"]
 
-    carry = jax.tree.map(lambda array: array + 0, ((trainable, fixed, slots, metrics), np.float32(0)))
-    return train_subject(jax.jit(step, donate_argnums=0), carry, data, counts)
+    return jax.jit(step, donate_argnums=0, **shardings)
 
 
 def state_of(model: Any) -> tuple[list[Any], ...]:

@@ -168,6 +168,8 @@ class Checkpoints:
             self._pending = None
             if (error := future.exception()) is not None:
                 self._fail(step, error)
+            if jax.process_count() > 1:  # the first one has written the manifest
+                multihost_utils.sync_global_devices(f"checkpoint {step} finished")
 
     def close(self) -> None:
         """Waits, and raises, as `wait` does; nothing can be saved afterwards."""

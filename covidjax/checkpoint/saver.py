@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from covidjax.checkpoint.checkpoint import Checkpoints
 
@@ -45,7 +47,7 @@ class Saver:
         is_best = score is not None and (self._best_score is None or score >= self._best_score)
         if is_best:
             self._best_score, self._passed = score, None
-        if must or self._is_due():
+        if must or self._all_due():
             self._began = time.monotonic()
             self.flush()
             self.checkpoints.save(offer.step, offer.state, offer.progress, offer.metric)
@@ -59,6 +61,11 @@ class Saver:
             passed, self._passed = self._passed, None
             self.checkpoints.save(passed.step, passed.state, passed.progress, passed.metric)
         self.checkpoints.wait()
+
+    def _all_due(self) -> bool:
+        """Whether it is time, by the clock of the first of several processes: all save the same."""
+        due = self._is_due()
+        return due if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.int32(due)))
 
     def _is_due(self) -> bool:
         begun, ended = self.checkpoints.last_save

@@ -26,10 +26,10 @@ def _presets(section: str) -> str:
     """The names for values of the whole section, if it has any."""
     if section not in PRESETS:
         return ""
-    listed = [
-        f"`{name}` ({', '.join(f'{key} {value:g}' for key, value in values.items() if value) or 'all 0'})"
-        for name, values in PRESETS[section].items()
-    ]
+    listed = []
+    for name, values in PRESETS[section].items():
+        own = [f"{key} {value:g}" for key, value in values.items() if value != KEYS[f"{section}.{key}"].default]
+        listed.append(f"`{name}` ({', '.join(own) or 'all 0'})")
     return (
         f"The section as a whole takes a name, in a config and on the command line (`--config.{section}=light`), and "
         f"the run records the keys that it stands for: {', '.join(listed)}. Single keys may follow."

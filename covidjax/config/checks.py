@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from covidjax import losses, models, optim, tasks
 from covidjax.config.plugins import import_plugins
 from covidjax.config.schema import KEYS, PHASE_KEYS, PHASE_ONLY, is_number, is_several, keys
+from covidjax.config.writers import WRITERS
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import gradual_epochs
 from covidjax.registry import near
@@ -58,6 +59,7 @@ def validate(config: ConfigDict) -> None:
         )
     check_phases(config.phases)
     _check_gradual(config)
+    _check_splits(config)
     _check_own(config)
     _check_ensemble(config)
 
@@ -219,6 +221,26 @@ def _check_phase(name: str, phase: Any) -> None:
         )
 
 
+def trains_on_val(config: ConfigDict) -> bool:
+    """Whether the last phase trains on the validation images too."""
+    return bool(config.phases) and config.phases[-1].get("split", "train") != "train"
+
+
+def _check_splits(config: ConfigDict) -> None:
+    """Checks that nothing is chosen on validation images that were trained on."""
+    splits = [phase.get("split", "train") for phase in config.phases]
+    if "train+val" not in splits:
+        return
+    first = splits.index("train+val")
+    said = f"config.phases[{first}].split is 'train+val', after which validation images are no unseen ones"
+    if "train" in splits[first:]:
+        raise UserError(f"{said}: all phases behind it train on them too, or it comes last")
+    if config.checkpoint.evaluate != "last":
+        raise UserError(f"{said} and cannot name the best checkpoint: set config.checkpoint.evaluate to 'last'")
+    if config.early_stopping.patience:
+        raise UserError(f"{said} and cannot stop the run early: set config.early_stopping.patience to 0")
+
+
 def _check_gradual(config: ConfigDict) -> None:
     epochs = gradual_epochs(config.freeze)
     if epochs is None:
@@ -244,6 +266,8 @@ def _check_own(config: ConfigDict) -> None:
             raise UserError(
                 f"options {section.options!r} are of registered parts: {section.name} has none, leave them out"
             )
+    for name in config.writers:
+        WRITERS.find(name, "config.writers")
     if config.model.name in models.MODELS.registered:
         models.build(config.model, 2, config.precision)
     if config.optimizer.name in optim.OPTIMIZERS.registered:

@@ -8,9 +8,11 @@ from ml_collections import ConfigDict
 from covidjax import models, optim
 from covidjax.config.checks import flatten
 from covidjax.config.schema import PHASE_ONLY, keys
+from covidjax.errors import some_of
 
 Values = Mapping[str, Any]  # by dotted key
 Reason = Callable[[Values], str]  # why a key has no effect among these values; '' where it has one
+ADAMS = ("adam", "adamw", "adamax")
 
 
 def without_effect(config: ConfigDict) -> list[str]:
@@ -71,10 +73,30 @@ def _nesterov(values: Values) -> str:
     return _sgd(values) or ("" if values["optimizer.momentum"] else "optimizer.momentum is 0")
 
 
+def _beta_1(values: Values) -> str:
+    return _only("optimizer.name", *ADAMS)(values) or (
+        "optimizer.schedule 'fastai_one_cycle' moves it" if values["optimizer.schedule"] == "fastai_one_cycle" else ""
+    )
+
+
+def _any_of(*names: str) -> Reason:
+    """Of a probability that is read where one of these changes is on."""
+
+    def reason(values: Values) -> str:
+        return "" if any(values[f"augment.{name}"] for name in names) else f"{some_of(names)} are 0"
+
+    return reason
+
+
 def _stem(values: Values) -> str:
     if values["dataset.channels"] != 1:
         return "the images are not gray"
     return "" if values["pretrained"] else "pretrained is ''"
+
+
+def _upsampling(values: Values) -> str:
+    other = "model.decoder is 'fastai'" if values["model.decoder"] == "fastai" else ""
+    return _of_network("upsampling")(values) or ("" if values["model.name"] == "unet" else other)
 
 
 def _masks(values: Values) -> str:
@@ -93,21 +115,27 @@ def _never(values: Values) -> str:
 REASONS: dict[str, Reason] = {
     **{f"model.{option}": _of_network(option) for option in models.SOME_HAVE},
     **{key: _never for key in keys() if key.startswith("ensemble.")},
+    "model.upsampling": _upsampling,
     "model.stem": _stem,
     "optimizer.momentum": _sgd,
     "optimizer.nesterov": _nesterov,
     "optimizer.warmup_epochs": _only("optimizer.schedule", "cosine"),
-    "optimizer.pct_start": _only("optimizer.schedule", "one_cycle"),
+    "optimizer.beta_1": _beta_1,
+    "optimizer.beta_2": _only("optimizer.name", *ADAMS),
+    "optimizer.pct_start": _only("optimizer.schedule", "one_cycle", "fastai_one_cycle"),
     **{f"optimizer.step_{name}": _only("optimizer.schedule", "step") for name in ("epochs", "factor")},
     **{
         f"optimizer.plateau_{name}": _only("optimizer.schedule", "plateau")
         for name in ("factor", "patience", "min_delta", "min_learning_rate")
     },
+    "augment.affine_probability": _any_of("rotate", "shift", "scale", "zoom"),
+    "augment.lighting_probability": _any_of("brightness", "contrast", "sharpen"),
     "loss.focal_gamma": _only("loss.name", "focal"),
     "loss.tversky_beta": _only("loss.name", "tversky"),
     "dataset.seed": _only("dataset.name", "phantom"),
     "dataset.num_images": _only("dataset.name", "phantom"),
-    "dataset.split_seed": _only("dataset.name", "folder"),
+    "dataset.split_seed": lambda values: "" if values["dataset.subset"] else _only("dataset.name", "folder")(values),
+    "dataset.frame": _only("dataset.name", "folder"),
     "dataset.mask_classes": _masks,
-    **{f"dataset.{name}": _files for name in ("root", "fold", "crop", "window", "skip_bad")},
+    **{f"dataset.{name}": _files for name in ("root", "fold", "subset", "crop", "window", "skip_bad")},
 }

@@ -6,16 +6,17 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from covidjax import losses, models, optim, tasks
+from covidjax import files, losses, models, optim, tasks
+from covidjax.config.writers import WRITERS
 from covidjax.data import augment
 from covidjax.errors import UserError
 from covidjax.freeze import strategies
 from covidjax.process import path_of
-from covidjax.registry import Registry
+from covidjax.registry import MARK, Registry
 
 REGISTRIES: tuple[Registry[Any], ...] = (
     models.MODELS,
@@ -25,7 +26,9 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     augment.AUGMENTATIONS,
     strategies.STRATEGIES,
     tasks.TASKS,
+    WRITERS,
 )
+DIGEST = "__covidjax_digest__"  # in the globals of a plugin's module: that of its file when it was imported
 
 
 def import_plugins(plugins: Iterable[str]) -> None:
@@ -38,8 +41,23 @@ def import_plugins(plugins: Iterable[str]) -> None:
         with _all_or_nothing(plugin):
             if plugin.endswith(".py"):
                 _import_file(plugin)
-            elif plugin not in sys.modules:
+            else:
                 _import_module(plugin)
+
+
+def digests(plugins: Iterable[str]) -> dict[str, str]:
+    """The SHA-256 of the source file of each plugin as it was when it was imported; '' of one without a file."""
+    return {plugin: vars(sys.modules[_module_name(plugin)])[DIGEST] for plugin in plugins}
+
+
+def changes(recorded: Mapping[str, str], plugins: Iterable[str]) -> list[str]:
+    """A note for each plugin whose source is not the one that a run has recorded. recorded: what `digests` gave."""
+    return [
+        f"the plugin {plugin} has another content than when the run was trained with it (SHA-256 {digest[:12]}, then "
+        f"{recorded[plugin][:12]})"
+        for plugin, digest in digests(plugins).items()
+        if recorded.get(plugin, digest) != digest
+    ]
 
 
 def _import_file(plugin: str) -> None:
@@ -49,12 +67,13 @@ def _import_file(plugin: str) -> None:
             f"config.plugins has {plugin!r}, and there is no file {path}: start the command in the folder that it is "
             "relative to, or write the whole path"
         )
-    name = f"covidjax_plugin_{path.stem}_{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]}"
+    name = _module_name(plugin)
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # of a name that ends in .py
     module = importlib.util.module_from_spec(spec)
+    vars(module).update({MARK: plugin, DIGEST: files.digest(path)})
     sys.modules[name] = module  # dataclasses look themselves up there
     try:
         with _importable(path.parent):
@@ -64,10 +83,17 @@ def _import_file(plugin: str) -> None:
         raise
 
 
+def _module_name(plugin: str) -> str:
+    if not plugin.endswith(".py"):
+        return plugin
+    path = path_of(plugin).absolute()
+    return f"covidjax_plugin_{path.stem}_{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]}"
+
+
 def _import_module(plugin: str) -> None:
     with _importable(Path.cwd()):
         try:
-            importlib.import_module(plugin)
+            module = importlib.import_module(plugin)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{plugin}.".startswith(f"{error.name}."):
                 raise  # the plugin is there, and lacks another module
@@ -75,6 +101,9 @@ def _import_module(plugin: str) -> None:
                 f"config.plugins has {plugin!r}, and there is no such module in {Path.cwd()} or among the installed "
                 "ones: start the command in the folder that holds it, install it, or give the path of its .py file"
             ) from error
+    if MARK not in vars(module):
+        source = getattr(module, "__file__", None)
+        vars(module).update({MARK: plugin, DIGEST: files.digest(Path(source)) if source else ""})
 
 
 @contextlib.contextmanager
@@ -100,11 +129,9 @@ def _all_or_nothing(plugin: str) -> Iterator[None]:
             registry.reset(state)
         if isinstance(error, UserError):
             raise UserError(f"{plugin}: {error}" if "config.plugins" not in str(error) else str(error)) from error
-        place = _line(error, plugin)
         message = " ".join(str(error).split())
-        raise UserError(
-            f"config.plugins has {plugin!r}, which fails{place}: {type(error).__name__}: {message}"
-        ) from error
+        told = f"config.plugins has {plugin!r}, which fails{_line(error, plugin)}: {type(error).__name__}: {message}"
+        raise UserError(told) from error
 
 
 def _line(error: Exception, plugin: str) -> str:

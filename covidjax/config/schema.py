@@ -125,7 +125,13 @@ CLASS_WEIGHTS = Kind(
 WINDOW = Kind(levels.is_window, f"'', {levels.WINDOW_WORDS}")
 OPTIONS = _pairs(lambda value: True, "pairs of an option and its value, such as (('depth', 3),)")
 PLUGINS = Kind(is_text, "modules or .py files, such as ('my_parts.py',)")
+WRITER_NAMES = Kind(is_text, "names of registered writers, such as ('mlflow',)")
 WORKDIRS = Kind(is_text, "workdirs, such as ('runs/a', 'runs/b')")
+MESH_AXES = Kind(
+    lambda one: is_several(one) and len(one) == 2 and one[0] in mesh.AXES and type(one[1]) is int and one[1] >= -1,
+    "pairs of an axis, 'data' or 'fsdp', and its number of devices, -1: what is left, such as (('data', -1), "
+    "('fsdp', 4))",
+)
 EPOCHS = Kind(_is_whole, "whole numbers, such as (30, 60)")
 
 
@@ -133,7 +139,7 @@ KEYS = {
     "seed": Key(0, "Decides initialisation, augmentation, dropout and order.", low=0, high=2**31 - 1),
     "batch_size": Key(32, "Images per optimizer step, over all devices.", low=1),
     "epochs": Key(10, "Passes over the training images.", low=1),
-    "evaluate_every_steps": Key(0, "Validate within epochs too, for the curves; 0: at their ends only.", low=0),
+    "evaluate_every_steps": Key(0, "Measure within epochs too, for the curves; 0: at their ends only.", low=0),
     "precision": Key("float32", "Of activations; parameters are never in half precision.", tuple(models.PRECISIONS)),
     "pretrained": Key("", "An id of the catalog, a file of weights, or the workdir of an earlier run."),
     "preprocessing": Key("auto", "Of pixels: what belongs to the weights, or 'unit': / 255.", preprocessing.CHOICES),
@@ -161,16 +167,25 @@ KEYS = {
     "steps_per_call": Key(0, "Optimizer steps of one call of the compiled program; 0: chosen.", low=0, high=1e6),
     "remat": Key((), "Trained stages whose activations the backward pass computes again.", elements=STAGES),
     "ops": Key("auto", "Of a CPU: 'native' (oneDNN, Winograd) where built and sound, else 'xla'.", operations.CHOICES),
+    "mesh": Key(mesh.DATA, "Axes of the mesh of devices; 'fsdp' divides the state too.", elements=MESH_AXES),
     "parallel": Key("jit", "How a step is spread over devices.", mesh.ENGINES),
-    "sync_batch_norm": Key(True, "Statistics over the images of all devices, not of each its own (pmap only)."),
+    "sync_batch_norm": Key(True, "Statistics over the images of all devices, not of each its own."),
+    "watchdog_seconds": Key(
+        1800, "Without progress of one of several processes after which all end; 0: never.", low=0, high=1e6
+    ),
     "plugins": Key((), "Modules or .py files that register parts: see add-a-model.md.", elements=PLUGINS),
+    "writers": Key((), "Registered writers that get the rows of metrics.jsonl.", elements=WRITER_NAMES),
+    # Several processes.
+    "processes.start_seconds": Key(300, "Until all of several processes have to be there.", low=1, high=86400),
+    "processes.heartbeat_seconds": Key(100, "Without a sign of one of them after which all end.", low=10, high=86400),
     # Images.
     "dataset.name": Key("phantom", "Source of the images; 'phantom' draws synthetic X-rays.", sources.NAMES),
     "dataset.root": Key("", "The folder of the images, or the one that launch/prepare.py wrote."),
     "dataset.fold": Key(-1, "The fold that is the test split; -1: the split as it is.", low=-1),
     "dataset.split_seed": Key(
-        0, "Of the split that is drawn where a folder of classes has none.", low=0, high=2**31 - 1
+        0, "Of the split that is drawn where a folder of classes has none, and of subset.", low=0, high=2**31 - 1
     ),
+    "dataset.subset": Key(0, "Training images that are drawn of all, patient by patient; 0: all.", low=0),
     "dataset.image_size": Key(128, "Pixels a side.", low=16, high=1e5),
     "dataset.channels": Key(1, "1 (gray) or 3 (RGB)."),
     "dataset.crop": Key("center", "To a square: cut, filled up with black, or squashed.", picture.CROPS),
@@ -178,6 +193,7 @@ KEYS = {
     "dataset.window": Key(
         "", "Gray values that become black and white; '': the full range of their bits.", kind=WINDOW
     ),
+    "dataset.frame": Key(0, "Of DICOM files with several: which one, from 1; 0: they are refused.", low=0, high=1e6),
     "dataset.oversample": Key((), "How often training images of a class count in an epoch.", elements=TIMES),
     "dataset.placement": Key("auto", "Of the training images; 'auto': on the device if they fit.", resident.PLACEMENTS),
     "dataset.skip_bad": Key(False, "Leave out images that cannot be decoded instead of ending."),
@@ -204,6 +220,7 @@ KEYS = {
     ),
     "model.upsampling": Key("transposed", "Of unet and unet_resnet*.", unet.UPSAMPLINGS),
     "model.attention": Key(False, "Of unet_resnet*."),
+    "model.decoder": Key("unet", "Of unet_resnet*; 'fastai': that of fastai 1's unet_learner.", unet.DECODERS),
     "model.options": Key((), "Of a registered network.", elements=OPTIONS),
     # The network 'ensemble'.
     "ensemble.members": Key((), "Two or more trained classifiers.", elements=WORKDIRS),
@@ -216,14 +233,18 @@ KEYS = {
     ),
     "optimizer.momentum": Key(0.9, "Of sgd.", low=0, below=1),
     "optimizer.nesterov": Key(False, "Of sgd."),
+    "optimizer.beta_1": Key(0.9, "Of adam, adamw, adamax: decay of the mean of the gradient.", low=0, below=1),
+    "optimizer.beta_2": Key(0.999, "Of adam, adamw, adamax: decay of the gradient's size.", low=0, below=1),
     "optimizer.weight_decay": Key(0.0, "Decoupled, of kernels.", low=0, high=1e6),
     "optimizer.clip_norm": Key(0.0, "Largest norm of the trainable gradient; 0: not clipped.", low=0),
-    "optimizer.schedule": Key("constant", "Of the learning rate.", optim.SCHEDULES),
+    "optimizer.schedule": Key(
+        "constant", "Of the learning rate; fastai_one_cycle also moves beta_1: 0.95, 0.85, 0.95.", optim.SCHEDULES
+    ),
     "optimizer.schedule_from": Key(
         "start", "Of the phase, or where that of the phase before is.", ("start", "previous")
     ),
     "optimizer.warmup_epochs": Key(0.0, "Of cosine: the rate rises linearly from 0.", low=0),
-    "optimizer.pct_start": Key(0.3, "Of one_cycle: the part in which the rate rises.", above=0, below=1),
+    "optimizer.pct_start": Key(0.3, "Of both one-cycles: the part in which the rate rises.", above=0, below=1),
     "optimizer.step_epochs": Key((), "Of step: finished epochs after which the rate falls.", elements=EPOCHS),
     "optimizer.step_factor": Key(0.1, "Of step: factor on the rate.", above=0),
     "optimizer.plateau_factor": Key(0.1, "Of plateau: factor on the rate.", above=0, below=1),
@@ -242,10 +263,15 @@ KEYS = {
     "augment.rotate": Key(0.0, "Degrees either way.", low=0, high=180),
     "augment.shift": Key(0.0, "Part of the side, either way.", low=0, high=1),
     "augment.scale": Key(0.0, "Size between 1 - scale and 1 + scale.", low=0, high=0.9),
+    "augment.zoom": Key(0.0, "Size between 1 and 1 + zoom, at a random place in the image.", low=0, high=9),
+    "augment.affine_probability": Key(1.0, "Of each of rotate, shift, scale and zoom in an image.", above=0, high=1),
     "augment.flip": Key(False, "Left and right: the heart has a side."),
     "augment.brightness": Key(0.0, "Factor between 1 - brightness and 1 + brightness.", low=0, high=1),
     "augment.contrast": Key(0.0, "Factor on the distance from the image's mean.", low=0, high=1),
     "augment.sharpen": Key(0.0, "Factor on the distance from the smoothed image.", low=0, high=1),
+    "augment.lighting_probability": Key(
+        1.0, "Of each of brightness, contrast and sharpen in an image.", above=0, high=1
+    ),
     "augment.crop_scale": Key(
         0.0, "Least part of the area that a random crop shows, sides 3:4 to 4:3; 0: no crop.", low=0, high=1
     ),
@@ -258,6 +284,7 @@ KEYS = {
     "checkpoint.every_epochs": Key(1, "Epochs from one checkpoint to the next.", low=1),
     "checkpoint.keep": Key(2, "The latest that stay, beside the best one.", low=2),
     "checkpoint.best": Key("loss", "The validation figure that names the best one.", tasks.best),
+    "checkpoint.evaluate": Key("best", "The one that is evaluated, predicts and starts later runs.", ("best", "last")),
     "early_stopping.patience": Key(
         0,
         "Epochs of the last phase without a better checkpoint.best after which the run ends; 0: never.",
@@ -279,5 +306,8 @@ def keys() -> dict[str, Key]:
 
 
 # What a phase may change, keys and sections, and the keys that stand in phases only.
-PHASE_KEYS = ("epochs", "steps", "freeze", "batch_norm", "optimizer", "lr_scale", "weight_decays")
-PHASE_ONLY = {"steps": Key(100, "Optimizer steps of the phase, instead of its epochs.", low=1)}
+PHASE_KEYS = ("epochs", "steps", "freeze", "batch_norm", "optimizer", "lr_scale", "weight_decays", "split")
+PHASE_ONLY = {
+    "steps": Key(100, "Optimizer steps of the phase, instead of its epochs.", low=1),
+    "split": Key("train", "What the phase trains on; 'train+val' is for the last ones.", ("train", "train+val")),
+}

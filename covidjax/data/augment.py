@@ -21,9 +21,12 @@ class Augmentation:
     """Ranges of the random changes; the fields are those of `config.augment`.
 
     rotate: degrees either way. shift: fraction of the side either way. scale: size factor in 1 - scale .. 1 + scale.
+    zoom: size factor in 1 .. 1 + zoom, of a part of the image at a random place.
     flip: left and right with probability one half. brightness: factor in 1 - brightness .. 1 + brightness.
     contrast: factor in 1 - contrast .. 1 + contrast on the distance from the image's mean.
     sharpen: factor in 1 - sharpen .. 1 + sharpen on the distance from the smoothed image.
+    affine_probability: of each of rotate, shift, scale and zoom in an image; lighting_probability: of each of
+    brightness, contrast and sharpen (as in fastai 1's `get_transforms`, where every transform draws for itself).
     crop_scale: the image is a random part of itself, of at least this share of its area; 0: the whole.
     mixup, cutmix: alphas of `data.mix.mix`, which mixes the images of a batch; 0: not.
     registered: names of AUGMENTATIONS with their functions and amounts, none of which is 0.
@@ -32,10 +35,13 @@ class Augmentation:
     rotate: float = 0.0
     shift: float = 0.0
     scale: float = 0.0
+    zoom: float = 0.0
     flip: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
     sharpen: float = 0.0
+    affine_probability: float = 1.0
+    lighting_probability: float = 1.0
     crop_scale: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -44,7 +50,7 @@ class Augmentation:
     @property
     def moves(self) -> bool:
         """Whether pixels change place."""
-        return bool(self.rotate or self.shift or self.scale or self.flip or self.crop_scale)
+        return bool(self.rotate or self.shift or self.scale or self.zoom or self.flip or self.crop_scale)
 
     @property
     def mixes(self) -> bool:
@@ -127,20 +133,28 @@ def augment(
         if masks is not None:
             masks = jax.vmap(nearest)(masks, rows, columns)
     shape, dtype = (images.shape[0], 1, 1, 1), images.dtype
+
+    def factors(number: int, key: jax.Array, spread: float) -> jax.Array:
+        values = _uniform(key, shape, dtype, 1, spread, axis)
+        return _sometimes(grey_key, number, values, 1, augmentation.lighting_probability, axis)
+
     if augmentation.sharpen:
         sharpen_key = jax.random.fold_in(grey_key, 2)  # beside the two below, which are those of runs without it
-        factor = _uniform(sharpen_key, shape, dtype, 1, augmentation.sharpen, axis)
+        factor = factors(0, sharpen_key, augmentation.sharpen)
         images = jnp.clip(images + (factor - 1) * detail(images), 0.0, 255.0)
     if augmentation.brightness or augmentation.contrast:
         brightness_key, contrast_key = jax.random.split(grey_key)
-        brightness = _uniform(brightness_key, shape, dtype, 1, augmentation.brightness, axis)
-        contrast = _uniform(contrast_key, shape, dtype, 1, augmentation.contrast, axis)
+        brightness = factors(1, brightness_key, augmentation.brightness)
+        contrast = factors(2, contrast_key, augmentation.contrast)
         mean = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
         images = jnp.clip(((images - mean) * contrast + mean) * brightness, 0.0, 255.0)
     for name, change, amount in augmentation.registered:
         keys = jax.random.split(jax.random.fold_in(grey_key, zlib.crc32(name.encode())), _whole(len(images), axis))
         own = _own_part(keys, len(images), axis)
         changed = jax.vmap(lambda key, image, change=change, amount=amount: change(key, image, amount))(own, images)
+        if changed.shape != images.shape:
+            made, given = list(changed.shape[1:]), list(images.shape[1:])
+            raise UserError(f"the augmentation {name} makes images of {made} of {given}: allowed is the same shape")
         images = jnp.clip(changed.astype(images.dtype), 0.0, 255.0)
     return images, masks
 
@@ -191,6 +205,16 @@ def _uniform(
     return _own_part(jax.random.uniform(key, whole, dtype, center - spread, center + spread), shape[0], axis)
 
 
+def _sometimes(
+    key: jax.Array, number: int, values: jax.Array, neutral: float, probability: float, axis: str | None
+) -> jax.Array:
+    """Values [batch, ...], or `neutral` with the rest of the probability. number: of the change, for its own draws."""
+    if probability == 1:
+        return values
+    drawn = _uniform(jax.random.fold_in(key, 100 + number), values.shape, values.dtype, 0.5, 0.5, axis)
+    return jnp.where(drawn < probability, values, neutral)
+
+
 def _whole(count: int, axis: str | None) -> int:
     """The images of the whole batch, of which `count` are here."""
     return count * (lax.axis_size(axis) if axis else 1)
@@ -211,15 +235,25 @@ def _source_positions(
     def symmetric(key: jax.Array, spread: float) -> jax.Array:
         return _uniform(key, (batch, 1, 1), dtype, 0, spread, axis)
 
-    angle = symmetric(keys[0], augmentation.rotate * jnp.pi / 180)
-    size = 1 + symmetric(keys[1], augmentation.scale)
-    shift_rows = symmetric(keys[2], augmentation.shift * height)
-    shift_columns = symmetric(keys[3], augmentation.shift * width)
+    def sometimes(number: int, values: jax.Array) -> jax.Array:
+        return _sometimes(key, number, values, 0, augmentation.affine_probability, axis)
+
+    angle = sometimes(0, symmetric(keys[0], augmentation.rotate * jnp.pi / 180))
+    size = 1 + sometimes(1, symmetric(keys[1], augmentation.scale))
+    shift_rows = sometimes(2, symmetric(keys[2], augmentation.shift * height))
+    shift_columns = sometimes(2, symmetric(keys[3], augmentation.shift * width))
     mirror = jnp.ones((batch, 1, 1), dtype)
     if augmentation.flip:
         mirror = jnp.where(symmetric(keys[4], 1.0) < 0, -mirror, mirror)
     rows = (jnp.arange(height, dtype=dtype) - (height - 1) / 2)[None, :, None] / size
     columns = (jnp.arange(width, dtype=dtype) - (width - 1) / 2)[None, None, :] / size
+    if augmentation.zoom:
+        zoom_keys = jax.random.split(jax.random.fold_in(key, 6), 3)
+        half = augmentation.zoom / 2
+        part = 1 / (1 + sometimes(3, _uniform(zoom_keys[0], (batch, 1, 1), dtype, half, half, axis)))
+        rows, columns = rows * part, columns * part
+        shift_rows += (1 - part) * symmetric(zoom_keys[1], height / 2)
+        shift_columns += (1 - part) * symmetric(zoom_keys[2], width / 2)
     if augmentation.crop_scale:
         crop_key = jax.random.fold_in(key, 5)  # beside the five above, which are those of runs without it
         (high, wide), (down, right) = _crop(crop_key, batch, dtype, augmentation.crop_scale, axis)

@@ -37,13 +37,14 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
     images: [n, image_size, image_size, channels] uint8, a read-only memory map of the cache file where there is one
     masks: [n, image_size, image_size] uint8, where the files have masks: see `covidjax.data.picture.decode_pair`
     notes: those of the files, and what their users have to know of the pixels, also where they come from the cache
-    Reads `dataset.{image_size, channels, crop, enhancement, window, skip_bad, cache_dir}`. Says its progress on stderr.
+    Reads `dataset.{image_size, channels, crop, enhancement, window, frame, skip_bad, cache_dir}`.
+    Says its progress on stderr.
     Raises UserError for bad files: all of them at once, each with its reason.
     With `dataset.skip_bad` bad files are dropped and noted, unless all are bad.
     """
     spec = ImageSpec.of(dataset)
     settings: dict[str, Any] = dataclasses.asdict(spec)
-    for name, unset in (("enhancement", "none"), ("window", "")):
+    for name, unset in (("enhancement", "none"), ("window", ""), ("frame", 0)):
         if settings[name] == unset:  # images as they are keep the fingerprint that they always had
             del settings[name]
     if files.with_masks:
@@ -74,6 +75,7 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
         masks=arrays[1][: len(names)] if files.with_masks else None,
         digests=tuple(digest.partition(" ")[0] for digest in content),
         drawn=files.drawn,
+        facts=good.facts,
     )
 
 

@@ -1,10 +1,12 @@
 """The decoded form that every data source ends in."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 SPLITS = ("train", "val", "test")
+FACTS = ("view", "spacing", "source")  # of images, where their files tell them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,6 +25,7 @@ class Examples:
         background first, and `labels` are zeros
     digests: SHA-256 of the bytes of each image: n, or none where the source has no files
     drawn: file, label, patient and split of the images of all splits, where the split was drawn as they were listed
+    facts: of `FACTS` those that any image has: n texts each
     repeats: [n] int32, how often each example counts in an epoch of training; None: once
     """
 
@@ -39,6 +42,7 @@ class Examples:
     repeats: np.ndarray | None = None
     digests: tuple[str, ...] = ()
     drawn: tuple[tuple[str, ...], ...] = ()
+    facts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,3 +51,20 @@ class Examples:
         """The example of each turn of an epoch of training, rising: [turns] int32."""
         numbers = np.arange(len(self), dtype=np.int32)
         return numbers if self.repeats is None else np.repeat(numbers, self.repeats)
+
+
+def joined(train: Examples, val: Examples) -> Examples:
+    """The images of both as one training split, each once in an epoch; they are copied."""
+    masks = None if train.masks is None or val.masks is None else np.concatenate([train.masks, val.masks])
+    return dataclasses.replace(
+        train,
+        images=np.concatenate([train.images, val.images]),
+        labels=np.concatenate([train.labels, val.labels]),
+        names=train.names + val.names,
+        patients=train.patients + val.patients,
+        patients_known=train.patients_known and val.patients_known,
+        fingerprint=f"{train.fingerprint} {val.fingerprint}",
+        masks=masks,
+        repeats=None,
+        digests=train.digests + val.digests,
+    )

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from covidjax.data import facts
 from covidjax.data.examples import SPLITS
 from covidjax.data.listing import ImageFiles, Row, Scan, check_classes, choose_split, class_order
 from covidjax.data.splits import NUM_FOLDS, assign_fold, draw_folds, draw_splits
@@ -51,7 +52,7 @@ def hint(found: Walk) -> str:
 
 
 def list_files(found: Walk, split: str, fold: int, seed: int, recorded: Path | None) -> ImageFiles:
-    """The files of one split; classes are the upper folders that hold images. Opens tables only.
+    """The files of one split; classes are the upper folders that hold images. Opens tables, and headers of DICOM files.
 
     recorded: where a run has kept the split that was drawn, None for a new one. If the file is there the split is that,
     whatever came since, which is noted. Else it is that of the column split, or of fold, of folds.csv, or drawn:
@@ -66,7 +67,9 @@ def list_files(found: Walk, split: str, fold: int, seed: int, recorded: Path | N
     rows, known = list(scan.rows), False
     if table.exists():
         rows, known = table_rows(table, NEEDED, scan.places, rows, OPTIONAL)
-    files = _files(found, rows, known, scan.notes)
+    rows, known, told = facts.added(rows, known, root, found.paths)
+    notes = (*scan.notes, *told)
+    files = _files(found, rows, known, notes)
     if rows[0].split if fold == -1 else rows[0].fold != -1:
         return choose_split(files, split, fold, table, f"{table} has no row of the {split} split: add some")
     if recorded is not None:
@@ -77,7 +80,7 @@ def list_files(found: Walk, split: str, fold: int, seed: int, recorded: Path | N
     splits = _drawn(root, files, fold, seed)
     rows = [dataclasses.replace(row, split=own) for row, own in zip(rows, splits, strict=True)]
     drawn = tuple((row.name.removeprefix(f"{row.label}/"), row.label, row.patient, row.split) for row in rows)
-    files = _files(found, rows, known, (*scan.notes, _draw_note(rows, files, fold, seed)))
+    files = _files(found, rows, known, (*notes, _draw_note(rows, files, fold, seed)))
     return choose_split(dataclasses.replace(files, drawn=drawn), split, -1, table, "")
 
 
@@ -213,7 +216,8 @@ def _as_recorded(found: Walk, split: str, fold: int, seed: int, recorded: Path) 
         if "/" in name:
             images[name.partition("/")[0]].append(name)
     new = sorted({name for own in images.values() for name in own} - used - _masks(images))
-    files = _files(found, rows, any(row.patient for row in rows), ())
+    with_facts, *_ = facts.added(rows, True, found.root, found.paths)
+    files = _files(found, with_facts, any(row.patient for row in rows), ())
     notes = [_draw_note(rows, files, fold, seed)]
     if new:
         notes.append(f"{len(new)} images are new since the split was drawn, and are not used: {some_of(new)}")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from covidjax.data import flat, pairs
+from covidjax.data import facts, flat, pairs
 from covidjax.data.formats.read import SUFFIXES
 from covidjax.data.listing import ImageFiles, Row, Scan, check_classes, choose_split, class_order
 from covidjax.data.pairs import PAIR_LAYOUT
@@ -39,6 +39,7 @@ def list_files(dataset: ConfigDict, split: str, masks: bool, recorded: Path | No
     `dataset.fold` alone, and without the column patient the split is image-level. The choice of the split:
     `covidjax.data.listing.choose_split`; without any split all pairs are train. Without split folders of classes
     see `covidjax.data.flat.list_files`, also for `recorded`. Reads `dataset.{root, fold, split_seed, mask_classes}`.
+    Where neither a table nor folders tell patients, the headers of DICOM files do, see `covidjax.data.facts`.
     Raises UserError for a wrong layout or table.
     """
     root = path_of(dataset.root)
@@ -74,6 +75,8 @@ def list_files(dataset: ConfigDict, split: str, masks: bool, recorded: Path | No
     elif known and masks:
         patients = class_order(row.patient for row in rows)
         by_patient = f"each folder is taken for a patient, {len(patients)}: {some_of(patients)}"
+    rows, known, told = facts.added(rows, known, root, found.paths)
+    notes += told
     rows = [dataclasses.replace(row, split=row.split or "train") for row in rows]
     if not known:
         notes.append("no patient ids: the split is image-level")

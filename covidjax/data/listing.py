@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from covidjax.data.examples import FACTS
 from covidjax.data.splits import assign_fold, check_patients_in_one_split, hold_out_eighth
 from covidjax.errors import UserError, some_of
 
@@ -16,6 +17,7 @@ from covidjax.errors import UserError, some_of
 class Row:
     """One image: its path below the root, and what its place and the table say of it.
 
+    view, spacing, source: what a DICOM file says, see `covidjax.data.formats.dicom.Facts`
     masks: the paths of its masks, which are joined, () where there is none, None in sources without masks; fault: what
     is wrong with the pair, told without opening a file.
     """
@@ -27,6 +29,9 @@ class Row:
     fold: int = -1
     masks: tuple[str, ...] | None = None
     fault: str = ""
+    view: str = ""
+    spacing: str = ""
+    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +72,12 @@ class ImageFiles:
     def patients(self) -> tuple[str, ...]:
         """Patient identifiers: n, the names of the images where no patients are known."""
         return tuple(row.patient if self.patients_known else row.name for row in self.rows)
+
+    @property
+    def facts(self) -> dict[str, tuple[str, ...]]:
+        """Of `FACTS` those that any image has: n each."""
+        found = {name: tuple(getattr(row, name) for row in self.rows) for name in FACTS}
+        return {name: texts for name, texts in found.items() if any(texts)}
 
     @property
     def with_masks(self) -> bool:

@@ -30,6 +30,7 @@ class ImageSpec:
     picture stored as 16 bits stays dark) or by `window`, see `covidjax.data.levels`; of 16-bit colour the high byte;
     transparency flattened over black; luminance (ITU-R 601) for 1 channel, RGB for 3; `crop` 'center' = the centre
     square, 'pad' = letterbox with black, 'squash' = both sides.
+    Of a DICOM file with several frames number `frame`, from 1; with 0 it is refused.
     One resizer for all: Pillow's BILINEAR, whose filter widens when it shrinks (antialiased). No JPEG draft mode.
     enhancement 'clahe' evens out the contrast of the luminance, with all levels of gray (`equalised`).
     That comes after the resizing, so that it costs the same for files of any size and does not raise the noise that
@@ -41,17 +42,18 @@ class ImageSpec:
     crop: str
     enhancement: str = "none"
     window: str = ""
+    frame: int = 0
 
     @classmethod
     def of(cls, dataset: ConfigDict) -> "ImageSpec":
         """The fields of these names of `config.dataset`."""
-        texts = (str(dataset[name]) for name in ("crop", "enhancement", "window"))
-        return cls(int(dataset.image_size), int(dataset.channels), *texts)
+        crop, enhancement, window = (str(dataset[name]) for name in ("crop", "enhancement", "window"))
+        return cls(int(dataset.image_size), int(dataset.channels), crop, enhancement, window, int(dataset.frame))
 
 
 def decode_image(content: bytes, spec: ImageSpec) -> tuple[np.ndarray, tuple[str, ...]]:
     """One image file as `network_pixels` returns it. Raises BadImageError with the reason."""
-    return network_pixels(open_picture(content), spec)
+    return network_pixels(open_picture(content, spec.frame), spec)
 
 
 def decode_pair(
@@ -64,18 +66,20 @@ def decode_pair(
     Returns the image, [image_size, image_size] uint8, and remarks on the image. Raises BadImageError with the reasons,
     those of the mask with `mask_name`.
     """
-    image, ids = open_pair(content, mask_content, mask_name, num_classes)
+    image, ids = open_pair(content, mask_content, mask_name, num_classes, spec.frame)
     small = _resize(Image.fromarray(ids), spec, Image.Resampling.NEAREST)
     pixels, remarks = network_pixels(image, spec)
     return pixels, np.asarray(_letterboxed(small)), remarks
 
 
-def open_pair(content: bytes, mask_content: bytes, mask_name: str, num_classes: int) -> tuple[Picture, np.ndarray]:
+def open_pair(
+    content: bytes, mask_content: bytes, mask_name: str, num_classes: int, frame: int = 0
+) -> tuple[Picture, np.ndarray]:
     """The loaded picture, and the class ids of its mask as `decode_pair` demands them. Raises BadImageError as that."""
     reasons: list[str] = []
     picture = ids = None
     try:
-        picture = open_picture(content)
+        picture = open_picture(content, frame)
     except BadImageError as error:
         reasons.append(str(error))
     try:

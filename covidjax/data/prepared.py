@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
+from covidjax.data.examples import FACTS
 from covidjax.data.listing import ImageFiles, Row, choose_split
 from covidjax.errors import UserError, some_of
 from covidjax.process import path_of
@@ -53,7 +54,8 @@ def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
                 places |= {name: (source, index, key) for name, key in zip(names, keys, strict=False)}
                 label, mask = ("", (names[1],)) if masks else (classes[int(record["label"])], None)
                 own = "val" if record.get("held_out") else part
-                rows.append(Row(name, own, label, patient or name, int(record.get("fold", -1)), mask))
+                told = {fact: _text(record, fact) for fact in FACTS}
+                rows.append(Row(name, own, label, patient or name, int(record.get("fold", -1)), mask, **told))
                 known = known and bool(patient)
 
     def read(name: str) -> bytes:

@@ -16,6 +16,7 @@ from covidjax.data.examples import SPLITS, Examples
 from covidjax.data.extra import import_with_extra
 from covidjax.data.listing import ImageFiles, check_classes
 from covidjax.data.order import oversampled
+from covidjax.data.splits import draw_images
 from covidjax.errors import UserError, some_of
 
 NAMES = ("phantom", "folder", "tfds")  # of config.dataset.name
@@ -46,15 +47,29 @@ def load(dataset: Any, split: str, *, masks: bool = False, recorded: Path | None
         counts = np.bincount(examples.labels, minlength=len(examples.classes))
         if split == "train" and not masks and not counts.all():
             missing = some_of(examples.classes[label] for label in np.flatnonzero(counts == 0))
-            raise UserError(f"no good training image is left in class {missing}: mend its files")
+            mend = "raise config.dataset.subset" if dataset.subset else "mend its files"
+            raise UserError(f"no good training image is left in class {missing}: {mend}")
     return oversampled(examples, dataset.oversample) if split == "train" else examples
 
 
 def listed(dataset: Any, split: str, *, masks: bool = False, recorded: Path | None = None) -> ImageFiles:
     """The images of one split of files or records, with labels and patients, before one is decoded.
 
+    Of the training images `dataset.subset` are drawn, with `dataset.split_seed`, and so told.
     Raises UserError for an unknown source and for what is wrong with tables and layout.
     """
+    files = _listed(dataset, split, masks=masks, recorded=recorded)
+    if not dataset.subset or split != "train":
+        return files
+    chosen = draw_images(files.patients, dataset.subset, dataset.split_seed)
+    subset = dataclasses.replace(files, rows=tuple(files.rows[number] for number in chosen))
+    whole = f"of {len(set(subset.patients))} of {len(set(files.patients))} patients" if files.patients_known else ""
+    told = f"{len(chosen)} of {len(files.rows)} images were drawn {whole}".rstrip()
+    note = f"train: {told} (dataset.subset, with dataset.split_seed {dataset.split_seed})"
+    return dataclasses.replace(subset, notes=(*files.notes, note))
+
+
+def _listed(dataset: Any, split: str, *, masks: bool, recorded: Path | None) -> ImageFiles:
     if dataset.name == "folder":
         return folder.list_files(dataset, split, masks, recorded)
     if dataset.name == "tfds":  # whose import takes a second: other sources do not wait for it

@@ -103,6 +103,20 @@ def draw_splits(labels: Sequence[int], patients: Sequence[str], seed: int = 0) -
         return tuple({0: "test", 1: "val"}.get(fold, "train") for fold in folds)
 
 
+def draw_images(patients: Sequence[str], count: int, seed: int = 0) -> np.ndarray:
+    """Indices, rising, of `count` images: those of patients in a drawn order, of the last one as many as are missing.
+
+    patients: n identifiers, or the names of the images where none are known. NumPy's default generator draws.
+    Raises UserError for more images than there are.
+    """
+    if count > len(patients):
+        raise UserError(f"config.dataset.subset is {count}, and there are {len(patients)} training images: lower it")
+    generator, numbers = np.random.default_rng(seed), np.arange(len(patients))
+    drawn = {patient: place for place, patient in enumerate(generator.permutation(sorted(set(patients))).tolist())}
+    order = sorted(generator.permutation(numbers).tolist(), key=lambda number: drawn[patients[number]])
+    return np.sort(order[:count])
+
+
 def check_patients_in_one_split(splits: Sequence[str], patients: Sequence[str]) -> None:
     """Raises UserError if a patient is in two splits. Both arguments have one entry per image."""
     by_split: dict[str, set[str]] = {}

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from covidjax.data.formats.read import DICOM_START, SUFFIXES, is_dicom
+from covidjax.data.formats.read import DICOM_START, DICOM_SUFFIXES, SUFFIXES, is_dicom
 from covidjax.errors import UserError, some_of
 from covidjax.files import printable
 
@@ -61,6 +61,11 @@ class Walk:
 def is_image(name: str) -> bool:
     """Whether the ending is one of images."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def may_be_dicom(name: str) -> bool:
+    """Whether an image of this name may be a DICOM file: by its ending, or because it has none of images."""
+    return not is_image(name) or name.lower().endswith(DICOM_SUFFIXES)
 
 
 def without_ending(name: str) -> str:

@@ -74,6 +74,11 @@ class Mixture:
         return f"mixture of {', '.join(member.name for member in self.members)}"
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What has changed since the members were trained."""
+        return tuple(dict.fromkeys(note for member in self.members for note in member.trained.notes))
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The classes that all members know."""
         return self.members[0].trained.classes
@@ -83,7 +88,7 @@ class Mixture:
         return np.asarray(mixture.mix(probabilities, self.weights, self.config.ensemble.mix))
 
 
-def load_members(workdirs: Sequence[str], checkpoints: Iterable[Which], precision: str) -> tuple[Member, ...]:
+def load_members(workdirs: Sequence[str], checkpoints: Iterable[Which | None], precision: str) -> tuple[Member, ...]:
     """The networks of some workdirs, each at its checkpoint. precision: that of the ensemble.
 
     Raises UserError where there are fewer than two, one twice, or one that is no trained classifier; where they know
@@ -119,12 +124,12 @@ def load_members(workdirs: Sequence[str], checkpoints: Iterable[Which], precisio
     return tuple(members)
 
 
-def load_mixture(workdir: Path, which: Which) -> Mixture:
+def load_mixture(workdir: Path, which: Which | None) -> Mixture:
     """The finished ensemble of a workdir.
 
-    Raises UserError where it is not finished, a member is another network now, or `which` is not 'best'.
+    Raises UserError where it is not finished, a member is another network now, or `which` names another checkpoint.
     """
-    if which != "best":
+    if which not in (None, "best"):
         raise UserError("--checkpoint: an ensemble has none, its members are taken as they were mixed: leave it out")
     config = configs.of_workdir(workdir)
     recorded = files.entry(workdir / "run.json", "ensemble")
@@ -136,7 +141,7 @@ def load_mixture(workdir: Path, which: Which) -> Mixture:
     return Mixture(config, members, np.array(recorded["weights"]))
 
 
-def load_network(workdir: Path, which: Which) -> Trained | Mixture:
+def load_network(workdir: Path, which: Which | None) -> Trained | Mixture:
     """The network of a run, or the mixture of an ensemble. Raises what `load_trained` and `load_mixture` raise."""
     is_ensemble = configs.of_workdir(workdir).model.name == models.ENSEMBLE
     return load_mixture(workdir, which) if is_ensemble else load_trained(workdir, which)

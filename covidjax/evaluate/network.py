@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from covidjax.losses import at_least_float32
-from covidjax.mesh import by_example, local_mesh, replicated
+from covidjax.mesh import by_example, local_mesh, own_copy, place, replicated
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
 
@@ -27,8 +27,10 @@ def make_forward(model: Staged, preprocessing: Preprocessing, mesh: Mesh, start:
         logits: jax.Array = model.apply(variables, inputs, start=start)  # type: ignore[assignment]
         return logits
 
-    whole, parts = replicated(mesh), by_example(mesh)
-    return jax.jit(forward, in_shardings=(whole, parts), out_shardings=parts)
+    parts = by_example(mesh)
+    return jax.jit(
+        forward, in_shardings=(None, parts), out_shardings=replicated(mesh) if mesh.is_multi_process else parts
+    )
 
 
 def inference(
@@ -45,7 +47,7 @@ def predict(forward: Forward, variables: Any, inputs: Any, batch_size: int, mesh
     """Logits of all examples. inputs: what `forward` takes, of n examples -> [n, classes] float32 or float64."""
     parts = []
     for batch, count in padded_batches(inputs, _divisible(batch_size, mesh)):
-        logits = forward(variables, jax.device_put(batch, by_example(mesh)))
+        logits = own_copy(forward(variables, place(batch, by_example(mesh))))
         parts.append(np.asarray(at_least_float32(logits))[:count])
     return np.concatenate(parts)
 
@@ -55,11 +57,14 @@ def answers(
 ) -> Iterator[tuple[jax.Array, jax.Array, int]]:
     """Logits and targets of each batch, on the devices, and how many examples of it are real.
 
+    Of several processes each gets all of them, on a device of its own: what is made of them is no matter of the others.
+
     inputs: what `forward` takes, of n examples; targets: [n, ...].
     """
     parts = by_example(mesh)
     for (batch, own), count in padded_batches((inputs, targets), _divisible(batch_size, mesh)):
-        yield forward(variables, jax.device_put(batch, parts)), jax.device_put(own, parts), count
+        logits = own_copy(forward(variables, place(batch, parts)))
+        yield logits, jax.device_put(own, logits.sharding if mesh.is_multi_process else parts), count
 
 
 def padded_batches(rows: Any, batch_size: int) -> Iterator[tuple[Any, int]]:

@@ -1,15 +1,17 @@
 """The evaluation of a trained network on a split, and the files that it leaves in the workdir."""
 
+import collections
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from covidjax import config as configs
 from covidjax import files
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError, some_of
 from covidjax.evaluate.network import answers, make_forward
-from covidjax.mesh import local_mesh, replicated
+from covidjax.mesh import every_device, place, replicated
 from covidjax.weights.workdir import Trained
 
 
@@ -26,6 +28,7 @@ def evaluate_split(
 
     Of masks also the predicted ones, see `metrics.mask_files`. inputs, start: cached features of the split in place of
     its images, and the stage that takes them. hausdorff: whether distances between the borders of masks are measured.
+    Of several processes, which all call this, the first one writes, and the others get {}.
     Returns what the JSON holds. Raises UserError where the classes do not fit.
     """
     if examples.classes != trained.classes:
@@ -33,13 +36,18 @@ def evaluate_split(
             f"the classes of the {examples.split} split are {some_of(examples.classes)}; the network of {workdir} "
             f"knows {some_of(trained.classes)}"
         )
-    config, task, mesh = trained.config, trained.task, local_mesh()
+    config, task, mesh = trained.config, trained.task, every_device()
     forward = make_forward(trained.model, trained.preprocessing, mesh, start)
     inputs = examples.images if start is None else inputs
-    variables = jax.device_put(trained.variables, replicated(mesh))
+    variables = place(trained.variables, replicated(mesh))
     found = answers(forward, variables, inputs, task.targets(examples), config.batch_size, mesh)
+    if jax.process_index() > 0:
+        collections.deque(found, maxlen=0)  # this process computes its part, another one writes
+        return {}
     result = task.evaluate(found, examples, config.loss, workdir, hausdorff=hausdorff)
     result["checkpoint"] = {"step": trained.step, "which": trained.which}
-    result["notes"] = list(examples.notes)
+    result["notes"] = [*trained.notes, *examples.notes]
+    if examples.split == "val" and configs.trains_on_val(config):
+        result["notes"].append("val: the run trained on these images too: the figures say nothing of new ones")
     files.write_json(workdir / f"evaluation_{examples.split}.json", result)
     return result

@@ -11,16 +11,24 @@ from covidjax.freeze.plan import FreezePlan
 
 
 def freeze_table(
-    plan: FreezePlan, model: Any, variables: Mapping[str, Any], images: jax.ShapeDtypeStruct, tx: Any
+    plan: FreezePlan,
+    model: Any,
+    variables: Mapping[str, Any],
+    images: jax.ShapeDtypeStruct,
+    tx: Any,
+    learning_rate: float,
 ) -> tuple[list[dict[str, Any]], str]:
     """Per stage what it holds and costs, and one sentence on what the plan saves. Nothing is computed on arrays.
 
-    variables: shapes of 'params' and 'batch_stats'; images: shape and dtype of a batch as it enters the network.
-    Rows: stage, parameters, trainable, statistics (of BatchNorm, which are no parameters), optimizer_bytes, batch_norm
+    variables: shapes of 'params' and 'batch_stats'; images: shape and dtype of a batch as it enters the network;
+    learning_rate: of the optimizer, which a schedule may scale.
+    Rows: stage, learning_rates (the lowest and the highest of what trains in it, factors applied; none where it is
+    frozen), parameters, trainable, statistics (of BatchNorm, which are no parameters), optimizer_bytes, batch_norm
     ('batch', 'running' or '-'), and FLOPs per step counted by XLA in the stage's program before optimisation:
     forward_flops, backward_flops, and full_backward_flops, what the backward pass would cost if everything trained.
     """
     trainable, _ = plan.split(variables["params"])
+    factors = plan.rates()
     rows, flowing, reached = [], images, False
     for index, stage in enumerate(plan.stages):
         stop = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
@@ -34,6 +42,7 @@ def freeze_table(
         full = backward
         if plan.strategy != "none":
             full = flops.with_backward(forward, params, params, flowing, outputs, with_input=index > 0)
+        rates = [learning_rate * factor for factor in jax.tree.leaves(factors[stage])]
         slots = jax.tree.leaves(jax.eval_shape(tx.init, {stage: own_trainable}))
         live = "batch" if stage in plan.batch_norm_stages else "running"
         rows.append(
@@ -46,6 +55,7 @@ def freeze_table(
                 "forward_flops": forward_flops,
                 "backward_flops": max(backward - forward_flops, 0.0) if trained or reached else 0.0,
                 "full_backward_flops": max(full - forward_flops, 0.0),
+                "learning_rates": sorted({min(rates), max(rates)}) if rates else [],
                 "batch_norm": live if stage in plan.normalised_stages else "-",
             }
         )
@@ -58,9 +68,14 @@ def step_flops(rows: Sequence[Mapping[str, Any]]) -> float:
     return sum(row["forward_flops"] + row["backward_flops"] for row in rows)
 
 
+def rates_text(rates: Sequence[float]) -> str:
+    """'0.001', of two '1e-05 to 0.001', and '' of none."""
+    return " to ".join(f"{rate:.4g}" for rate in rates)
+
+
 def format_table(rows: list[dict[str, Any]], summary: str) -> str:
     """The table of `freeze_table` as text for a terminal."""
-    head = ("stage", "parameters", "trainable", "optimizer", "forward", "backward", "BatchNorm")
+    head = ("stage", "parameters", "trainable", "optimizer", "forward", "backward", "rate", "BatchNorm")
     body = [
         (
             row["stage"],
@@ -69,11 +84,12 @@ def format_table(rows: list[dict[str, Any]], summary: str) -> str:
             f"{row['optimizer_bytes'] / 2**20:.2f} MiB",
             f"{row['forward_flops'] / 1e9:.3f} GFLOP",
             f"{row['backward_flops'] / 1e9:.3f} GFLOP",
+            rates_text(row["learning_rates"]) or "-",
             row["batch_norm"],
         )
         for row in rows
     ]
-    return f"{console.format_table((head, *body), '<>>>>><')}\n{summary}"
+    return f"{console.format_table((head, *body), '<>>>>>><')}\n{summary}"
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:

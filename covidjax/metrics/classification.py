@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from covidjax import files
-from covidjax.data.examples import Examples
+from covidjax.data.examples import FACTS, Examples
 from covidjax.errors import UserError
 from covidjax.metrics import bootstrap
 
@@ -170,11 +170,7 @@ def classification_report(
         total = int(among.sum())
         if total == 0:
             return {name: None, f"{name}_ci95": None}
-        count = len(np.unique(clusters[among])) if grouped else total  # of what is independent
-        if grouped and 0 < successes < total:
-            bounds = bootstrap.interval(drawn)
-        else:
-            bounds = list(wilson_interval(count if successes == total else int(successes), count))
+        bounds = _proportion_interval(int(successes), among, clusters, drawn)
         return {name: float(successes / total), f"{name}_ci95": bounds}
 
     per_class = {}
@@ -209,8 +205,40 @@ def classification_report(
     }
 
 
+def accuracy_intervals(
+    correct: np.ndarray, examples: Examples, *, seed: int = 0, resamples: int = 1000
+) -> list[list[float] | None]:
+    """The intervals of the accuracies of several networks, each as `classification_report` has it.
+
+    correct: [networks, n] bool, of the same examples -> [low, high] of each network.
+    """
+    clusters, every = bootstrap.clusters_of(examples), np.ones(len(examples), bool)
+    right = correct.T.astype(np.float64)
+    samples = bootstrap.resampled(
+        lambda weights: {"accuracy": weights @ right / weights.sum(axis=1, keepdims=True)}, clusters, seed, resamples
+    )["accuracy"]
+    return [
+        _proportion_interval(int(own.sum()), every, clusters, drawn)
+        for own, drawn in zip(correct, samples.T, strict=True)
+    ]
+
+
+def _proportion_interval(
+    successes: int, among: np.ndarray, clusters: np.ndarray, drawn: np.ndarray
+) -> list[float] | None:
+    """That of a share of the examples `among` [n] bool, at least one. drawn: the share in each resample."""
+    total, grouped = int(among.sum()), clusters.max() + 1 < len(clusters)
+    if grouped and 0 < successes < total:
+        found: list[float] | None = bootstrap.interval(drawn)
+        return found
+    count = len(np.unique(clusters[among])) if grouped else total  # of what is independent
+    return list(wilson_interval(count if successes == total else successes, count))
+
+
 def write_predictions(path: Path, examples: Examples, probabilities: np.ndarray) -> None:
     """Writes predictions_<split>.csv: label and predicted as class names, probabilities with all their digits.
+
+    What the files tell of the images (`Examples.facts`) stands behind.
 
     probabilities: [n, classes] float32 or float64, of the examples.
     Raises UserError where probabilities are not finite or the file cannot be written; an old file stays then.
@@ -219,9 +247,9 @@ def write_predictions(path: Path, examples: Examples, probabilities: np.ndarray)
     classes, scores = examples.classes, probabilities.astype(np.float64).tolist()
     answers = zip(examples.labels, probabilities.argmax(axis=1), scores, strict=True)
     rows = [[classes[label], classes[guess], int(label == guess), *row] for label, guess, row in answers]
-    header = [*COLUMNS, *(PROBABILITY + name for name in classes)]
-    named = zip(examples.names, examples.patients, rows, strict=True)
-    files.write_csv(path, header, ([name, patient, *row] for name, patient, row in named))
+    header = [*COLUMNS, *(PROBABILITY + name for name in classes), *examples.facts]
+    named = zip(examples.names, examples.patients, rows, *examples.facts.values(), strict=True)
+    files.write_csv(path, header, ([name, patient, *row, *told] for name, patient, row, *told in named))
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -234,7 +262,10 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(f"there is no {path}: {again}") from error
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table: {error}: {again}") from error
-    scores = header[len(COLUMNS) :]
+    end = len(header)
+    while end and header[end - 1] in FACTS:
+        end -= 1
+    scores = header[len(COLUMNS) : end]
     if header[: len(COLUMNS)] != [*COLUMNS] or not scores or not all(name.startswith(PROBABILITY) for name in scores):
         raise UserError(f"{path} must have the columns {', '.join(COLUMNS)}, {PROBABILITY}<class>...: {again}")
     classes = tuple(name.removeprefix(PROBABILITY) for name in scores)
@@ -245,7 +276,7 @@ def read_predictions(path: Path) -> Predictions:
             if len(row) != len(header):
                 raise ValueError("a row is as long as the header")
             labels[index] = classes.index(row[2])
-            probabilities[index] = [float(text) for text in row[len(COLUMNS) :]]
+            probabilities[index] = [float(text) for text in row[len(COLUMNS) : end]]
             guess = int(probabilities[index].argmax())
             consistent = row[3] == classes[guess] and row[4] == str(int(guess == labels[index]))
         except ValueError as error:

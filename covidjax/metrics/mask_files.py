@@ -56,23 +56,30 @@ def read_mask(path: Path) -> np.ndarray:
         return np.asarray(mask)
 
 
-def write_predictions(path: Path, per_image: Sequence[Mapping[str, Any]]) -> None:
+def write_predictions(
+    path: Path, per_image: Sequence[Mapping[str, Any]], facts: Mapping[str, Sequence[str]] | None = None
+) -> None:
     """Writes predictions_<split>.csv: a row for each image of `segmentation_metrics.report_from_counts`.
 
     Its columns are file, mask (of `write_masks`), patient, dice and iou, the means over all classes but the background,
-    and for each of these dice_, iou_, true_pixels_ and predicted_pixels_<class>. Raises UserError where the file cannot
-    be written.
+    and for each of these dice_, iou_, true_pixels_ and predicted_pixels_<class>; then `Examples.facts`.
+    Raises UserError where the file cannot be written.
     """
     means, figures = ("patient", "dice", "iou"), ("dice", "iou", "true_pixels", "predicted_pixels")
     classes = list(per_image[0]["per_class"])
     header = ["file", "mask", *means, *(f"{figure}_{name}" for name in classes for figure in figures)]
+    told = facts or {}
+    header += told
     rows = (
         [
             image["file"],
             mask,
             *(image[key] for key in means),
             *(image["per_class"][name][figure] for name in classes for figure in figures),
+            *own,
         ]
-        for image, mask in zip(per_image, mask_names([image["file"] for image in per_image]), strict=True)
+        for image, mask, *own in zip(
+            per_image, mask_names([image["file"] for image in per_image]), *told.values(), strict=True
+        )
     )
     files.write_csv(path, header, rows)

@@ -62,12 +62,22 @@ def labels(name: str) -> Labels:
 
 
 # Keys of `config.model` that some of the package's networks have and others do not, and which each has.
-SOME_HAVE = ("width", "num_blocks", "normalisation", "arrangement", "pooling", "head", "upsampling", "attention")
+SOME_HAVE = (
+    "width",
+    "num_blocks",
+    "normalisation",
+    "arrangement",
+    "pooling",
+    "head",
+    "upsampling",
+    "attention",
+    "decoder",
+)
 OPTIONS: dict[str, tuple[str, ...]] = {
     "cnn": ("width", "num_blocks", "normalisation", "pooling"),
     "vgg16": ("head",),
     "unet": ("width", "upsampling"),
-    **dict.fromkeys(ENCODERS, ("upsampling", "attention")),
+    **dict.fromkeys(ENCODERS, ("upsampling", "attention", "decoder")),
     **dict.fromkeys(BACKBONES, ()),
     **dict.fromkeys(LAYERS, ("pooling", "arrangement")),
     **dict.fromkeys(PREACTIVATED, ("pooling",)),
@@ -139,7 +149,8 @@ def _segmentation(model: Any, common: dict[str, Any]) -> Staged:
         )
     if model.name in BACKBONES:
         return DeepLabV3(encoder=BACKBONES[model.name], **common)
-    return UNetResNet(encoder=ENCODERS[model.name], upsampling=model.upsampling, attention=model.attention, **common)
+    decoder = {"upsampling": model.upsampling, "attention": model.attention, "decoder_name": model.decoder}
+    return UNetResNet(encoder=ENCODERS[model.name], **decoder, **common)
 
 
 MODELS: Registry[Network] = Registry(

@@ -103,6 +103,7 @@ class BatchNorm(Module):
     epsilon: float = 1e-5
     momentum: float = 0.9
     scale_init: Callable[..., Any] = nn.initializers.ones
+    bias_init: Callable[..., Any] = nn.initializers.zeros
 
     @nn.compact
     def __call__(
@@ -126,7 +127,7 @@ class BatchNorm(Module):
         features = (inputs.shape[-1] if conv is None else conv.features,)
         param_dtype = self.numerics.param_dtype
         scale = self.param("scale", self.scale_init, features, param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, features, param_dtype)
+        bias = self.param("bias", self.bias_init, features, param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, features, param_dtype)
         if inside:

@@ -46,6 +46,7 @@ class Preprocessing:
 
 IMAGENET = Preprocessing(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision, and most of timm
 CAFFE = Preprocessing(1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "bgr")  # Keras VGG and ResNet v1
+HED = Preprocessing(1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), "bgr")  # Xie and Tu 2015, in Caffe
 SYMMETRIC = Preprocessing(1 / 127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))  # Keras ResNet v2 ("tf"): -1..1
 HALF = Preprocessing(1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # timm's recipes of 2024
 STEMS = ("replicate", "fold")  # of `config.model.stem`

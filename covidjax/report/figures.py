@@ -18,7 +18,7 @@ from covidjax.tasks import pictures
 
 # Okabe and Ito's colours, which all kinds of sight tell apart, without the yellow that paper swallows.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1d1d1f")
-COLORS = {"train": PALETTE[0], "val": PALETTE[1]}
+COLORS = {"step": "#9cc4dd", "train": PALETTE[0], "val": PALETTE[1]}  # those of steps lie below the others
 INK, MUTED, RULE = "#1d1d1f", "#66686d", "#d9d7d0"
 FONT_SIZE = 9.0
 AXES_POINTS = 190.0  # width of the axes of a learning curve
@@ -39,8 +39,9 @@ def learning_curve(
 ) -> bytes:
     """A figure against the epoch, with a dashed line between phases and a ring on val at `best_epoch`.
 
-    curves: of 'train' and 'val', epochs and values of equal length; averaged: whether val is of the moving average.
-    Values that are not finite are gaps, and so is what a log scale cannot show. Returns an SVG file.
+    curves: of 'train', 'val' and 'step', which is of single steps, epochs and values of equal length; averaged: whether
+    val is of the moving average. Values that are not finite are gaps, and so is what a log scale cannot show.
+    Returns an SVG file.
     """
     figure, axes = new_figure(3.4, 2.55, "epoch")
     for split, (epochs, found) in curves.items():
@@ -50,7 +51,8 @@ def learning_curve(
         marker = "o" if np.count_nonzero(shown) == 1 else None
         values = np.where(shown, values, np.nan)
         label = "val (moving average)" if averaged and split == "val" else split
-        axes.plot(epochs, values, color=COLORS[split], label=label, linewidth=1.5, marker=marker, ms=4)
+        width = 0.7 if split == "step" and len(curves) > 1 else 1.5
+        axes.plot(epochs, values, color=COLORS[split], label=label, linewidth=width, marker=marker, ms=4)
         if split == "val" and best_epoch is not None and best_epoch in epochs:
             height = values[list(epochs).index(best_epoch)]
             axes.plot(

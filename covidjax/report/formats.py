@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from covidjax.freeze.table import rates_text
+
 MISSING = "\N{EN DASH}"
 
 
@@ -82,6 +84,11 @@ def rate(value: Any) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
+def learning_rates(value: Any) -> str:
+    """[0.001] -> '0.001', [1e-05, 0.001] -> '1e-05 to 0.001'; nothing where nothing trains."""
+    return rates_text(value) if isinstance(value, list) else ""
+
+
 def duration(seconds: Any) -> str:
     """Seconds as '4.2 s', '2 min 05 s' or '3 h 20 min'."""
     if not is_number(seconds):
@@ -102,6 +109,6 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     each.__name__: each
     for each in (
         *(decimal, signed, interval, signed_interval, p_value, percent),
-        *(integer, short_count, gigaflops, byte_size, rate, duration),
+        *(integer, short_count, gigaflops, byte_size, rate, learning_rates, duration),
     )
 }

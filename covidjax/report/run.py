@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from covidjax import files, journal, tasks
+from covidjax import files, tasks
+from covidjax.checkpoint import journal
 from covidjax.data.examples import Examples
 from covidjax.report import batch, ensemble, figures, page, workdir
 from covidjax.report.formats import MISSING, duration, is_number, rate
@@ -60,7 +61,7 @@ def _training(run: Run, task: Task) -> dict[str, Any]:
         "images_per_second": _images_per_second(run),
         "kept": run.config.get("checkpoint", {}).get("best", "loss"),
         "best_epoch": workdir.best_epoch(run),
-        "gaps": sum(isinstance(x, float) and not is_number(x) for line in run.metrics for x in line.values()),
+        "gaps": sum(isinstance(x, float | None) and not is_number(x) for line in run.metrics for x in line.values()),
         "curves": _curves(run, task),
         "phases": _phases(run),
         "batch": batch.read_batch(run.folder),
@@ -84,8 +85,10 @@ def _curves(run: Run, task: Task) -> list[tuple[str, str, bytes]]:
         title = task.comparison.titles.get(key, "Learning rate")
         curves = {split: workdir.values(run, split, key) for split in figures.COLORS}
         curves = {split: curve for split, curve in curves.items() if curve[0]}
+        log_scale = key == "learning_rate"
+        if log_scale and "step" in curves:
+            curves = {"step": curves["step"]}  # those of epochs are of their last steps
         if curves:
-            log_scale = key == "learning_rate"
             svg = figures.learning_curve(curves, spans, best_epoch=best, log_scale=log_scale, averaged=averaged)
             plots.append((title, f"{title} against epoch", svg))
     return plots
@@ -101,7 +104,7 @@ def _phases(run: Run) -> list[dict[str, Any]]:
             {
                 "strategy": strategy if isinstance(strategy, str) else ", ".join(strategy),
                 "rows": rows,
-                "total": {"stage": "all stages", "batch_norm": "", **sums},
+                "total": {"stage": "all stages", "batch_norm": "", "learning_rates": [], **sums},
                 "summary": phase.get("summary"),
                 "features": phase.get("features", {}).get("note"),
                 "memory": run.run.get("memory", {}).get(str(number)),

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from covidjax import files, journal, tasks
+from covidjax import files, tasks
+from covidjax.checkpoint import journal
 from covidjax.errors import UserError
 from covidjax.report.formats import is_number
 
@@ -17,9 +18,9 @@ FIRST_SPLITS = ("test", "val")
 class Run:
     """The records of one run; what it has not written (yet) is empty.
 
-    metrics: lines of metrics.jsonl in epoch order, the last one written of each split and epoch (a resumed run
-        writes an epoch twice), where an epoch that is no int is a place within one; unreadable_lines: how many lines
-        were left out because they were cut or had no epoch
+    metrics: lines of metrics.jsonl in epoch order, the last one written of each split, or 'step' of single steps, and
+        epoch (a resumed run writes an epoch twice), where an epoch that is no int is a place within one
+    unreadable_lines: how many lines were left out because they were cut or had no epoch
     evaluations: by split, test and val first
     """
 

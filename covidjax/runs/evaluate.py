@@ -17,11 +17,11 @@ from covidjax.tasks.base import with_interval
 from covidjax.weights.workdir import load_trained
 
 
-def evaluate_run(workdir: Path, split: str, which: Which, *, hausdorff: bool = False) -> dict[str, Any]:
+def evaluate_run(workdir: Path, split: str, which: Which | None, *, hausdorff: bool = False) -> dict[str, Any]:
     """Evaluates a checkpoint of a run on a split; writes predictions, evaluation, run.json and the report anew.
 
-    Of an ensemble the mixture and each member. hausdorff: whether the distances between the borders of predicted and
-    true masks are measured.
+    which: None is the checkpoint that `config.checkpoint.evaluate` names. Of an ensemble the mixture and each member.
+    hausdorff: whether the distances between the borders of predicted and true masks are measured.
     A reading of the test split is recorded in run.json before it happens. Returns what evaluation_<split>.json holds.
     Raises UserError where there is no such run or checkpoint, before the split is read, and where the images are not
     those that the run recorded.

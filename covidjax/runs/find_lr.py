@@ -25,6 +25,7 @@ from covidjax.runs import record
 from covidjax.train import parallel
 from covidjax.train.features import PrefixFeatures, feature_store
 from covidjax.train.inputs import make_inputs
+from covidjax.train.phases import initial_state
 from covidjax.train.programs import Programs
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import StepMetrics
@@ -64,24 +65,35 @@ class Suggestions:
     note: str
 
 
-def run(config: ConfigDict, config_name: str, learning_rates: np.ndarray, workdir: Path) -> None:
+def run(config: ConfigDict, config_name: str, learning_rates: np.ndarray, workdir: Path, phase: int = 0) -> None:
     """Sweeps over `rates`, writes lr_finder.png and lr_finder.json, prints the suggestion and how to use it.
 
-    What is trained meanwhile is thrown away: a run in the workdir is left alone. Raises what `sweep` raises.
+    What is trained meanwhile is thrown away: a run in the workdir is left alone. phase: the one whose plan and
+    optimizer hold; its weights are those that the config begins with.
+    Raises what `sweep` raises, and UserError for a phase that the config does not have.
     """
     steps = len(learning_rates)
     with record.locked(workdir):
         job = prepare(config)
-        notes = [*job.notes, job.caching[0].note]
+        if phase not in range(count := len(job.phases)):
+            raise UserError(f"--phase is {phase}: the config has {count}, allowed are 0 to {count - 1}")
+        own = job.phases[phase]
+        notes = [*job.notes, job.caching[phase].note]
         if len(job.phases) > 1:
-            notes.append(f"the rate is looked for in phase 0 of {len(job.phases)}: freeze {job.phases[0].freeze!r}")
+            notes.append(f"the rate is looked for in phase {phase} of {len(job.phases)}: freeze {own.freeze!r}")
+        if phase:
+            weights = config.pretrained or "random weights"
+            notes.append(
+                f"it begins with {weights}: what the phases before it train is seen with --config.pretrained, the "
+                "workdir of a run of these"
+            )
         print(*notes, sep="\n", flush=True)
         progress = Progress("learning rates", steps)
-        curve = sweep(job, learning_rates, progress.show)
+        curve = sweep(job, learning_rates, progress.show, phase)
         progress.finish(f"{len(curve.losses)} steps from a rate of {learning_rates[0]:g}: {curve.ending}")
         found = suggest(curve, steps)
         notes += [curve.ending, *filter(None, [found.note])]
-        override = _override(config, found.steepest)
+        override = _override(config, found.steepest, phase)
         files.write_bytes(workdir / "lr_finder.png", draw(curve, found))
         content = {
             "suggestion": found.steepest,
@@ -90,8 +102,9 @@ def run(config: ConfigDict, config_name: str, learning_rates: np.ndarray, workdi
             "override": override,
             "config_name": config_name,
             "seed": config.seed,
-            "freeze": job.phases[0].freeze,
-            "optimizer": job.phases[0].optimizer.name,
+            "phase": phase,
+            "freeze": own.freeze,
+            "optimizer": own.optimizer.name,
             "batch_size": config.batch_size,
             "steps": len(curve.losses),
             "ending": curve.ending,
@@ -112,35 +125,41 @@ def run(config: ConfigDict, config_name: str, learning_rates: np.ndarray, workdi
     print(f"the curve: {workdir / 'lr_finder.png'}, {workdir / 'lr_finder.json'}")
 
 
-def rates(start: float, end: float, steps: int) -> np.ndarray:
-    """start * (end / start) ** (i / (steps - 1)) for step i: [steps] float64.
+def rates(low: float, high: float, steps: int) -> np.ndarray:
+    """low * (high / low) ** (i / (steps - 1)) for step i: [steps] float64.
 
     Raises UserError for a sweep that does not rise, or has too few steps.
     """
-    if not (0 < start < end <= 1e6):
-        raise UserError(f"--start is {start:g} and --end {end:g}: allowed is 0 < start < end <= 1e+06")
+    if not (0 < low < high <= 1e6):
+        raise UserError(f"--low is {low:g} and --high {high:g}: allowed is 0 < low < high <= 1e+06")
     if not FEWEST_STEPS <= steps <= 100_000:
         raise UserError(f"--steps is {steps}: allowed is from {FEWEST_STEPS} to 100000")
-    return np.geomspace(start, end, steps)
+    return np.geomspace(low, high, steps)
 
 
-def sweep(job: Job, learning_rates: np.ndarray, show: Callable[[int], None]) -> Curve:
-    """Trains in the first phase of a job from its start weights, with one of the rates in each step.
+def sweep(job: Job, learning_rates: np.ndarray, show: Callable[[int], None], phase: int = 0) -> Curve:
+    """Trains in a phase of a job from the job's start weights, with one of the rates in each step.
 
     Recipe, plan and batches are those of training; of a pair (low, high) the rates are the high one, and the factors of
-    `lr_scale` hold. The sweep ends where a loss is not finite, or the smoothed loss exceeds 4 times its best. The
-    state is thrown away, and no workdir is looked at.
+    `lr_scale` hold. A momentum that a schedule would move rests. The sweep ends where a loss is not finite, or the
+    smoothed loss exceeds 4 times its best. The state is thrown away, and no workdir is looked at.
     learning_rates: [steps]; show: takes the number of finished steps. Raises UserError where the first loss is not
     finite.
     """
-    config, phase = job.config, job.phases[0]
+    config, own = job.config, job.phases[phase]
     features = PrefixFeatures(feature_store(config.dataset.cache_dir), job.mesh, Programs())
-    inputs = make_inputs(job, phase, job.variables, features)
-    recipe = dataclasses.replace(job.recipes[0], learning_rate=lambda step: jnp.asarray(learning_rates)[step])
+    inputs = make_inputs(job, own, job.variables, features)
+    recipe = dataclasses.replace(
+        job.recipes[phase],
+        learning_rate=lambda step: jnp.asarray(learning_rates)[step],
+        momentum=None,
+        schedule_start=0,
+    )
     take_step = parallel.mapped_step(recipe, job.mesh, config.parallel, resident=inputs.resident)
     sums = jax.device_get(StepMetrics.empty())
     sums = dataclasses.replace(sums, loss=np.zeros((), recipe.model.numerics.param_dtype))
-    state = job.fresh_state()
+    state = initial_state(recipe, job.variables, jax.random.key(config.seed))
+    state = jax.device_put(state, replicated(job.mesh))
     seen: list[tuple[float, float, float]] = []  # rate, loss, smoothed loss
     span, average, best = (0, len(learning_rates)), 0.0, math.inf
     ending = f"all {len(learning_rates)} steps were taken"
@@ -184,7 +203,7 @@ def suggest(curve: Curve, steps: int) -> Suggestions:
     lowest = tenth + int(np.argmin(smoothed[tenth:])) if len(smoothed) > tenth else 0
     before, there = losses[: max(0, lowest + 1 - tenth)], losses[max(0, lowest + 1 - tenth) : lowest + 1]
     if len(before) < tenth:
-        note = "no suggestion: the loss is least near the beginning of the sweep; if it rises from there, lower --start"
+        note = "no suggestion: the loss is least near the beginning of the sweep; if it rises from there, lower --low"
         return Suggestions(None, None, note)
     fall = float(np.mean(before) - np.mean(there))
     spread = np.sqrt(np.mean(np.diff(losses[: lowest + 1]) ** 2) / 2)  # differences: the fall itself is no noise
@@ -204,7 +223,7 @@ def suggest(curve: Curve, steps: int) -> Suggestions:
     slopes = (smoothed[ahead] - smoothed[behind]) / (logarithms[ahead] - logarithms[behind])
     note = ""
     if lowest == len(smoothed) - 1:
-        note = f"the loss still falls at the last rate, {curve.learning_rates[-1]:.3g}: a higher --end may tell more"
+        note = f"the loss still falls at the last rate, {curve.learning_rates[-1]:.3g}: a higher --high may tell more"
     steepest = curve.learning_rates[inner[np.argmin(slopes)]]
     return Suggestions(steepest, curve.learning_rates[lowest] / 10, note)
 
@@ -238,15 +257,15 @@ def _heights(curve: Curve) -> tuple[float, float]:
     return low - margin, high + 2 * margin
 
 
-def _override(config: ConfigDict, rate: float | None) -> str | None:
+def _override(config: ConfigDict, rate: float | None, phase: int) -> str | None:
     """The flag that trains with a rate; of a pair (low, high) the lower keeps its distance."""
     if rate is None:
         return None
-    own = config.phases[0].get("optimizer", {}).get("learning_rate") if config.phases else None
+    own = config.phases[phase].get("optimizer", {}).get("learning_rate") if config.phases else None
     former = config.optimizer.learning_rate if own is None else own
     value = f"{rate:.2g}"
     if not isinstance(former, int | float):
         value = f"({rate * former[0] / former[1]:.2g},{rate:.2g})"
     if own is not None:
-        return f"'learning_rate': {value} in the 'optimizer' of config.phases[0]"
+        return f"'learning_rate': {value} in the 'optimizer' of config.phases[{phase}]"
     return f"--config.optimizer.learning_rate={value}"

@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 from covidjax import losses, optim, tasks
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import gradual_epochs
+from covidjax.metrics import classification
+from covidjax.tasks import weighting
 from covidjax.train.features import PrefixFeatures, feature_store
 from covidjax.train.inputs import make_inputs
 from covidjax.train.phases import evaluation_variables, initial_state
@@ -45,12 +47,14 @@ class Head:
     best_epoch: counted from 1, by `config.checkpoint.best`; of equal ones the last, as in a run of its own
     best, last: the validation figures of that epoch and of the last: 'loss' and the task's `step_figure`. A head whose
         loss was never finite has those of the last epoch in both.
+    interval: 95 %, of the best `step_figure`, as an evaluation has it
     """
 
     settings: HeadSettings
     best_epoch: int
     best: Mapping[str, float]
     last: Mapping[str, float]
+    interval: list[float] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,11 +121,14 @@ def train_heads(
     train_seconds = time.monotonic() - began
     by_epoch = {name: np.stack([figures[name] for figures in history]) for name in ("loss", job.task.step_figure)}
     last_best = num_epochs - 1 - np.argmax(_scores(by_epoch, by, job.task.best[by])[::-1], axis=0)
+    right = np.stack([figures["correct"] for figures in history]).astype(bool)  # [epochs, seeds, settings, n]
+    right = np.take_along_axis(right, last_best[None, :, :, None], axis=0)[0].reshape(-1, len(job.val_split))
+    intervals = iter(classification.accuracy_intervals(right, job.val_split))
     heads = []
     for (s, seed), (m, combination) in itertools.product(enumerate(seeds), enumerate(combinations)):
         at = int(last_best[s, m])
         best, last = ({name: float(v[epoch, s, m]) for name, v in by_epoch.items()} for epoch in (at, -1))
-        heads.append(Head(HeadSettings(*combination, seed), at + 1, best, last))
+        heads.append(Head(HeadSettings(*combination, seed), at + 1, best, last, next(intervals)))
     notes = tuple(dict.fromkeys((*job.notes, job.caching[0].note, *features.notes)))
     return Heads(tuple(heads), len(job.val_split), compile_seconds, train_seconds, notes)
 
@@ -167,7 +174,7 @@ def _setting_arrays(job: Job, combinations: Sequence[tuple[float, float, Any]]) 
     """Learning rates [settings], weight decays [settings] and class weights [settings, classes]."""
     labels, classes = job.task.epoch_targets(job.train_split), job.train_split.classes
     rates, decays, specs = zip(*combinations, strict=True)
-    weights = [losses.class_weights(spec, labels, classes) or (1.0,) * len(classes) for spec in specs]
+    weights = [weighting.class_weights(spec, labels, classes) or (1.0,) * len(classes) for spec in specs]
     kind = job.recipes[0].model.numerics.param_dtype
     return jnp.asarray(rates, kind), jnp.asarray(decays, kind), jnp.asarray(weights, kind)
 
@@ -197,7 +204,8 @@ def _initial_states(job: Job, recipe: Recipe, seeds: Sequence[int], num_settings
 def _epoch_program(job: Job, suffix: Recipe) -> Any:
     """(states, settings, training and validation data, rows [steps, seeds, batch]) -> states and figures of an epoch.
 
-    data: {'features', 'label'}; figures: {name: [seeds, settings]} on the validation data.
+    data: {'features', 'label'}; figures: {name: [seeds, settings]} on the validation data, and 'correct' of each
+    example, [seeds, settings, n].
     """
     config, task, optimizer = job.config, job.task, job.phases[0].optimizer
 
@@ -216,7 +224,8 @@ def _epoch_program(job: Job, suffix: Recipe) -> Any:
         variables = evaluation_variables(state, suffix.plan)
         logits: Any = suffix.model.apply(variables, val["features"], start=suffix.plan.first_trained)
         loss = jnp.mean(job.plain_loss(logits, val["label"]))
-        figures = {"loss": loss, task.step_figure: jnp.mean(task.correct(logits, val["label"]))}
+        correct = task.correct(logits, val["label"])
+        figures = {"loss": loss, task.step_figure: jnp.mean(correct), "correct": correct}
         own = SimpleNamespace(**{**optimizer.to_dict(), "learning_rate": settings[0]})
         plateau = optim.plateau_update(state.plateau, state.metrics.loss / state.metrics.steps, own)
         return dataclasses.replace(state, plateau=plateau, metrics=StepMetrics.empty()), figures

@@ -17,6 +17,7 @@ from covidjax import config as configs
 from covidjax.checkpoint.checkpoint import Which
 from covidjax.command import prepare_process
 from covidjax.console import Progress
+from covidjax.data import facts
 from covidjax.data.decode import remark_notes
 from covidjax.data.formats.base import BadImageError
 from covidjax.data.formats.base import Picture as Opened
@@ -40,7 +41,8 @@ OVERLAY_SIDE = 1024  # longest side of an image in an overlay, which is for look
 class Sources:
     """Images to predict: `names` below the folder `root`, sorted; `ignored`: how many other files lie there.
 
-    paths: the files of names that are not those of their files; notes: what was passed over.
+    paths: the files of names that are not those of their files; notes: what was passed over; facts: of 'patient',
+    'view', 'spacing' and 'source' those that any file tells, n each.
     """
 
     root: Path
@@ -48,6 +50,7 @@ class Sources:
     ignored: int
     paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def read(self, name: str) -> bytes:
         """The bytes of an image. Raises OSError."""
@@ -77,7 +80,7 @@ def list_images(path: Path) -> Sources:
     """
     if path.is_file():
         name = printable(path.name)
-        return Sources(path.parent, (name,), 0, paths={name: path.name})
+        return _sources(path.parent, (name,), 0, {name: path.name}, ())
     if not path.is_dir():
         raise UserError(f"--images: there is no {path}: give an image file or a folder of images")
     found = walk(path)
@@ -88,7 +91,17 @@ def list_images(path: Path) -> Sources:
     if not found.images:
         raise UserError(f"--images: {path} holds no image: allowed are files ending in {' '.join(SUFFIXES)}")
     names = tuple(sorted(set(found.images) - masks))
-    return Sources(path, names, len(found.others), found.paths, tuple(notes))
+    return _sources(path, names, len(found.others), found.paths, tuple(notes))
+
+
+def _sources(
+    root: Path, names: tuple[str, ...], ignored: int, paths: Mapping[str, str], notes: tuple[str, ...]
+) -> Sources:
+    found = facts.columns(root, names, paths)
+    if found:
+        found = {"patient": facts.numbered(found.pop("patient_id")), **found}
+    told = {column: texts for column, texts in found.items() if any(texts)}
+    return Sources(root, names, ignored, paths, notes, told)
 
 
 def run(
@@ -97,10 +110,12 @@ def run(
     output: Path,
     *,
     overlays: Path | None,
-    checkpoint: Which,
+    checkpoint: Which | None,
     tile: int | None,
     overlap: int | None,
     spacing: tuple[float, ...] | None,
+    inside: Path | None,
+    inside_at_least: float | None,
 ) -> None:
     """Predicts images with the network of a run, or the mixture of an ensemble, and prints what was written.
 
@@ -109,11 +124,16 @@ def run(
     """
     if tile is None and overlap is not None:
         raise UserError("--overlap is that of tiles: give --tile as well")
+    if inside is None and inside_at_least is not None:
+        raise UserError("--inside_at_least is a part of what lies in masks: give their folder as --inside")
+    least = 0.9 if inside_at_least is None else inside_at_least
+    if not 0 < least <= 1:
+        raise UserError(f"--inside_at_least is {least:g}: allowed is above 0 to 1")
     tiling = None if tile is None else Tiling(tile, tile // 4 if overlap is None else overlap)
     prepare_process(configs.of_workdir(workdir).precision)
     sources = list_images(images)
     trained = load_network(workdir, checkpoint)
-    found = predict(trained, sources, output, overlays, tiling, spacing)
+    found = predict(trained, sources, output, overlays, tiling, spacing, inside, least)
     ignored = f", {sources.ignored} files that are no images passed over" if sources.ignored else ""
     print(f"{found.num_images} images{ignored}; {trained.origin}")
     if tiling is not None:
@@ -121,7 +141,7 @@ def run(
         print(f"taken at their own size: {trained_at}, and is at a loss where things are of another size in pixels")
     counts = ", ".join(f"{name} {count}" for name, count in found.counts.items())
     written = [f"{title}: {path}" for title, path in found.files.items()]
-    print(*sources.notes, *found.notes, f"{found.counted}: {counts}", *written, sep="\n")
+    print(*trained.notes, *sources.notes, *found.notes, f"{found.counted}: {counts}", *written, sep="\n")
     print("Research use only - not for clinical decisions.")
 
 
@@ -132,25 +152,35 @@ def predict(
     overlays_folder: Path | None = None,
     tiling: Tiling | None = None,
     spacing: tuple[float, ...] | None = None,
+    inside: Path | None = None,
+    inside_at_least: float = 0.9,
 ) -> Predicted:
     """Predicts images; writes the table `output` and, for masks, the folder <stem of output>_masks beside it.
 
     The table of a classifier or a mixture: file, predicted, probability_<class>. Of masks: file, width, height, mask,
     and pixels_<class>, the area of each class in pixels of the image. Masks are PNG files of the image's own size:
-    class ids, or 0 and 255 for two classes. overlays_folder: takes each image beside the image with its mask.
+    class ids, or 0 and 255 for two classes. Where DICOM files tell them: patient (a number), view, spacing, source.
+    overlays_folder: takes each image beside the image with its mask.
     tiling: images are taken at their own size, in tiles, rather than brought to `dataset.image_size`.
     spacing: millimetres between slices, rows and columns: each folder of images is a stack, and its volumes go to
     <stem of output>_volumes.csv, see `volumes.write_table`.
+    inside: a folder of masks that `predict` wrote of the same images with another network. An image of which less than
+    `inside_at_least` of the labelled pixels lie in its mask there is dropped: it goes to <stem of output>_dropped.csv
+    with that part. One without a labelled pixel has none outside, and is kept.
 
     What is written has a temporary name until it is whole. Raises UserError, with all bad files, where one cannot
     be decoded; where a folder of results is not empty; and for what a classifier does not have.
     """
     if output.suffix != ".csv" or output.is_dir():
         raise UserError(f"--output is {output}: name the table that is to be written, such as predictions.csv")
-    if "overlays" not in trained.task.offers and (overlays_folder, tiling, spacing) != (None, None, None):
+    if "overlays" not in trained.task.offers and any((overlays_folder, tiling, spacing, inside)):
         name = trained.config.model.name
-        raise UserError(f"{name} {trained.task.words}: --overlays, --tile and --spacing are for masks")
-    request = Request(output, trained.config.dataset.crop, overlays_folder, spacing, tiled=tiling is not None)
+        raise UserError(f"{name} {trained.task.words}: --overlays, --tile, --spacing and --inside are for masks")
+    if spacing and inside:
+        raise UserError("--inside drops images, and --spacing needs all of a volume: give one of them")
+    told = {column: dict(zip(sources.names, texts, strict=True)) for column, texts in sources.facts.items()}
+    crop = trained.config.dataset.crop
+    request = Request(output, crop, overlays_folder, spacing, tiling is not None, told, inside, inside_at_least)
     if isinstance(trained, Mixture):
         found = _mixed(trained, sources)
     elif tiling is None:
@@ -231,7 +261,7 @@ def _pictures(
 def _read(sources: Sources, name: str, *, dataset: ConfigDict, shown: bool, own_size: bool) -> Picture | str:
     """The decoded image, or why it is bad."""
     try:
-        image = open_picture(sources.read(name))
+        image = open_picture(sources.read(name), dataset.frame)
         pixels, remarks = network_pixels(image, ImageSpec.of(dataset))
         if own_size:
             pixels = own_pixels(image, dataset.channels, dataset.enhancement, dataset.window)

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,10 +17,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, journal, models, optim
+from covidjax import files, models, optim
+from covidjax.checkpoint import journal
+from covidjax.config.plugins import changes, digests
 from covidjax.console import say
 from covidjax.data import flat
 from covidjax.data.examples import Examples
+from covidjax.distributed.processes import Processes
 from covidjax.errors import UserError
 from covidjax.process import git_revision
 from covidjax.tasks.base import Task
@@ -27,13 +32,18 @@ from covidjax.train.setup import Job
 from covidjax.weights import inputs
 
 PACKAGES = ("covidjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy")
-# A resumed run may differ in these: they change where data lies and what is kept, not what is computed.
+# A resumed run may differ in these: they change where things lie, what is kept and waited for, not what is computed.
 FREE_TO_CHANGE = (
+    "mesh",
+    "processes.start_seconds",
+    "processes.heartbeat_seconds",
+    "watchdog_seconds",
     "dataset.root",
     "dataset.cache_dir",
     "dataset.placement",
     "checkpoint.every_epochs",
     "checkpoint.keep",
+    "writers",
 )
 CHECKED_STEPS = 8  # of an epoch, where the learning rates of two configs are compared
 
@@ -111,6 +121,29 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
+def check_same(workdir: Path, processes: Processes, job: Job) -> None:
+    """Raises UserError where the processes of a run have other data, or no common workdir."""
+    if not processes.several:
+        return
+    token = workdir / f".processes-{os.getpid()}-{time.time_ns()}"
+    if processes.writes:
+        token.touch()
+    name = processes.gather("token", token.name)[0]
+    splits = f"{job.train_split.fingerprint} {job.val_split.fingerprint} {job.placement['placement']}"
+    said = processes.gather("workdir and data", f"{(workdir / name).exists()} {splits}")
+    if processes.writes:
+        token.unlink()
+    for rank, text in enumerate(said):
+        there, _, data = text.partition(" ")
+        if there != "True":
+            raise UserError(f"process {rank} does not see --workdir {workdir} of the first: use a disk that all share")
+        if data != said[0].partition(" ")[2]:
+            raise UserError(
+                f"process {rank} has other images than process 0, or another placement of them: give all "
+                "the same config.dataset.root, and set config.dataset.placement"
+            )
+
+
 def open_record(workdir: Path, job: Job) -> dict[str, Any]:
     """What a run tells in run.json as it begins; what an earlier part of it recorded on times and notes stays.
 
@@ -122,10 +155,15 @@ def open_record(workdir: Path, job: Job) -> dict[str, Any]:
     for name, split in data.items():
         if former.get(name, split).get("fingerprint") != split["fingerprint"]:
             raise UserError(f"the {name} images are not those that {workdir} was trained on: use another --workdir")
+    plugins = job.config.plugins
+    changed = changes(before.get("plugins", {}), plugins)
+    for note in changed:
+        say(note)
     return {
         **environment(),
         "data": data,
-        "notes": list(dict.fromkeys((*before.get("notes", []), *job.notes))),
+        "plugins": digests(plugins),
+        "notes": list(dict.fromkeys((*before.get("notes", []), *job.notes, *changed))),
         "preprocessing": json.loads(inputs.encode(job.recipes[0].preprocessing)),
         "freeze": [],
         "memory": before.get("memory", {}),

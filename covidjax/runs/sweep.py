@@ -14,7 +14,6 @@ from covidjax import config as configs
 from covidjax import console, files, tasks
 from covidjax.config.checks import check_value
 from covidjax.errors import UserError
-from covidjax.metrics import classification
 from covidjax.runs import record
 from covidjax.runs.heads import Head, Heads, train_heads
 from covidjax.tasks.base import Task
@@ -42,7 +41,7 @@ def run(config: ConfigDict, values: Mapping[str, str], workdir: Path) -> None:
         heads = sorted(
             found.heads, key=lambda head: (not math.isfinite(head.best["loss"]), -task.best[by] * head.best[by])
         )
-        rows = [_row(head, task.step_figure, found.num_val) for head in heads]
+        rows = [_row(head, task.step_figure) for head in heads]
         files.write_csv(workdir / "sweep.csv", list(rows[0]), [list(row.values()) for row in rows])
         account = {
             "config": configs.to_json(config),
@@ -75,10 +74,10 @@ def _values(config: ConfigDict, flag: str, text: str) -> list[Any]:
     return values or [float(own[1] if isinstance(own, tuple | list) else own) if flag == "learning_rates" else own]
 
 
-def _row(head: Head, figure: str, num_val: int) -> dict[str, Any]:
+def _row(head: Head, figure: str) -> dict[str, Any]:
     """A row of the table; figures of a loss that is not finite are None. figure: a share of the examples."""
-    low, high = classification.wilson_interval(round(head.best[figure] * num_val), num_val)
-    best = {f"val_{name}": value for name, value in head.best.items()}
+    low, high = head.interval or (None, None)  # of a single patient there is none
+    best: dict[str, Any] = {f"val_{name}": value for name, value in head.best.items()}
     best |= {f"val_{figure}_ci95_low": low, f"val_{figure}_ci95_high": high}
     last = {f"last_val_{name}": value for name, value in head.last.items()}
     return {
@@ -109,7 +108,7 @@ def _print(config: ConfigDict, task: Task, result: Heads, rows: list[dict[str, A
             str(row["seed"]),
             str(row["best_epoch"]),
             f"{row['val_loss']:.4f}",
-            "{:.3f} ({:.3f} to {:.3f})".format(*(row[f"val_{figure}{end}"] for end in ("", "_ci95_low", "_ci95_high"))),
+            _with_interval(row, f"val_{figure}"),
         )
         for row in found[:SHOWN]
     ]
@@ -119,6 +118,11 @@ def _print(config: ConfigDict, task: Task, result: Heads, rows: list[dict[str, A
             "the best of many on one validation split is flattered; a run of its own, for a checkpoint and a report:\n"
             f"python launch/train.py ... {' '.join(_flags(config.optimizer.learning_rate, found[0]))}"
         )
+
+
+def _with_interval(row: Mapping[str, Any], name: str) -> str:
+    low, high = row[f"{name}_ci95_low"], row[f"{name}_ci95_high"]
+    return f"{row[name]:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None else "")
 
 
 def _flags(rate: float | Sequence[float], row: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from covidjax import config as configs
 from covidjax import files, models
 from covidjax.checkpoint.checkpoint import Restored
 from covidjax.checkpoint.saver import Saver
+from covidjax.distributed.processes import Processes
 from covidjax.errors import Interrupted, UserError
 from covidjax.evaluate.split import evaluate_split
 from covidjax.freeze.table import format_table
@@ -27,28 +28,39 @@ from covidjax.train.loop import Loop
 from covidjax.train.programs import Programs
 from covidjax.train.progress import RunProgress, early_stopping_notes, images_per_second
 from covidjax.train.setup import describe_freeze, prepare
-from covidjax.train.writer import MetricsWriter, ProgressLines
+from covidjax.train.writer import MetricsWriter, ProgressLines, hooks_of
 from covidjax.weights import inputs
 from covidjax.weights.workdir import load_trained, open_checkpoints
 
 
-def run(config: ConfigDict, workdir: Path, allocator: str) -> Path:
-    """Trains a network, or makes an ensemble, in a workdir that no other process has; see the two `train`."""
-    with record.locked(workdir):
-        if config.model.name == models.ENSEMBLE:
-            return ensemble.train(config, workdir)
-        return train(config, workdir, allocator)
+def run(config: ConfigDict, workdir: Path, allocator: str, processes: Processes | None = None) -> Path:
+    """Trains a network, or makes an ensemble, in a workdir that no other run has; see the two `train`."""
+    processes = processes or Processes()
+    with record.locked(workdir) if processes.writes else contextlib.nullcontext():
+        if config.model.name != models.ENSEMBLE:
+            return train(config, workdir, allocator, processes=processes)
+        if processes.several:
+            raise UserError("an ensemble is made by one process: start the command without the others")
+        return ensemble.train(config, workdir)
 
 
-def train(config: ConfigDict, workdir: Path, allocator: str = "default", programs: Programs | None = None) -> Path:
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    allocator: str = "default",
+    programs: Programs | None = None,
+    processes: Processes | None = None,
+) -> Path:
     """Trains as `config` says, resuming what `workdir` holds, evaluates the validation split, writes the report.
 
     allocator: what the command says of it, for run.json. programs: what earlier runs of this process compiled.
+    processes: all of them call this, and the first one writes the files.
 
     Returns the path of report.html. The test split is never read. Raises UserError for what a person can mend, and
     Interrupted after SIGTERM or SIGINT.
     """
     # ---- Workdir, data, network, phases ----
+    processes = processes or Processes()
     record.open_workdir(workdir, config)
     clock = Clock()
     checkpoints = open_checkpoints(workdir, config)
@@ -58,6 +70,7 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         config, inputs.recorded(workdir) if resumes else None, record.split_of(workdir) if began_before else None
     )
     run = record.open_record(workdir, job)
+    record.check_same(workdir, processes, job)  # and the workdir is read: from here on the first process writes
     run["allocator"] = allocator
     clock.add("data", job.data_seconds)
     run["timings"]["data_seconds"] = round(job.data_seconds, 2)
@@ -68,40 +81,47 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
         print(f"\nphase {phase.index}: freeze {phase.freeze!r}, {phase.last_step - phase.first_step} steps")
         print(format_table(table["rows"], table["summary"]), table["features"]["note"], sep="\n", flush=True)
     report_path = workdir / "report.html"
-    if report_path.exists() and configs.of_workdir(workdir).epochs < config.epochs:
-        report_path.unlink()  # of the shorter run, which goes on: a report stands for the end
-    record.keep_split(workdir, job.train_split)
-    files.write_json(workdir / "config.json", configs.to_json(config))
-    record.write(workdir, run)
+    if processes.writes:
+        if report_path.exists() and configs.of_workdir(workdir).epochs < config.epochs:
+            report_path.unlink()  # of the shorter run, which goes on: a report stands for the end
+        record.keep_split(workdir, job.train_split)
+        files.write_json(workdir / "config.json", configs.to_json(config))
+        record.write(workdir, run)
+    processes.barrier("workdir opened")
 
     # ---- The newest sound checkpoint, or the beginning; training ----
     with contextlib.ExitStack() as stack:
         stack.enter_context(checkpoints)
-        stop_asked = stack.enter_context(terminated())
+        stop_asked = stack.enter_context(terminated(processes))
         restored = checkpoints.restore_latest(job.abstract_state)
         if restored is None:
             state, progress = job.fresh_state(), RunProgress()
             targets = job.task.targets(job.train_split)
             images, targets = first_batch(job.recipes[0], job.train_split, targets, config.seed, config.batch_size)
             labels = job.task.shown_labels(targets, job.train_split.classes)
-            batch.write_batch(workdir, images, labels, config.batch_size)
+            if processes.writes:
+                batch.write_batch(workdir, images, labels, config.batch_size)
         else:
             state, progress = restored.state, _progress(workdir, restored)
             told = (*restored.notes, *filter(None, [checkpoints.lost_best()]))
             print(*told, f"\nresuming from step {progress.step} of {job.last_step}", sep="\n")
         programs = programs or Programs()
-        features = PrefixFeatures(feature_store(config.dataset.cache_dir), job.mesh, programs)
+        features = PrefixFeatures(feature_store(config.dataset.cache_dir), job.mesh, programs, processes)
         compiling = Compiling(job, programs, [table["step_flops"] for table in run["freeze"]])
-        writer = stack.enter_context(MetricsWriter(workdir, progress.step))
-        lines = ProgressLines(job.last_step, job.steps_per_epoch, progress.step)
+        writer = None
+        if processes.writes:
+            writer = stack.enter_context(MetricsWriter(workdir, progress.step, hooks_of(config, workdir)))
+        lines = ProgressLines(job.last_step, job.epoch, progress.step)
         saver = Saver(checkpoints)
         clock.settle("set-up")
-        progress = loop.train(Loop(job, compiling, features, saver, writer, lines, clock, stop_asked), state, progress)
+        parts = Loop(job, compiling, features, saver, writer, lines, clock, stop_asked, processes)
+        finished = report_path.exists()
+        progress = loop.train(parts, state, progress)
     ended = restored is not None and restored.step == progress.step
-    if ended and report_path.exists():
+    if ended and finished:
         return report_path  # finished before: the report may hold the test split too
 
-    # ---- Validation figures of the best checkpoint, and the report ----
+    # ---- Validation figures of the chosen checkpoint, and the report ----
     lost = checkpoints.lost_best()
     run["memory"] |= compiling.memory()
     run["features"] = features.account(run["features"])
@@ -113,11 +133,15 @@ def train(config: ConfigDict, workdir: Path, allocator: str = "default", program
     }
     stopped = early_stopping_notes(job, progress)
     print(*stopped, sep="\n", end="\n" * bool(stopped))
-    run["notes"] = list(dict.fromkeys((*run["notes"], *features.notes, *stopped, *filter(None, [lost]))))
-    record.write(workdir, run)
+    failed = writer.notes if writer else []
+    run["notes"] = list(dict.fromkeys((*run["notes"], *features.notes, *failed, *stopped, *filter(None, [lost]))))
+    if processes.writes:
+        record.write(workdir, run)
     with clock.spent("evaluation"):
-        trained = load_trained(workdir, "latest" if lost else "best")
+        trained = load_trained(workdir, "latest" if lost else None)
         evaluate_split(workdir, trained, job.val_split, *final_inputs(job, trained, features))
+    if not processes.writes:
+        return report_path
     run["timings"]["wall"] = clock.account()
     record.write(workdir, run)
     with clock.spent("report"):
@@ -140,12 +164,16 @@ def _progress(workdir: Path, restored: Restored) -> RunProgress:
 
 
 @contextlib.contextmanager
-def terminated() -> Iterator[Callable[[], bool]]:
+def terminated(processes: Processes) -> Iterator[Callable[[], bool]]:
     """Within it SIGTERM and SIGINT no longer end the process; the function it gives says whether one came.
 
     A second SIGINT ends it at once, also while a program is compiled. One that whoever started this process has told
-    it to ignore stays ignored.
+    it to ignore stays ignored. Of several processes JAX sees to it that all stop at the same step, see
+    `Processes.stop_asked`.
     """
+    if processes.several:
+        yield processes.stop_asked
+        return
     came: list[int] = []
 
     def note(number: int, frame: object) -> None:

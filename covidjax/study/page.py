@@ -83,12 +83,14 @@ def _strategies(study: Study, conditions: Sequence[Condition], verdict: Verdict)
                 "difference_ci95": (difference.low, difference.high) if difference else None,
                 "p": difference.p if difference else None,
                 "spread": f"{duration(min(seconds))} to {duration(max(seconds))}" if seconds else MISSING,
+                "first_seconds": condition.first_seconds,
+                "next_seconds": condition.next_seconds,
                 "share": condition.cost("cost_seconds") / slowest if slowest else math.nan,
                 **{
                     key: condition.cost(key)
                     for key in (
-                        "val_loss", f"val_{study.comparison.beside}", "cost_seconds", "compile_seconds", "peak_bytes",
-                        "optimizer_bytes", "trained_parameters",
+                        "val_loss", f"val_{study.comparison.beside}", "cost_seconds", "predicted_share",
+                        "compile_seconds", "peak_bytes", "optimizer_bytes", "trained_parameters",
                     )
                 },
             }

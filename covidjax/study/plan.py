@@ -15,7 +15,8 @@ import jax
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import files, journal, models, tasks
+from covidjax import files, models, tasks
+from covidjax.checkpoint import journal
 from covidjax.errors import Interrupted, UserError
 from covidjax.freeze.strategies import value_of
 from covidjax.models.preprocessing import Preprocessing
@@ -128,6 +129,8 @@ def check(study: Study) -> None:
                 raise UserError(
                     f"config.phases[{number}] sets {key}, which differs between the runs of a study: leave it out there"
                 )
+    if configs.trains_on_val(study.config):
+        raise UserError("config.phases ends with split 'train+val', and a study compares by validation: leave it out")
     for trial in study.trials():
         configs.validate(study.config_of(trial))
 

@@ -34,12 +34,29 @@ def _memory(*kinds: str) -> Callable[[workdir.Run], Any]:
     )
 
 
+def _cost_seconds(read: workdir.Run) -> float:
+    return float(read.run["timings"]["train_seconds"] + _recorded("features", "seconds", 0.0)(read))
+
+
+def _predicted_share(read: workdir.Run) -> float | None:
+    """FLOPs of the steps as a part of those of steps that train everything, over the epochs of all phases."""
+    paid = full = before = 0.0
+    for span, phase in zip(workdir.phase_spans(read), read.run.get("freeze", []), strict=False):
+        epochs, before = span.last_epoch - before, span.last_epoch
+        paid += epochs * phase["step_flops"]
+        full += epochs * sum(row["forward_flops"] + row["full_backward_flops"] for row in phase["rows"])
+    return paid / full if full else None
+
+
 # Columns of study.csv, as far as a run has recorded them. cost_seconds: of training, and of the pass that makes cached
-# features where this run made them; peak_bytes: what the compiled step takes in and its temporaries.
+# features where this run made them; total_seconds: that and compilation; peak_bytes: what the compiled step takes in
+# and its temporaries.
 COSTS: dict[str, Callable[[workdir.Run], Any]] = {
     "trained_parameters": _most("trainable"),
     "total_parameters": _most("parameters"),
-    "cost_seconds": lambda read: read.run["timings"]["train_seconds"] + _recorded("features", "seconds", 0.0)(read),
+    "cost_seconds": _cost_seconds,
+    "total_seconds": lambda read: _cost_seconds(read) + _recorded("timings", "compile_seconds", 0.0)(read),
+    "predicted_share": _predicted_share,
     "train_seconds": _recorded("timings", "train_seconds"),
     "feature_seconds": _recorded("features", "seconds"),
     "passes_made": _recorded("features", "computed"),
@@ -120,6 +137,17 @@ class Condition:
         """The mean of a figure over the seeds."""
         return mean_interval(self.values(name))
 
+    @property
+    def first_seconds(self) -> float | None:
+        """What the run took that came first, and so compiled the program and made the features."""
+        return self.results[0].figures.get("total_seconds")
+
+    @property
+    def next_seconds(self) -> float | None:
+        """What the runs after it took, the mean; None without any."""
+        found = [each.figures["total_seconds"] for each in self.results[1:] if "total_seconds" in each.figures]
+        return sum(found) / len(found) if found else None
+
     def cost(self, name: str) -> float:
         """The mean of a cost over the seeds, NaN where none recorded it."""
         return self.over_seeds(name).mean
@@ -186,7 +214,7 @@ def make_conditions(study: Study, results: Sequence[Result]) -> list[Condition]:
 
 
 def judge(conditions: Sequence[Condition]) -> Verdict:
-    """Compares the complete conditions by what their best checkpoints reach on the validation split."""
+    """Compares the complete conditions by what their evaluated checkpoints reach on the validation split."""
     seconds = "cost_seconds"
     complete = [condition for condition in conditions if condition.is_complete]
     if not complete:

@@ -72,5 +72,5 @@ def _read_test_split(study: Study, chosen: Condition) -> None:
         if not result.test:
             folder = study.folder(result.trial)
             with record.locked(folder):
-                evaluate_run(folder, "test", "best")
+                evaluate_run(folder, "test", None)
             print(f"{result.trial.name}: test split evaluated", flush=True)

@@ -14,7 +14,8 @@ from covidjax import losses
 from covidjax.data.examples import Examples
 from covidjax.data.mix import Mixed
 from covidjax.errors import UserError
-from covidjax.losses import LossFunction, class_counts, class_weights, correct_share, loss_function
+from covidjax.losses import LossFunction, correct_share, loss_function
+from covidjax.tasks.weighting import class_counts, class_weights
 
 # Batches of a split in inference: logits [batch, ...], targets [batch, ...] and how many of both are real.
 Answers = Iterable[tuple[jax.Array, jax.Array, int]]
@@ -67,7 +68,9 @@ class Prediction:
 class Request:
     """What is to be written of predictions. table: its path, .csv; overlays, spacing: see `runs.predict.predict`.
 
-    crop: `config.dataset.crop`; tiled: whether images were taken at their own size.
+    crop: `config.dataset.crop`; tiled: whether images were taken at their own size; facts: further columns
+    of the table, by the names of the images. inside: a folder of masks of the same images, or None; of each image at
+    least the part `inside_at_least` of what is found has to lie in its mask.
     """
 
     table: Path
@@ -75,6 +78,9 @@ class Request:
     overlays: Path | None = None
     spacing: tuple[float, ...] | None = None
     tiled: bool = False
+    facts: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    inside: Path | None = None
+    inside_at_least: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

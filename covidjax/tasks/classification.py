@@ -93,10 +93,14 @@ class Classification(Task):
         self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request
     ) -> Predicted:
         rows = [
-            [one.name, classes[int(one.answer.argmax())], *one.answer.astype(np.float64).tolist(), RESEARCH_USE]
+            [
+                *(one.name, classes[int(one.answer.argmax())], *one.answer.astype(np.float64).tolist()),
+                *(request.facts[column][one.name] for column in request.facts),
+                RESEARCH_USE,
+            ]
             for one in predictions
         ]
-        header = ["file", "predicted", *(classification.PROBABILITY + name for name in classes), "use"]
+        header = ["file", "predicted", *(classification.PROBABILITY + name for name in classes), *request.facts, "use"]
         files.write_csv(request.table, header, rows)
         counts = collections.Counter(row[1] for row in rows)
         return Predicted(

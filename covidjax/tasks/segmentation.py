@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 from covidjax import files, losses
 from covidjax.data.examples import Examples
 from covidjax.data.picture import place_back
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 from covidjax.losses import LossFunction
 from covidjax.metrics import mask_files, segmentation
 from covidjax.tasks import pictures, volumes
@@ -85,7 +85,7 @@ class Segmentation(Task):
             distances = segmentation.hausdorff95_of(predicted, self.targets(examples), len(examples.classes))
         result = segmentation.report_from_counts(counts, examples, mean_loss, distances=distances)
         mask_files.write_masks(workdir / f"masks_{split}", examples.names, predicted)
-        mask_files.write_predictions(workdir / f"predictions_{split}.csv", result["per_image"])
+        mask_files.write_predictions(workdir / f"predictions_{split}.csv", result["per_image"], examples.facts)
         return result
 
     def summary(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -109,11 +109,17 @@ class Segmentation(Task):
         if request.spacing is not None:
             volumes.check_spacing(request.spacing)
         slices: list[Slice] = []
+        dropped: dict[str, float] = {}
         with contextlib.ExitStack() as stack:
             new_masks = stack.enter_context(files.new_folder(folder))
             new_overlays = None if request.overlays is None else stack.enter_context(files.new_folder(request.overlays))
             for one in predictions:
                 mask = one.answer if request.tiled else place_back(one.answer, one.size, request.crop)
+                if request.inside is not None:
+                    part = _part_inside(mask, request.inside / file_names[one.name])
+                    if part < request.inside_at_least:
+                        dropped[one.name] = part
+                        continue
                 _save(Image.fromarray(pictures.values(mask, len(classes))), new_masks / file_names[one.name])
                 if new_overlays is not None:
                     _save(_overlay(one, mask, classes), new_overlays / file_names[one.name])
@@ -121,9 +127,14 @@ class Segmentation(Task):
                 slices.append(Slice(one.name, one.size, tuple(areas)))
             if request.spacing is not None:
                 volumes.stacks(slices)  # what is wrong with them is told before anything is there
-        header = ["file", "width", "height", "mask", *(f"pixels_{name}" for name in classes), "use"]
+        header = ["file", "width", "height", "mask", *(f"pixels_{name}" for name in classes), *request.facts, "use"]
         rows = [
-            [one.name, *one.size, f"{folder.name}/{file_names[one.name]}", *one.areas, RESEARCH_USE] for one in slices
+            [
+                *(one.name, *one.size, f"{folder.name}/{file_names[one.name]}", *one.areas),
+                *(request.facts[column][one.name] for column in request.facts),
+                RESEARCH_USE,
+            ]
+            for one in slices
         ]
         files.write_csv(request.table, header, rows)
         written = {"table": request.table, "masks": folder}
@@ -132,10 +143,40 @@ class Segmentation(Task):
         if request.spacing is not None:
             written["volumes"] = request.table.with_name(f"{request.table.stem}_volumes.csv")
             volumes.write_table(written["volumes"], slices, classes, request.spacing)
+        notes = []
+        if dropped:
+            written["dropped"] = request.table.with_name(f"{request.table.stem}_dropped.csv")
+            files.write_csv(
+                written["dropped"],
+                ["file", "inside", "use"],
+                [[name, f"{part:.4f}", RESEARCH_USE] for name, part in dropped.items()],
+            )
+            notes.append(
+                f"{len(dropped)} of {len(names)} images were dropped: of what was found in them, less than "
+                f"{request.inside_at_least:g} lies inside the masks of {request.inside}: {some_of(dropped)}"
+            )
         counts = {name: sum(one.areas[number] > 0 for one in slices) for number, name in enumerate(classes) if number}
-        notes = ("what lies outside the centre square was not seen, and is background in the masks",)
-        unseen = request.crop == "center" and not request.tiled
-        return Predicted(len(rows), "images in which a class was found", counts, written, notes if unseen else ())
+        if request.crop == "center" and not request.tiled:
+            notes.append("what lies outside the centre square was not seen, and is background in the masks")
+        return Predicted(len(rows), "images in which a class was found", counts, written, tuple(notes))
+
+
+def _part_inside(mask: np.ndarray, path: Path) -> float:
+    """The part of the labelled pixels of a mask [height, width] that another labels too; 1 where it labels none.
+
+    path: of the other. Raises UserError where it cannot be read, or is of another size.
+    """
+    try:
+        inside = mask_files.read_mask(path) > 0
+    except OSError as error:
+        raise UserError(
+            f"--inside: cannot read {path}: {error.strerror or error}: give the folder of masks that launch/predict.py "
+            "wrote of the same --images"
+        ) from error
+    if inside.shape != mask.shape:
+        raise UserError(f"--inside: {path} is no mask of an image of {mask.shape[1]}x{mask.shape[0]} pixels")
+    labelled = mask > 0
+    return float(inside[labelled].mean()) if labelled.any() else 1.0
 
 
 def _overlay(one: Prediction, mask: np.ndarray, classes: Sequence[str]) -> Image.Image:

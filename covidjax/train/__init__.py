@@ -10,8 +10,8 @@ class _Training(ModuleType):
     """The package as a function, since `covidjax.train` has to be both."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """`covidjax.library.train`."""
-        return import_module("covidjax.library").train(*arguments, **options)
+        """`covidjax.runs.library.train`."""
+        return import_module("covidjax.runs.library").train(*arguments, **options)
 
 
 sys.modules[__name__].__class__ = _Training

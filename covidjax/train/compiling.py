@@ -27,7 +27,7 @@ class Compiling:
         """The number of steps that one call of the program of a phase takes."""
         if not self._job.resident(phase):
             return 1
-        asked, epoch_steps = self._job.config.steps_per_call, self._job.steps_per_epoch
+        asked, epoch_steps = self._job.config.steps_per_call, phase.epoch_steps
         return choose_steps_per_call(asked, epoch_steps, self._step_flops[phase.index])
 
     def start(self, phase: Phase) -> None:
@@ -55,8 +55,12 @@ class Compiling:
             inputs: tuple[Any, ...] = (data, divided_shapes(indices, job.mesh, engine, axis=1), *number)
         else:
             inputs = (divided_shapes(data, job.mesh, engine),)
-        step = parallel.mapped_step(recipe, job.mesh, engine, resident=resident, counted=counted)
-        return self._programs.start(lambda: step.lower(job.phase_state(phase), *inputs))
+        state = job.phase_state(phase)
+        placed = parallel.shardings(state, job.mesh)
+        step = parallel.mapped_step(
+            recipe, job.mesh, engine, resident=resident, counted=counted, figures=True, placed=placed
+        )
+        return self._programs.start(lambda: step.lower(state, *inputs))
 
     def account(self, phase: Phase) -> str:
         """Costs of the program of a phase, and the savings of `config.remat`, for the person who runs this."""

@@ -16,9 +16,10 @@ from covidjax.console import Progress
 from covidjax.data.examples import Examples
 from covidjax.data.resident import device_room, host_room
 from covidjax.data.store import ArrayStore
+from covidjax.distributed.processes import Processes
 from covidjax.errors import UserError
 from covidjax.evaluate.network import padded_batches
-from covidjax.mesh import by_example, replicated
+from covidjax.mesh import by_example, place, replicated
 from covidjax.process import cache_dir
 from covidjax.train.programs import Programs
 from covidjax.train.step import Recipe, augmented, run_prefix
@@ -138,6 +139,7 @@ class PrefixFeatures:
     store: ArrayStore
     mesh: Mesh
     programs: Programs
+    processes: Processes = dataclasses.field(default_factory=Processes)
     computed: int = 0
     reused: int = 0
     seconds: float = 0.0
@@ -155,6 +157,8 @@ class PrefixFeatures:
         began, compiling = time.monotonic(), self.compile_seconds
         prefix = recipe.plan.frozen_prefix
         own = {kind: {stage: tree[stage] for stage in prefix if stage in tree} for kind, tree in variables.items()}
+        if self.mesh.size > 1:
+            own = place(own, replicated(self.mesh))
         features = self._find_or_run(recipe, own, images, view)
         self.seconds += time.monotonic() - began - (self.compile_seconds - compiling)
         return features
@@ -193,6 +197,8 @@ class PrefixFeatures:
         key = _key(lowered.as_text(), variables, images, view)
         wanted = shapes(recipe, images.shape)
         found = self.store.open(key, wanted)
+        if len(set(self.processes.gather(f"features {key}", "" if found is None else "found"))) > 1:
+            found = None  # all compute together what one of them lacks
         if found is not None:
             self.reused += 1
             self.notes.append(f"features: reused {self.store.folder / key}")
@@ -229,12 +235,13 @@ class PrefixFeatures:
     def _run(self, program: Any, variables: Any, images: np.ndarray, view: int, arrays: Any) -> None:
         """Fills arrays [n, ...] with the features of images [n, ...]."""
         parts, whole, size = by_example(self.mesh), replicated(self.mesh), self._batch_size()
-        on_device = jax.device_put(variables, whole)
+        on_device = place(variables, whole)
         progress = Progress("features", len(images), PATIENCE_SECONDS)
         for number, (batch, count) in enumerate(padded_batches(images, size)):
             start = number * size
-            key = jax.device_put(_key_of_view(view, start), whole)
-            outputs = program(on_device, jax.device_put(batch, parts), key)
+            key = place(_key_of_view(view, start), whole)
+            outputs = program(on_device, place(batch, parts), key)
+            self.processes.step(f"features, image {start}")
             for array, output in zip(jax.tree.leaves(arrays), jax.tree.leaves(outputs), strict=True):
                 array[start : start + count] = np.asarray(output)[:count]
             progress.show(start + count)
@@ -253,7 +260,8 @@ def _program(recipe: Recipe, mesh: Mesh, *, augments: bool) -> Any:
         return run_prefix(recipe, variables, images)
 
     whole, parts = replicated(mesh), by_example(mesh)
-    return jax.jit(features, in_shardings=(whole, parts, whole), out_shardings=parts, keep_unused=True)
+    made = whole if mesh.is_multi_process else parts  # each process keeps all of them
+    return jax.jit(features, in_shardings=(whole, parts, whole), out_shardings=made, keep_unused=True)
 
 
 def _key(program: str, variables: Any, images: np.ndarray, view: int | None) -> str:

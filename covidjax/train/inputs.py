@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from covidjax.data import stream
 from covidjax.data.examples import Examples
 from covidjax.data.order import batch_rows, steps_per_epoch
-from covidjax.mesh import divide, replicated
+from covidjax.mesh import divide, own_rows, place, replicated
 from covidjax.train.features import PrefixFeatures
 from covidjax.train.phases import Phase, phase_at
 from covidjax.train.setup import Job
@@ -49,17 +49,19 @@ class PhaseInputs:
     ) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """For each call of the compiled program how many steps it takes, and its arguments beside the state.
 
-        steps: the first of the run that is taken, and the first that is not; steps_per_call, pause_every: see
-        `split_into_calls`. A call of fewer steps is one of the program that takes their number as last argument.
+        steps: the first that is taken, and the first that is not, from where the epochs of the phase are counted;
+        steps_per_call, pause_every: see `split_into_calls`. A call of fewer steps is one of the program that takes
+        their number as last argument.
         """
+        own = own_rows(mesh, batch_size)
         if not self.resident:
-            for batch in stream.batches(self.views, self.turns, seed, batch_size, *steps):
+            for batch in stream.batches(self.views, self.turns, seed, batch_size, own, *steps):
                 yield 1, (divide(batch, mesh, engine),)
             return
         for first, count in split_into_calls(*steps, self.steps_per_epoch(batch_size), steps_per_call, pause_every):
             rows = np.zeros((steps_per_call, batch_size), np.int32)
             rows[:count] = [self.rows(step, seed, batch_size) for step in range(first, first + count)]
-            placed = divide(rows, mesh, engine, axis=1)
+            placed = divide(rows[:, own], mesh, engine, axis=1)
             yield count, (self.views[0], placed, *(() if count == steps_per_call else (np.int32(count),)))
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -98,7 +100,8 @@ def make_inputs(job: Job, phase: Phase, variables: Any, prefix: PrefixFeatures) 
     Where features are cached, they are what the frozen prefix makes of the images with these weights.
     """
     recipe, caching, resident = job.recipes[phase.index], job.caching[phase.index], job.resident(phase)
-    images, targets = job.train_split.images, job.task.targets(job.train_split)
+    examples = job.training(phase)
+    images, targets = examples.images, job.task.targets(examples)
     val, start = job.val_split.images, None
     if caching.validation:
         val, start = prefix.features(recipe, variables, val), recipe.plan.first_trained
@@ -113,10 +116,10 @@ def make_inputs(job: Job, phase: Phase, variables: Any, prefix: PrefixFeatures) 
         )
     if resident:
         together = views[0] if len(views) == 1 else jax.tree.map(lambda *parts: np.concatenate(parts), *views)
-        views = (jax.device_put(together, replicated(job.mesh)),)
+        views = (place(together, replicated(job.mesh)),)
     elif caching.placement == "host":
         views = jax.tree.map(np.array, views)
-    return PhaseInputs(views, caching.views, job.train_split.turns(), resident, val, start)
+    return PhaseInputs(views, caching.views, examples.turns(), resident, val, start)
 
 
 def first_batch(

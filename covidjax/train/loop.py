@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 
 from covidjax import optim
 from covidjax.checkpoint.saver import Saver, Snapshot
+from covidjax.distributed.processes import Processes
 from covidjax.errors import Interrupted, UserError
 from covidjax.evaluate.network import answers, make_forward
-from covidjax.mesh import replicated
+from covidjax.mesh import place, replicated
 from covidjax.tasks.base import Task
 from covidjax.train import parallel
 from covidjax.train.clock import Clock
@@ -22,6 +23,7 @@ from covidjax.train.features import PrefixFeatures
 from covidjax.train.inputs import PhaseInputs, make_inputs
 from covidjax.train.phases import Phase, evaluation_variables
 from covidjax.train.progress import RunProgress, format_best, images_per_second, stopped_early
+from covidjax.train.series import StepSeries
 from covidjax.train.setup import Job
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe
@@ -30,16 +32,25 @@ from covidjax.train.writer import MetricsWriter, ProgressLines
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loop:
-    """The parts of a run that the loop works with. stop_asked: whether it is to end after the present call."""
+    """The parts of a run that the loop works with.
+
+    writer: None where another process writes; stop_asked: whether it is to end after the present call.
+    """
 
     job: Job
     compiling: Compiling
     features: PrefixFeatures
     saver: Saver
-    writer: MetricsWriter
+    writer: MetricsWriter | None
     lines: ProgressLines
     clock: Clock
     stop_asked: Callable[[], bool]
+    processes: Processes
+
+    def write(self, *records: dict[str, Any]) -> None:
+        """Writes records of metrics.jsonl, if this process does."""
+        if self.writer is not None:
+            self.writer.write(*records)
 
 
 def train(loop: Loop, state: TrainState, progress: RunProgress) -> RunProgress:
@@ -53,6 +64,7 @@ def train(loop: Loop, state: TrainState, progress: RunProgress) -> RunProgress:
             continue
         if phase.index and progress.step == phase.first_step:
             state = job.begin_phase(phase, state)
+        loop.processes.step(f"compiling phase {phase.index}")
         compiling.start(phase)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         with loop.clock.spent("feature passes" if job.caching[phase.index].validation else "data"):
@@ -77,47 +89,60 @@ def train_phase(
     usual, size, every = loop.compiling.wait(phase), loop.compiling.steps_per_call(phase), config.evaluate_every_steps
     forward = make_forward(recipe.model, recipe.preprocessing, job.mesh, inputs.start)
     targets, batch_size = job.task.targets(job.val_split), config.batch_size
+    series = StepSeries(phase.index, phase.first_step, phase.epoch)
 
     def measure(state: TrainState) -> dict[str, float]:
         variables = evaluation_variables(state, recipe.plan)
         found = answers(forward, variables, inputs.val, targets, batch_size, job.mesh)
+        found = loop.processes.passing("validation", found)
         with loop.clock.spent("evaluation"):
             return job.task.measure(found, job.plain_loss, config.loss.name)
 
+    def fetch(state: TrainState) -> StepMetrics:
+        """The sums of the epoch so far; the figures of the steps that led there are written."""
+        loop.write(*series.take())
+        return fetch_sums(state, recipe, loop.saver)
+
     loop.lines.restart(progress.step)
     began, began_step, shown = time.monotonic(), progress.step, time.monotonic()
-    span = (progress.step, phase.last_step)
+    origin = phase.epochs_from[0]
+    span = (progress.step - origin, phase.last_step - origin)
     for count, arguments in inputs.calls(job.mesh, config.parallel, config.seed, batch_size, span, size, every):
         program = usual if count == size else loop.compiling.wait(phase, counted=True)
-        state = program.call(state, *arguments)
+        state, told = program.call(state, *arguments)
+        series.add(progress.step, count, told)
         parallel.throttle(state, job.mesh)
         step = progress.step + count
+        loop.processes.step(f"step {step}")
         progress = dataclasses.replace(progress, step=step, phase=phase.index, phase_step=step - phase.first_step)
-        if step % job.steps_per_epoch == 0 or step == phase.last_step:
-            sums = fetch_sums(state, recipe, loop.saver)
+        if phase.ends_epoch(step) or step == phase.last_step:
+            jax.block_until_ready(state)
             seconds = time.monotonic() - began
+            sums = fetch(state)
             loop.clock.add("steps", seconds)
             progress = dataclasses.replace(progress, train_seconds=progress.train_seconds + seconds)
             figures = train_figures(job.task, recipe, state, sums)
             figures["images_per_second"] = images_per_second(step - began_step, batch_size, seconds)
             measured = measure(state)
             progress = tell(loop, phase, figures, measured, progress)
-            finished = step % job.steps_per_epoch == 0  # else the phase ends within an epoch
-            state = next_epoch(state, figures["loss"] if finished else None, phase.optimizer, job.mesh)
+            finished = figures["loss"] if phase.ends_epoch(step) else None  # else the phase ends within an epoch
+            state = next_epoch(state, finished, phase.optimizer, job.mesh)
             ends = step == phase.last_step or stopped_early(job, progress)
-            if ends or step // job.steps_per_epoch % config.checkpoint.every_epochs == 0:
-                figure = measured[config.checkpoint.best]
+            if ends or phase.epoch(step) % config.checkpoint.every_epochs == 0:
+                figure = measured[config.checkpoint.best] if phase.split == "train" else None
                 with loop.clock.spent("checkpoints"):
                     loop.saver.offer(Snapshot(step, state, dataclasses.asdict(progress), figure), must=ends)
             began, began_step = time.monotonic(), step
-        elif every and step % every == 0:
-            figures = train_figures(job.task, recipe, state, fetch_sums(state, recipe, loop.saver))
+        elif every and (step - origin) % every == 0:
+            jax.block_until_ready(state)
             paused = time.monotonic()
+            figures = train_figures(job.task, recipe, state, fetch(state))
             figures["images_per_second"] = images_per_second(step - began_step, batch_size, paused - began)
             tell(loop, phase, figures, measure(state), progress)
             began += time.monotonic() - paused
-        elif time.monotonic() - shown > loop.lines.interval_seconds:
-            sums = fetch_sums(state, recipe, loop.saver)
+        elif loop.processes.writes and time.monotonic() - shown > loop.lines.interval_seconds:
+            # Of several processes this one alone is here, and must not end for what all of them have to see.
+            sums = jax.device_get(state.metrics) if loop.processes.several else fetch(state)
             loss = f"loss {mean(sums.loss, sums.steps):.4f}"
             rate = images_per_second(step - began_step, batch_size, time.monotonic() - began)
             loop.lines.show(step, loss, rate, format_best(job, progress.best), stays=False)
@@ -125,7 +150,7 @@ def train_phase(
         if stopped_early(job, progress):
             break
         if loop.stop_asked():
-            fetch_sums(state, recipe, loop.saver)
+            fetch(state)
             spent = progress.train_seconds + time.monotonic() - began
             stop(loop.saver, state, dataclasses.replace(progress, train_seconds=spent))
     return state, progress
@@ -153,17 +178,18 @@ def tell(
 ) -> RunProgress:
     """Writes and shows the figures of training and of validation, and returns the progress with the best of these.
 
-    Within an epoch (`config.evaluate_every_steps`) the figures of training, which are those of the epoch so far, are
-    shown only, `epoch` is the fraction that is reached, and the best stays that of the whole epochs.
+    Within an epoch (`config.evaluate_every_steps`) the figures of training are those of the epoch so far, `epoch` is
+    the fraction that is reached, and the best stays that of the whole epochs, as it does in a phase that trains on the
+    validation images.
     """
     job, step, pairs = loop.job, progress.step, (("train", figures), ("val", measured))
-    ends = step % job.steps_per_epoch == 0 or step == phase.last_step
-    epoch = -(-step // job.steps_per_epoch) if ends else step / job.steps_per_epoch
-    for split, values in pairs if ends else pairs[1:]:
-        loop.writer.write({"step": step, "epoch": epoch, "phase": phase.index, "split": split, **values})
+    ends = phase.ends_epoch(step) or step == phase.last_step
+    epoch = math.ceil(phase.epoch(step)) if ends else phase.epoch(step)
+    place = {"step": step, "epoch": epoch, "phase": phase.index}
+    loop.write(*({**place, "split": split, **values} for split, values in pairs))
     name, best, waited = job.config.checkpoint.best, progress.best, progress.waited
     sign = job.task.best[name]
-    if ends:
+    if ends and phase.split == "train":
         better = math.isfinite(measured[name]) and (best is None or sign * measured[name] > sign * best[name])
         waited = 0 if better or phase.last_step < job.last_step else waited + 1
         if better or (best is not None and measured[name] == best[name]):  # of equal ones the last
@@ -199,7 +225,7 @@ def next_epoch(state: TrainState, epoch_loss: float | None, optimizer: Any, mesh
     epoch_loss: None after a part of an epoch, which says nothing of a plateau; optimizer: the section of the phase.
     """
     plateau = state.plateau if epoch_loss is None else optim.plateau_update(state.plateau, epoch_loss, optimizer)
-    fresh = jax.device_put((plateau, StepMetrics.empty()), replicated(mesh))
+    fresh = place((plateau, StepMetrics.empty()), replicated(mesh))
     return dataclasses.replace(state, plateau=fresh[0], metrics=fresh[1])
 
 

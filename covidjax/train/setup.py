@@ -9,25 +9,27 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from covidjax import config as configs
 from covidjax import models, optim, tasks
 from covidjax.data import sources, splits
 from covidjax.data.augment import augmentation_of
 from covidjax.data.copies import copies, seen
-from covidjax.data.examples import Examples
-from covidjax.data.order import steps_per_epoch
+from covidjax.data.examples import Examples, joined
+from covidjax.data.order import oversampled, steps_per_epoch
 from covidjax.data.resident import choose_placement
 from covidjax.errors import UserError
 from covidjax.freeze.table import freeze_table, step_flops
-from covidjax.losses import LossFunction, weight_notes
-from covidjax.mesh import make_mesh, replicated
+from covidjax.losses import LossFunction
+from covidjax.mesh import make_mesh, place
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.ops.choose import choose
 from covidjax.tasks.base import Task
-from covidjax.train import features
+from covidjax.tasks.weighting import weight_notes
+from covidjax.train import features, parallel
 from covidjax.train.effects import effect_notes
 from covidjax.train.features import Caching
-from covidjax.train.phases import Phase, average_notes, enter_phase, initial_state, make_phases, phase_at
+from covidjax.train.phases import Phase, average_notes, enter_phase, initial_state, make_phases, phase_at, split_notes
 from covidjax.train.state import TrainState
 from covidjax.train.statistics import check_batch_statistics
 from covidjax.train.step import Recipe
@@ -39,7 +41,8 @@ class Job:
     """A run before its first step.
 
     plain_loss: what validation reports; recipes, caching: one a phase; variables: the weights that the run starts from.
-    data_seconds: what reading the two splits took.
+    steps_per_epoch: of the training split. data_seconds: what reading the two splits took. with_val: the images of both
+    splits, where a phase trains on them.
     """
 
     config: ConfigDict
@@ -55,6 +58,7 @@ class Job:
     variables: dict[str, Any]
     notes: tuple[str, ...]
     data_seconds: float = 0.0
+    with_val: Examples | None = None
 
     @property
     def task(self) -> Task:
@@ -66,6 +70,14 @@ class Job:
         """Optimizer steps of the whole run."""
         return self.phases[-1].last_step
 
+    def training(self, phase: Phase) -> Examples:
+        """The images that a phase trains on."""
+        return self.train_split if phase.split == "train" or self.with_val is None else self.with_val
+
+    def epoch(self, step: int) -> float:
+        """The finished epochs of the run after so many of its steps."""
+        return phase_at(self.phases, step).epoch(step)
+
     def resident(self, phase: Phase) -> bool:
         """Whether what a phase trains on lives on the devices."""
         return (self.caching[phase.index].placement or self.placement["placement"]) == "device"
@@ -73,11 +85,11 @@ class Job:
     def fresh_state(self) -> TrainState:
         """The state before the first step, on the devices."""
         state = initial_state(self.recipes[0], self.variables, jax.random.key(self.config.seed))
-        return jax.device_put(state, replicated(self.mesh))
+        return place(state, parallel.shardings(state, self.mesh))
 
     def abstract_data(self, phase: Phase) -> Any:
         """Shapes of what a step of a phase takes: the resident data with all its views, or a batch from the host."""
-        caching, recipe, examples = self.caching[phase.index], self.recipes[phase.index], self.train_split
+        caching, recipe, examples = self.caching[phase.index], self.recipes[phase.index], self.training(phase)
         rows = caching.views * len(examples) if self.resident(phase) else self.config.batch_size
         shape = (rows, *examples.images.shape[1:])
         data = {"image": jax.ShapeDtypeStruct(shape, examples.images.dtype)}
@@ -89,7 +101,7 @@ class Job:
     def begin_phase(self, phase: Phase, state: TrainState) -> TrainState:
         """The state with which a phase that follows another begins."""
         state = enter_phase(state, self.recipes[phase.index - 1], self.recipes[phase.index])
-        return jax.device_put(state, replicated(self.mesh))
+        return place(state, parallel.shardings(state, self.mesh))
 
     def abstract_state(self, step: int) -> TrainState:
         """Shapes and shardings of the state that a checkpoint of `step` finished steps holds."""
@@ -100,7 +112,9 @@ class Job:
         recipe = self.recipes[phase.index]
         key = jax.random.key(self.config.seed)
         state = jax.eval_shape(lambda variables: initial_state(recipe, variables, key), self.variables)
-        return jax.tree.map(lambda leaf: leaf.update(sharding=replicated(self.mesh)), state)
+        return jax.tree.map(
+            lambda leaf, sharding: leaf.update(sharding=sharding), state, parallel.shardings(state, self.mesh)
+        )
 
 
 def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: Path | None = None) -> Job:
@@ -110,9 +124,8 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
         `variables` are shapes.
     recorded: where the run has kept the split that it drew, None for a new one.
     """
-    if config.parallel == "jit" and not config.sync_batch_norm:
-        raise UserError("config.sync_batch_norm=False needs config.parallel=pmap: under jit a batch is one batch")
-    mesh = make_mesh(config.batch_size, config.accumulation_steps)
+    check_engine(config)
+    mesh = make_mesh(config.batch_size, config.accumulation_steps, config.mesh)
     task = tasks.of(config.model.name, config.loss.name)
     began = time.monotonic()
     train_split, val_split = _load(config.dataset, task, recorded)
@@ -122,31 +135,43 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
     epoch_steps = steps_per_epoch(num_turns, config.batch_size)
     if epoch_steps == 0:
         raise UserError(f"config.batch_size {config.batch_size} exceeds the {num_turns} training images: lower it")
+    with_val = _with_val(config, train_split, val_split)
     contents = "training images and masks" if task.masks else "training images"
-    placement = choose_placement(task.num_bytes(train_split), contents, config.dataset.placement)
+    placement = choose_placement(task.num_bytes(with_val or train_split), contents, config.dataset.placement)
     operations = choose(config.ops)
     model = models.build(
         config.model, task.num_outputs(train_split.classes), config.precision, native=operations.native
     )
     shape = train_split.images.shape[1:]
     begin = expected_variables(model, resumed, shape) if resumed else initial_variables(config, model, shape)
-    phases = make_phases(config, epoch_steps)
-    recipes = tuple(make_recipe(config, phase, model, begin, train_split, epoch_steps) for phase in phases)
+    longer = steps_per_epoch(len(with_val.turns()), config.batch_size) if with_val else None
+    phases = make_phases(config, epoch_steps, longer)
+    own = [train_split if phase.split == "train" or with_val is None else with_val for phase in phases]
+    recipes = tuple(
+        make_recipe(config, phase, model, begin, examples, phase.epoch_steps)
+        for phase, examples in zip(phases, own, strict=True)
+    )
     sharing = config.batch_size // config.accumulation_steps // (1 if config.sync_batch_norm else mesh.size)
     for recipe in recipes:
         together = jax.ShapeDtypeStruct((sharing, *train_split.images.shape[1:]), train_split.images.dtype)
-        check_batch_statistics(recipe, begin.variables, together)
+        logits = check_batch_statistics(recipe, begin.variables, together)
+        outputs = task.num_outputs(train_split.classes)
+        if logits != (wanted := (sharing, *(train_split.images.shape[1:3] if task.masks else ()), outputs)):
+            raise UserError(
+                f"the network {config.model.name} gives {list(logits)} for {sharing} images: allowed is "
+                f"{list(wanted)}, the logits of num_classes"
+            )
     caching = tuple(
         features.decide(
             recipe,
-            (phase.last_step - phase.first_step) / epoch_steps,
-            train_split,
+            (phase.last_step - phase.first_step) / phase.epoch_steps,
+            examples,
             val_split,
             mode=config.features,
             max_views=config.feature_views,
             configured_cache=config.dataset.cache_dir,
         )
-        for phase, recipe in zip(phases, recipes, strict=True)
+        for phase, recipe, examples in zip(phases, recipes, own, strict=True)
     )
     if config.features == "on" and not any(each.placement for each in caching):
         raise UserError(f"config.features is on, but no phase begins with frozen stages: freeze some of {model.stages}")
@@ -162,6 +187,7 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
                 *task.split_notes(train_split, val_split),
                 *weight_notes(recipes[0].loss, train_split.classes),
                 *average_notes(phases),
+                *split_notes(phases, tuple(map(len, own))),
                 *effect_notes(config, phases, recipes, caching, begin.variables),
                 placement["note"],
                 operations.note,
@@ -184,7 +210,22 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
         variables,
         notes,
         data_seconds,
+        with_val,
     )
+
+
+def _with_val(config: ConfigDict, train_split: Examples, val_split: Examples) -> Examples | None:
+    """The training and the validation images together, where a phase trains on them."""
+    if not configs.trains_on_val(config):
+        return None
+    return oversampled(joined(train_split, val_split), config.dataset.oversample)
+
+
+def check_engine(config: ConfigDict) -> None:
+    """Raises UserError where pmap, which knows one axis of devices of one process, is asked for more."""
+    if config.parallel == "pmap" and (jax.process_count() > 1 or dict(config.mesh).get("fsdp", 1) != 1):
+        many = f"{jax.process_count()} processes" if jax.process_count() > 1 else f"config.mesh {config.mesh!r}"
+        raise UserError(f"config.parallel is 'pmap' with {many}: it is for the devices of one process; use 'jit'")
 
 
 def _load(dataset: ConfigDict, task: Task, recorded: Path | None) -> list[Examples]:
@@ -219,6 +260,7 @@ def make_recipe(
         plan=plan,
         tx=optim.optimizer(phase.optimizer, plan.weight_decays()),
         learning_rate=optim.learning_rate_schedule(phase.optimizer, phase.schedule_steps, epoch_steps),
+        momentum=optim.momentum_schedule(phase.optimizer, phase.schedule_steps),
         loss=task.train_loss(config.loss, train_split),
         correct=task.correct,
         augmentation=augmentation_of(config.augment.to_dict()),
@@ -240,7 +282,9 @@ def describe_freeze(job: Job, phase: Phase) -> dict[str, Any]:
         (config.batch_size, *job.train_split.images.shape[1:]), recipe.model.numerics.param_dtype
     )
     images = jax.eval_shape(recipe.preprocessing, pixels)
-    rows, summary = freeze_table(recipe.plan, recipe.model, job.variables, images, recipe.tx)
+    rows, summary = freeze_table(
+        recipe.plan, recipe.model, job.variables, images, recipe.tx, phase.optimizer.learning_rate
+    )
     caching = job.caching[phase.index]
     prefix = recipe.plan.frozen_prefix if recipe.cached else ()
     paid = step_flops([row for row in rows if row["stage"] not in prefix])

@@ -1,5 +1,6 @@
 """The state that a training step takes in and gives back."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -48,6 +49,12 @@ class StepMetrics:
             steps=self.steps + 1,
             nonfinite_step=jnp.where(first_bad, step, self.nonfinite_step),
         )
+
+    def plus(self, later: "StepMetrics") -> "StepMetrics":
+        """The sums over these steps and later ones."""
+        sums = jax.tree.map(jnp.add, self, later)
+        first_bad = jnp.where(self.nonfinite_step < 0, later.nonfinite_step, self.nonfinite_step)
+        return dataclasses.replace(sums, nonfinite_step=first_bad)
 
 
 @flax.struct.dataclass

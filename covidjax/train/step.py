@@ -27,7 +27,8 @@ Batch = dict[str, jax.Array]
 class Recipe:
     """The parts of a step, static and hashable; each phase of a run has one and compiles its own step.
 
-    learning_rate: the schedule, from the run's step schedule_start on: where the phase begins, or before it.
+    learning_rate: the schedule, from the run's step schedule_start on: where the phase begins, or before it; momentum:
+    that of the optimizer's first decay, if it has one, see `optim.momentum_schedule`.
     loss, correct: (logits [batch, classes], labels [batch]) -> losses [batch], and float32 [batch] that is reported
     beside the loss, such as whether the answer is right.
     prefix: the model in the compute dtype of its frozen prefix.
@@ -39,12 +40,13 @@ class Recipe:
     model: Staged
     prefix: Staged
     plan: FreezePlan
-    tx: optax.GradientTransformation
+    tx: optax.GradientTransformationExtraArgs
     learning_rate: Callable[[Any], Any]
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     augmentation: Augmentation
     preprocessing: Preprocessing
     correct: Callable[[jax.Array, jax.Array], jax.Array] = correct_share
+    momentum: Callable[[Any], Any] | None = None
     schedule_start: int = 0
     accumulation_steps: int = 1
     cached: bool = False
@@ -79,7 +81,8 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
     (value, (batch_stats, correct)), grads = gradient(trainable, state.batch_stats, inputs, labels, dropout_key)
     value, batch_stats, correct, grads = over_devices(recipe.axis, value, batch_stats, correct, grads)
     grads = laid_out(grads)
-    direction, opt_state = recipe.tx.update(grads, state.opt_state, trainable)
+    momentum = {} if recipe.momentum is None else {"momentum": recipe.momentum(state.step - recipe.schedule_start)}
+    direction, opt_state = recipe.tx.update(grads, state.opt_state, trainable, **momentum)
     rate = learning_rate(state, recipe)
     trainable = jax.tree.map(
         lambda p, d, factor: p - (rate * factor).astype(p.dtype) * d, trainable, direction, plan.rates()
@@ -245,4 +248,3 @@ def accumulated(gradient: Callable[..., Any], steps: int) -> Callable[..., Any]:
         return (value / steps, (batch_stats, correct)), jax.tree.map(lambda g: g / steps, grads)
 
     return over_parts
-

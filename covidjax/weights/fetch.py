@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import os
 import re
 import tempfile
@@ -32,14 +33,16 @@ class Fetched:
 
 
 def fetch(source: Source, folder: Path, endpoint: str = constants.ENDPOINT) -> Fetched:
-    """The file of a source: what lies in `folder` under its name, else from the hub or its url.
+    """The file of a source: what lies in `folder` under its name, else from its package, the hub or its url.
 
-    endpoint: the hub. Raises UserError, saying what to download to where, without a network, and where the checksum
-    is not the published one.
+    endpoint: the hub. Raises UserError, saying what to download to where, without a network; what to install, without
+    the package; and where the checksum is not the published one.
     """
     local = folder / source.file_name
     if local.is_file():
         return Fetched(local, _proven(local, source))
+    if source.package:
+        return _from_package(source)
     if source.hub:
         return _from_hub(source, local, endpoint)
     return _from_url(source, _writable(folder) / source.file_name)
@@ -53,6 +56,19 @@ def _writable(folder: Path) -> Path:
     say(f"{folder} cannot be written: weights are kept in {other}")
     other.mkdir(exist_ok=True)
     return other
+
+
+def _from_package(source: Source) -> Fetched:
+    """The file beside an installed package, which is never imported."""
+    name, _, version = source.package.partition("==")
+    try:
+        installed = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"{source.id} is in the package {name}, which is not installed: {source.origin}") from None
+    path = Path(str(installed.locate_file(source.url)))
+    if installed.version != version or not path.is_file():
+        raise UserError(f"{source.id} is not in {name} {installed.version} as installed: {source.origin}")
+    return Fetched(path, _proven(path, source))
 
 
 def _from_hub(source: Source, local: Path, endpoint: str) -> Fetched:
@@ -115,7 +131,7 @@ def _proven(path: Path, source: Source) -> str:
     if not found.startswith(wanted):
         raise UserError(
             f"{path.name} is not the published file of {source.id}: its {kind} is {found[: len(wanted)]}, not "
-            f"{wanted}: remove it, download {source.url} again, or give a file of your own as config.pretrained"
+            f"{wanted}: remove it, get it again ({source.origin}), or give a file of your own as config.pretrained"
         )
     return found if kind in ("", "sha256") else digest(path, "sha256")
 

@@ -13,7 +13,7 @@ HEADS = ("fc.", "classifier.", "aux_classifier.", "head.", "pre_logits.")
 BESIDE = (
     *HEADS,
     *("aux1.", "aux2.", "AuxLogits.", "aux_head.", "auxiliary_head.", "decode_head.", "decoder.", "segmentation_head."),
-    *("projector.", "projection_head.", "predictor.", "optimizer"),
+    *("projector.", "projection_head.", "predictor.", "optimizer", "dsn", "fuse/"),
 )
 OWN = ("params/", "batch_stats/")
 
@@ -39,7 +39,7 @@ def foreign(
     if all(name.startswith(OWN) for name in tensors):
         used = {*taken.values(), *(stage for stage in stages if stage not in new_stages)}
         return [name for name in learnt if name not in replaced and name.split("/")[1] in used]
-    if any("/" not in name for name in tensors):
+    if any("/" not in name for name in tensors) or any("/layers/" in name for name in backbone):
         roots = {_root(name) for name in taken}
         return [
             name
@@ -53,7 +53,7 @@ def foreign(
 
 
 def _root(name: str) -> str:
-    return name.partition(".")[0]
+    return re.split(r"[./]", name, maxsplit=1)[0]
 
 
 def _inside_named(tensors: Mapping[str, Any], backbone: Collection[str]) -> Callable[[str], bool]:

@@ -15,7 +15,8 @@ Tensors = dict[str, np.ndarray]
 
 
 def read_h5(path: Path) -> Tensors:
-    """The tensors as 'layer/0', 'layer/1', ...; of a model in a model as 'model/layer/0'; or as 'layers/dense/vars/0'.
+    """The tensors as 'layer/0', 'layer/1', ...; of a model in a model as 'model/layer/0'; or as 'layers/dense/vars/0',
+    'attribute/layers/dense/vars/0'.
 
     Raises UserError where it is no file of Keras, and what h5py raises where it is damaged.
     """
@@ -23,9 +24,9 @@ def read_h5(path: Path) -> Tensors:
         root = file.get("model_weights", file)
         if "layer_names" in root.attrs or "layer_names0" in root.attrs:
             return dict(_legacy(root))
-        if "layers" in root or "_layer_checkpoint_dependencies" in root:
+        if {"layers", "_layer_checkpoint_dependencies", "vars"} & root.keys():
             return dict(_numbered(root))
-    raise UserError(f"{path} is HDF5, but no weight file of Keras: it has neither layer_names nor layers")
+    raise UserError(f"{path} is HDF5, but no weight file of Keras: it has neither layer_names nor layers nor vars")
 
 
 def _legacy(root: Any) -> Iterator[tuple[str, np.ndarray]]:

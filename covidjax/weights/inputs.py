@@ -95,10 +95,10 @@ def check_known(path: Path) -> None:
 
 
 def split_checkpoint(path: Path) -> tuple[Path, Any]:
-    """The workdir and the checkpoint that a folder names: DIR (its best) or DIR/checkpoints/STEP."""
+    """The workdir and the checkpoint that a folder names: DIR (what its run evaluates) or DIR/checkpoints/STEP."""
     if path.parent.name == "checkpoints" and path.name.isdecimal():
         return path.parent.parent, int(path.name)
-    return path, "best"
+    return path, None
 
 
 def encode(preprocessing: Preprocessing) -> str:

@@ -1,10 +1,12 @@
-"""Layer names of `keras.applications`, for the two kinds of file that Keras writes.
+"""Layer names of `keras.applications`, for the kinds of file that Keras writes.
 
 A legacy `.h5` names its layers ('conv2_block1_1_conv/0' is the kernel); a `.weights.h5` numbers them by class in the
-order of `model.layers` ('layers/conv2d_3/vars/0'). Source of names and order: Keras 3.15 `applications/resnet.py`,
+order of `model.layers` ('layers/conv2d_3/vars/0'), below its attributes in a model of a class of its own, whose blocks
+are known here ('block1/layers/conv2d_1/vars/0'). Source of names and order: Keras 3.15 `applications/resnet.py`,
 `vgg16.py`.
 """
 
+import itertools
 from collections.abc import Collection
 
 from covidjax.errors import UserError
@@ -26,6 +28,8 @@ RESNET: Rules = (
 PREACTIVATED: Rules = ((r"/norm1$", "/preact_norm"), (r"/norm2$", "/norm1"), (r"/norm3$", "/norm2"), *RESNET)
 VGG: Rules = (("/conv", "_conv"), ("^head/dense3", "predictions"), ("^head/dense", "fc"))
 HEAD = ("fc1", "fc2", "predictions")
+# How names begin in a file by number, of a whole network and by block.
+NUMBERED, BY_BLOCK = "layers/", "block1/layers/"
 
 
 def entries(model: Staged, names: Collection[str] | None = None) -> tuple[Entry, ...]:
@@ -42,7 +46,9 @@ def entries(model: Staged, names: Collection[str] | None = None) -> tuple[Entry,
     backbone = {name: arrays for name, arrays in named.items() if name not in HEAD}
     if names is None:
         return _legacy(named)
-    if any(name.startswith("layers/") for name in names):
+    if isinstance(model, VGG16) and any(name.startswith(BY_BLOCK) for name in names):
+        return _by_block(backbone)
+    if any(name.startswith(NUMBERED) for name in names):
         dense_kernels = [name for name in names if name.startswith("layers/dense") and name.endswith("/vars/0")]
         return _numbered(named if len(dense_kernels) == len(head) else backbone)
     others = [name for name in dict.fromkeys(name.rpartition("/")[0] for name in names) if name not in backbone]
@@ -62,11 +68,27 @@ def _numbered(named: Layers) -> tuple[Entry, ...]:
         of_class[kind].append(arrays)
     return _legacy(
         {
-            f"layers/{kind}{f'_{number}' if number else ''}/vars": arrays
+            f"{NUMBERED}{kind}{_numeral(number)}/vars": arrays
             for kind, every in of_class.items()
             for number, arrays in enumerate(every)
         }
     )
+
+
+def _by_block(named: Layers) -> tuple[Entry, ...]:
+    """Of a VGG, which has convolutions alone."""
+    blocks = itertools.groupby(named.items(), lambda layer: layer[0].partition("_")[0])
+    return _legacy(
+        {
+            f"{block}/layers/conv2d{_numeral(number)}/vars": arrays
+            for block, convolutions in blocks
+            for number, (_, arrays) in enumerate(convolutions)
+        }
+    )
+
+
+def _numeral(number: int) -> str:
+    return f"_{number}" if number else ""
 
 
 def _rules(model: Staged) -> Rules:

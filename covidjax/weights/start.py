@@ -110,7 +110,7 @@ def unwrapped(model: Staged, tensors: dict[str, np.ndarray]) -> Unwrapped:
     if is_own(tensors):
         return Unwrapped(tensors)
     if source_format(tensors) == "keras":
-        alternatives = (keras.entries(model, ()), keras.entries(model, ("layers/",)))
+        alternatives = tuple(keras.entries(model, names) for names in ((), (keras.NUMBERED,), (keras.BY_BLOCK,)))
     else:
         alternatives = (torchvision.entries(model), torchvision.entries(model, ()))
     wanted = ([e.source for e in known if e.path.split("/")[1] != model.stages[-1]] for known in alternatives)

@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files, models, tasks
+from covidjax.checkpoint import journal
 from covidjax.checkpoint.checkpoint import Checkpoints, Which
+from covidjax.config.plugins import changes
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
@@ -24,7 +26,10 @@ from covidjax.weights import inputs
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A network as a checkpoint left it. which: 'best', 'latest' or a step; step: the one that this came to."""
+    """A network as a checkpoint left it.
+
+    which: 'best', 'latest' or a step; step: the one that this came to; notes: what has changed since, of plugins.
+    """
 
     config: ConfigDict
     classes: tuple[str, ...]
@@ -33,6 +38,7 @@ class Trained:
     variables: dict[str, Any]
     step: int
     which: Which
+    notes: tuple[str, ...] = ()
 
     @property
     def network(self) -> tuple[Staged, Preprocessing, dict[str, Any]]:
@@ -71,14 +77,17 @@ def open_checkpoints(workdir: Path, config: ConfigDict) -> Checkpoints:
     return Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, higher_is_better=higher_is_better)
 
 
-def load_trained(workdir: Path, which: Which) -> Trained:
+def load_trained(workdir: Path, which: Which | None) -> Trained:
     """Restores the network of a checkpoint, with the moving average of the trained leaves where the run kept one.
 
+    which: None is the one that `config.checkpoint.evaluate` of the run names.
     'best' falls to 'latest' where no checkpoint has a finite validation figure. Where another process trains in the
     workdir, and retires the checkpoint while it is read, the choice is made again.
     Raises UserError where the workdir holds no run, or the checkpoint is missing or damaged.
     """
     config = configs.of_workdir(workdir)
+    if which is None:
+        which = "best" if config.checkpoint.evaluate == "best" else "latest"
     preprocessing = inputs.recorded(workdir)
     classes = tuple(files.entry(workdir / "run.json", "data", "train", "classes"))
     num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(classes)
@@ -99,7 +108,8 @@ def load_trained(workdir: Path, which: Which) -> Trained:
                     raise
     average = traverse_util.flatten_dict(state.pop("average", {}))
     variables = traverse_util.unflatten_dict(traverse_util.flatten_dict(state, keep_empty_nodes=True) | average)
-    return Trained(config, classes, model, preprocessing, variables, step, chosen)
+    notes = tuple(changes(journal.read(workdir).get("plugins", {}), config.plugins))
+    return Trained(config, classes, model, preprocessing, variables, step, chosen, notes)
 
 
 def _averaged(wanted: dict[str, Any], leaf_names: Collection[str]) -> dict[str, Any]:

@@ -20,22 +20,26 @@ from covidjax.config.plugins import REGISTRIES, import_plugins
 from covidjax.data.augment import augment, augmentation_of, register_augmentation
 from covidjax.freeze import make_plan
 from covidjax.freeze.strategies import register_strategy
-from covidjax.library import load as load_network
 from covidjax.losses import register_loss
 from covidjax.models import register_model
 from covidjax.optim import register_optimizer
+from covidjax.runs.library import Network
+from covidjax.runs.library import load as load_network
 from covidjax.weights.workdir import load_trained
 from launch import evaluate, predict, train
 from tests.commands import call, refusal, user_error, write_image
 
 PARTS = """
+import contextlib
 import dataclasses
+import json
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
+from covidjax.config.writers import register_writer
 from covidjax.data.augment import register_augmentation
 from covidjax.freeze.strategies import register_strategy
 from covidjax.losses import register_loss
@@ -107,6 +111,13 @@ def margin(logits, labels, *, class_weights=None):
 @register_task
 def margins():
     return dataclasses.replace(CLASSIFICATION, name="margins", losses={"margin": margin})
+
+
+@register_writer("lines")
+@contextlib.contextmanager
+def lines(workdir, config):
+    with (workdir / f"{config['model']['name']}.txt").open("w") as file:
+        yield lambda row: print(json.dumps(row), file=file)
 """
 OWN = {
     "model.name": "patches",
@@ -151,11 +162,25 @@ def overrides(plugin: str = "own_parts.py", **changes: Any) -> list[str]:
     ]
 
 
+CHANGED = "the plugin own_parts.py has another content than when the run was trained with it (SHA-256 "
+
+
+def edit(folder: Path) -> None:
+    with (folder / "own_parts.py").open("a") as file:
+        file.write("# changed\n")
+
+
 def test_one_file_brings_parts_of_every_kind_to_every_command_and_frozen_stays_frozen(folder: Path) -> None:
     write_image(folder / "images" / "new.png", seed=1)
     found = []
     for epochs in (1, 2):  # the second goes on where the first ended
-        assert call(train.main, "--config=plain.py", "--workdir=run", *overrides(epochs=epochs)) == 0
+        assert (
+            call(train.main, "--config=plain.py", "--workdir=run", *overrides(epochs=epochs, writers=("lines",))) == 0
+        )
+        rows = Path("run/patches.txt").read_text()
+        assert Path("run/metrics.jsonl").read_text().endswith(rows)
+        assert len(rows.splitlines()) == 4  # two steps, and the epoch on two splits
+        edit(folder)
         forget_plugins()
         found.append(traverse_util.flatten_dict(load_trained(Path("run"), "latest").variables["params"], sep="/"))
         forget_plugins()
@@ -166,13 +191,18 @@ def test_one_file_brings_parts_of_every_kind_to_every_command_and_frozen_stays_f
     config = files.read_json(Path("run/config.json"))
     assert config["plugins"] == ["own_parts.py"]
     assert config["augment"]["cutout"] == 3
+    assert CHANGED in "".join(files.read_json(Path("run/run.json"))["notes"])
     assert call(evaluate.main, "--workdir=run", "--split=test") == 0
-    assert files.read_json(Path("run/evaluation_test.json"))["num_examples"] == 6
+    evaluation = files.read_json(Path("run/evaluation_test.json"))
+    assert evaluation["num_examples"] == 6
+    assert CHANGED in "".join(evaluation["notes"])
     forget_plugins()
     assert call(predict.main, "--workdir=run", "--images=images", "--output=predictions.csv") == 0
     assert "new.png" in Path("predictions.csv").read_text()
     forget_plugins()
-    assert load_network("run").stages == ("first", "second", "head")
+    network = load_network("run")
+    assert isinstance(network, Network)
+    assert network.stages == ("first", "second", "head")
 
 
 def test_a_registered_task_has_its_loss_its_evaluation_and_its_report(folder: Path) -> None:
@@ -213,6 +243,41 @@ def test_a_plugin_that_fails_is_told_with_its_line_and_leaves_nothing_behind(
     assert f"config.plugins has 'broken.py', which {expected}" in user_error(import_plugins, ["broken.py"])
     assert [registry.registered for registry in REGISTRIES] == [()] * len(REGISTRIES)
     assert not [name for name in sys.modules if name.startswith("covidjax_plugin_broken")]
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("        x = nn.LayerNorm", "Block.__call__"),
+        ("    return jnp.sum(abs", "squared"),
+        ("    inside = (", "cutout"),
+        ("    return stages[::", "every"),
+        ("    return optax.scale_by_lion", "lion"),
+    ],
+)
+def test_what_fails_in_a_part_is_told_with_file_line_and_plugin(
+    line: str, place: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    indent = " " * (len(line) - len(line.lstrip()))
+    broken = PARTS.replace(line, f"{indent}1 / 0\n{line}")
+    assert broken != PARTS
+    (folder / "own_parts.py").write_text(broken)
+    number = broken[: broken.index("1 / 0")].count("\n") + 1
+    message = refusal(capfd, train.main, "--config=plain.py", "--workdir=run", *overrides(freeze="every:2"))
+    assert message == (
+        f"config.plugins has 'own_parts.py', which fails in line {number} of {folder}/own_parts.py, in {place}: "
+        "ZeroDivisionError: division by zero (with JAX_TRACEBACK_FILTERING=off comes the traceback)"
+    )
+
+
+def test_the_traceback_of_a_plugin_is_there_for_who_asks(folder: Path) -> None:
+    (folder / "own_parts.py").write_text(PARTS.replace("return optax.scale_by_lion(b1, b2)", "return 1 / 0"))
+    jax.config.update("jax_traceback_filtering", "off")
+    try:
+        with pytest.raises(ZeroDivisionError):
+            call(train.main, "--config=plain.py", "--workdir=run", *overrides())
+    finally:
+        jax.config.update("jax_traceback_filtering", "auto")
 
 
 def test_a_plugin_is_imported_once_and_one_definition_may_come_twice_but_two_may_not_share_a_name() -> None:
@@ -265,6 +330,7 @@ def test_a_name_of_the_package_stays_the_packages(register: object, name: str) -
         ("loss__class_weights", "balanced", "loss.class_weights is set, and squared does not take it"),
         ("loss__label_smoothing", 0.1, "loss.label_smoothing is set, and squared does not take it"),
         ("loss__name", "sigmoid_cross_entropy", "options (('power', 3.0),) are of registered parts: sigmoid_cross"),
+        ("writers", ("lnes",), "config.writers is 'lnes': allowed are lines; did you mean 'lines'?"),
         ("plugins", ("own_parts.py", 3), "config.plugins is ('own_parts.py', 3): allowed are modules or .py files"),
     ],
 )
@@ -347,3 +413,15 @@ def test_what_a_plugin_gives_is_checked_where_it_is_asked_for() -> None:
     config.optimizer.name = "needy"
     assert "needs 'size': set config.optimizer.options = (('size', VALUE),)" in user_error(validate, config)
     assert "range of 'power', which it does not take" in user_error(register_loss("odd", power=(0, 1)), lambda x, y: x)
+    mean = losses.loss_function(config.loss, None, {"squared": losses.OwnLoss(lambda x, y, power: jnp.mean(x), {})})
+    message = user_error(mean, jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32))
+    assert "gives [] for a batch of 4: allowed is one number for each example, [4]" in message
+    register_augmentation("halved")(lambda key, image, amount: image[::2])
+    message = user_error(augment, jax.random.key(0), jnp.zeros((2, 8, 8, 1)), augmentation_of({"halved": 1}))
+    assert message == "the augmentation halved makes images of [4, 8, 1] of [8, 8, 1]: allowed is the same shape"
+
+
+def test_a_network_of_other_logits_is_refused_before_it_trains(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (folder / "own_parts.py").write_text(PARTS.replace("nn.Dense(self.num_classes,", "nn.Dense(7,"))
+    message = refusal(capfd, train.main, "--config=plain.py", "--workdir=run", *overrides())
+    assert message == "the network patches gives [12, 7] for 12 images: allowed is [12, 3], the logits of num_classes"

@@ -16,11 +16,12 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import losses, models
+from covidjax import models
 from covidjax.data.examples import Examples
 from covidjax.mesh import make_mesh
 from covidjax.models.layers import Staged
 from covidjax.models.resnet import KERAS, ResNet
+from covidjax.tasks import weighting
 from covidjax.train import loop, setup
 from covidjax.train.phases import initial_state, make_phases
 from covidjax.train.step import train_step
@@ -134,7 +135,7 @@ def keras_losses(
     )
     plateau.set_model(model)
     plateau.on_train_begin()
-    weights = losses.class_weights(config.loss.class_weights, examples.labels, examples.classes)
+    weights = weighting.class_weights(config.loss.class_weights, examples.labels, examples.classes)
     images = np.repeat(examples.images.astype(np.float64), 3 // examples.images.shape[-1], -1)
     targets, found = np.eye(len(examples.classes))[examples.labels], []
     for step, part in enumerate(batches(config)):
@@ -219,7 +220,7 @@ def test_li2023_trains_as_keras_does(keras64: Any, changes: tuple[str, ...]) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "changes"),
-    [("1", (SMALL_BATCH,)), *((name, ()) for name in ("1", "2", "3", "4", "1,as_coded", "2,as_coded"))],
+    [("1", (SMALL_BATCH,)), *((name, ()) for name in ("1", "2", "3", "4", "1,as_coded", "2,as_coded", "2,caffe"))],
 )
 def test_ljung2020_trains_as_keras_does(keras64: Any, argument: str, changes: tuple[str, ...]) -> None:
     falling = "optimizer.plateau_min_delta=1e9"  # no epoch is better than the first, so that the rate falls

@@ -162,3 +162,43 @@ def test_the_key_alone_decides_and_values_stay_in_their_range() -> None:
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert 0 <= first.min() < first.max() <= 255 * (1 + 1e-6)  # the weights of a place sum to one up to rounding
+
+
+def test_each_change_draws_for_itself_whether_it_is_made_as_often_as_its_probability_says() -> None:
+    count, columns = 4000, jnp.arange(9.0)
+    ramp = jnp.broadcast_to(100 + columns[None, None, :, None] + 3 * jnp.arange(5.0)[:, None, None], (count, 5, 9, 1))
+    affine = Augmentation(affine_probability=0.75, rotate=10.0), Augmentation(affine_probability=0.75, zoom=0.1)
+    lighting = (
+        Augmentation(lighting_probability=0.75, brightness=0.2),
+        Augmentation(lighting_probability=0.75, contrast=0.2),
+    )
+    made = {
+        augmentation: ~np.all(np.isclose(changed(augmentation, ramp), ramp, atol=1e-3), (1, 2, 3))
+        for augmentation in (*affine, *lighting)
+    }
+    for changes in made.values():
+        assert abs(changes.mean() - 0.75) < 0.03  # four standard errors of 4000 draws
+    for one, other in (affine, lighting):  # as of independent draws
+        assert abs((made[one] & made[other]).mean() - 0.75**2) < 0.035
+    both = changed(Augmentation(lighting_probability=0.75, brightness=0.2, contrast=0.2), ramp)
+    still = np.all(np.isclose(both, ramp, atol=1e-3), (1, 2, 3)).mean()
+    assert abs(still - 0.25**2) < 0.02
+
+
+def test_zoom_shows_a_part_of_the_image_of_ten_elevenths_to_all_of_its_sides() -> None:
+    count = 2000
+    columns = jnp.broadcast_to(jnp.arange(101.0)[None, None, :, None], (count, 101, 101, 1))
+    rows = columns.swapaxes(1, 2)
+    ends = []
+    for picture, axis in ((columns, 2), (rows, 1)):
+        found = changed(Augmentation(zoom=0.1), picture).mean(3 - axis)[..., 0]
+        assert found.min() >= -1e-3 and found.max() <= 100.001
+        ends.append((found[:, 0], found[:, -1]))
+    sides = [(last - first) / 100 for first, last in ends]
+    np.testing.assert_allclose(sides[0], sides[1], atol=2e-3)
+    assert abs(sides[0].min() - 1 / 1.1) < 2e-3 and abs(sides[0].max() - 1) < 2e-3
+    assert abs(np.mean(1 / sides[0]) - 1.05) < 5e-3
+    for first, last in ends:  # the rest of the side lies evenly on both sides of the part
+        free = 100 - (last - first) > 1
+        places = first[free] / (100 - (last - first))[free]
+        assert abs(places.mean() - 0.5) < 0.03 and abs(places.std() - 12**-0.5) < 0.03

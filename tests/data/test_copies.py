@@ -10,6 +10,7 @@ from covidjax import losses
 from covidjax.data import sources
 from covidjax.data.copies import copies, seen
 from covidjax.data.examples import SPLITS
+from covidjax.tasks import weighting
 from tests.data.images import dataset_config as config
 from tests.data.images import opened_below, write_image
 from tests.support import small_config
@@ -54,8 +55,8 @@ def test_copies_of_test_images_are_looked_for_when_test_is_read_and_never_before
 
 def test_class_weights_are_told_with_their_classes() -> None:
     section = small_config("cnn", loss__class_weights=(1.0, 2.0, 0.5)).loss
-    weights = losses.class_weights(section.class_weights, np.zeros(0, int), ("0", "2", "10"))
-    assert losses.weight_notes(losses.loss_function(section, weights), ("0", "2", "10")) == [
+    weights = weighting.class_weights(section.class_weights, np.zeros(0, int), ("0", "2", "10"))
+    assert weighting.weight_notes(losses.loss_function(section, weights), ("0", "2", "10")) == [
         "class weights: 0 1, 2 2, 10 0.5"
     ]
-    assert losses.weight_notes(losses.loss_function(section, None), ("0", "2", "10")) == []
+    assert weighting.weight_notes(losses.loss_function(section, None), ("0", "2", "10")) == []

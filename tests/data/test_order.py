@@ -137,7 +137,7 @@ def test_stream_gives_the_rows_of_the_resident_views() -> None:
     together = {name: np.concatenate([view[name] for view in views]) for name in views[0]}
     feed = PhaseInputs((together,), VIEWS, turns, True, None, None)
     for first in (0, 4):
-        for step, batch in enumerate(stream.batches(views, turns, 3, BATCH, first, 9), start=first):
+        for step, batch in enumerate(stream.batches(views, turns, 3, BATCH, np.arange(BATCH), first, 9), start=first):
             rows = feed.rows(step, 3, BATCH)
             for name, array in together.items():
                 np.testing.assert_array_equal(batch[name], array[rows])

@@ -103,3 +103,15 @@ def test_drawn_folds_and_splits_keep_patients_whole_and_classes_in_proportion() 
         splits.draw_folds([0, 1] * 10, [f"p{number % 4}" for number in range(20)])
     drawn = splits.draw_splits([0] * 400 + [1] * 200, [f"p{number // 2}" for number in range(600)])
     assert Counter(drawn) == {"test": 120, "val": 60, "train": 420}  # a fifth, and an eighth of the rest
+
+
+def test_a_drawn_subset_has_whole_patients_but_for_the_last_and_depends_on_its_seed_alone() -> None:
+    patients = [f"p{number // 5}" for number in range(60)]
+    drawn = splits.draw_images(patients, 18, seed=3)
+    counts = Counter(patients[number] for number in drawn)
+    assert sorted(counts.values()) == [3, 5, 5, 5]
+    assert drawn.tolist() == sorted(set(drawn.tolist())) == splits.draw_images(patients, 18, seed=3).tolist()
+    assert drawn.tolist() != splits.draw_images(patients, 18, seed=4).tolist()
+    assert splits.draw_images(patients, 60).tolist() == list(range(60))
+    with pytest.raises(UserError, match="config.dataset.subset is 61, and there are 60 training images: lower it"):
+        splits.draw_images(patients, 61)

@@ -154,6 +154,9 @@ def test_the_checkpoint_that_is_asked_for_is_loaded_and_the_latest_where_none_is
         trained = load_trained(tmp_path / "run", which)  # type: ignore[arg-type]
         assert (trained.step, trained.which, trained.classes) == (step, which, CLASSES)
         jax.tree.map(np.testing.assert_array_equal, trained.variables["params"], states[step].params)
+    for chosen, step in (("best", 10), ("last", 20)):
+        write_run(tmp_path / chosen, tiny_config(checkpoint__evaluate=chosen), {10: (0, 0.5), 20: (1, 0.7)})
+        assert load_trained(tmp_path / chosen, None).step == step
     write_run(tmp_path / "other", tiny_config(), {10: (0, None)})
     trained = load_trained(tmp_path / "other", "best")
     assert (trained.step, trained.which) == (10, "latest")

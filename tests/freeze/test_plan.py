@@ -169,11 +169,15 @@ def test_averages_follow_what_has_a_decay() -> None:
         assert nothing.averaged(**variables) is None
 
 
-def table_of(name: str, strategy: Any, batch_norm: Any = "auto", **sizes: Any) -> tuple[FreezePlan, Any, str]:
+def table_of(
+    name: str, strategy: Any, batch_norm: Any = "auto", *, lr_scale: Any = (), **sizes: Any
+) -> tuple[FreezePlan, Any, str]:
     model, variables = shapes(name, **sizes)
-    recipe = make_recipe(small_config(name, freeze=strategy, batch_norm=batch_norm), model, variables)
+    recipe = make_recipe(
+        small_config(name, freeze=strategy, batch_norm=batch_norm, lr_scale=lr_scale), model, variables
+    )
     images = jax.ShapeDtypeStruct((2, 64, 64, sizes.get("channels", 1)), jnp.float32)
-    return recipe.plan, *freeze_table(recipe.plan, model, variables, images, recipe.tx)
+    return recipe.plan, *freeze_table(recipe.plan, model, variables, images, recipe.tx, 1e-3)
 
 
 DEEP = [("unet_resnet18", "until:layer2"), ("deeplabv3_resnet50", "until:layer2")]
@@ -212,6 +216,16 @@ def test_table_charges_only_what_trains(name: str, strategy: str) -> None:
     assert lines[-1] == summary
 
 
+def test_table_has_the_rate_at_which_each_stage_trains() -> None:
+    scales = (("block3/.*kernel", 0.1), ("block4", 0.25))
+    _, rows, summary = table_of("cnn", "until:block2", lr_scale=scales)
+    rates = {row["stage"]: row["learning_rates"] for row in rows}
+    assert rates == {"block1": [], "block2": [], "block3": [1e-4, 1e-3], "block4": [2.5e-4], "head": [1e-3]}
+    shown = {line.split()[0]: line for line in format_table(rows, summary).splitlines()[1:-1]}
+    assert " 0.0001 to 0.001 " in shown["block3"]
+    assert " 0.00025 " in shown["block4"]
+
+
 @pytest.mark.parametrize("strategy", ["none", "until:block2"])
 def test_table_agrees_with_the_flops_of_the_step(strategy: str) -> None:
     config = small_config("cnn", freeze=strategy)
@@ -221,6 +235,6 @@ def test_table_agrees_with_the_flops_of_the_step(strategy: str) -> None:
     state = jax.eval_shape(lambda variables: make_state(recipe, variables), variables)
     batch = jax.eval_shape(lambda: make_batch(64))
     images = jax.ShapeDtypeStruct(batch["image"].shape, jnp.float32)
-    rows, _ = freeze_table(recipe.plan, model, variables, images, recipe.tx)
+    rows, _ = freeze_table(recipe.plan, model, variables, images, recipe.tx, 1e-3)
     counted = sum(row["forward_flops"] + row["backward_flops"] for row in rows)
     assert counted == pytest.approx(flops.count(partial(train_step, recipe=recipe), state, batch), rel=0.03)

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import covidjax
 from covidjax import files
+from covidjax.errors import UserError
 from covidjax.evaluate import network as evaluation
 from covidjax.metrics import classification
 from launch import evaluate, predict, train
@@ -184,6 +186,12 @@ def test_new_images_are_predicted_by_each_member_at_its_own_size_and_workdirs_ar
         assert [row["file"] for row in rows] == ["0.png", "1.png", "2.png"]
         tables.append(np.array([[float(row[name]) for name in row if "probability_" in name] for row in rows]))
     np.testing.assert_allclose(tables[2], weighted(tables[:2], mixture), atol=1e-6)
+    network = covidjax.load(mixture)
+    found = network.predict([tmp_path / "images" / f"{seed}.png" for seed in range(3)])
+    np.testing.assert_allclose(found, tables[2], atol=1e-6)
+    assert [member.config.dataset.image_size for member in network.members] == [16, 24]
+    with pytest.raises(UserError, match=r"the network takes \[n, 16, 16, 1\] uint8"):
+        network.predict(np.zeros((1, 24, 24, 3), np.uint8))
     wrong = [*given, "--checkpoint=latest"]
     assert "an ensemble has none" in refusal(capsys, predict.main, *wrong)
 

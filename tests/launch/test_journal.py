@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from covidjax import files, journal
+from covidjax import files
+from covidjax.checkpoint import journal
 from covidjax.errors import UserError
 from covidjax.train import loop
 from launch import evaluate, train

@@ -56,6 +56,16 @@ def test_a_user_without_a_home_has_a_cache_of_his_own_among_the_temporary_files(
     assert cache_dir("") != tmp_path / "covidjax-54321"
 
 
+def test_matplotlib_says_nothing_of_a_home_that_cannot_be_written(environment: dict[str, str], tmp_path: Path) -> None:
+    names = ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+    bare = {name: value for name, value in environment.items() if name not in names}
+    bare |= {"HOME": "/proc/nobody", "TMPDIR": str(tmp_path)}
+    code = "import covidjax.study.page, matplotlib; print(matplotlib.get_cachedir())"
+    done = subprocess.run([sys.executable, "-c", code], env=bare, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.strip() == str(tmp_path / f"covidjax-{os.getuid()}" / "matplotlib")
+
+
 def test_no_cache_stops_a_command(
     tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

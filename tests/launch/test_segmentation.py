@@ -15,6 +15,7 @@ from covidjax import config as configs
 from covidjax import files
 from covidjax.data import sources
 from covidjax.data.examples import Examples
+from covidjax.data.phantom import phantom
 from covidjax.files import read_json_lines
 from covidjax.metrics import segmentation
 from covidjax.models import unet
@@ -133,3 +134,46 @@ def test_new_images_get_masks_and_overlays(capsys: pytest.CaptureFixture[str], t
     before = contents(tmp_path)
     assert call(predict.main, *flags) == 2
     assert contents(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_round_of_pseudo_labels_keeps_what_lies_in_lungs_and_trains_on_it(config: str, tmp_path: Path) -> None:
+    unlabelled = tmp_path / "unlabelled"
+    for split, count in (("train", 8), ("val", 4), ("test", 4)):
+        for index in range(count):
+            drawn = phantom(0, split, index, 32)
+            for name, mask in (("lungs", drawn.lungs), ("lesions", drawn.lesions)):
+                for kind, pixels in (("images", drawn.image), ("masks", 255 * mask)):
+                    path = tmp_path / name / split / kind / f"{split}{index}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(path)
+    unlabelled.mkdir()
+    for index in range(20, 28):
+        Image.fromarray(phantom(0, "train", index, 32).image).save(unlabelled / f"new{index}.png")
+
+    def train_on(name: str, run: str) -> Path:
+        own = ["name=folder", f"root={tmp_path / name}", f"mask_classes=('background','{name}')", "image_size=32"]
+        flags = [f"--config.dataset.{setting}" for setting in own]
+        assert call(train.main, config, *flags, f"--workdir={tmp_path / run}", "--config.freeze=none") == 0
+        return tmp_path / run
+
+    def label(run: Path, output: str, *flags: str) -> list[dict[str, str]]:
+        table = tmp_path / output
+        assert call(predict.main, f"--workdir={run}", f"--images={unlabelled}", f"--output={table}", *flags) == 0
+        return read_table(table)
+
+    lungs, lesions = train_on("lungs", "first_lungs"), train_on("lesions", "first_lesions")
+    parts = []
+    for lung, lesion in zip(label(lungs, "lungs.csv"), label(lesions, "everything.csv"), strict=True):
+        inside, found = (np.asarray(Image.open(tmp_path / row["mask"])) > 0 for row in (lung, lesion))
+        parts.append(float(inside[found].mean()) if found.any() else 1.0)
+    least = float(np.median(parts))
+    assert least > 0
+    kept = label(lesions, "pseudo.csv", f"--inside={tmp_path / 'lungs_masks'}", f"--inside_at_least={least}")
+    assert len(kept) == sum(part >= least for part in parts)
+    for row in kept:
+        shutil.copy(unlabelled / row["file"], tmp_path / "lesions" / "train" / "images")
+        shutil.copy(tmp_path / row["mask"], tmp_path / "lesions" / "train" / "masks")
+    again = train_on("lesions", "second_lesions")
+    counts = [files.read_json(run / "run.json")["data"]["train"]["num_examples"] for run in (lesions, again)]
+    assert counts == [8, 8 + len(kept)]

@@ -1,6 +1,7 @@
 """The figures of a classification, its report and its table of predictions."""
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,6 +13,7 @@ import sklearn.metrics
 
 from covidjax.errors import UserError
 from covidjax.metrics import bootstrap, classification
+from tests.commands import read_table
 from tests.predictions import CLASSES, make_examples, make_predictions, make_report
 
 
@@ -136,7 +138,11 @@ def test_proportions_of_patients_with_several_images_are_drawn_by_patient() -> N
     for figure, key, drawn in zip((report, recall), ("accuracy", "recall"), np.transpose(expected), strict=True):
         assert figure[f"{key}_ci95"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1e-12)
     assert report["intervals"]["proportions"].startswith("bootstrap by patient, 40 resamples")
+    examples = make_examples(labels, patients=patients)
+    several = np.stack([labels == guess, np.ones(30, bool)])
+    both = classification.accuracy_intervals(several, examples, seed=7, resamples=40)
     # What never fails is sure of its patients only, not of their images.
+    assert both == [report["accuracy_ci95"], list(classification.wilson_interval(11, 11))]
     perfect = make_report(np.eye(3)[labels], labels, patients=patients)
     assert perfect["accuracy_ci95"] == list(classification.wilson_interval(11, 11))
     ill = {patients[index] for index in np.flatnonzero(labels == 1)}
@@ -253,8 +259,10 @@ def test_predictions_read_back_bit_exactly(tmp_path: Path, dtype: Any) -> None:
     names = ('a,"b".png', "c\nd\r.png", "Röntgen/肺.png", *(f"{index}.png" for index in range(47)))
     patients = ("", " p ", *(f"p{index}" for index in range(48)))
     path = tmp_path / "predictions_test.csv"
-    examples = make_examples(labels, names=names, patients=patients)
+    facts = {"view": ("AP",) * 50, "source": ("", "CR") * 25}
+    examples = dataclasses.replace(make_examples(labels, names=names, patients=patients), facts=facts)
     classification.write_predictions(path, examples, probabilities)
+    assert [(row["view"], row["source"]) for row in read_table(path)] == list(zip(*facts.values(), strict=True))
     found = classification.read_predictions(path)
     assert (found.names, found.patients, found.classes) == (names, patients, CLASSES)
     np.testing.assert_array_equal(found.labels, labels)

@@ -25,9 +25,10 @@ CASES: dict[str, dict[str, Any]] = {
     "unet, bilinear": {"upsampling": "bilinear"},
     "unet_resnet18": {"attention": True, "dropout": 0.5},
     "unet_resnet18, bilinear": {"upsampling": "bilinear"},
+    "unet_resnet18, fastai": {"decoder": "fastai", "attention": True, "dropout": 0.5},
     "deeplabv3_resnet50": {"dropout": 0.5},
 }
-SLOW = ("resnet50", "unet, bilinear", "unet_resnet18, bilinear", "deeplabv3_resnet50")
+SLOW = ("resnet50", "unet, bilinear", "unet_resnet18, bilinear", "unet_resnet18, fastai", "deeplabv3_resnet50")
 
 
 def build(case: str, **changes: Any) -> Staged:

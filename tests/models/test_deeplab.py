@@ -12,9 +12,10 @@ from covidjax.models.layers import Numerics
 from covidjax.models.resnet import LAYERS
 from covidjax.ops.choose import choose
 from covidjax.weights.foreign import COUNTERS
+from covidjax.weights.load import arrange
 from covidjax.weights.torchvision import entries
 from tests.support import shapes_of
-from tests.weights.parity import error, fill, stage_outputs
+from tests.weights.parity import GRADIENT_TOLERANCE, error, fill, stage_outputs
 
 # Parameters that torchvision prints for its files, less those of aux_classifier (1024 x 256 x 9, BatchNorm, 256 x 21).
 AUXILIARY = 1024 * 256 * 9 + 2 * 256 + 256 * 21 + 21
@@ -86,6 +87,28 @@ def test_every_stage_equals_the_torch_network(
     expected = network(to_torch(images))
     for stage, found in stage_outputs(model, variables, images).items():
         assert error(found if stage == "head" else found[1], of_torch(expected[stage])) < 1e-4, stage
+
+
+@pytest.mark.slow
+def test_every_gradient_is_that_of_the_torch_network(shallow: None) -> None:
+    model, variables, network = both()
+    random = np.random.default_rng(3)
+    images, probe = (random.normal(size=(1, *SIZE, 3)).astype(np.float32) for _ in range(2))
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.sum(jax.nn.log_softmax(model.apply({**variables, "params": params}, images)) * probe)
+
+    ours = traverse_util.flatten_dict({"params": jax.jit(jax.grad(loss))(variables["params"])}, sep="/")
+    torch = pytest.importorskip("torch")
+    (torch.log_softmax(network(to_torch(images))["head"], 1) * to_torch(probe)).sum().backward()
+    theirs = {name: tensor.grad.numpy() for name, tensor in network.named_parameters()}
+    found = {
+        entry.source: error(ours[entry.path], arrange(theirs[entry.source], entry.layout))
+        for entry in entries(model, theirs)
+        if entry.path in ours
+    }
+    assert found.keys() == theirs.keys()
+    assert max(found.values()) < GRADIENT_TOLERANCE, found
 
 
 @pytest.mark.parametrize("size", [(39, 3), pytest.param((3, 39), marks=pytest.mark.slow)], ids=str)

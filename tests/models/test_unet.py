@@ -9,7 +9,7 @@ import pytest
 
 from covidjax.models.layers import Numerics
 from covidjax.models.resnet import BOTTLENECK, LAYERS, ResNet
-from covidjax.models.unet import SelfAttention, UNet, UNetResNet
+from covidjax.models.unet import SelfAttention, UNet, UNetResNet, UpConv
 from covidjax.ops.choose import choose
 from tests.models.test_models import draw_images
 from tests.support import make_variables, shapes_of
@@ -119,3 +119,33 @@ def test_an_odd_last_row_and_column_are_pooled_alone() -> None:
     assert skip.shape == (2, 5, 7, 4) and pooled.shape == (2, 3, 4, 4)
     np.testing.assert_array_equal(pooled[:, -1, -1], skip[:, -1, -1])
     np.testing.assert_array_equal(pooled[:, 0, -1], np.max(skip[:, :2, -1], axis=1))
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_up_convolution_and_its_gradients_are_those_of_torchs_transposed_convolution(native: bool) -> None:
+    """Also its layout: the kernel is torch's [in, out, height, width] with its axes moved."""
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(0)
+    inputs, probe = (random.normal(size=shape).astype(np.float32) for shape in ((2, 5, 4, 3), (2, 10, 8, 6)))
+    theirs = torch.nn.ConvTranspose2d(3, 6, 2, 2)
+    kernel, bias = (random.normal(size=shape).astype(np.float32) for shape in ((3, 6, 2, 2), (6,)))
+    with torch.no_grad():
+        theirs.weight.copy_(torch.from_numpy(kernel))
+        theirs.bias.copy_(torch.from_numpy(bias))
+    module = UpConv(6, numerics=Numerics(native=native and choose("auto").native))
+    params = {"kernel": jnp.asarray(kernel.transpose(2, 3, 0, 1)), "bias": jnp.asarray(bias)}
+    given = torch.from_numpy(inputs.transpose(0, 3, 1, 2).copy()).requires_grad_()
+    expected = theirs(given)
+    (expected * torch.from_numpy(probe.transpose(0, 3, 1, 2).copy())).sum().backward()
+
+    def loss(params: Any, inputs: Any) -> jax.Array:
+        return jnp.sum(module.apply({"params": params}, inputs) * probe)
+
+    of_params, of_inputs = jax.grad(loss, (0, 1))(params, jnp.asarray(inputs))
+    for ours, other, axes in (
+        (module.apply({"params": params}, inputs), expected.detach(), (0, 2, 3, 1)),
+        (of_params["kernel"], theirs.weight.grad, (2, 3, 0, 1)),
+        (of_params["bias"], theirs.bias.grad, (0,)),
+        (of_inputs, given.grad, (0, 2, 3, 1)),
+    ):
+        np.testing.assert_allclose(ours, other.numpy().transpose(axes), rtol=1e-5, atol=1e-5)

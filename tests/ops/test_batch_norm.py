@@ -105,7 +105,12 @@ def test_statistics_come_with_the_outputs_and_carry_no_gradient() -> None:
     _, *statistics = ops.batch_norm(inputs, scale, bias, near(inputs), EPSILON)
     wide = np.asarray(inputs, np.float64)
     np.testing.assert_allclose(statistics, (wide.mean((0, 1, 2)), wide.var((0, 1, 2))), rtol=1e-6)
-    summed = jax.jit(jax.grad(lambda inputs: sum(map(jnp.sum, ops.batch_norm(inputs, scale, bias, near(inputs), EPSILON)[1:]))))
+
+    @jax.jit
+    @jax.grad
+    def summed(inputs: jax.Array) -> jax.Array:
+        return sum(map(jnp.sum, ops.batch_norm(inputs, scale, bias, near(inputs), EPSILON)[1:]))
+
     assert not np.any(summed(inputs))
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,25 @@ def test_metrics_that_are_not_finite_missing_or_cut_are_told_and_left_out(run_fo
     ]
     (run_folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "ep')
     read = write_report(run_folder)
-    assert "not finite, left as gaps: 2." in read.text
+    assert "not finite, left as gaps: 3." in read.text
     assert "could not be read, left out: 2." in read.text
     assert "Best epoch" not in read.text
+
+
+def test_loss_and_rate_of_single_steps_are_in_the_curves_of_a_run_of_one_epoch(run_folder: Path) -> None:
+    steps = [
+        {"step": step, "epoch": step / 4, "phase": 0, "split": "step", "loss": 1 / step, "learning_rate": 0.1 * step}
+        for step in range(1, 5)
+    ]
+    ends: list[dict[str, Any]] = [
+        {"step": 4, "epoch": 1, "phase": 0, "split": split, "loss": 0.5, "learning_rate": 0.4}
+        for split in ("train", "val")
+    ]
+    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps + ends))
+    loss, rate = (data for data, _ in write_report(run_folder).figures[:2])
+    assert all(f"<!-- {split} -->".encode() in loss for split in ("step", "train", "val"))
+    drawn = re.findall(rb'<path d="(M [^"]*)" clip-path[^>]*style="fill: none; stroke: #9cc4dd', rate)
+    assert [len(re.findall(rb"[ML] ", path)) for path in drawn] == [4]
 
 
 def test_best_epoch_is_that_of_the_evaluated_checkpoint(run_folder: Path) -> None:

@@ -20,6 +20,7 @@ from covidjax.data.order import batch_indices
 from covidjax.errors import UserError
 from covidjax.runs import find_lr
 from covidjax.runs.find_lr import Curve
+from covidjax.train.phases import initial_state
 from covidjax.train.setup import Job, prepare
 from covidjax.train.state import StepMetrics
 from covidjax.train.step import train_step
@@ -50,10 +51,13 @@ def exact_config(cache_dir: Path, **changes: Any) -> ConfigDict:
     )
 
 
-def losses_of_steps(job: Job, rates: np.ndarray) -> list[float]:
+def losses_of_steps(job: Job, rates: np.ndarray, phase: int = 0) -> list[float]:
     """The losses of training steps that are taken one by one, each at its own rate."""
-    recipe = dataclasses.replace(job.recipes[0], learning_rate=lambda step: jnp.asarray(rates)[step])
-    take_step, state, losses = jax.jit(functools.partial(train_step, recipe=recipe)), job.fresh_state(), []
+    recipe = dataclasses.replace(
+        job.recipes[phase], learning_rate=lambda step: jnp.asarray(rates)[step], schedule_start=0, momentum=None
+    )
+    take_step, losses = jax.jit(functools.partial(train_step, recipe=recipe)), []
+    state = initial_state(recipe, job.variables, jax.random.key(job.config.seed))
     for step in range(len(rates)):
         rows = batch_indices(0, step, len(job.train_split), 4)
         batch = {"image": job.train_split.images[rows], "label": job.train_split.labels[rows]}
@@ -91,6 +95,19 @@ def test_the_curve_is_that_of_training_steps_at_rates_that_rise_also_from_featur
             np.testing.assert_allclose(curve.smoothed, means[:steps], rtol=1e-6)
             assert "over 4 times its best" in curve.ending
         assert min(losses[:steps]) < 0.9 * losses[0]
+
+
+def test_a_later_phase_is_looked_at_with_its_own_plan_from_the_weights_that_the_config_begins_with(
+    tmp_path: Path,
+) -> None:
+    with jax.enable_x64(True):
+        rates = find_lr.rates(1e-4, 1e-1, 20)
+        job = prepare(exact_config(tmp_path, features="off"))
+        job = dataclasses.replace(job, variables=jax.device_get(job.variables))  # which two sweeps begin with
+        found = [find_lr.sweep(job, rates, lambda step: None, phase).losses for phase in (0, 1)]
+        np.testing.assert_allclose(found[1], losses_of_steps(job, rates, 1)[: len(found[1])], rtol=1e-6)
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)  # the same weights and images
+    assert abs(found[0][-1] - found[1][-1]) > 1e-3
 
 
 def test_a_loss_that_is_not_finite_ends_the_sweep_and_at_the_first_batch_is_refused(tmp_path: Path) -> None:
@@ -131,7 +148,7 @@ def falling(center: int, lowest: int = 80) -> np.ndarray:
         (30, 80, ""),
         (47, 70, ""),
         (60, 85, ""),
-        (60, 99, "the loss still falls at the last rate, 10: a higher --end may tell more"),
+        (60, 99, "the loss still falls at the last rate, 10: a higher --high may tell more"),
     ],
 )
 def test_the_suggestions_are_the_steepest_slope_and_a_tenth_of_the_minimum(center: int, lowest: int, note: str) -> None:
@@ -181,10 +198,10 @@ def test_every_curve_can_be_drawn(length: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((0.0, 1.0, 100), "--start is 0 and --end 1: allowed is 0 < start < end <= 1e+06"),
-        ((1.0, 1.0, 100), "--start is 1 and --end 1: allowed"),
-        ((math.nan, 1.0, 100), "--start is nan"),
-        ((1e-3, math.inf, 100), "--end inf"),
+        ((0.0, 1.0, 100), "--low is 0 and --high 1: allowed is 0 < low < high <= 1e+06"),
+        ((1.0, 1.0, 100), "--low is 1 and --high 1: allowed"),
+        ((math.nan, 1.0, 100), "--low is nan"),
+        ((1e-3, math.inf, 100), "--high inf"),
         ((1e-3, 1.0, 19), "--steps is 19: allowed is from 20 to 100000"),
     ],
 )
@@ -203,7 +220,7 @@ def test_a_run_in_the_workdir_keeps_every_byte(capfd: pytest.CaptureFixture[str]
     workdir = tmp_path / "run"
     assert call(train.main, config, f"--workdir={workdir}") == 0
     before = contents(workdir)
-    sweep = [config, "--steps=60", "--start=1e-5", "--end=1e3", "--config.optimizer.learning_rate=(1e-4,1e-2)"]
+    sweep = [config, "--steps=60", "--low=1e-5", "--high=1e3", "--config.optimizer.learning_rate=(1e-4,1e-2)"]
     found = run_command(workdir, *sweep)
     after = contents(workdir)
     assert str(after.pop("lr_finder.png")).startswith("b'\\x89PNG")
@@ -227,9 +244,16 @@ def test_a_run_in_the_workdir_keeps_every_byte(capfd: pytest.CaptureFixture[str]
     assert said in capfd.readouterr().out
 
 
-def test_the_rate_of_a_first_phase_is_told_where_it_stands(config: str, tmp_path: Path) -> None:
-    phases = "({'freeze': 'backbone', 'optimizer': {'learning_rate': 1e-2, 'name': 'sgd'}}, {'epochs': 1})"
-    found = run_command(tmp_path / "sweep", config, "--config.batch_size=12", "--steps=30", f"--config.phases={phases}")
-    assert any("phase 0 of 2: freeze 'backbone'" in note for note in found["notes"])
-    assert found["optimizer"] == "sgd"
-    assert found["suggestion"] is None or found["override"].endswith("in the 'optimizer' of config.phases[0]")
+def test_the_rate_of_a_phase_is_told_where_it_stands(
+    capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path
+) -> None:
+    own = "{'freeze': 'backbone', 'optimizer': {'learning_rate': 1e-2, 'name': 'sgd'}}"
+    for phase, phases in enumerate((f"({own}, {{'epochs': 1}})", f"({{'epochs': 1}}, {own})")):
+        sweep = [config, "--config.batch_size=12", "--steps=30", f"--config.phases={phases}", f"--phase={phase}"]
+        found = run_command(tmp_path / f"sweep{phase}", *sweep)
+        assert any(f"phase {phase} of 2: freeze 'backbone'" in note for note in found["notes"])
+        assert any("begins with random weights" in note for note in found["notes"]) == bool(phase)
+        assert (found["optimizer"], found["phase"]) == ("sgd", phase)
+        assert found["suggestion"] is None or found["override"].endswith(f"'optimizer' of config.phases[{phase}]")
+    assert call(command.main, *sweep[:-1], "--phase=2", f"--workdir={tmp_path / 'sweep1'}") == 2
+    assert "--phase is 2: the config has 2, allowed are 0 to 1" in capfd.readouterr().err

@@ -26,6 +26,7 @@ from covidjax.runs import predict
 from covidjax.tasks.pictures import GAP, STRIP
 from covidjax.weights.workdir import Trained
 from tests.commands import contents, read_table, user_error, write_image
+from tests.data.test_dicom import file as dicom_file
 from tests.support import make_model, small_config
 
 SIZE = 16
@@ -167,10 +168,66 @@ def test_masks_are_those_of_the_network_at_the_size_of_their_images(images: Path
     assert seen == {0, 1, 2}
 
 
+def test_tables_have_what_dicom_files_say_and_numbers_for_patients(
+    classifier: Trained, unet: Trained, images: Path, tmp_path: Path
+) -> None:
+    for number, patient in enumerate(("MRN9", "MRN7", "MRN9")):
+        pixels = np.full((9, 9), number, np.uint8)
+        tags = {"PatientID": patient, "ViewPosition": "PA", "PixelSpacing": [0.5, 0.25], "Modality": "CR"}
+        (images / f"{number}.dcm").write_bytes(dicom_file(pixels, 8, **tags))
+    for trained in (classifier, unet):
+        output = tmp_path / trained.task.name / "p.csv"
+        predict.predict(trained, predict.list_images(images), output)
+        found = [(row["patient"], row["view"], row["spacing"], row["source"]) for row in read_table(output)]
+        told = [(f"dicom-{number}", "PA", "0.5x0.25", "CR") for number in (1, 2, 1)]
+        assert found == [*told, *[("", "", "", "")] * len(SIZES)]
+        assert "MRN" not in output.read_text()
+
+
 def test_masks_of_two_classes_are_black_and_white(images: Path, tmp_path: Path) -> None:
     predict.predict(untrained("unet", PIXELS[:2]), predict.list_images(images), tmp_path / "p.csv")
     masks = [np.asarray(Image.open(path)) for path in (tmp_path / "p_masks").iterdir()]
     assert {int(value) for mask in masks for value in np.unique(mask)} == {0, 255}
+
+
+def test_images_whose_findings_lie_outside_other_masks_are_dropped_and_listed(
+    unet: Trained, images: Path, tmp_path: Path
+) -> None:
+    sources, inside = predict.list_images(images), tmp_path / "lungs"
+    predict.predict(unet, sources, tmp_path / "all.csv")
+    inside.mkdir()
+    expected = {}
+    for number, row in enumerate(read_table(tmp_path / "all.csv")):
+        found = np.asarray(Image.open(tmp_path / row["mask"])) > 0
+        lung = np.zeros(found.shape, np.uint8)
+        lung[:, : found.shape[1] * number // (len(SIZES) - 1)] = 255  # of the first nothing, of the last everything
+        Image.fromarray(lung).save(inside / Path(row["mask"]).name)
+        assert found.any()
+        expected[row["file"]] = found[lung > 0].sum() / found.sum()
+    least = sorted(expected.values())[2]
+    outcome = predict.predict(
+        unet, sources, tmp_path / "p.csv", tmp_path / "over", inside=inside, inside_at_least=least
+    )
+    kept = {name for name, part in expected.items() if part >= least}
+    assert 0 < len(kept) < len(SIZES)
+    assert {row["file"] for row in read_table(tmp_path / "p.csv")} == kept
+    for folder in ("p_masks", "over"):
+        assert {path.stem for path in (tmp_path / folder).iterdir()} == {Path(name).stem for name in kept}
+    dropped = {row["file"]: float(row["inside"]) for row in read_table(tmp_path / "p_dropped.csv")}
+    assert dropped == pytest.approx({name: expected[name] for name in expected.keys() - kept}, abs=1e-4)
+    (note,) = [note for note in outcome.notes if "dropped" in note]
+    assert note.startswith(f"{len(dropped)} of {len(SIZES)} images were dropped: ") and min(dropped) in note
+    assert outcome.num_images == len(kept)
+
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(inside / "b.png")
+    with pytest.raises(UserError, match="--inside: .*b.png is no mask of an image of 16x16 pixels"):
+        predict.predict(unet, sources, tmp_path / "q.csv", inside=inside)
+    (inside / "b.png").unlink()
+    with pytest.raises(UserError, match="--inside: cannot read .*b.png: .*the same --images"):
+        predict.predict(unet, sources, tmp_path / "q.csv", inside=inside)
+    with pytest.raises(UserError, match="--inside drops images, and --spacing needs all of a volume"):
+        predict.predict(unet, sources, tmp_path / "q.csv", spacing=(1.0, 1.0, 1.0), inside=inside)
+    assert not list(tmp_path.glob("q*"))
 
 
 def test_overlays_show_each_image_beside_its_mask(unet: Trained, images: Path, tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ def run_alone(settings: dict[str, Any], setting: HeadSettings) -> Head:
         loss_of_epoch = float(state.metrics.loss) / int(state.metrics.steps)
         state = next_epoch(state, loss_of_epoch, phase.optimizer, job.mesh)
     best = max(range(EPOCHS), key=lambda epoch: (-figures[epoch][0], epoch))
-    named = [{"loss": loss, "accuracy": accuracy} for loss, accuracy in (figures[best], figures[-1])]
-    return Head(setting, best + 1, *named)
+    chosen, last = ({"loss": loss, "accuracy": accuracy} for loss, accuracy in (figures[best], figures[-1]))
+    return Head(setting, best + 1, chosen, last)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -146,6 +146,11 @@ def test_page_needs_nothing_outside_itself_and_shows_the_figures_of_the_study(tm
             difference = next(d for other, d in verdict.differences.items() if other.label == condition.label)
             assert row[4].startswith(formats.signed(difference.mean))
         assert costs[condition.label][-1] == f"{ARMS[condition.label][3]:,}"
+        seconds = condition.values("total_seconds")
+        if whole:
+            assert costs[condition.label][4] == formats.percent(ARMS[condition.label][1] / ARMS["none"][1])
+            told = [formats.duration(seconds[0]), formats.duration((seconds[1] + seconds[2]) / 2)]
+            assert costs[condition.label][5:7] == told
     assert [row[0] for row in read.table("Run", "Status")[1:]] == [trial.name for trial in study.trials()]
 
 

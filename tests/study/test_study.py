@@ -24,7 +24,15 @@ STRATEGIES, SEEDS = ("none", "backbone"), (0, 1)
 PLAN = ["--strategies=none,backbone", "--seeds=0,1", "--config.epochs=2"]
 STEPS_PER_RUN = 12  # 24 images in batches of 4, for 2 epochs
 # What depends on the clock, and what a run that was killed no longer tells of its beginning.
-CLOCKED = {"cost_seconds", "train_seconds", "feature_seconds", "compile_seconds", "passes_made", "passes_reused"}
+CLOCKED = {
+    "cost_seconds",
+    "total_seconds",
+    "train_seconds",
+    "feature_seconds",
+    "compile_seconds",
+    "passes_made",
+    "passes_reused",
+}
 # Runs the command, and kills itself when so many steps have been taken, of all runs together.
 KILLED = """
 import os, signal, sys
@@ -102,7 +110,12 @@ def test_table_holds_what_the_runs_recorded(finished: Path) -> None:
         assert float(row["val_loss"]) == evaluation["loss"]
         assert float(row["train_seconds"]) == run["timings"]["train_seconds"]
         assert float(row["cost_seconds"]) >= float(row["train_seconds"])
+        total = float(row["cost_seconds"]) + run["timings"]["compile_seconds"]
+        assert float(row["total_seconds"]) == pytest.approx(total)
         stages = run["freeze"][0]["rows"]
+        full = sum(stage["forward_flops"] + stage["full_backward_flops"] for stage in stages)
+        assert float(row["predicted_share"]) == pytest.approx(run["freeze"][0]["step_flops"] / full)
+        assert (row["strategy"] == "none") == (float(row["predicted_share"]) == 1)
         assert int(row["trained_parameters"]) == sum(stage["trainable"] for stage in stages)
         assert (row["strategy"] == "none") == (row["trained_parameters"] == row["total_parameters"])
         assert int(row["peak_bytes"]) > int(row["temporary_bytes"]) > 0

@@ -1,5 +1,6 @@
 """Runs that measure the validation split within epochs, and whose rare class counts several times in an epoch."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from covidjax import files, losses
+from covidjax import files
 from covidjax.ops.choose import choose
 from covidjax.report import workdir as workdirs
 from covidjax.runs.train import train
+from covidjax.tasks import weighting
 from covidjax.train.setup import Job, prepare
 from covidjax.weights.workdir import load_trained
 from tests.support import TINY, small_config
@@ -58,28 +60,31 @@ def test_training_is_the_same_to_the_bit_with_and_without_it(measured: Path, job
     best = restore(measured, job).progress["best"]
     assert best == restore(plain, job).progress["best"]
     assert best["loss"] > min(line["loss"] for line in figures(measured) if line["split"] == "val")
-    assert figures(plain) == [line for line in figures(measured) if isinstance(line["epoch"], int)]
+    own = [line for line in figures(measured) if line["split"] == "step" or isinstance(line["epoch"], int)]
+    assert figures(plain) == own
     assert (plain / "predictions_val.csv").read_bytes() == (measured / "predictions_val.csv").read_bytes()
 
 
-def test_validation_split_is_measured_at_the_steps_asked_for_and_at_the_end_of_epochs(measured: Path) -> None:
+def test_both_splits_are_measured_at_the_steps_asked_for_and_at_the_end_of_epochs(measured: Path) -> None:
     lines = figures(measured)
-    within = [line for line in lines if not isinstance(line["epoch"], int)]
+    within = [line for line in lines if line["split"] != "step" and not isinstance(line["epoch"], int)]
     assert [(line["step"], line["epoch"], line["split"]) for line in within] == [
-        (step, step / EPOCH_STEPS, "val") for step in WITHIN
+        (step, step / EPOCH_STEPS, split) for step in WITHIN for split in ("train", "val")
     ]
-    assert [line["phase"] for line in within] == [int(step > EPOCH_STEPS) for step in WITHIN]
-    assert [line["step"] for line in lines if line["split"] == "val"] == sorted(
-        {*WITHIN, *range(EPOCH_STEPS, LAST_STEP + 1, EPOCH_STEPS)}
-    )
+    assert [line["phase"] for line in within[::2]] == [int(step > EPOCH_STEPS) for step in WITHIN]
+    for split in ("train", "val"):
+        assert [line["step"] for line in lines if line["split"] == split] == sorted(
+            {*WITHIN, *range(EPOCH_STEPS, LAST_STEP + 1, EPOCH_STEPS)}
+        )
     assert all(line.keys() >= {"loss", "accuracy"} for line in within)
     assert len({line["loss"] for line in within}) == len(within)
 
 
 def test_figures_within_an_epoch_are_in_the_curves_of_the_report(measured: Path) -> None:
     assert "Lines of metrics.jsonl that could not be read" not in (measured / "report.html").read_text()
-    epochs, _ = workdirs.values(workdirs.read(measured), "val", "loss")
-    assert epochs[:4] == [3 / EPOCH_STEPS, 6 / EPOCH_STEPS, 9 / EPOCH_STEPS, 1]
+    for split, key in itertools.product(("train", "val"), ("loss", "accuracy")):
+        epochs, _ = workdirs.values(workdirs.read(measured), split, key)
+        assert epochs[:4] == [3 / EPOCH_STEPS, 6 / EPOCH_STEPS, 9 / EPOCH_STEPS, 1]
 
 
 # ---- Oversampling in a run ----
@@ -90,7 +95,7 @@ def test_epochs_and_class_weights_go_by_the_repeated_counts_and_the_record_says_
     counts = np.bincount(labels) * np.array([5, 1, 1])
     assert counts.sum() == TURNS
     assert (job.steps_per_epoch, job.last_step) == (EPOCH_STEPS, LAST_STEP)
-    weights = losses.class_weights("balanced", np.repeat([0, 1, 2], counts), job.train_split.classes)
+    weights = weighting.class_weights("balanced", np.repeat([0, 1, 2], counts), job.train_split.classes)
     assert job.recipes[0].loss.keywords["class_weights"] == weights  # type: ignore[attr-defined]
     run = files.read_json(measured / "run.json")
     assert run["data"]["train"]["num_examples"] == IMAGES

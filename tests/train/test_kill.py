@@ -1,6 +1,6 @@
 """Killed at random moments, over and over: nothing recorded is lost, every file is whole, the bits are the same.
 
-Many minutes: run it by itself after a change of what is written, `pytest -m kill tests/train/test_kill.py -s`.
+Minutes each: run them by themselves after a change of what is written, `pytest -m kill tests/train/test_kill.py -s`.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from covidjax import journal
+from covidjax.checkpoint import journal
 from covidjax.study.plan import is_finished
 from covidjax.train.setup import Job
 from launch import study
@@ -26,7 +26,8 @@ from tests.train.test_writer import curves_of_metrics, curves_of_tensorboard
 
 __all__ = ["config", "job", "start", "whole"]  # fixtures
 KILLS = 20
-STUDY = ["--strategies=none,backbone", "--seeds=0,1", "--config.epochs=4"]
+MOMENTS_OF_STUDY = ("started", "restored", "measured", "ended", "measured", "ended")
+STUDY = ["--strategies=none,backbone", "--seeds=0,1", "--config.epochs=2"]
 
 
 def check_files(folder: Path) -> None:
@@ -55,15 +56,22 @@ def events_of(workdir: Path) -> dict[Path, bool]:
     }
 
 
+def reports_of(study: Path) -> list[Path]:
+    """The reports of the runs that have ended."""
+    return list(study.glob("runs/*/report.html"))
+
+
 def wait_for_a_moment(
-    workdir: Path, before: dict[Path, bool], process: "subprocess.Popen[str]", draw: random.Random
+    workdir: Path, before: dict[Path, bool], process: "subprocess.Popen[str]", draw: random.Random, kind: str
 ) -> None:
-    """Until some time after the process was started, restored a checkpoint, or measured an epoch."""
-    kind = draw.choice(["started", "restored", "measured", "measured"])
+    """Until some time after the process 'started', 'restored' a checkpoint, 'measured' an epoch, or 'ended' a run."""
+    ended = len(reports_of(workdir))
     limit = time.monotonic() + (draw.uniform(0, 6) if kind == "started" else math.inf)
     while process.poll() is None and time.monotonic() < limit:
         new = [measured for path, measured in events_of(workdir).items() if path not in before]
         if (kind == "restored" and new) or (kind == "measured" and any(new)):
+            break
+        if kind == "ended" and len(reports_of(workdir)) > ended:
             break
         time.sleep(0.005)
     time.sleep(draw.uniform(0, 1))
@@ -91,7 +99,8 @@ def test_a_training_killed_at_random_beside_evaluations_loses_nothing(
         if finished_steps(workdir):
             evaluate = ("launch/evaluate.py", f"--workdir={workdir}", "--split=test")
             evaluations = [launch(environment, *evaluate) for _ in range(2)]
-        wait_for_a_moment(workdir, starts, training, draw)
+        kind = draw.choice(["started", "restored", "measured", "measured"])
+        wait_for_a_moment(workdir, starts, training, draw, kind)
         counts["training killed"] += kill(training)
         check_files(workdir)
         for process in evaluations:
@@ -129,13 +138,15 @@ def test_a_study_killed_at_random_gives_what_one_that_was_left_alone_gives(
     flags, draw, killed = [tiny_config(tmp_path), *STUDY], random.Random(18), 0
     assert call(study.main, *flags, f"--workdir={tmp_path / 'whole'}") == 0
     workdir = tmp_path / "study"
-    for _ in range(KILLS):
-        starts = events_of(workdir)
+    for kind in MOMENTS_OF_STUDY:
+        starts, began = events_of(workdir), time.monotonic()
         process = launch(environment, "launch/study.py", *flags, f"--workdir={workdir}")
-        wait_for_a_moment(workdir, starts, process, draw)
+        wait_for_a_moment(workdir, starts, process, draw, kind)
         killed += kill(process)
         check_files(workdir)
+        print(f"{kind}: killed after {time.monotonic() - began:.0f} s", flush=True)
     finished = sum(is_finished(folder) for folder in (workdir / "runs").iterdir())
+    assert finished > 0
     assert call(study.main, *flags, f"--workdir={workdir}", "--test") == 0
     check_files(workdir)
     assert without_times(workdir) == without_times(tmp_path / "whole")
@@ -144,4 +155,4 @@ def test_a_study_killed_at_random_gives_what_one_that_was_left_alone_gives(
         assert (run / "predictions_val.csv").read_bytes() == (
             tmp_path / "whole" / "runs" / run.name / "predictions_val.csv"
         ).read_bytes()
-    print(f"\n{killed} of {KILLS} studies killed, {finished} runs finished before the last kill")
+    print(f"\n{killed} of {len(MOMENTS_OF_STUDY)} studies killed, {finished} runs finished before the last kill")

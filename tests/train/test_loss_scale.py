@@ -15,6 +15,7 @@ from covidjax.errors import UserError
 from covidjax.tasks.classification import CLASSIFICATION
 from covidjax.train import loop, loss_scale
 from covidjax.train.loss_scale import LARGEST, LossScale
+from covidjax.train.parallel import step_and_figures
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe, train_step
 from tests.support import (
@@ -132,6 +133,9 @@ def test_step_whose_gradients_overflow_changes_nothing_but_its_count_and_the_sca
     skipped = half.step(former, make_batch(SIZE, seed=1))
     assert changed_by(former, skipped) == {"step", "loss_scale"}
     assert as_numbers(skipped.loss_scale) == (LARGEST / 2, 0, 1)
+    again, figures = jax.jit(partial(step_and_figures, recipe=half.recipe))(former, make_batch(SIZE, seed=1))
+    assert np.isnan(figures["loss"])
+    assert changed_by(skipped, again) == set()
 
 
 def test_what_is_not_finite_at_any_scale_is_reported(half: Subject) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from covidjax import losses
+from covidjax import losses, optim
 from covidjax.train.phases import enter_phase, evaluation_variables, make_phases
 from covidjax.train.step import Recipe, train_step
 from tests.support import (

@@ -1,15 +1,25 @@
 """TensorBoard's curves are those of metrics.jsonl, after any history of starts."""
 
+import contextlib
+import importlib
 import random
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from covidjax import files
+from covidjax.config.writers import WRITERS, figures
+from covidjax.config.writers import Hook as WriteRow
 from covidjax.train import writer
-from covidjax.train.writer import MetricsWriter
+from covidjax.train.writer import Hook, MetricsWriter
+from tests.commands import ROOT
 
 
 def curves_of_tensorboard(workdir: Path) -> dict[str, list[tuple[int, float]]]:
@@ -57,3 +67,83 @@ def test_curves_are_the_same_after_any_history_of_starts_within_a_second_and_wit
     write(tmp_path, reached, range(reached + 1, reached + 6))
     assert curves_of_tensorboard(tmp_path) == curves_of_metrics(tmp_path)
     assert len(curves_of_tensorboard(tmp_path)["val/loss"]) == reached + 5
+
+
+# ---- Registered writers ----
+
+ROWS = [{"step": step, "epoch": step, "phase": 0, "split": "val", "loss": 1 / step} for step in range(1, 5)]
+
+
+def hook_of(name: str, told: list[Any], fails: str = "") -> Hook:
+    """A writer that keeps what it is told, and fails where it begins, with the second row, or as it ends."""
+
+    @contextlib.contextmanager
+    def make(workdir: Path, config: Any) -> Iterator[WriteRow]:
+        def write(row: Any) -> None:
+            if fails == "row" and row["step"] == 2:
+                raise ConnectionError("the server\nis gone")
+            told.append(row)
+
+        if fails == "begin":
+            raise ConnectionError("no server")
+        try:
+            yield write
+        finally:
+            told.append(type(sys.exception()))
+            if fails == "end":
+                raise ConnectionError("late")
+
+    return Hook(name, make, Path("run"), {})
+
+
+def test_a_writer_that_fails_is_told_in_one_line_and_costs_neither_the_run_nor_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: dict[str, list[Any]] = {"begin": [], "row": [], "end": [], "": []}
+    hooks = [hook_of(fails or "sound", own, fails) for fails, own in told.items()]
+    with pytest.raises(ZeroDivisionError), MetricsWriter(tmp_path, 0, hooks) as metrics:
+        metrics.write(*ROWS[:3])
+        metrics.write(ROWS[3] | {"loss": float("nan")})
+        assert len(metrics.notes) == 2
+        raise ZeroDivisionError
+    last = ROWS[3] | {"loss": None}
+    assert told == {
+        "begin": [],
+        "row": [ROWS[0], type(None)],
+        "end": [*ROWS[:3], last, ZeroDivisionError],
+        "": [*ROWS[:3], last, ZeroDivisionError],
+    }
+    assert files.read_json_lines(tmp_path / "metrics.jsonl")[0] == [*ROWS[:3], last]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "the writer 'begin' gets no more rows, and the run goes on: ConnectionError: no server",
+        "the writer 'row' gets no more rows, and the run goes on: ConnectionError: the server is gone",
+        "the writer 'end' gets no more rows, and the run goes on: ConnectionError: late",
+    ]
+
+
+@pytest.mark.parametrize("tool", ["mlflow", "wandb"])
+def test_the_writers_of_the_page_hand_all_figures_on(
+    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "add-a-model.md").read_text()
+    (text,) = re.findall(rf"^```python\n# to_{tool}\.py\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / f"to_{tool}.py").write_text(text)
+    fake = mock.MagicMock()
+    monkeypatch.setitem(sys.modules, tool, fake)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = WRITERS.state()
+    try:
+        importlib.import_module(f"to_{tool}")
+        hook = Hook(tool, WRITERS[tool], Path("runs/own"), {"seed": 3})
+        for row in ROWS:
+            hook.write(row)
+        hook.close(None)
+    finally:
+        WRITERS.reset(before)
+        sys.modules.pop(f"to_{tool}", None)
+    assert hook.note == ""
+    begun, log = (fake.start_run, fake.log_metrics) if tool == "mlflow" else (fake.init, fake.init().__enter__().log)
+    assert "own" in begun.call_args_list[0].kwargs.values()  # the name of the run
+    assert figures(ROWS[0]) == {"val/loss": 1.0}
+    assert log.call_args_list == [mock.call(figures(row), step=row["step"]) for row in ROWS]

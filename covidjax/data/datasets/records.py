@@ -3,10 +3,12 @@
 import csv
 import dataclasses
 import gzip
+import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from covidjax.data.datasets.stored import stored, stored_pair
+from covidjax.data.facts import patients_of
 from covidjax.data.formats import dicom
 from covidjax.data.formats.read import SUFFIXES, is_dicom
 from covidjax.data.walk import is_system
@@ -36,6 +38,8 @@ class Record:
     mask: Content | None = None
     fold: int = -1
     held_out: bool = False
+    view: str = ""
+    spacing: str = ""
 
     def printable(self) -> "Record":
         """With texts that a data set can hold, see `covidjax.files.printable`."""
@@ -55,21 +59,27 @@ class Record:
         return stored_pair(content, _read(self.mask), name, num_mask_classes)
 
 
-def with_dicom_patients(records: list[Record]) -> tuple[list[Record], list[str]]:
-    """The records, and a note, with patients of DICOM files where the set names none of any image.
+def with_facts(records: list[Record]) -> tuple[list[Record], tuple[str, ...]]:
+    """The records with what DICOM files say: view, spacing, source where the set names none; and notes.
 
-    A patient is a number in the order in which a PatientID first occurs: nothing of the PatientID itself is kept.
+    Patients too where the set names none of any image, see `covidjax.data.facts.patients_of`.
     """
-    numbers: dict[str, str] = {}
-    found = []
-    for record in records if not any(record.patient for record in records) else ():
+
+    def read(record: Record) -> dicom.Facts:
         content = record.image.read_bytes() if isinstance(record.image, Path) else b""
-        own = dicom.patient_id(content) if is_dicom(content) else ""
-        patient = numbers.setdefault(own, f"dicom-{len(numbers) + 1}") if own else ""
-        found.append(dataclasses.replace(record, patient=patient))
-    if not numbers:
-        return records, []
-    return found, [f"{len(numbers)} patients are told apart by the PatientID of DICOM files, which is not kept"]
+        return dicom.facts(io.BytesIO(content)) if is_dicom(content) else dicom.Facts()
+
+    told = [read(record) for record in records]
+    patients: tuple[str, ...] = tuple(record.patient for record in records)
+    notes: tuple[str, ...] = ()
+    if not any(patients):
+        patients, notes = patients_of([own.patient_id for own in told])
+    return [
+        dataclasses.replace(
+            record, patient=patient, view=own.view, spacing=own.spacing, source=record.source or own.source
+        )
+        for record, patient, own in zip(records, patients, told, strict=True)
+    ], notes
 
 
 @dataclasses.dataclass

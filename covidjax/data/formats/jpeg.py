@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import imagecodecs
 import numpy as np
 import simplejpeg
 from PIL import ImageOps
@@ -18,6 +19,7 @@ TABLES, SCAN, LAST = 0xC4, 0xDA, 0xD9
 LOST = bytes(16)  # most of a block of 64 coefficients, where zero bits are not the shortest way to say 'flat'
 MOST_SCANS = 200  # a file of more takes minutes, and is made for that
 HARMLESS = ("Invalid SOS parameters", "Unknown Adobe color transform")
+BEHIND = b"\x5a\xa5\x3c\xc3" * 64  # bits that a whole picture does not need
 NO_END = "lack the end marker of JPEG, and have all their pixels"
 
 
@@ -42,6 +44,21 @@ def read(content: bytes) -> Picture:
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     return Picture(np.asarray(image), 8, "JPEG", lossy=True, remarks=() if ended else (NO_END,))
+
+
+def read_deep(content: bytes) -> np.ndarray:
+    """The samples of a JPEG stream of 12 bits or without loss, as DICOM has them; colours as they are stored.
+
+    [height, width(, 3)] uint8 or uint16. Raises BadImageError where zeros stand in place of data, and where it ends
+    before the last pixel: bits behind a whole one change nothing.
+    """
+    content = content.rstrip(b"\0\xff")
+    if not _markers(content, deep=True).ended or not content.endswith(END):
+        raise BadImageError("truncated JPEG: it has no end marker")
+    samples = imagecodecs.jpeg8_decode(content)
+    if not np.array_equal(samples, imagecodecs.jpeg8_decode(content.removesuffix(END) + BEHIND + END)):
+        raise BadImageError("truncated JPEG: its data ends before its last pixel")
+    return samples
 
 
 def check(content: bytes) -> bool:
@@ -72,7 +89,8 @@ def _closed(content: bytes) -> bytes:
     return content + (b"\0" if content.endswith(b"\xff") else b"") + END
 
 
-def _markers(content: bytes) -> _Found:
+def _markers(content: bytes, deep: bool = False) -> _Found:
+    """deep: whether frames of 12 bits and without loss are allowed."""
     found, match = _Found(), MARKER.search(content, 2)
     while match:
         code, start = match[1][0], match.end()
@@ -85,7 +103,7 @@ def _markers(content: bytes) -> _Found:
             raise BadImageError("truncated JPEG: it ends within its header")
         match = MARKER.search(content, end)
         if 0xC0 <= code <= 0xCF and code not in NO_FRAMES:
-            _frame(found, code, body)
+            _frame(found, code, body, deep)
         elif code == TABLES:
             _tables(found, body)
         elif code == SCAN:
@@ -96,15 +114,15 @@ def _markers(content: bytes) -> _Found:
     return found
 
 
-def _frame(found: _Found, code: int, body: bytes) -> None:
+def _frame(found: _Found, code: int, body: bytes, deep: bool) -> None:
     if found.frame or len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise BadImageError("damaged JPEG: its frame header is wrong")
-    if code not in FRAMES:
+    if code not in FRAMES and not (deep and code in OTHER_FRAMES):
         raise BadImageError(f"JPEG with {OTHER_FRAMES.get(code, 'a rare coding')}: save it as PNG")
-    if body[0] != 8:
+    if body[0] != 8 and not deep:
         raise BadImageError(f"JPEG with {body[0]} bits a sample: save it as PNG of 16 bits")
     check_size(int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big"))
-    found.frame, found.components = FRAMES[code], body[5]
+    found.frame, found.components = (FRAMES | OTHER_FRAMES)[code], body[5]
 
 
 def _tables(found: _Found, body: bytes) -> None:

@@ -4,7 +4,8 @@ from covidjax.data.extra import import_with_extra
 from covidjax.data.formats import bmp, jpeg, png, tiff
 from covidjax.data.formats.base import BadImageError, Picture, one_line_reasons
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".dcm", ".dicom")
+DICOM_SUFFIXES = (".dcm", ".dicom")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", *DICOM_SUFFIXES)
 READERS = {
     b"\xff\xd8\xff": jpeg.read,
     png.SIGNATURE: png.read,
@@ -24,16 +25,17 @@ def is_dicom(content: bytes) -> bool:
     return content[128:132] == b"DICM"
 
 
-def open_picture(content: bytes) -> Picture:
+def open_picture(content: bytes, frame: int = 0) -> Picture:
     """The picture of a JPEG, PNG, BMP, TIFF or DICOM file, told by its content, upright.
 
+    frame: of a DICOM file with several: which one, from 1; 0: such files are refused.
     Raises BadImageError with the reason; UserError for DICOM where the libraries that read it are not installed.
     """
     if not content:
         raise BadImageError("the file is empty")
     with one_line_reasons():
         if is_dicom(content):
-            return import_with_extra("covidjax.data.formats.dicom", "DICOM files").read(content)
+            return import_with_extra("covidjax.data.formats.dicom", "DICOM files").read(content, frame)
         for beginning, reader in READERS.items():
             if content.startswith(beginning):
                 return reader(content)

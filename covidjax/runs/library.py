@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax import models
 from covidjax.data.picture import BadImageError, ImageSpec, network_pixels, open_picture
 from covidjax.errors import UserError
+from covidjax.evaluate.members import Mixture, load_network
 from covidjax.evaluate.network import padded_batches
 from covidjax.losses import at_least_float32
 from covidjax.mesh import by_example, local_mesh, replicated
@@ -22,7 +22,7 @@ from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.process import path_of
 from covidjax.runs.train import run
-from covidjax.weights.workdir import Trained, Which, load_trained
+from covidjax.weights.workdir import Trained, Which
 
 Images = np.ndarray | Sequence[str | Path]
 
@@ -131,17 +131,56 @@ class Network:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def load(workdir: str | Path, checkpoint: Which = "best") -> Network:
-    """The network of a run. checkpoint: 'best', 'latest' or a step.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ensemble:
+    """A mixture of trained classifiers. Made by `load`.
 
-    Raises UserError where the workdir holds no trained network, and for an ensemble.
+    members: its networks, each with its own image size; weights: [members] float64, sum 1.
+    """
+
+    mixture: Mixture
+    members: tuple[Network, ...]
+
+    @property
+    def config(self) -> ConfigDict:
+        """The config of the ensemble."""
+        return self.mixture.config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the columns of `predict`."""
+        return self.mixture.classes
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Those of the members."""
+        return self.mixture.weights
+
+    def predict(self, images: Images) -> np.ndarray:
+        """The probabilities [n, classes] of the mixture.
+
+        images: paths of image files, which each member decodes as it was trained, or an array that all members take.
+        """
+        return self.mixture.mix(np.stack([member.predict(images) for member in self.members]))
+
+
+def load(workdir: str | Path, checkpoint: Which | None = None) -> Network | Ensemble:
+    """The network of a run, or the mixture of an ensemble.
+
+    checkpoint: of a run 'best', 'latest' or a step; None: what the run evaluates. A plugin that has
+    changed since is a warning. Raises UserError where the workdir holds no trained network.
     """
     folder = path_of(workdir)
-    config = configs.of_workdir(folder)
-    if config.model.name == models.ENSEMBLE:
-        raise UserError(f"{folder} is an ensemble: load its members, or use launch/predict.py")
-    _check_precision(config)
-    trained = load_trained(folder, checkpoint)
+    _check_precision(configs.of_workdir(folder))
+    found = load_network(folder, checkpoint)
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    if isinstance(found, Mixture):
+        return Ensemble(found, tuple(_network(member.trained) for member in found.members))
+    return _network(found)
+
+
+def _network(trained: Trained) -> Network:
     mesh = local_mesh(jax.local_device_count())
     variables = jax.device_put(trained.variables, replicated(mesh))
     compiled = _compiled(trained.model, trained.preprocessing, mesh)
@@ -159,8 +198,8 @@ def _compiled(model: Staged, preprocessing: Preprocessing, mesh: Mesh) -> Callab
     return jax.jit(forward, static_argnums=2, in_shardings=(whole, parts), out_shardings=parts)
 
 
-def train(config: ConfigDict | str | Path, workdir: str | Path) -> Network:
-    """Trains as launch/train.py does, and loads the best network. The same call again resumes, or only loads.
+def train(config: ConfigDict | str | Path, workdir: str | Path) -> Network | Ensemble:
+    """Trains as launch/train.py does, or makes an ensemble, and loads it. The same call again resumes, or only loads.
 
     config: of `covidjax.config.default_config()`, changed, or the path of a config file, `path.py[:argument]`.
     Raises UserError for a mistake in the config or the data.
@@ -168,8 +207,6 @@ def train(config: ConfigDict | str | Path, workdir: str | Path) -> Network:
     if not isinstance(config, ConfigDict):
         config = configs.load(str(config), ())
     configs.validate(config)
-    if config.model.name == models.ENSEMBLE:
-        raise UserError("config.model.name is 'ensemble': make it with launch/train.py")
     _check_precision(config)
     folder = path_of(workdir)
     run(config, folder, "default")

@@ -10,9 +10,10 @@ from PIL import Image
 
 import covidjax
 from covidjax import config as configs
-from covidjax import files, library
+from covidjax import files
 from covidjax.errors import UserError
 from covidjax.evaluate.network import inference
+from covidjax.runs import library
 from covidjax.weights.workdir import load_trained
 from launch import predict
 from tests.commands import call

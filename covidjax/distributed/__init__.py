@@ -1,0 +1,1 @@
+"""Several processes that train one network: how they start, agree, and end together."""

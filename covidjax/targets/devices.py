@@ -1,0 +1,53 @@
+"""The devices of a target, for XLA to compile for; the process that asks for them has no others but its CPU."""
+
+import os
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from covidjax.errors import UserError
+from covidjax.targets.catalog import Target
+
+# Before JAX is imported: libtpu neither looks for a TPU nor for the cloud that has one, and nothing can be timed.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+NO_TIMING = "--xla_gpu_autotune_level=0"
+
+
+def environment() -> dict[str, str]:
+    """The variables of a process that compiles for targets."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {NO_TIMING}".strip()
+    return {**os.environ, **ENVIRONMENT, "XLA_FLAGS": flags}
+
+
+def devices_of(target: Target) -> list[Any]:
+    """The devices, in the order of the topology. Raises UserError for a topology that the maker does not build."""
+    if target.chip.platform == "cuda":
+        from jax_plugins import xla_cuda13  # type: ignore[import-not-found]  # noqa: PLC0415 - of .venv-targets only
+
+        try:
+            xla_cuda13.initialize()
+        except jax.errors.JaxRuntimeError as error:
+            if "ALREADY_EXISTS" not in str(error):  # raised after it has registered
+                raise
+        shape = "x".join(map(str, (1, *target.topology)))
+        spec = {"topology": shape, "target_config": target.chip.spec}
+        return list(topologies.get_topology_desc("x", platform="cuda", **spec).devices)
+    options: dict[str, Any] = {}
+    if target.chip.megacore:
+        options["chip_config_name"] = "megacore"
+    if any(size % host for size, host in zip(target.topology, (2, 2, 1), strict=False)):
+        options["chips_per_host_bounds"] = (*target.topology, 1)[:3]
+    name = f"{target.name.partition(':')[0]}:{'x'.join(map(str, target.topology))}"
+    try:
+        return list(topologies.get_topology_desc(name, platform="tpu", **options).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"target {target.name}: {' '.join(str(error).split())[:200]}: choose another topology"
+        ) from error

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from covidjax.ops.epilogue import add_and_relu
 from covidjax.ops.native import batch_norm as in_shim
@@ -154,7 +155,7 @@ def batch_statistics(inputs: jax.Array, shift: jax.Array, axis: str | None = Non
     if axis is not None:
         level, square = lax.pmean((level, square), axis)
     least = RESOLVED * jnp.finfo(values.dtype).eps * square
-    return shift + level, jnp.maximum(square - jnp.square(level), least)
+    return checkpoint_name((shift + level, jnp.maximum(square - jnp.square(level), least)), "statistics")
 
 
 def _sums(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:

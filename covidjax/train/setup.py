@@ -245,7 +245,8 @@ def make_recipe(
     config: ConfigDict, phase: Phase, model: Staged, begin: InitialVariables, train_split: Examples, epoch_steps: int
 ) -> Recipe:
     """The recipe of the steps of a phase. Raises UserError where the plan does not fit, or remat names no stage."""
-    if unknown := [stage for stage in config.remat if stage not in model.stages]:
+    remat = config.remat if isinstance(config.remat, str) else tuple(config.remat)
+    if unknown := [stage for stage in remat if remat not in ("none", "lean") and stage not in model.stages]:
         raise UserError(f"config.remat names {unknown[0]!r}: the stages are {', '.join(model.stages)}")
     plan = phase.plan(begin.variables, model.stages)
     task = tasks.of(config.model.name, config.loss.name)
@@ -267,7 +268,7 @@ def make_recipe(
         preprocessing=begin.preprocessing,
         schedule_start=phase.schedule_start,
         accumulation_steps=config.accumulation_steps,
-        remat=tuple(config.remat),
+        remat=remat,
         sync_batch_norm=config.sync_batch_norm,
     )
 

@@ -11,6 +11,7 @@ import optax
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from covidjax import ops
 from covidjax.data.augment import Augmentation, augment
 from covidjax.data.mix import Mixed, blended, mix
 from covidjax.freeze.plan import FreezePlan
@@ -33,7 +34,8 @@ class Recipe:
     beside the loss, such as whether the answer is right.
     prefix: the model in the compute dtype of its frozen prefix.
     cached: whether a batch brings what the frozen prefix gives instead of images.
-    remat: stages whose activations are computed again in the backward pass instead of kept.
+    remat: what the backward pass computes again instead of keeping it: 'none', 'lean' (normalisations and ReLUs, all
+    but the outputs of convolutions and statistics), or all activations of these stages.
     axis: the axis that pmap maps over devices; sync_batch_norm: whether batch statistics are those of all of them.
     """
 
@@ -50,7 +52,7 @@ class Recipe:
     schedule_start: int = 0
     accumulation_steps: int = 1
     cached: bool = False
-    remat: tuple[str, ...] = ()
+    remat: str | tuple[str, ...] = "none"
     axis: str | None = None
     sync_batch_norm: bool = True
 
@@ -205,7 +207,9 @@ def train_forward(recipe: Recipe, params: Any, batch_stats: Any, inputs: Any, ke
             batch_norm_axis=recipe.axis if recipe.sync_batch_norm else None,
             mutable=["batch_stats"],
         )
-        if stage in recipe.remat:
+        if recipe.remat == "lean":
+            forward = jax.checkpoint(forward, policy=jax.checkpoint_policies.save_only_these_names(*ops.KEPT))
+        elif isinstance(recipe.remat, tuple) and stage in recipe.remat:
             forward = jax.checkpoint(forward)
         own = {"params": {stage: params.get(stage, {})}, "batch_stats": {stage: batch_stats.get(stage, {})}}
         flowing, updated = forward(own, flowing, rngs={"dropout": key})

@@ -144,10 +144,10 @@ def batch_statistics(inputs: jax.Array, shift: jax.Array, axis: str | None = Non
     """Mean and biased variance over all axes but the last, and over the devices of a mapped axis, in one pass.
 
     inputs: [..., features]; shift: [features], near the mean, as the running mean is, and the same on all devices ->
-    two arrays [features], float32 for half-precision inputs. Both are of `inputs - shift`, so that E[x^2] - E[x]^2 does not cancel where the
-    mean is large against the spread. Where the shift is far from the mean (a running mean of the first steps, at its
-    zero) rounding has its part in the variance, which is then at least RESOLVED of what was subtracted: too large, so
-    that outputs are too small and never explode.
+    two arrays [features], float32 for half-precision inputs. Sums are those of `inputs - shift`, so that
+    E[x^2] - E[x]^2 does not cancel where the mean is large against the spread. Where the shift is far from it (in the
+    first steps of a fresh network the running mean is zero) rounding has its part in the variance, which is then at
+    least RESOLVED units of what was subtracted: rather too large, so that outputs are too small and never explode.
     """
     values = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32)) - shift
     count = inputs.size // inputs.shape[-1]

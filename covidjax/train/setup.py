@@ -174,6 +174,7 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
                 *average_notes(phases),
                 *effect_notes(config, phases, recipes, caching, begin.variables),
                 placement["note"],
+                *parallel.division_notes(begin.variables["params"], mesh),
                 operations.note,
                 *begin.notes,
             )

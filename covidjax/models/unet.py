@@ -182,6 +182,7 @@ class UNetResNet(EncoderDecoder):
     def setup(self) -> None:
         """One submodule a stage."""
         add_encoder(self, skips=True)
+        self.decoder: DynamicDecoder | Decoder
         if self.decoder_name == "fastai":
             self.decoder = DynamicDecoder(self.attention, self.dropout, numerics=self.numerics)
         else:

@@ -1,11 +1,13 @@
 """What a freeze strategy costs, from shapes alone: nothing trains and no image is read."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import traverse_util
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from covidjax import models, tasks
@@ -13,7 +15,7 @@ from covidjax.data import phantom, sources
 from covidjax.data.examples import Examples
 from covidjax.data.order import more_turns
 from covidjax.errors import UserError
-from covidjax.freeze.strategies import CACHED, default_strategies, value_of
+from covidjax.freeze.strategies import CACHED, default_strategies, split_cached, value_of
 from covidjax.mesh import make_mesh
 from covidjax.models.layers import Staged
 from covidjax.train import parallel
@@ -56,11 +58,13 @@ class Cost:
         return self.flops / self.batch_size
 
 
-def job_of_shapes(config: ConfigDict, num_classes: int) -> Job:
+def job_of_shapes(config: ConfigDict, num_classes: int, mesh: Mesh | None = None) -> Job:
     """The job of a config without its data: shapes stand for weights, and one image a class for those of training.
 
-    The mask of an image has no other class. Raises UserError where the config does not fit.
+    The mask of an image has no other class. mesh: over all local devices by default. Raises UserError where the config
+    does not fit.
     """
+    mesh = mesh or make_mesh(config.batch_size, config.accumulation_steps)
     config = ConfigDict(config.to_dict())
     with config.ignore_type():
         config.loss.class_weights = "none"  # they cost nothing, and may be of classes whose names are not known here
@@ -75,7 +79,7 @@ def job_of_shapes(config: ConfigDict, num_classes: int) -> Job:
     model = models.build(config.model, num_outputs, config.precision)
     pixels = inputs.of_run(config.model, dataset.channels, config.pretrained, config.preprocessing).network
     variables = jax.eval_shape(models.initialiser(model, pixels, shape), jax.random.key(0))
-    return _job(config, model, InitialVariables(variables, pixels, ()), blank)
+    return _job(config, model, InitialVariables(variables, pixels, ()), blank, mesh)
 
 
 def job_of_strategy(job: Job, strategy: str, *, cached: bool = False) -> Job:
@@ -88,7 +92,7 @@ def job_of_strategy(job: Job, strategy: str, *, cached: bool = False) -> Job:
     with config.ignore_type():
         config.update({"freeze": value_of(strategy), "phases": ()})
     begin = InitialVariables(job.variables, job.recipes[0].preprocessing, ())
-    found = _job(config, job.recipes[0].model, begin, job.train_split)
+    found = _job(config, job.recipes[0].model, begin, job.train_split, job.mesh)
     if len(found.phases) > 1:
         raise UserError(
             f"{strategy!r} is a run of phases: set it as --config.freeze, and the plan of each phase is printed"
@@ -96,12 +100,12 @@ def job_of_strategy(job: Job, strategy: str, *, cached: bool = False) -> Job:
     return dataclasses.replace(found, recipes=(dataclasses.replace(found.recipes[0], cached=cached),))
 
 
-def _job(config: ConfigDict, model: Staged, begin: InitialVariables, blank: Examples) -> Job:
+def _job(config: ConfigDict, model: Staged, begin: InitialVariables, blank: Examples, mesh: Mesh) -> Job:
     phases = make_phases(config, STEPS_PER_EPOCH)
     return Job(
         config,
         tasks.of(config.model.name, config.loss.name).plain_loss(config.loss),
-        make_mesh(config.batch_size, config.accumulation_steps),
+        mesh,
         blank,
         blank,
         {"placement": "stream"},
@@ -118,6 +122,16 @@ def strategies_of(job: Job) -> tuple[str, ...]:
     """Those worth comparing on the network of a job."""
     paths = traverse_util.flatten_dict(job.variables["params"], sep="/")
     return default_strategies(job.recipes[0].model.stages, paths)
+
+
+def wanted(job: Job, names: Sequence[str]) -> dict[str, tuple[str, bool]]:
+    """Each strategy, and behind it the same from cached features where its first stages are frozen, by its title."""
+    found: dict[str, tuple[str, bool]] = {}
+    for strategy, cached in map(split_cached, names):
+        prefix = job_of_strategy(job, strategy).recipes[0].plan.frozen_prefix
+        for way in (True,) if cached else (False, True) if prefix else (False,):
+            found[f"{CACHED}:{strategy}" if way else strategy] = (strategy, way)
+    return found
 
 
 class DataFacts(NamedTuple):
@@ -180,7 +194,7 @@ def full_flops(job: Job) -> float:
 
 
 def lower_step(job: Job) -> Any:
-    """The train step of the first phase over the local devices, with donated state, ready to be compiled."""
+    """The train step of the first phase over the job's mesh, with donated state, ready to be compiled."""
     step = parallel.mapped_step(job.recipes[0], job.mesh, resident=False)
     return step.lower(job.phase_state(job.phases[0]), job.abstract_data(job.phases[0]))
 

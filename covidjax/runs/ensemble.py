@@ -21,7 +21,7 @@ from covidjax.checkpoint.checkpoint import Which
 from covidjax.data import sources
 from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 from covidjax.evaluate.members import Member, Mixture, check_unchanged, load_members, load_mixture
 from covidjax.metrics import bootstrap, classification
 from covidjax.metrics.comparison import paired_accuracy
@@ -29,7 +29,7 @@ from covidjax.models import mixture
 from covidjax.models.mixture import Candidate
 from covidjax.report import run as report
 from covidjax.runs import record
-from covidjax.train.writer import MetricsWriter
+from covidjax.train.writer import MetricsWriter, hooks_of
 
 LEAK = (
     "the weights were chosen on the test split, as in Wang et al. 2020: its figures are too good and say nothing about "
@@ -67,6 +67,10 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     """
     names, settings, report_path = tuple(config.ensemble.members), config.ensemble, workdir / "report.html"
     members = load_members(names, [None] * len(names), config.precision)
+    if settings.weights != "equal" and (seen := [m.name for m in members if configs.trains_on_val(m.trained.config)]):
+        raise UserError(
+            f"{some_of(seen)} trained on val, which decides the weights: set config.ensemble.weights to 'equal'"
+        )
     config = _on_data_of(config, members[0])
     record.open_workdir(workdir, config)
     run = _open_record(workdir, settings, members)
@@ -94,7 +98,7 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     # ---- Rounds, and the best of them ----
     began = time.monotonic()
     rounds, best = fit(config, answers[settings.weights_from], splits[settings.weights_from][0].labels)
-    with MetricsWriter(workdir, first_step=-1) as writer:
+    with MetricsWriter(workdir, first_step=-1, hooks=hooks_of(config, workdir)) as writer:
         for each in rounds:
             place = {"step": each.number, "epoch": each.number, "phase": 0, "split": settings.weights_from}
             weights = {f"weight_{index}": float(weight) for index, weight in enumerate(each.weights)}
@@ -104,7 +108,7 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     # ---- The record, validation figures, the report ----
     notes = _notes(members, best, len(rounds) - 1, settings)
     print(*notes, sep="\n")
-    run["notes"] += notes
+    run["notes"] += [*notes, *writer.notes]
     single = mixture.choose(mixture.alone(answers["val"], val[0].labels, settings.mix))
     run["ensemble"] |= {
         "rounds": len(rounds) - 1,

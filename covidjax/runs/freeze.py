@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from covidjax import console, files, tasks
 from covidjax.errors import UserError
-from covidjax.freeze.strategies import CACHED, split_cached
 from covidjax.freeze.table import format_table
-from covidjax.runs import costs
+from covidjax.runs import costs, targets
 from covidjax.runs.costs import Cost, DataFacts
+from covidjax.targets import Target
 from covidjax.train.setup import Job, describe_freeze
 
 EPOCH_WITHOUT_DATA = 1000
@@ -60,11 +60,23 @@ def check(config: ConfigDict, num_classes: int | None, num_images: int | None, o
     return DataFacts(found.classes, num_images or found.images, num_images or found.epoch)
 
 
-def run(config: ConfigDict, strategies: Sequence[str], data: DataFacts, output: Path | None) -> None:
+def run(
+    config: ConfigDict,
+    strategies: Sequence[str],
+    data: DataFacts,
+    output: Path | None,
+    target: Target | None = None,
+    *,
+    most: bool = False,
+) -> None:
     """Prints the config's own plan and each strategy's costs when they are known; writes them as JSON.
 
-    strategies: texts as `value_of` takes them, or 'all' alone.
+    strategies: texts as `value_of` takes them, or 'all' alone. target: devices that are not here, see `targets.run`,
+    as for `most`.
     """
+    if target:
+        targets.run(config, strategies, data.classes, target, output, most=most)
+        return
     device, num_devices = jax.local_devices()[0].device_kind, jax.local_device_count()
     size = config.dataset.image_size
     print(
@@ -77,14 +89,15 @@ def run(config: ConfigDict, strategies: Sequence[str], data: DataFacts, output: 
         table = describe_freeze(job, phase)
         print(f"\nphase {phase.index}, config.freeze {phase.freeze!r}:")
         print(format_table(table["rows"], table["summary"]), flush=True)
-    wanted = _wanted(job, names)
+    wanted = costs.wanted(job, names)
     widths = (max(map(len, [*wanted, "strategy"])), *WIDTHS)
     print(f"\n{console.format_row(list(COLUMNS), ALIGN, widths)}", flush=True)
     full_flops, found = costs.full_flops(job), []
     for number, (name, (strategy, cached)) in enumerate(wanted.items(), start=1):
-        _progress(f"{number} of {len(wanted)}: {name}: compiling its step")
+        if sys.stderr.isatty():
+            print(f"{number} of {len(wanted)}: {name}: compiling its step", end="", file=sys.stderr, flush=True)
         cost = costs.predict(job, strategy, full_flops, cached=cached)
-        _progress("")
+        console.erase()
         print(console.format_row([form(cost, data.epoch) for form in COLUMNS.values()], ALIGN, widths), flush=True)
         found.append(cost)
     print(*_notes(job, found, data.epoch), sep="\n")
@@ -109,21 +122,6 @@ def run(config: ConfigDict, strategies: Sequence[str], data: DataFacts, output: 
             ],
         }
         files.write_json(output, content)
-
-
-def _wanted(job: Job, names: Sequence[str]) -> dict[str, tuple[str, bool]]:
-    """Each strategy, and behind it the same from cached features where its first stages are frozen, by its title."""
-    wanted: dict[str, tuple[str, bool]] = {}
-    for strategy, cached in map(split_cached, names):
-        prefix = costs.job_of_strategy(job, strategy).recipes[0].plan.frozen_prefix
-        for way in (True,) if cached else (False, True) if prefix else (False,):
-            wanted[f"{CACHED}:{strategy}" if way else strategy] = (strategy, way)
-    return wanted
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _notes(job: Job, found: Sequence[Cost], epoch: int) -> list[str]:

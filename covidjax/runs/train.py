@@ -12,7 +12,6 @@ from covidjax import config as configs
 from covidjax import files, models
 from covidjax.checkpoint.checkpoint import Restored
 from covidjax.checkpoint.saver import Saver
-from covidjax.config.writers import WRITERS
 from covidjax.distributed.processes import Processes
 from covidjax.errors import Interrupted, UserError
 from covidjax.evaluate.split import evaluate_split
@@ -29,7 +28,7 @@ from covidjax.train.loop import Loop
 from covidjax.train.programs import Programs
 from covidjax.train.progress import RunProgress, early_stopping_notes, images_per_second
 from covidjax.train.setup import describe_freeze, prepare
-from covidjax.train.writer import Hook, MetricsWriter, ProgressLines
+from covidjax.train.writer import MetricsWriter, ProgressLines, hooks_of
 from covidjax.weights import inputs
 from covidjax.weights.workdir import load_trained, open_checkpoints
 
@@ -111,9 +110,8 @@ def train(
         compiling = Compiling(job, programs, [table["step_flops"] for table in run["freeze"]])
         writer = None
         if processes.writes:
-            hooks = [Hook(name, WRITERS[name], workdir, configs.to_json(config)) for name in config.writers]
-            writer = stack.enter_context(MetricsWriter(workdir, progress.step, hooks))
-        lines = ProgressLines(job.last_step, job.steps_per_epoch, progress.step)
+            writer = stack.enter_context(MetricsWriter(workdir, progress.step, hooks_of(config, workdir)))
+        lines = ProgressLines(job.last_step, job.epoch, progress.step)
         saver = Saver(checkpoints)
         clock.settle("set-up")
         parts = Loop(job, compiling, features, saver, writer, lines, clock, stop_asked, processes)

@@ -129,6 +129,8 @@ def check(study: Study) -> None:
                 raise UserError(
                     f"config.phases[{number}] sets {key}, which differs between the runs of a study: leave it out there"
                 )
+    if configs.trains_on_val(study.config):
+        raise UserError("config.phases ends with split 'train+val', and a study compares by validation: leave it out")
     for trial in study.trials():
         configs.validate(study.config_of(trial))
 

@@ -39,11 +39,11 @@ def _tpu(tflops: float, gigabytes_per_second: float, gib: float, link: float, pa
     return Chip("tpu", peak, gigabytes_per_second * 1e9, int(gib * 2**30), link * 1e9, f"{CLOUD}/{page}", **more)
 
 
-def _gpu(
-    bfloat16: float, tf32: float, float64: float, link: float, page: str, description: str, **spec: float | str
-) -> Chip:
-    """spec: fields of GpuDeviceInfoProto in the files xla/backends/gpu/target_config/specs of openxla/xla."""
-    peak = {"bfloat16": bfloat16 * 1e12, "float16": bfloat16 * 1e12, "float32": tf32 * 1e12, "float64": float64 * 1e12}
+def _gpu(page: str, description: str, tflops: tuple[float, float, float], link: float, spec: dict[str, float]) -> Chip:
+    """tflops: in bfloat16, TF32, float64. spec: of GpuDeviceInfoProto, see target_config/specs of openxla/xla."""
+    peak = {
+        name: 1e12 * tflops[place] for name, place in {"bfloat16": 0, "float16": 0, "float32": 1, "float64": 2}.items()
+    }
     fields = {
         "threads_per_block_limit": 1024,
         "threads_per_warp": 32,
@@ -66,7 +66,7 @@ def _gpu(
     return Chip("cuda", peak, bandwidth, memory, link * 1e9, f"{NVIDIA}/{page}", spec=text)
 
 
-HOPPER = {
+HOPPER: dict[str, Any] = {
     "shared_memory_per_core": 233472,
     "core_count": 132,
     "fpus_per_core": 128,
@@ -82,40 +82,60 @@ CHIPS = {
     "v6e": _tpu(918, 1638, 32, 400, "v6e", dimensions=2),
     "tpu7x": _tpu(2307 / 2, 7380 / 2, 192 / 2, 1200 / 4, "tpu7x", dimensions=3, devices_per_chip=2),
     "a100": _gpu(
-        *(312, 156, 19.5, 300, "a100", "NVIDIA A100-SXM4-80GB"),
-        shared_memory_per_core=167936,
-        core_count=108,
-        fpus_per_core=64,
-        memory_bandwidth=2039040000000,
-        l2_cache_size=41943040,
-        clock_rate_ghz=1.41,
-        device_memory_size=85100068864,
-        shared_memory_per_block_optin=166912,
-        major=8,
+        "a100",
+        "NVIDIA A100-SXM4-80GB",
+        (312, 156, 19.5),
+        300,
+        {
+            "shared_memory_per_core": 167936,
+            "core_count": 108,
+            "fpus_per_core": 64,
+            "memory_bandwidth": 2039040000000,
+            "l2_cache_size": 41943040,
+            "clock_rate_ghz": 1.41,
+            "device_memory_size": 85100068864,
+            "shared_memory_per_block_optin": 166912,
+            "major": 8,
+        },
     ),
     "h100": _gpu(
-        *(989.4, 494.7, 66.9, 450, "h100", "NVIDIA H100 80GB HBM3"),
-        **HOPPER,
-        memory_bandwidth=3352320000000,
-        device_memory_size=84942979072,
+        "h100",
+        "NVIDIA H100 80GB HBM3",
+        (989.4, 494.7, 66.9),
+        450,
+        {
+            **HOPPER,
+            "memory_bandwidth": 3352320000000,
+            "device_memory_size": 84942979072,
+        },
     ),
     "h200": _gpu(
-        *(989.4, 494.7, 66.9, 450, "h200", "NVIDIA H200 141GB HBM3e"),
-        **HOPPER,
-        memory_bandwidth=4800000000000,
-        device_memory_size=151397597184,
+        "h200",
+        "NVIDIA H200 141GB HBM3e",
+        (989.4, 494.7, 66.9),
+        450,
+        {
+            **HOPPER,
+            "memory_bandwidth": 4800000000000,
+            "device_memory_size": 151397597184,
+        },
     ),
     "b200": _gpu(
-        *(2250, 1125, 37, 900, "dgx-b200", "NVIDIA B200"),
-        shared_memory_per_core=233472,
-        core_count=148,
-        fpus_per_core=128,
-        memory_bandwidth=7672320000000,
-        l2_cache_size=132644864,
-        clock_rate_ghz=1.965,
-        device_memory_size=191514411008,
-        shared_memory_per_block_optin=232448,
-        major=10,
+        "dgx-b200",
+        "NVIDIA B200",
+        (2250, 1125, 37),
+        900,
+        {
+            "shared_memory_per_core": 233472,
+            "core_count": 148,
+            "fpus_per_core": 128,
+            "memory_bandwidth": 7672320000000,
+            "l2_cache_size": 132644864,
+            "clock_rate_ghz": 1.965,
+            "device_memory_size": 191514411008,
+            "shared_memory_per_block_optin": 232448,
+            "major": 10,
+        },
     ),
 }
 

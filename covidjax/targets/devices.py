@@ -16,6 +16,7 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # what is kept is kept by `worker`
 }
 NO_TIMING = "--xla_gpu_autotune_level=0"
 
@@ -37,9 +38,9 @@ def devices_of(target: Target) -> list[Any]:
             if "ALREADY_EXISTS" not in str(error):  # raised after it has registered
                 raise
         shape = "x".join(map(str, (1, *target.topology)))
-        options = {"topology": shape, "target_config": target.chip.spec}
-        return list(topologies.get_topology_desc("x", platform="cuda", **options).devices)
-    options = {}
+        spec = {"topology": shape, "target_config": target.chip.spec}
+        return list(topologies.get_topology_desc("x", platform="cuda", **spec).devices)
+    options: dict[str, Any] = {}
     if target.chip.megacore:
         options["chip_config_name"] = "megacore"
     if any(size % host for size, host in zip(target.topology, (2, 2, 1), strict=False)):

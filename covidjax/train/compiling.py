@@ -27,7 +27,7 @@ class Compiling:
         """The number of steps that one call of the program of a phase takes."""
         if not self._job.resident(phase):
             return 1
-        asked, epoch_steps = self._job.config.steps_per_call, self._job.steps_per_epoch
+        asked, epoch_steps = self._job.config.steps_per_call, phase.epoch_steps
         return choose_steps_per_call(asked, epoch_steps, self._step_flops[phase.index])
 
     def start(self, phase: Phase) -> None:

@@ -49,8 +49,9 @@ class PhaseInputs:
     ) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """For each call of the compiled program how many steps it takes, and its arguments beside the state.
 
-        steps: the first of the run that is taken, and the first that is not; steps_per_call, pause_every: see
-        `split_into_calls`. A call of fewer steps is one of the program that takes their number as last argument.
+        steps: the first that is taken, and the first that is not, from where the epochs of the phase are counted;
+        steps_per_call, pause_every: see `split_into_calls`. A call of fewer steps is one of the program that takes
+        their number as last argument.
         """
         own = own_rows(mesh, batch_size)
         if not self.resident:
@@ -99,7 +100,8 @@ def make_inputs(job: Job, phase: Phase, variables: Any, prefix: PrefixFeatures) 
     Where features are cached, they are what the frozen prefix makes of the images with these weights.
     """
     recipe, caching, resident = job.recipes[phase.index], job.caching[phase.index], job.resident(phase)
-    images, targets = job.train_split.images, job.task.targets(job.train_split)
+    examples = job.training(phase)
+    images, targets = examples.images, job.task.targets(examples)
     val, start = job.val_split.images, None
     if caching.validation:
         val, start = prefix.features(recipe, variables, val), recipe.plan.first_trained
@@ -117,7 +119,7 @@ def make_inputs(job: Job, phase: Phase, variables: Any, prefix: PrefixFeatures) 
         views = (place(together, replicated(job.mesh)),)
     elif caching.placement == "host":
         views = jax.tree.map(np.array, views)
-    return PhaseInputs(views, caching.views, job.train_split.turns(), resident, val, start)
+    return PhaseInputs(views, caching.views, examples.turns(), resident, val, start)
 
 
 def first_batch(

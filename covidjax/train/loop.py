@@ -89,7 +89,7 @@ def train_phase(
     usual, size, every = loop.compiling.wait(phase), loop.compiling.steps_per_call(phase), config.evaluate_every_steps
     forward = make_forward(recipe.model, recipe.preprocessing, job.mesh, inputs.start)
     targets, batch_size = job.task.targets(job.val_split), config.batch_size
-    series = StepSeries(phase.index, phase.first_step, job.steps_per_epoch)
+    series = StepSeries(phase.index, phase.first_step, phase.epoch)
 
     def measure(state: TrainState) -> dict[str, float]:
         variables = evaluation_variables(state, recipe.plan)
@@ -105,7 +105,8 @@ def train_phase(
 
     loop.lines.restart(progress.step)
     began, began_step, shown = time.monotonic(), progress.step, time.monotonic()
-    span = (progress.step, phase.last_step)
+    origin = phase.epochs_from[0]
+    span = (progress.step - origin, phase.last_step - origin)
     for count, arguments in inputs.calls(job.mesh, config.parallel, config.seed, batch_size, span, size, every):
         program = usual if count == size else loop.compiling.wait(phase, counted=True)
         state, told = program.call(state, *arguments)
@@ -114,7 +115,7 @@ def train_phase(
         step = progress.step + count
         loop.processes.step(f"step {step}")
         progress = dataclasses.replace(progress, step=step, phase=phase.index, phase_step=step - phase.first_step)
-        if step % job.steps_per_epoch == 0 or step == phase.last_step:
+        if phase.ends_epoch(step) or step == phase.last_step:
             jax.block_until_ready(state)
             seconds = time.monotonic() - began
             sums = fetch(state)
@@ -124,15 +125,15 @@ def train_phase(
             figures["images_per_second"] = images_per_second(step - began_step, batch_size, seconds)
             measured = measure(state)
             progress = tell(loop, phase, figures, measured, progress)
-            finished = step % job.steps_per_epoch == 0  # else the phase ends within an epoch
-            state = next_epoch(state, figures["loss"] if finished else None, phase.optimizer, job.mesh)
+            finished = figures["loss"] if phase.ends_epoch(step) else None  # else the phase ends within an epoch
+            state = next_epoch(state, finished, phase.optimizer, job.mesh)
             ends = step == phase.last_step or stopped_early(job, progress)
-            if ends or step // job.steps_per_epoch % config.checkpoint.every_epochs == 0:
-                figure = measured[config.checkpoint.best]
+            if ends or phase.epoch(step) % config.checkpoint.every_epochs == 0:
+                figure = measured[config.checkpoint.best] if phase.split == "train" else None
                 with loop.clock.spent("checkpoints"):
                     loop.saver.offer(Snapshot(step, state, dataclasses.asdict(progress), figure), must=ends)
             began, began_step = time.monotonic(), step
-        elif every and step % every == 0:
+        elif every and (step - origin) % every == 0:
             jax.block_until_ready(state)
             paused = time.monotonic()
             figures = train_figures(job.task, recipe, state, fetch(state))
@@ -178,16 +179,17 @@ def tell(
     """Writes and shows the figures of training and of validation, and returns the progress with the best of these.
 
     Within an epoch (`config.evaluate_every_steps`) the figures of training are those of the epoch so far, `epoch` is
-    the fraction that is reached, and the best stays that of the whole epochs.
+    the fraction that is reached, and the best stays that of the whole epochs, as it does in a phase that trains on the
+    validation images.
     """
     job, step, pairs = loop.job, progress.step, (("train", figures), ("val", measured))
-    ends = step % job.steps_per_epoch == 0 or step == phase.last_step
-    epoch = -(-step // job.steps_per_epoch) if ends else step / job.steps_per_epoch
+    ends = phase.ends_epoch(step) or step == phase.last_step
+    epoch = math.ceil(phase.epoch(step)) if ends else phase.epoch(step)
     place = {"step": step, "epoch": epoch, "phase": phase.index}
     loop.write(*({**place, "split": split, **values} for split, values in pairs))
     name, best, waited = job.config.checkpoint.best, progress.best, progress.waited
     sign = job.task.best[name]
-    if ends:
+    if ends and phase.split == "train":
         better = math.isfinite(measured[name]) and (best is None or sign * measured[name] > sign * best[name])
         waited = 0 if better or phase.last_step < job.last_step else waited + 1
         if better or (best is not None and measured[name] == best[name]):  # of equal ones the last

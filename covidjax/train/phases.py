@@ -1,6 +1,7 @@
 """Phases: what trains, how fast and for how long, one after the other; and the passage between two."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ class Phase:
         the phases that continue one another.
     optimizer: its section of the config, with the learning rate of the last stage where the config has a pair.
     settings: of its plan beside `freeze`, see `make_plan`.
+    split: what it trains on, 'train' or 'train+val'; epoch_steps: full batches in an epoch of that; epochs_from: the
+        step of the run and the finished epochs from which its epochs are counted: where its split came into use.
     """
 
     index: int
@@ -35,6 +38,18 @@ class Phase:
     freeze: str | tuple[str, ...]
     optimizer: FrozenConfigDict
     settings: FrozenConfigDict
+    split: str
+    epoch_steps: int
+    epochs_from: tuple[int, int]
+
+    def epoch(self, step: int) -> float:
+        """The finished epochs of the run after so many of its steps."""
+        start, epochs = self.epochs_from
+        return epochs + (step - start) / self.epoch_steps
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch ends with so many steps of the run."""
+        return (step - self.epochs_from[0]) % self.epoch_steps == 0
 
     def plan(self, variables: Mapping[str, Any], stages: tuple[str, ...]) -> FreezePlan:
         """The plan of what trains in the phase, and how. variables: {'params', 'batch_stats'} of arrays or shapes."""
@@ -55,12 +70,23 @@ def average_notes(phases: Sequence[Phase]) -> list[str]:
     return notes
 
 
-def make_phases(config: ConfigDict, steps_per_epoch: int) -> tuple[Phase, ...]:
+def split_notes(phases: Sequence[Phase], sizes: Sequence[int]) -> list[str]:
+    """A note for each phase that trains on the validation images too. sizes: the images that each trains on."""
+    return [
+        f"phase {phase.index} trains on all {size} images of train and val, from step {phase.first_step} on: there "
+        "validation measures images that were trained on, and chooses nothing"
+        for phase, size in zip(phases, sizes, strict=True)
+        if phase.split != "train"
+    ]
+
+
+def make_phases(config: ConfigDict, steps_per_epoch: int, with_val: int | None = None) -> tuple[Phase, ...]:
     """The phases of a config: `config.phases`, each a change of the fields of the config itself, or one of those.
 
     'gradual:<k>' in `config.freeze` is as many phases as there are stages: the last one trains for k epochs, then the
     last two, and so on under one schedule; what is left of `config.epochs` trains everything (fastai's
     `freeze_to(-1)`, `freeze_to(-2)`, ...: Howard and Ruder 2018, https://arxiv.org/abs/1801.06146).
+    with_val: steps of an epoch of the training and validation images together; None: as many as of the former alone.
     Raises UserError for a phase that is to continue the schedule of another optimizer.
     """
     phases: list[Phase] = []
@@ -79,7 +105,14 @@ def make_phases(config: ConfigDict, steps_per_epoch: int) -> tuple[Phase, ...]:
         low, high = (rate, rate) if isinstance(rate, int | float) else rate
         with merged.ignore_type():
             merged.optimizer.learning_rate = float(high)
-        steps = merged.steps if "steps" in changes else merged.epochs * steps_per_epoch
+        split = changes.get("split", "train")
+        epoch_steps, epochs_from = steps_per_epoch, (0, 0)
+        if split != "train":
+            epoch_steps, former = with_val or steps_per_epoch, phases[-1] if phases else None
+            if former is not None:
+                new = former.split != split
+                epochs_from = (first_step, math.ceil(former.epoch(first_step))) if new else former.epochs_from
+        steps = merged.steps if "steps" in changes else merged.epochs * epoch_steps
         phases.append(
             Phase(
                 index=index,
@@ -98,6 +131,9 @@ def make_phases(config: ConfigDict, steps_per_epoch: int) -> tuple[Phase, ...]:
                         **{key: _pairs(merged[key]) for key in ("lr_scale", "weight_decays", "ema_decays")},
                     }
                 ),
+                split=split,
+                epoch_steps=epoch_steps,
+                epochs_from=epochs_from,
             )
         )
         first_step += steps

@@ -1,5 +1,6 @@
 """The figures of single steps, which stay on the device until they are told."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,10 +21,13 @@ def is_told(number: int) -> bool:
 
 
 class StepSeries:
-    """The figures of those steps of a phase that are to be told. index: of the phase; first_step: of it in the run."""
+    """The figures of those steps of a phase that are to be told. index: of the phase; first_step: of it in the run.
 
-    def __init__(self, index: int, first_step: int, epoch_steps: int) -> None:
-        self._phase, self._first_step, self._epoch_steps = index, first_step, epoch_steps
+    epoch: the finished epochs after so many steps of the run.
+    """
+
+    def __init__(self, index: int, first_step: int, epoch: Callable[[int], float]) -> None:
+        self._phase, self._first_step, self._epoch = index, first_step, epoch
         self._waiting: list[tuple[int, list[int], dict[str, ArrayLike]]] = []
 
     def add(self, step: int, count: int, figures: dict[str, ArrayLike]) -> None:
@@ -38,7 +42,7 @@ class StepSeries:
         return [
             {
                 "step": step + index + 1,
-                "epoch": (step + index + 1) / self._epoch_steps,
+                "epoch": self._epoch(step + index + 1),
                 "phase": self._phase,
                 "split": SPLIT,
                 **{name: float(np.atleast_1d(values)[index]) for name, values in figures.items()},

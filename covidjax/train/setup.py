@@ -9,12 +9,13 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from covidjax import config as configs
 from covidjax import models, optim, tasks
 from covidjax.data import sources, splits
 from covidjax.data.augment import augmentation_of
 from covidjax.data.copies import copies, seen
-from covidjax.data.examples import Examples
-from covidjax.data.order import steps_per_epoch
+from covidjax.data.examples import Examples, joined
+from covidjax.data.order import oversampled, steps_per_epoch
 from covidjax.data.resident import choose_placement
 from covidjax.errors import UserError
 from covidjax.freeze.table import freeze_table, step_flops
@@ -28,7 +29,7 @@ from covidjax.tasks.weighting import weight_notes
 from covidjax.train import features, parallel
 from covidjax.train.effects import effect_notes
 from covidjax.train.features import Caching
-from covidjax.train.phases import Phase, average_notes, enter_phase, initial_state, make_phases, phase_at
+from covidjax.train.phases import Phase, average_notes, enter_phase, initial_state, make_phases, phase_at, split_notes
 from covidjax.train.state import TrainState
 from covidjax.train.statistics import check_batch_statistics
 from covidjax.train.step import Recipe
@@ -40,7 +41,8 @@ class Job:
     """A run before its first step.
 
     plain_loss: what validation reports; recipes, caching: one a phase; variables: the weights that the run starts from.
-    data_seconds: what reading the two splits took.
+    steps_per_epoch: of the training split. data_seconds: what reading the two splits took. with_val: the images of both
+    splits, where a phase trains on them.
     """
 
     config: ConfigDict
@@ -56,6 +58,7 @@ class Job:
     variables: dict[str, Any]
     notes: tuple[str, ...]
     data_seconds: float = 0.0
+    with_val: Examples | None = None
 
     @property
     def task(self) -> Task:
@@ -66,6 +69,14 @@ class Job:
     def last_step(self) -> int:
         """Optimizer steps of the whole run."""
         return self.phases[-1].last_step
+
+    def training(self, phase: Phase) -> Examples:
+        """The images that a phase trains on."""
+        return self.train_split if phase.split == "train" or self.with_val is None else self.with_val
+
+    def epoch(self, step: int) -> float:
+        """The finished epochs of the run after so many of its steps."""
+        return phase_at(self.phases, step).epoch(step)
 
     def resident(self, phase: Phase) -> bool:
         """Whether what a phase trains on lives on the devices."""
@@ -78,7 +89,7 @@ class Job:
 
     def abstract_data(self, phase: Phase) -> Any:
         """Shapes of what a step of a phase takes: the resident data with all its views, or a batch from the host."""
-        caching, recipe, examples = self.caching[phase.index], self.recipes[phase.index], self.train_split
+        caching, recipe, examples = self.caching[phase.index], self.recipes[phase.index], self.training(phase)
         rows = caching.views * len(examples) if self.resident(phase) else self.config.batch_size
         shape = (rows, *examples.images.shape[1:])
         data = {"image": jax.ShapeDtypeStruct(shape, examples.images.dtype)}
@@ -126,16 +137,22 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
     epoch_steps = steps_per_epoch(num_turns, config.batch_size)
     if epoch_steps == 0:
         raise UserError(f"config.batch_size {config.batch_size} exceeds the {num_turns} training images: lower it")
+    with_val = _with_val(config, train_split, val_split)
     contents = "training images and masks" if task.masks else "training images"
-    placement = choose_placement(task.num_bytes(train_split), contents, config.dataset.placement)
+    placement = choose_placement(task.num_bytes(with_val or train_split), contents, config.dataset.placement)
     operations = choose(config.ops)
     model = models.build(
         config.model, task.num_outputs(train_split.classes), config.precision, native=operations.native
     )
     shape = train_split.images.shape[1:]
     begin = expected_variables(model, resumed, shape) if resumed else initial_variables(config, model, shape)
-    phases = make_phases(config, epoch_steps)
-    recipes = tuple(make_recipe(config, phase, model, begin, train_split, epoch_steps) for phase in phases)
+    longer = steps_per_epoch(len(with_val.turns()), config.batch_size) if with_val else None
+    phases = make_phases(config, epoch_steps, longer)
+    own = [train_split if phase.split == "train" or with_val is None else with_val for phase in phases]
+    recipes = tuple(
+        make_recipe(config, phase, model, begin, examples, phase.epoch_steps)
+        for phase, examples in zip(phases, own, strict=True)
+    )
     sharing = config.batch_size // config.accumulation_steps // (1 if config.sync_batch_norm else mesh.size)
     for recipe in recipes:
         together = jax.ShapeDtypeStruct((sharing, *train_split.images.shape[1:]), train_split.images.dtype)
@@ -149,14 +166,14 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
     caching = tuple(
         features.decide(
             recipe,
-            (phase.last_step - phase.first_step) / epoch_steps,
-            train_split,
+            (phase.last_step - phase.first_step) / phase.epoch_steps,
+            examples,
             val_split,
             mode=config.features,
             max_views=config.feature_views,
             configured_cache=config.dataset.cache_dir,
         )
-        for phase, recipe in zip(phases, recipes, strict=True)
+        for phase, recipe, examples in zip(phases, recipes, own, strict=True)
     )
     if config.features == "on" and not any(each.placement for each in caching):
         raise UserError(f"config.features is on, but no phase begins with frozen stages: freeze some of {model.stages}")
@@ -172,6 +189,7 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
                 *task.split_notes(train_split, val_split),
                 *weight_notes(recipes[0].loss, train_split.classes),
                 *average_notes(phases),
+                *split_notes(phases, tuple(map(len, own))),
                 *effect_notes(config, phases, recipes, caching, begin.variables),
                 placement["note"],
                 *parallel.division_notes(begin.variables["params"], mesh),
@@ -195,7 +213,15 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
         variables,
         notes,
         data_seconds,
+        with_val,
     )
+
+
+def _with_val(config: ConfigDict, train_split: Examples, val_split: Examples) -> Examples | None:
+    """The training and the validation images together, where a phase trains on them."""
+    if not configs.trains_on_val(config):
+        return None
+    return oversampled(joined(train_split, val_split), config.dataset.oversample)
 
 
 def check_engine(config: ConfigDict) -> None:

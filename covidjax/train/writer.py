@@ -7,17 +7,19 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ml_collections import ConfigDict
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from covidjax import config as configs
 from covidjax import files
-from covidjax.config.writers import PLACE, Make
+from covidjax.config.writers import PLACE, WRITERS, Make
 from covidjax.console import say
 from covidjax.errors import UserError
 from covidjax.registry import fault
@@ -58,6 +60,11 @@ class Hook:
             told = fault(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
             self.note = f"the writer {self.name!r} gets no more rows, and the run goes on: {told}"
             say(self.note)
+
+
+def hooks_of(config: ConfigDict, workdir: Path) -> tuple[Hook, ...]:
+    """The writers that `config.writers` names, begun."""
+    return tuple(Hook(name, WRITERS[name], workdir, configs.to_json(config)) for name in config.writers)
 
 
 class MetricsWriter:
@@ -151,8 +158,9 @@ class ProgressLines:
     Off a terminal a line within an epoch appears at most every `plain_seconds`.
     """
 
-    def __init__(self, total_steps: int, steps_per_epoch: int, first_step: int) -> None:
-        self._total, self._steps_per_epoch = total_steps, steps_per_epoch
+    def __init__(self, total_steps: int, epoch: Callable[[int], float], first_step: int) -> None:
+        """epoch: the finished epochs after so many steps of the run."""
+        self._total, self._epoch = total_steps, epoch
         self.restart(first_step)
         self._terminal = sys.stdout.isatty()
         self.interval_seconds = 0.5 if self._terminal else 30.0
@@ -168,7 +176,7 @@ class ProgressLines:
         """
         steps = step - self._first_step
         eta = (self._total - step) * (time.monotonic() - self._began) / steps if steps else 0.0
-        epoch, epochs = -(-step // self._steps_per_epoch), -(-self._total // self._steps_per_epoch)
+        epoch, epochs = map(math.ceil, (self._epoch(step), self._epoch(self._total)))
         line = (
             f"epoch {epoch}/{epochs}  step {step}/{self._total}  {figures}  {images_per_second:.1f} images/s  "
             f"ETA {_clock(eta)}  best {best}"

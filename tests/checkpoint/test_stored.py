@@ -21,8 +21,8 @@ def state_of(value: float) -> dict[str, jax.Array]:
     return {"weight": jnp.full((3,), value), "key": jax.random.key(int(value))}
 
 
-# Every day those that went wrong: etils took them for patterns, TensorStore for other places.
-DAILY = ("runs [cxr]", "**", "back\\slash", "gs:", "radiograf\udceda")
+# Every day one that etils took for a pattern, and one that TensorStore took for another place.
+DAILY = ("runs [cxr]", "gs:")
 
 
 @pytest.mark.parametrize(

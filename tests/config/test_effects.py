@@ -13,10 +13,11 @@ from tests.support import small_config
 CONFIGS = Path(__file__).parents[2] / "configs"
 ARGUMENTS = {
     "cxr3": ("cnn", "resnet18"),
-    "li2023_covid_ct": ("transfer", "frozen", "fresh"),
-    "ljung2020": ("1", "2", "3", "4", "1,as_coded", "4,as_coded", "best"),
+    "li2023_covid_ct": ("transfer", "frozen", "fresh", "transfer,printed"),
+    "li2023_pneumonia": ("printed",),
+    "ljung2020": ("1", "2", "3", "4", "1,as_coded", "4,as_coded", "1,caffe", "best"),
     "lungseg": ("unet", "unet_resnet18"),
-    "pandiyan2023": ("frozen", "all"),
+    "pandiyan2023": ("frozen", "all", "frozen,printed"),
     "xu2021_unet": ("covid",),
     "wang2020": ("resnet50", "resnet101", "resnet152"),
 }
@@ -103,6 +104,7 @@ VALUES = {
     "normalisation": "none",
     "pooling": "max",
     "head": "paper",
+    "blocks": 4,
     "arrangement": "keras",
     "upsampling": "bilinear",
     "attention": True,

@@ -271,7 +271,7 @@ def test_what_fails_in_a_part_is_told_with_file_line_and_plugin(
 
 
 def test_the_traceback_of_a_plugin_is_there_for_who_asks(folder: Path) -> None:
-    (folder / "own_parts.py").write_text(PARTS.replace("    return optax.scale_by_lion", "    return 1 / 0"))
+    (folder / "own_parts.py").write_text(PARTS.replace("return optax.scale_by_lion(b1, b2)", "return 1 / 0"))
     jax.config.update("jax_traceback_filtering", "off")
     try:
         with pytest.raises(ZeroDivisionError):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from covidjax import config as configs
+from covidjax.config.schema import KEYS
 from covidjax.errors import UserError
 from covidjax.models.preprocessing import CAFFE, unit
 from covidjax.runs import costs
@@ -45,6 +46,30 @@ def test_li2023_fine_tunes_the_network_that_it_trained(start: str) -> None:
     assert not recipe.plan.normalised_stages
 
 
+SPLITS = (
+    ("li2023_pneumonia.py", "printed"),
+    ("li2023_covid_ct.py", "transfer,printed"),
+    ("pandiyan2023.py", "frozen,printed"),
+)
+
+
+@pytest.mark.parametrize(("name", "argument"), SPLITS)
+def test_a_printed_form_reads_the_printed_split_and_judges_the_last_epoch(name: str, argument: str) -> None:
+    plain = argument.rpartition("printed")[0].removesuffix(",")
+    config, other = load(f"{name}:{argument}"), load(f"{name}:{plain}" if plain else name)
+    assert config.dataset.root == f"{other.dataset.root}_printed"
+    assert config.checkpoint.evaluate == "last"
+    changed = {key for key, value in configs.flatten(other) if dict(configs.flatten(config))[key] != value}
+    assert changed - {"checkpoint.evaluate"} == {"dataset.root"} | ({"phases"} if "pandiyan" in name else set())
+
+
+def test_pandiyan2023_trains_by_default_what_its_text_says_and_ends_on_train_and_val() -> None:
+    assert configs.to_json(load("pandiyan2023.py")) == configs.to_json(load("pandiyan2023.py:frozen"))
+    first, last = make_phases(load("pandiyan2023.py:frozen,printed"), 1984 // 16, (1984 + 248) // 16)
+    assert [phase.split for phase in (first, last)] == ["train", "train+val"]
+    assert (last.first_step, last.last_step) == (20 * 124, 20 * 124 + 5 * 139)
+
+
 @pytest.mark.slow
 def test_pandiyan2023_has_the_parameters_of_the_papers_table() -> None:
     job = costs.job_of_shapes(load("pandiyan2023.py:all", "dataset.image_size=32"), 2)
@@ -75,7 +100,8 @@ def test_ljung2020_weighs_covid_whatever_the_order_of_the_labels(experiment: str
 def test_ljung2020_is_what_the_paper_prints_and_its_variants_differ_from_it_as_the_header_says(experiment: str) -> None:
     ends = ("", ",as_coded", ",caffe")
     printed, coded, caffe = (dict(configs.flatten(load(f"ljung2020.py:{experiment}{end}"))) for end in ends)
-    augmented = {key: value for key, value in printed.items() if key.startswith("augment.") and value}
+    off = {key for key, value in printed.items() if value == KEYS[key].default}
+    augmented = {key: value for key, value in printed.items() if key.startswith("augment.") and key not in off}
     assert augmented == {"augment.rotate": 10, "augment.shift": 0.1}  # its table 3, whose scale of 1/255 is:
     assert make_preprocessing(load(f"ljung2020.py:{experiment}")) == unit(CAFFE)
     rule = {"name": "adam", "learning_rate": 2e-5, "schedule": "plateau", "plateau_factor": 0.7, "plateau_patience": 5}
@@ -140,7 +166,7 @@ def test_xu2021_trains_the_decoder_then_everything_at_the_rates_of_fastais_three
 def test_xu2021_has_the_network_and_the_transforms_that_fastai_has_by_default() -> None:
     config = load("xu2021_unet.py")
     assert (config.model.name, config.model.decoder, config.model.attention) == ("unet_resnet34", "fastai", True)
-    on = {key: value for key, value in config.augment.items() if value}
+    on = {key: value for key, value in config.augment.items() if value != KEYS[f"augment.{key}"].default}
     assert on == {
         "flip": True,
         "rotate": 10.0,
@@ -155,6 +181,8 @@ def test_xu2021_has_the_network_and_the_transforms_that_fastai_has_by_default() 
 UNKNOWN = (
     "li2023_covid_ct.py:warm",
     "pandiyan2023.py:both",
+    "pandiyan2023.py:frozen,",
+    "li2023_pneumonia.py:other",
     "ljung2020.py:5",
     "ljung2020.py:best,caffe",
     "ljung2020.py:1,",
@@ -177,7 +205,14 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from tests.data import trees  # noqa: PLC0415
 
     base = tmp_path_factory.mktemp("prepared")
-    names = ("chest_xray_pneumonia", "covid_ct", "sars_cov2_ct", "covidx/mini", "rsna_cohen/boxes")
+    names = (
+        "chest_xray_pneumonia",
+        "covid_ct",
+        "sars_cov2_ct",
+        "sars_cov2_ct_printed",
+        "covidx/mini",
+        "rsna_cohen/boxes",
+    )
     return {name: prepare(name, trees.make(name, base / "manual" / name), base / "data") for name in names}
 
 
@@ -214,6 +249,12 @@ def test_li2023_runs_from_the_first_data_set_to_the_second(roots: dict[str, Path
         ("ljung2020.py:3", "covidx/mini", (), ("test",)),
         ("pandiyan2023.py:frozen", "sars_cov2_ct", (), ("train", "val", "test")),
         ("pandiyan2023.py:all", "sars_cov2_ct", (), ("train", "val", "test")),
+        (
+            "pandiyan2023.py:frozen,printed",
+            "sars_cov2_ct_printed",
+            ("phases=({'epochs': 1}, {'epochs': 1, 'split': 'train+val'})",),
+            ("train", "val", "test"),
+        ),
         ("wang2020.py:resnet50", "rsna_cohen/boxes", (TWO_RATES,), ("test",)),
     ],
 )

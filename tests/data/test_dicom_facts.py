@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -63,7 +64,12 @@ def test_a_patient_on_both_sides_of_split_folders_is_refused(tmp_path: Path) -> 
 
 
 def test_view_spacing_and_source_are_words_of_the_device_and_nothing_else() -> None:
-    tags = {"ViewPosition": "PA", "PixelSpacing": [0.5, 0.25], "Modality": "CR", "Manufacturer": "A^B\nC;D"}
+    tags: dict[str, Any] = {
+        "ViewPosition": "PA",
+        "PixelSpacing": [0.5, 0.25],
+        "Modality": "CR",
+        "Manufacturer": "A^B\nC;D",
+    }
     own = facts(io.BytesIO(file(CT, 12, **tags, ManufacturerModelName="x" * 99)))
     assert (own.patient_id, own.view, own.spacing) == ("0004cfab", "PA", "0.5x0.25")
     assert own.source == "CR A B C D " + "x" * 64

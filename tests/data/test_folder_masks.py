@@ -316,3 +316,18 @@ def test_lungseg_decodes_as_its_readme_says(tmp_path: Path, split: str, images: 
     assert examples.notes == ()
     fractions = examples.masks.mean(axis=(1, 2))
     assert 0.08 < fractions.min() < fractions.max() < 0.75
+
+
+def test_a_drawn_subset_is_of_training_images_alone_and_says_how_many_of_how_many(flat: Callable[..., Path]) -> None:
+    root = flat(36)  # 12 images of 6 patients in each split
+    whole = load_pairs(root, "train")
+    drawn = [load_pairs(root, "train", subset=5, split_seed=seed) for seed in (0, 0, 1)]
+    assert [len(each) for each in (whole, *drawn)] == [12, 5, 5, 5]
+    assert drawn[0].names == drawn[1].names != drawn[2].names
+    assert set(drawn[0].names) < set(whole.names) and len(set(drawn[0].patients)) == 3
+    told = "train: 5 of 12 images were drawn of 3 of 6 patients (dataset.subset, with dataset.split_seed 0)"
+    assert told in drawn[0].notes
+    assert drawn[0].fingerprint != whole.fingerprint
+    assert load_pairs(root, "val", subset=5).names == load_pairs(root, "val").names
+    with pytest.raises(UserError, match="config.dataset.subset is 13, and there are 12 training images: lower it"):
+        load_pairs(root, "train", subset=13)

@@ -28,7 +28,7 @@ from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
 
 from covidjax.data.datasets import radiographs  # noqa: E402
 from covidjax.data.datasets.prepare import load_builder, prepare  # noqa: E402
-from covidjax.data.datasets.records import Record, with_facts  # noqa: E402
+from covidjax.data.datasets.records import Listing, Record, with_facts  # noqa: E402
 from covidjax.data.datasets.stored import stored  # noqa: E402
 from tests.data import trees  # noqa: E402
 
@@ -159,7 +159,7 @@ def test_patients_that_a_published_split_tears_apart_are_said(tmp_path: Path) ->
     lists["train"].write_text("\n".join([*train[1:], test[0]]))
     lists["test"].write_text("\n".join([*test[1:], train[0]]))
     folder = prepare("covid_ct", root, tmp_path / "data")
-    assert "2 patients on two sides (COVID-Patient 0, COVID-Patient 4" in notes(folder)
+    assert "the split has 2 patients on two sides (COVID-Patient 0, COVID-Patient 4" in notes(folder)
     assert json.loads((folder / "metadata.json").read_text())["torn"] == ["COVID-Patient 0", "COVID-Patient 4"]
 
 
@@ -236,6 +236,9 @@ def test_covid_ct_seg_shows_the_window_the_way_radiologists_look(prepared: Calla
     [
         ("chest_xray_pneumonia", {"train": 5232, "test": 624}),
         ("covid_ct", {"all": 746, "train": 425, "val": 118, "test": 203}),
+        ("chest_xray_pneumonia_printed", {"train": 5209, "val": 23, "test": 624}),
+        ("covid_ct_printed", {"train": 400, "val": 98, "test": 200}),
+        ("sars_cov2_ct_printed", {"train": 1984, "val": 248, "test": 249}),
         ("covidx/plus", {"train": 13569, "val": 1350, "test": 231}),
         ("covidx/mini", {"train": 552, "val": 271, "test": 231}),
         ("rsna_cohen/boxes", {"train": 16714, "test": 1853}),
@@ -254,6 +257,44 @@ def test_every_builder_has_a_tree_and_an_unknown_name_is_answered_with_the_known
     for name, known in (("cifar", "covid_ct, "), ("covidx/large", "covidx/plus, covidx/mini")):
         with pytest.raises(UserError, match=f"{name}.*allowed are .*{known}"):
             prepare(name, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["chest_xray_pneumonia_printed", "covid_ct_printed", "sars_cov2_ct_printed"])
+def test_a_printed_split_of_a_complete_set_has_the_papers_counts_and_is_drawn_alike_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = load_builder(name)(data_dir=tmp_path)
+    parent: Any = type(builder).__mro__[1]
+    parts = {"": parent.PUBLISHED["all"]} if "all" in parent.PUBLISHED else parent.PUBLISHED
+    everything = [
+        Record(f"{split}/{label}/{n}", Path(), label, split=split)
+        for split, counts in parts.items()
+        for label, count in counts.items()
+        for n in range(count)
+    ]
+    drawn = []
+    for order in (1, -1):
+        monkeypatch.setattr(parent, "list_records", lambda self, root, order=order: Listing(everything[::order]))
+        drawn.append(builder.list_records(tmp_path))
+    found = Counter((record.split, record.label) for record in drawn[0].records)
+    printed = {(split, label): n for split, counts in builder.PUBLISHED.items() for label, n in counts.items()}
+    assert found == printed
+    assert sorted(drawn[0].records, key=lambda one: one.name) == sorted(drawn[1].records, key=lambda one: one.name)
+    assert "drawn by a fixed seed" in drawn[0].notes[-1]
+
+
+def test_covidx_takes_its_lists_of_val_from_the_package_where_the_folder_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [table for table, split in radiographs.LISTS.items() if split == "val"]
+    packaged = {name: Listing().lines(radiographs.PACKAGED / name) for name in names}
+    assert [len(set(lines)) for lines in packaged.values()] == [785, 493]
+    root = trees.make("covidx/plus", tmp_path / "manual")
+    own = {name: (root / "covidx_lists" / name).rename(tmp_path / name) for name in names}
+    message = user_error(prepare, "covidx/plus", root, tmp_path / "data")
+    assert "785 images of val_rsna_normal_reconstructed.txt are in none of the collections" in message
+    monkeypatch.setattr(radiographs, "PACKAGED", own[names[0]].parent)
+    assert len(records(prepare("covidx/plus", root, tmp_path / "data"))["val"]) == 12
 
 
 def test_the_real_lists_of_covidx_have_the_published_counts(tmp_path: Path) -> None:

@@ -232,7 +232,9 @@ def csv_masks(root: Path) -> None:
 # Data set: what makes its tree, and the images of each split that come out.
 TREES: dict[str, tuple[Callable[[Path], None], dict[str, int]]] = {
     "chest_xray_pneumonia": (chest_xray_pneumonia, {"train": 19, "test": 4}),
+    "chest_xray_pneumonia_printed": (chest_xray_pneumonia, {"train": 17, "val": 2, "test": 4}),
     "covid_ct": (covid_ct, {"train": 12, "val": 4, "test": 4}),
+    "covid_ct_printed": (covid_ct, {"train": 11, "val": 2, "test": 6}),
     "covid_ct_seg/slices": (covid_ct_seg, {"train": 7, "val": 1, "test": 2}),
     "covid_ct_seg/volumes": (covid_ct_seg, {}),
     "covidx/plus": (covidx, {"train": 22, "val": 12, "test": 10}),
@@ -244,6 +246,7 @@ TREES: dict[str, tuple[Callable[[Path], None], dict[str, int]]] = {
     "rsna_cohen/boxes": (rsna_cohen, {}),
     "rsna_cohen/images": (rsna_cohen, {}),
     "sars_cov2_ct": (sars_cov2_ct, {"train": 14, "val": 2, "test": 4}),
+    "sars_cov2_ct_printed": (sars_cov2_ct, {"train": 16, "val": 2, "test": 2}),
 }
 
 

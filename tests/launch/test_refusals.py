@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from covidjax import models
 from launch import convert, evaluate, find_lr, freeze, predict, study, sweep, train
 from tests.commands import ROOT, Main, contents, refusal, write_image
 from tests.weights.made_files import write
@@ -47,7 +48,11 @@ MISTAKES: list[tuple[Main, str, str]] = [
     (predict.main, "--output=p.csv --tile=50", "the tile is 50 pixels: allowed are multiples of 32"),
     (predict.main, "--output=p.csv --spacing=5;1", "is not of the form 5,0.7,0.7"),
     (predict.main, "--output=p.csv --overlap=8", "--overlap is that of tiles: give --tile as well"),
-    (predict.main, "--output=p.csv --tile=64", "cnn labels whole images: --overlays, --tile and --spacing are for"),
+    (
+        predict.main,
+        "--output=p.csv --tile=64",
+        "cnn labels whole images: --overlays, --tile, --spacing and",
+    ),
     (predict.main, "--output=folder", "--output is folder: name the table that is to be written, such as"),
     (predict.main, "", "the following arguments are required: --output"),
     (study.main, "--strategies=none,until:block9", "--strategies: 'until:block9': freeze 'until:block9': there is no"),
@@ -76,7 +81,6 @@ MISTAKES: list[tuple[Main, str, str]] = [
     (freeze.main, "--classes=0", "--classes is 0"),
     (freeze.main, "--config.dataset.name=folder --config.dataset.root=missing", "--classes"),
     (freeze.main, "--json=missing/costs.json", "--json: there is no folder"),
-    (convert.main, "--output=ours.safetensors", "names of no network"),
     (convert.main, "--output=ours.h5", "ends in .safetensors"),
     (convert.main, "--output=ours.safetensors --pretrained=keras/resnet51", "keras/resnet50"),
     (convert.main, "--output=ours.safetensors --pretrained=missing.pth", "there is no weight file"),
@@ -113,6 +117,17 @@ def test_mistake_is_one_line_that_says_what_is_allowed_and_writes_nothing(
     given = f"{SOUND[main]} {mistake}".replace("{config}", config).replace("{trained}", str(trained)).strip()
     assert expected.replace("{trained}", str(trained)) in refusal(capfd, main, *re.split(r" (?=--)", given))
     assert (files_in(place), files_in(trained)) == before
+
+
+def test_a_file_of_no_network_is_refused(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
+    monkeypatch.setattr(models, "NAMES", models.NAMES[:3])  # the large ones take a second each to look at
+    message = refusal(
+        capfd, convert.main, f"--pretrained={place / 'strange.pth'}", f"--output={place / 'o.safetensors'}"
+    )
+    assert "has the names of no network here: found " in message
+    assert not (place / "o.safetensors").exists()
 
 
 def test_argument_that_is_missing_is_named(capfd: pytest.CaptureFixture[str], config: str, tmp_path: Path) -> None:

@@ -48,10 +48,9 @@ def test_parameters_are_as_many_as_fastai_has() -> None:
 def test_fresh_convolutions_are_kaimings_and_pixel_shuffles_repeat() -> None:
     maps = [(1, 32, 32, 3), (1, 16, 16, 64), (1, 8, 8, 64), (1, 4, 4, 128), (1, 2, 2, 256), (1, 1, 1, 512)]
     shapes = tuple(jnp.zeros(shape) for shape in maps)
-    modes = {"train": False, "use_batch_statistics": False}
-    params: Any = jax.jit(lambda key: DynamicDecoder(False, 0.0).init(key, shapes, **modes)["params"])(
-        jax.random.key(0)
-    )
+    decoder = DynamicDecoder(attention=False, dropout=0.0)
+    init = jax.jit(lambda key: decoder.init(key, shapes, train=False, use_batch_statistics=False))
+    params: Any = init(jax.random.key(0))["params"]
     for kernel, fan_in in ((params["middle_conv1"], 9 * 512), (params["up1"]["conv2"], 9 * 512)):
         assert float(jnp.std(kernel["kernel"])) == pytest.approx(np.sqrt(2 / fan_in), rel=0.01)
     assert {float(value) for value in params["up1"]["skip_norm"]["bias"]} == {float(np.float32(1e-3))}

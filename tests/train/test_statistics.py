@@ -20,7 +20,9 @@ SMALL = {
     [
         ({"batch_size": 4, "accumulation_steps": 4}, "layer4/block1/norm1 and 4 more"),
         pytest.param({"batch_size": 1}, "layer4/block1/norm1 and 4 more", marks=pytest.mark.slow),
-        ({"batch_size": 1, "freeze": "until:layer3"}, "layer4/block1/norm1 and 4 more"),
+        pytest.param(
+            {"batch_size": 1, "freeze": "until:layer3"}, "layer4/block1/norm1 and 4 more", marks=pytest.mark.slow
+        ),
         pytest.param({"batch_size": 1, "batch_norm": "running"}, "", marks=pytest.mark.slow),
         pytest.param({"batch_size": 1, "freeze": "backbone"}, "", marks=pytest.mark.slow),
         ({"batch_size": 4, "accumulation_steps": 2}, ""),

@@ -19,7 +19,8 @@ from tests.weights.made_files import invented, write
 
 @pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize(
-    ("name", "family", "suffix"), [("resnet18", "torchvision", "pth"), ("resnet50", "keras", "h5")]
+    ("name", "family", "suffix"),
+    [("resnet18", "torchvision", "pth"), pytest.param("resnet50", "keras", "h5", marks=pytest.mark.slow)],
 )
 def test_converted_file_starts_the_same_network_with_the_same_preprocessing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, family: str, suffix: str

@@ -3,7 +3,9 @@
 # Name of a data set: module of this package and class.
 BUILDERS = {
     "chest_xray_pneumonia": "folders.ChestXrayPneumonia",
+    "chest_xray_pneumonia_printed": "printed.ChestXrayPneumoniaPrinted",
     "covid_ct": "ct.CovidCt",
+    "covid_ct_printed": "printed.CovidCtPrinted",
     "covid_ct_seg": "ct.CovidCtSeg",
     "covidx": "radiographs.Covidx",
     "csv": "folders.Csv",
@@ -11,4 +13,5 @@ BUILDERS = {
     "lgg_mri": "folders.LggMri",
     "rsna_cohen": "radiographs.RsnaCohen",
     "sars_cov2_ct": "folders.SarsCov2Ct",
+    "sars_cov2_ct_printed": "printed.SarsCov2CtPrinted",
 }

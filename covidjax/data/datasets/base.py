@@ -78,7 +78,7 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
         torn = tuple(sorted(patient for patient, count in sides.items() if count > 1))
         if torn:
             notes.append(
-                f"the published split has {len(torn)} patients on two sides ({some_of(torn)}): as it stands "
+                f"the split has {len(torn)} patients on two sides ({some_of(torn)}): as it stands "
                 "it is image-level; dataset.fold=0 to 4 keep patients together"
             )
         if unknown := sum(not record.patient for record in records):

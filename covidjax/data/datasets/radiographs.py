@@ -49,6 +49,9 @@ LISTS = {
     "val_rsna_pneumonia_reconstructed.txt": "val",
 }
 LABELS = {"normal": "normal", "pneumonia": "pneumonia", "COVID-19": "covid19"}
+# Those of val are part of the package: the patients of rsna_test_patients_{normal,pneumonia}.npy of the paper's
+# repository less those of its test list. Of pneumonia they are 493, and the paper has 494.
+PACKAGED = Path(__file__).parent / "covidx_lists"
 VAL_COVID = 71
 # Source and class: images of the paper's train and test, of RSNA and ieee8023.
 PAPER = {
@@ -69,13 +72,14 @@ class Covidx(ManualBuilder):
 
     `mini` is drawn from `plus` by a fixed seed, class by class. The lists name no COVID-19 image for validation: as
     many as the paper has are drawn by a fixed seed from images of the ieee8023 collection that no list names, of
-    patients that no list names.
+    patients that no list names. The lists of val are reconstructed and come with covidjax; files of the same names in
+    covidx_lists replace them.
     """
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        f"put into MANUAL_DIR: {'; '.join(INSTRUCTIONS.values())}; and as covidx_lists the lists {', '.join(LISTS)} "
-        "(each may be .gz; the first two are dataset_specifications of "
-        "https://github.com/hkindbom/Transfer-Learning-COVID-19-Detection)"
+        f"put into MANUAL_DIR: {'; '.join(INSTRUCTIONS.values())}; and as covidx_lists dataset_specifications of "
+        "https://github.com/hkindbom/Transfer-Learning-COVID-19-Detection with train_COVIDx2.txt and "
+        "test_COVIDx2.txt (each may be .gz); the two lists of val, which are published nowhere, come with covidjax"
     )
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("plus", "mini")]
     CLASSES = CLASSES
@@ -88,7 +92,9 @@ class Covidx(ManualBuilder):
         listing, files = Listing(), {source: _files_of(root, source) for source in FOLDERS}
         absent, named = collections.defaultdict(list), set()
         for table, split in LISTS.items():
-            for line in listing.lines(root / "covidx_lists" / table):
+            path = root / "covidx_lists" / table
+            is_own = split != "val" or path.exists() or path.with_name(f"{table}.gz").exists()
+            for line in listing.lines(path if is_own else PACKAGED / table):
                 patient, _, rest = line.partition(" ")
                 file, _, label = rest.partition(" ")
                 if label.split(" ")[0] not in LABELS:

@@ -70,7 +70,8 @@ def with_facts(records: list[Record]) -> tuple[list[Record], tuple[str, ...]]:
         return dicom.facts(io.BytesIO(content)) if is_dicom(content) else dicom.Facts()
 
     told = [read(record) for record in records]
-    patients, notes = tuple(record.patient for record in records), ()
+    patients: tuple[str, ...] = tuple(record.patient for record in records)
+    notes: tuple[str, ...] = ()
     if not any(patients):
         patients, notes = patients_of([own.patient_id for own in told])
     return [

@@ -81,7 +81,7 @@ def _read(dataset: Dataset, frame: int) -> Picture:
         raise BadImageError(f"{frames} frames{asked}: save each as a file of its own, or choose by dataset.frame")
     index = frame - 1 if frames > 1 else 0
     for name, number in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
-        own = dataset[name][number] if len(dataset.get(name) or ()) > number else ()
+        own = dataset[name][number] if len(dataset.get(name) or ()) > number else Dataset()
         for group in (group for group in GROUPS if group in own):
             dataset.update({element.tag: element for element in own[group][0] if element.keyword in TAGS})
     check_size(int(dataset.Columns), int(dataset.Rows))

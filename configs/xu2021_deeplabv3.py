@@ -8,7 +8,7 @@ The thesis names the network and the number of images and reports no figure ("no
 which it does not name, is the ResNet-50 of torchvision's weights; the recipe is that of its U-Net, with stronger
 augmentation, which is what it plans for so few images, and as many epochs as make up for them; 30 training slices are
 drawn.
-Ours: docs/papers.md, on lung fields and on phantoms: the images are not at hand.
+Ours: docs/papers.md, on lung fields: the images of the thesis are not at hand.
 """
 
 import os

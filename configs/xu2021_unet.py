@@ -9,7 +9,7 @@ good"). The thesis reports Dice 0.443 and a validation loss of 0.0242 after its 
 second, in 100 s an epoch on a GPU. It validates on a random fifth of the images; here patients are held out. What it
 leaves to fastai 1 (network, Adam, cycle of rate and momentum, groups of rates, probabilities of augmentation) is as
 there; what is not stands in docs/papers.md.
-Ours: docs/papers.md, on lung fields and on phantoms: the images are not at hand.
+Ours: docs/papers.md, on lung fields: the images of the thesis are not at hand.
 """
 
 import os

@@ -219,7 +219,10 @@ KEYS = {
         "torchvision", "Of resnet50, 101, 152: where stride and biases are.", tuple(resnet.ARRANGEMENTS)
     ),
     "model.pooling": Key("average", "Before the head of a ResNet or cnn.", layers.POOLINGS),
-    "model.head": Key("original", "Of vgg16: 4096, 4096 units before the logits, or 1024, 1024.", tuple(vgg.HIDDEN)),
+    "model.head": Key(
+        "original", "Of vgg16: 4096, 4096 units, 1024, 1024 units, or an average before the logits.", tuple(vgg.HIDDEN)
+    ),
+    "model.blocks": Key(5, "Of vgg16: how many of its blocks, from the first on, are before the head.", low=1, high=5),
     "model.normalised_features": Key(False, "Of classifiers: features of one, learned length before the logits."),
     "model.stem": Key(
         "replicate", "Gray images under three-channel weights: repeated, or kernels folded.", preprocessing.STEMS

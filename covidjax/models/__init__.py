@@ -69,13 +69,14 @@ SOME_HAVE = (
     "arrangement",
     "pooling",
     "head",
+    "blocks",
     "upsampling",
     "attention",
     "decoder",
 )
 OPTIONS: dict[str, tuple[str, ...]] = {
     "cnn": ("width", "num_blocks", "normalisation", "pooling"),
-    "vgg16": ("head",),
+    "vgg16": ("head", "blocks"),
     "unet": ("width", "upsampling"),
     **dict.fromkeys(ENCODERS, ("upsampling", "attention", "decoder")),
     **dict.fromkeys(BACKBONES, ()),
@@ -123,7 +124,7 @@ def _registered(own: Own, model: Any, common: dict[str, Any]) -> Staged:
 def _classifier(model: Any, common: dict[str, Any]) -> Staged:
     common = common | {"normalised_features": model.normalised_features}
     if model.name == "vgg16":
-        return VGG16(head_name=model.head, **common)
+        return VGG16(head_name=model.head, num_blocks=model.blocks, **common)
     common["pooling"] = model.pooling
     if model.name == "cnn":
         return CNN(width=model.width, num_blocks=model.num_blocks, normalisation=model.normalisation, **common)

@@ -249,6 +249,11 @@ class Staged(Module):
         """Stage names, input first."""
         raise NotImplementedError
 
+    @property
+    def whole(self) -> "Staged":
+        """The published network, of which this may have the first stages and the head alone."""
+        return self
+
     def __call__(
         self,
         x: Any,

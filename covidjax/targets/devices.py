@@ -16,6 +16,7 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # what is kept is kept by `worker`
 }
 NO_TIMING = "--xla_gpu_autotune_level=0"
 

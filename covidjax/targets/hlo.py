@@ -173,41 +173,43 @@ def _bytes(line: Instruction, results: dict[str, tuple[Array, ...]]) -> int:
 
 def count(module: Module) -> Counts:
     """The figures of a program."""
-    found = costs(module)
-    collectives = [
-        (cost.times, line.results)
-        for cost in found
-        if (line := cost.instruction).opcode.removesuffix("-start") in COLLECTIVES
-    ]
-    products = list(_products(module, module.entry, 1))
+    found, inside = costs(module), list(_inside(module, module.entry, 1))
+    exchanged = [(times, array) for times, line, _ in inside if _is_collective(line) for array in line.results]
+    products = [(times, *_product(line, operands)) for times, line, operands in inside if _is_product(line)]
     return Counts(
         flops=sum(times * flops for times, flops, _ in products),
         bytes_accessed=sum(cost.times * cost.bytes for cost in found),
         kernels=sum(cost.times for cost in found),
         convolutions=sum(times for times, _, spatial in products if spatial),
-        all_reduces=sum(times for times, _ in collectives),
-        all_reduce_bytes=sum(times * array.bytes for times, results in collectives for array in results),
-        all_reduce_elements=sum(times * array.elements for times, results in collectives for array in results),
+        all_reduces=sum(times for times, line, _ in inside if _is_collective(line)),
+        all_reduce_bytes=sum(times * array.bytes for times, array in exchanged),
+        all_reduce_elements=sum(times * array.elements for times, array in exchanged),
     )
 
 
-def _products(module: Module, computation: str, times: int) -> Iterator[tuple[int, int, bool]]:
-    """(times, FLOPs, whether it is a convolution) of each product of a computation and of all that it calls."""
+def _is_collective(line: Instruction) -> bool:
+    return line.opcode.removesuffix("-start") in COLLECTIVES
+
+
+def _is_product(line: Instruction) -> bool:
+    library = line.opcode == "custom-call" and LIBRARY.search(line.text)
+    return line.opcode in ("convolution", "dot") or bool(library)
+
+
+def _inside(module: Module, computation: str, times: int) -> Iterator[tuple[int, Instruction, list[Array]]]:
+    """(times, instruction, its operands) of a computation and of all that it calls, what is fused too."""
     results = {line.name: line.results for line in module.computations[computation]}
     for line in module.computations[computation]:
-        library = LIBRARY.search(line.text) if line.opcode == "custom-call" else None
-        if line.opcode in ("convolution", "dot") or library:
-            operands = [results[name][0] for name in line.operands]
-            flops, spatial = _product(line, operands, library[1] or "" if library else "")
-            yield times, flops, spatial
-        elif line.opcode in ("fusion", "while", *CALLS):
+        yield times, line, [array for name in line.operands for array in results.get(name, ())[:1]]
+        if line.opcode in ("fusion", "while", *CALLS):
             trips = TRIPS.search(line.text) if line.opcode == "while" else None
             for name in _called(line):
-                yield from _products(module, name, times * (int(trips[1]) if trips else 1))
+                yield from _inside(module, name, times * (int(trips[1]) if trips else 1))
 
 
-def _product(line: Instruction, operands: Sequence[Array], direction: str) -> tuple[int, bool]:
-    result = line.results[0]
+def _product(line: Instruction, operands: Sequence[Array]) -> tuple[int, bool]:
+    """FLOPs of a convolution or a matrix product, and whether it is the former."""
+    result, library = line.results[0], LIBRARY.search(line.text)
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line.text)
     if labels is None:
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line.text)
@@ -222,7 +224,7 @@ def _product(line: Instruction, operands: Sequence[Array], direction: str) -> tu
     image, kernel, outputs = {
         "BackwardInput": (result, operands[1], operands[0]),
         "BackwardFilter": (operands[0], result, operands[1]),
-    }.get(direction, (operands[0], operands[1], result))
+    }.get(library[1] if library else "", (operands[0], operands[1], result))
     window = re.search(r"window=\{([^}]*)\}", line.text)
     fields = dict(part.split("=", 1) for part in window[1].split()) if window else {}
     flops, spatial = 2, 0

@@ -26,7 +26,7 @@ PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "jax-cuda13-pjrt")
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 
-def lowered(target: Target, devices: list[Any], request: dict[str, Any]) -> Any:
+def lowered(devices: list[Any], request: dict[str, Any]) -> Any:
     """The program of a request, before it is optimised: {'builder': 'package.module:function', 'arguments': {...}}.
 
     The function takes devices and the arguments, and returns a `jax.stages.Lowered`.
@@ -37,7 +37,7 @@ def lowered(target: Target, devices: list[Any], request: dict[str, Any]) -> Any:
 
 def key_of(target: Target, text: str) -> str:
     """What a program is kept under: a digest of its text, of what it is for and of what compiles it."""
-    versions = [f"{name} {metadata.version(name)}" for name in PACKAGES]
+    versions = sorted(f"{each.name} {each.version}" for each in metadata.distributions() if each.name in PACKAGES)
     circumstances = [target.name, repr(target.chip.spec), os.environ.get("XLA_FLAGS", ""), *versions, text]
     return hashlib.sha256("\0".join(circumstances).encode()).hexdigest()[:32]
 
@@ -68,7 +68,7 @@ def compiled(program: Any) -> dict[str, Any]:
 
 def answer(target: Target, devices: list[Any], request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Compiles what a request asks for, unless it is kept; the reply names the file."""
-    program = lowered(target, devices, request)
+    program = lowered(devices, request)
     path = folder / f"{key_of(target, program.as_text())}.json.gz"
     known = path.is_file()
     if not known:

@@ -58,7 +58,8 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
         inner = unwrapped(model, tensors)
         tensors = inner.tensors
         known = entries(model, abstract, tensors)
-        used, account = match(abstract, known, tensors, new_stages=replaceable(model.stages), outside=inner.outside)
+        outside = inner.outside | left_out(model, tensors)
+        used, account = match(abstract, known, tensors, new_stages=replaceable(model.stages), outside=outside)
     except UserError as error:
         expected = f"; expected {some_of(entry.source for entry in known)}" if known else ""
         raise UserError(
@@ -115,6 +116,15 @@ def unwrapped(model: Staged, tensors: dict[str, np.ndarray]) -> Unwrapped:
         alternatives = (torchvision.entries(model), torchvision.entries(model, ()))
     wanted = ([e.source for e in known if e.path.split("/")[1] != model.stages[-1]] for known in alternatives)
     return unwrap(tensors, wanted)
+
+
+def left_out(model: Staged, tensors: Mapping[str, np.ndarray]) -> set[str]:
+    """The names in a file of the stages that the published network has and this one has not."""
+    if is_own(tensors) or model.whole.stages == model.stages:
+        return set()
+    return {entry.source for entry in entries(model.whole, {}, tensors)} - {
+        entry.source for entry in entries(model, {}, tensors)
+    }
 
 
 def is_own(names: Collection[str]) -> bool:

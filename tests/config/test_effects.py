@@ -104,6 +104,7 @@ VALUES = {
     "normalisation": "none",
     "pooling": "max",
     "head": "paper",
+    "blocks": 4,
     "arrangement": "keras",
     "upsampling": "bilinear",
     "attention": True,

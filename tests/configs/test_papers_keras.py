@@ -211,7 +211,7 @@ def assert_trains_alike(
     ],
 )
 def test_li2023_trains_as_keras_does(keras64: Any, changes: tuple[str, ...]) -> None:
-    config = load_config("li2023_pneumonia.py", *changes)
+    config = load_config("li2023_pneumonia.py:printed", *changes)
     source = li2023(keras64, keras64.layers, config)
     model, classes = models.build(config.model, 2, config.precision), ("normal", "pneumonia")
     assert_trains_alike(keras64, config, source, model, classes, lambda images: images[..., :1] / 255)
@@ -238,7 +238,7 @@ def test_ljung2020_trains_as_keras_does(keras64: Any, argument: str, changes: tu
 @pytest.mark.parametrize(
     ("reading", "blocks"),
     [
-        ("frozen", (1, 1, 1, 1)),  # a block a stage in place of ResNet-101's 33
+        ("frozen,printed", (1, 1, 1, 1)),  # a block a stage in place of ResNet-101's 33
         ("all", (1, 1, 1, 1)),
         ("all", (3, 4, 23, 3)),
     ],
@@ -249,7 +249,7 @@ def test_pandiyan2023_trains_as_keras_does(keras64: Any, reading: str, blocks: t
     model = models.build(config.model, 2, config.precision)
     assert isinstance(model, ResNet) and model.arrangement == KERAS
     model = dataclasses.replace(model, num_blocks=blocks)
-    for layer in source.layers[:-1] if reading == "frozen" else ():
+    for layer in source.layers[:-1] if config.freeze == "backbone" else ():
         layer.trainable = False
     preprocess = keras64.applications.resnet.preprocess_input
     assert_trains_alike(keras64, config, source, model, ("noncovid", "covid"), preprocess)

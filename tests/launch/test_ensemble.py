@@ -215,9 +215,15 @@ def configured(section: str, **values: Any) -> Callable[[Path], None]:
     return lambda folder: change(folder / "config.json", lambda config: config[section].update(values))
 
 
+def trained_on_val(folder: Path) -> None:
+    change(folder / "config.json", lambda config: config.update(phases=[{"split": "train+val"}]))
+    change(folder / "config.json", lambda config: config["checkpoint"].update(evaluate="last"))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (trained_on_val, "{other.name} trained on val, which decides the weights"),
         (lambda folder: shutil.rmtree(folder / "checkpoints"), "there is no finished checkpoint in {other}"),
         (with_other_classes, "{other} knows the classes x, y, z, and {first} knows covid19, normal, pneumonia"),
         (with_other_examples, "the val examples of {other} are not those of {first}"),

@@ -96,7 +96,8 @@ def test_every_gradient_is_that_of_the_torch_network(shallow: None) -> None:
     images, probe = (random.normal(size=(1, *SIZE, 3)).astype(np.float32) for _ in range(2))
 
     def loss(params: Any) -> jax.Array:
-        return jnp.sum(jax.nn.log_softmax(model.apply({**variables, "params": params}, images)) * probe)
+        logits: Any = model.apply({**variables, "params": params}, images)
+        return jnp.sum(jax.nn.log_softmax(logits) * probe)
 
     ours = traverse_util.flatten_dict({"params": jax.jit(jax.grad(loss))(variables["params"])}, sep="/")
     torch = pytest.importorskip("torch")

@@ -161,6 +161,27 @@ def test_heads_of_vgg16_have_their_layers_and_the_original_drops_half_whatever_t
     assert network("vgg16", dropout=0.1).bind({}).head.dropout == 0.5
 
 
+def test_pooled_head_of_vgg16_averages_the_last_map_of_any_size_and_drops_in_training_only() -> None:
+    head: Any = vgg.Head(3, (), 0.5)
+    maps = np.random.default_rng(0).normal(size=(1, 2, 3, 64)).astype(np.float32)
+    variables = head.init(jax.random.key(0), maps, **INFERENCE)
+    dense = variables["params"]["dense1"]
+    assert variables["params"].keys() == {"dense1"}
+    for each in (maps, maps[:, :1]):
+        wanted = each.mean((1, 2)) @ dense["kernel"] + dense["bias"]
+        np.testing.assert_allclose(head.apply(variables, each, **INFERENCE), wanted, atol=1e-5)
+    dropped = head.apply(variables, maps, **{**INFERENCE, "train": True}, rngs={"dropout": jax.random.key(1)})
+    assert not np.allclose(dropped, head.apply(variables, maps, **INFERENCE))
+    assert network("vgg16", 3, head="pooled", dropout=0.1).bind({}).head.dropout == 0.1
+
+
+def test_vgg16_of_fewer_blocks_has_the_first_ones_and_the_head() -> None:
+    model = network("vgg16", 3, head="pooled", blocks=4)
+    assert model.stages == ("block1", "block2", "block3", "block4", "head")
+    params = shapes_of(model, 64, 3)["params"]
+    assert tuple(params) == model.stages and params["head"]["dense1"]["kernel"].shape == (512, 3)
+
+
 def test_dropout_of_vgg16_acts_in_training_only() -> None:
     head: Any = vgg.Head(3, (8, 8), 0.5)
     features = np.ones((1, 1, 1, 4), np.float32)

@@ -138,12 +138,15 @@ def test_up_convolution_and_its_gradients_are_those_of_torchs_transposed_convolu
     expected = theirs(given)
     (expected * torch.from_numpy(probe.transpose(0, 3, 1, 2).copy())).sum().backward()
 
+    def outputs(params: Any, inputs: Any) -> Any:
+        return module.apply({"params": params}, inputs)
+
     def loss(params: Any, inputs: Any) -> jax.Array:
-        return jnp.sum(module.apply({"params": params}, inputs) * probe)
+        return jnp.sum(outputs(params, inputs) * probe)
 
     of_params, of_inputs = jax.grad(loss, (0, 1))(params, jnp.asarray(inputs))
     for ours, other, axes in (
-        (module.apply({"params": params}, inputs), expected.detach(), (0, 2, 3, 1)),
+        (outputs(params, inputs), expected.detach(), (0, 2, 3, 1)),
         (of_params["kernel"], theirs.weight.grad, (2, 3, 0, 1)),
         (of_params["bias"], theirs.bias.grad, (0,)),
         (of_inputs, given.grad, (0, 2, 3, 1)),

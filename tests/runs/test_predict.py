@@ -173,7 +173,12 @@ def test_tables_have_what_dicom_files_say_and_numbers_for_patients(
 ) -> None:
     for number, patient in enumerate(("MRN9", "MRN7", "MRN9")):
         pixels = np.full((9, 9), number, np.uint8)
-        tags = {"PatientID": patient, "ViewPosition": "PA", "PixelSpacing": [0.5, 0.25], "Modality": "CR"}
+        tags: dict[str, Any] = {
+            "PatientID": patient,
+            "ViewPosition": "PA",
+            "PixelSpacing": [0.5, 0.25],
+            "Modality": "CR",
+        }
         (images / f"{number}.dcm").write_bytes(dicom_file(pixels, 8, **tags))
     for trained in (classifier, unet):
         output = tmp_path / trained.task.name / "p.csv"

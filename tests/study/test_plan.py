@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from covidjax.study.plan import Study, Trial
+from covidjax.study.plan import Study, Trial, check
+from tests.commands import user_error
 from tests.support import small_config
 
 
@@ -23,6 +24,11 @@ def test_strategy_that_is_a_tuple_of_patterns_is_one_in_the_config_of_its_run(tm
     study = Study(tmp_path, small_config("cnn"), ("('block1', 'block2')", "(block1|block2)"), (1e-3,), (0,))
     found = {trial.strategy: study.config_of(trial).freeze for trial in study.trials()}
     assert found == {"('block1', 'block2')": ("block1", "block2"), "(block1|block2)": "(block1|block2)"}
+
+
+def test_a_study_of_runs_that_train_on_val_is_refused_as_it_compares_by_validation(tmp_path: Path) -> None:
+    config = small_config("cnn", phases=({"split": "train+val"},), checkpoint__evaluate="last")
+    assert "compares by validation" in user_error(check, Study(tmp_path, config, ("none",), (1e-3,), (0,)))
 
 
 def test_names_of_trials_are_plain_and_stay_apart() -> None:

@@ -23,6 +23,7 @@ MODELS = {
     "vgg16": (32, "until:block4"),
     "unet_resnet34": (64, "until:layer4"),
 }
+MATRIX_PRODUCTS = ("dense", "up_conv")  # a transposed convolution of 2x2 with stride 2 is one
 METRICS = 2  # the loss and the number of correct answers, sums over the batch
 BATCH = 8  # of a device
 
@@ -72,7 +73,7 @@ def convolutions(model: str, strategy: str) -> int:
     return sum(
         1 + (f"{layer.path}/kernel" in paths) + any(source in living for source in layer.sources)
         for layer in network
-        if layer.kind == "product" and "dense" not in layer.path
+        if layer.kind == "product" and not layer.path.rpartition("/")[2].startswith(MATRIX_PRODUCTS)
     )
 
 

@@ -8,9 +8,12 @@ import h5py
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
+from covidjax.weights import keras as keras_names
+from covidjax.weights import torchvision as torchvision_names
 from covidjax.weights.catalog import CATALOG
-from covidjax.weights.start import initial_variables
+from covidjax.weights.start import initial_variables, left_out
 from tests.support import make_model, small_config
 from tests.weights.parity import error, stage_outputs
 from tests.weights.test_parity_keras import keras, keras_model, outputs_of
@@ -57,6 +60,25 @@ def test_real_file_gives_the_activations_of_keras_vgg16_at_every_stage(config: A
     errors = {f"block{number}": error(ours[f"block{number}"], end) for number, end in enumerate(theirs, start=1)}
     print({stage: f"{value:.1e}" for stage, value in errors.items()}, flush=True)
     assert len(errors) == 5 and max(errors.values()) < TOLERANCE
+
+
+def test_network_of_fewer_blocks_takes_these_alone(config: Any) -> None:
+    """Of the real file, and of files with the names of Keras and torchvision."""
+    small = config.copy_and_resolve_references()
+    small.model.blocks, small.model.head = 2, "pooled"
+    begin = initial_variables(small, make_model(small), (SIZE, SIZE, 3))
+    whole = initial_variables(config, make_model(config), (SIZE, SIZE, 3))
+    assert begin.variables["params"].keys() == {"block1", "block2", "head"}
+    for block in ("block1", "block2"):
+        jax.tree.map(np.testing.assert_array_equal, begin.variables["params"][block], whole.variables["params"][block])
+    assert "block3/layers/conv2d/vars/0" in begin.notes[0]
+    del whole.variables["params"]["head"]
+    for module in (keras_names, torchvision_names):
+        known = {entry.path: entry for entry in module.entries(make_model(config), ())}
+        leaves = traverse_util.flatten_dict(whole.variables, sep="/")
+        tensors = {known[path].source: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in leaves.items()}
+        left = left_out(make_model(small), tensors)
+        assert len(left) == 2 * (3 + 3 + 3) and left < tensors.keys()
 
 
 def test_package_is_never_imported(config: Any) -> None:

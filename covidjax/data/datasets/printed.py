@@ -86,7 +86,8 @@ def draw(records: Iterable[Record], counts: Counts, totals: Mapping[str, int]) -
     counts: images of each class in each split; totals: of each class among the records when the set is complete. Of a
     part of the set the same shares are drawn, and at least one image.
     """
-    chosen, records = {}, list(records)
+    chosen: dict[str, str] = {}
+    records = list(records)
     for number, (label, total) in enumerate(totals.items()):
         names = sorted(record.name for record in records if record.label == label)
         order, start = np.random.default_rng((SEED, number)).permutation(len(names)), 0

@@ -60,7 +60,7 @@ class AdamState(NamedTuple):
     are one array, and all corrections one operation.
     """
 
-    count: jax.Array
+    counts: jax.Array
     mu: Any
     nu: Any
 
@@ -236,7 +236,7 @@ def _scale_by_moments(config: Any, *, infinity_norm: bool) -> optax.GradientTran
     ) -> tuple[Any, AdamState]:
         del params, others
         beta_1 = config.beta_1 if momentum is None else momentum
-        count = optax.safe_increment(state.count)
+        count = optax.safe_increment(state.counts)
         mu = optax.tree.update_moment(gradients, state.mu, beta_1, 1)
         if infinity_norm:
             nu = jax.tree.map(lambda norm, gradient: jnp.maximum(beta_2 * norm, abs(gradient)), state.nu, gradients)
@@ -258,12 +258,12 @@ def _scale_by_moments(config: Any, *, infinity_norm: bool) -> optax.GradientTran
 
 def counts_by_leaf(state: Any) -> Any:
     """A state of `optimizer` with the counts as a tree of the moments' structure, so that a count has a path."""
-    return _with_counts(state, lambda adam: jax.tree.unflatten(jax.tree.structure(adam.mu), jnp.unstack(adam.count)))
+    return _with_counts(state, lambda adam: jax.tree.unflatten(jax.tree.structure(adam.mu), jnp.unstack(adam.counts)))
 
 
 def counts_together(state: Any) -> Any:
     """The inverse of `counts_by_leaf`."""
-    return _with_counts(state, lambda adam: jnp.stack(jax.tree.leaves(adam.count)))
+    return _with_counts(state, lambda adam: jnp.stack(jax.tree.leaves(adam.counts)))
 
 
 def _with_counts(state: Any, counts: Callable[[Any], Any]) -> Any:
@@ -271,7 +271,7 @@ def _with_counts(state: Any, counts: Callable[[Any], Any]) -> Any:
         return isinstance(node, AdamState)
 
     return jax.tree.map(
-        lambda node: node._replace(count=counts(node)) if is_adam(node) else node, state, is_leaf=is_adam
+        lambda node: node._replace(counts=counts(node)) if is_adam(node) else node, state, is_leaf=is_adam
     )
 
 

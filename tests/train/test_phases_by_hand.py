@@ -119,7 +119,7 @@ def test_moments_decays_rates_and_averages_of_groups_over_phases_are_those_worke
                 assert_close(tree, expected, 1e-10)
 
         adam = optim.counts_by_leaf(state.opt_state)[1]
-        counts = {path[0].key: int(leaf) for path, leaf in jax.tree.leaves_with_path(adam.count)}
+        counts = {path[0].key: int(leaf) for path, leaf in jax.tree.leaves_with_path(adam.counts)}
         assert counts == {"block1": 9, "block2": 6, "head": 4}
 
 

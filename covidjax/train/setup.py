@@ -192,6 +192,7 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
                 *split_notes(phases, tuple(map(len, own))),
                 *effect_notes(config, phases, recipes, caching, begin.variables),
                 placement["note"],
+                *parallel.division_notes(begin.variables["params"], mesh),
                 operations.note,
                 *begin.notes,
             )

@@ -87,7 +87,7 @@ class Request:
 class Predicted:
     """What was predicted and written. counts: images by class, which `counted` puts in words; files: by their titles.
 
-    notes: sentences for the person who asked.
+    notes: sentences for the person who asked; num_bad: images that were left out because they could not be read.
     """
 
     num_images: int
@@ -95,6 +95,7 @@ class Predicted:
     counts: Mapping[str, int]
     files: Mapping[str, Path]
     notes: tuple[str, ...] = ()
+    num_bad: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -230,8 +231,12 @@ class Task(abc.ABC):
     # ---- New images ----
 
     @abc.abstractmethod
+    def respond(self, logits: jax.Array, loss: ConfigDict) -> jax.Array:
+        """What a prediction keeps of logits [n, ...], as a part of a program. loss: `config.loss` of the network."""
+
     def answer(self, logits: np.ndarray, loss: ConfigDict) -> np.ndarray:
-        """What a prediction keeps of logits [n, ...]. loss: `config.loss` of the network."""
+        """The same of arrays on the host."""
+        return np.asarray(self.respond(jnp.asarray(logits), loss))
 
     @abc.abstractmethod
     def write_predictions(

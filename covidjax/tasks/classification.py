@@ -86,8 +86,8 @@ class Classification(Task):
         yield f"accuracy {with_interval(evaluation, 'accuracy')}"
         yield f"balanced accuracy {evaluation['balanced_accuracy']:.4f}, macro F1 {evaluation['macro_f1']:.4f}"
 
-    def answer(self, logits: np.ndarray, loss: ConfigDict) -> np.ndarray:
-        return np.asarray(losses.probabilities(jnp.asarray(logits), loss.name))
+    def respond(self, logits: jax.Array, loss: ConfigDict) -> jax.Array:
+        return losses.probabilities(logits, loss.name)
 
     def write_predictions(
         self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request

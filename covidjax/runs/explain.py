@@ -11,15 +11,18 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from covidjax import files
+from covidjax.data.examples import Examples
 from covidjax.data.picture import ImageSpec, mask_pixels
 from covidjax.errors import UserError
 from covidjax.evaluate import explain
 from covidjax.evaluate.network import padded_batches
 from covidjax.mesh import local_mesh
 from covidjax.metrics import mask_files
+from covidjax.metrics.classification import read_predictions
 from covidjax.runs.images import Picture, Sources
 from covidjax.tasks import pictures
 from covidjax.tasks.base import RESEARCH_USE
+from covidjax.tasks.classification_page import maps_path, shown
 from covidjax.weights.workdir import Trained
 
 SIDE = 224  # least side of a picture
@@ -88,6 +91,30 @@ class Explanations:
             )
 
 
+def write_maps(workdir: Path, trained: Trained, examples: Examples, checkpoint: Mapping[str, Any]) -> None:
+    """Writes Grad-CAM of the images of a split that its page shows, for the page. checkpoint: as the evaluation has it.
+
+    Raises UserError where the network is no classifier.
+    """
+    _check(trained)
+    found = read_predictions(workdir / f"predictions_{examples.split}.csv")
+    rows = [row for _, chosen, _ in shown(found, examples) for row in chosen]
+    position = {name: index for index, name in enumerate(examples.names)}
+    names = [found.names[row] for row in rows]
+    inputs = examples.images[[position[name] for name in names]], found.predicted[rows]
+    run = explain.make_explain(*trained.network[:2], local_mesh(1), "grad_cam", explain.last_map(trained.model))
+    maps: list[Any] = []
+    for batch, count in padded_batches(inputs, trained.config.batch_size):
+        maps += np.asarray(run(trained.variables, *batch), np.float64)[:count].round(5).tolist()
+    content = {"checkpoint": dict(checkpoint), "maps": dict(zip(names, maps, strict=True))}
+    files.write_json(maps_path(workdir, examples.split), content)
+
+
+def _check(trained: Trained) -> None:
+    if "explain" not in trained.task.offers:
+        raise UserError(f"{trained.config.model.name} {trained.task.words}: --explain is for classifiers")
+
+
 @contextlib.contextmanager
 def explaining(trained: Trained, sources: Sources, folder: Path, masks: Path | None) -> Iterator[Explanations]:
     """Within it explanations of images are written, which lie in `folder` if all goes well.
@@ -97,8 +124,7 @@ def explaining(trained: Trained, sources: Sources, folder: Path, masks: Path | N
     masks: a folder of masks that launch/predict.py wrote of the same images, with another network.
     Raises UserError where the network answers with masks, or the folder is not empty.
     """
-    if trained.task.labels != "images":
-        raise UserError(f"{trained.config.model.name} {trained.task.words}: --explain is for classifiers")
+    _check(trained)
     names = dict(zip(sources.names, mask_files.mask_names(sources.names), strict=True))
     mesh, stage = local_mesh(1), explain.last_map(trained.model)
     run = explain.make_explain(trained.model, trained.preprocessing, mesh, "grad_cam", stage)

@@ -126,7 +126,7 @@ class Network:
         'integrated_gradients' or 'occlusion'; stage: of Grad-CAM, None for the last before the head.
         Raises UserError for a network of masks, and for a class, method or stage that there is not.
         """
-        if self.trained.task.labels != "images":
+        if "explain" not in self.trained.task.offers:
             raise UserError(f"{self.config.model.name} {self.trained.task.words}: only a classifier is explained")
         pixels = self._pixels(images)
         run = explain.make_explain(

@@ -24,6 +24,7 @@ from tests.commands import ROOT, user_error
 from tests.support import make_model, make_variables, small_config
 from tests.weights import parity
 
+pytest.importorskip("flatbuffers", reason="flatbuffers is not installed: jax.export writes programs with it")
 CLASSES = ("healthy", "ill", "unknown")
 PLAIN = Preprocessing()
 ALONE = """

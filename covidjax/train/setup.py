@@ -272,6 +272,7 @@ def make_recipe(
         accumulation_steps=config.accumulation_steps,
         remat=tuple(config.remat),
         sync_batch_norm=config.sync_batch_norm,
+        skip_nonfinite=config.nonfinite == "skip" and config.precision != "float16",  # where loss scaling does so
     )
 
 

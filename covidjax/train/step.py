@@ -34,6 +34,7 @@ class Recipe:
     cached: whether a batch brings what the frozen prefix gives instead of images.
     remat: stages whose activations are computed again in the backward pass instead of kept.
     axis: the axis that pmap maps over devices; sync_batch_norm: whether batch statistics are those of all of them.
+    skip_nonfinite: whether a step whose loss or gradient is not finite is left out.
     """
 
     model: Staged
@@ -52,6 +53,7 @@ class Recipe:
     remat: tuple[str, ...] = ()
     axis: str | None = None
     sync_batch_norm: bool = True
+    skip_nonfinite: bool = False
 
     @property
     def augments(self) -> bool:
@@ -95,6 +97,8 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
         average=average,
         metrics=state.metrics.add(state.step, value, optax.tree.norm(grads), correct, global_batch_size(batch, recipe)),
     )
+    if recipe.skip_nonfinite:
+        stepped = only_counted(state, stepped, jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads)))
     return skip_overflow(state, stepped, grads)
 
 
@@ -118,10 +122,15 @@ def skip_overflow(before: TrainState, stepped: TrainState, grads: Any) -> TrainS
     if before.loss_scale is None:
         return stepped
     scale, counts = before.loss_scale.after(grads)
+    return dataclasses.replace(only_counted(before, stepped, counts), loss_scale=scale)
+
+
+def only_counted(before: TrainState, stepped: TrainState, counts: jax.Array) -> TrainState:
+    """`stepped` where the step counts, else the state before it, but for the number of steps."""
     names = ("params", "batch_stats", "opt_state", "average", "metrics")
     former, new = ({name: getattr(state, name) for name in names} for state in (before, stepped))
     kept = jax.tree.map(partial(jnp.where, counts), new, former)
-    return dataclasses.replace(stepped, loss_scale=scale, **kept)
+    return dataclasses.replace(stepped, **kept)
 
 
 def step_keys(state: TrainState, recipe: Recipe) -> tuple[jax.Array, jax.Array]:

@@ -105,8 +105,8 @@ class Classification(Task):
         truth = tuple(found.classes[label] for label in found.labels)
         return Judged(found.names, found.patients, truth, correct, figures)
 
-    def answer(self, logits: np.ndarray, loss: ConfigDict) -> np.ndarray:
-        return np.asarray(losses.probabilities(jnp.asarray(logits), loss.name))
+    def respond(self, logits: jax.Array, loss: ConfigDict) -> jax.Array:
+        return losses.probabilities(logits, loss.name)
 
     def write_predictions(
         self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request
@@ -135,7 +135,7 @@ CLASSIFICATION = Classification(
     losses=losses.LOSSES,
     best={"loss": -1, "accuracy": 1, "auroc": 1, "macro_f1": 1, "balanced_accuracy": 1},
     shown=("loss", "accuracy", "auroc"),
-    offers=frozenset({"oversample", "mix", "ensemble", "sweep"}),
+    offers=frozenset({"oversample", "mix", "ensemble", "sweep", "explain"}),
     masks=False,
     template="classification.html",
     page=classification_page,

@@ -107,8 +107,11 @@ class Segmentation(Task):
         for name, scores in evaluation["per_class"].items():
             yield f"  {name}: Dice {with_interval(scores, 'dice')}"
 
+    def respond(self, logits: jax.Array, loss: ConfigDict) -> jax.Array:
+        return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
     def answer(self, logits: np.ndarray, loss: ConfigDict) -> np.ndarray:
-        return logits.argmax(-1).astype(np.uint8)
+        return logits.argmax(-1).astype(np.uint8)  # bands of images come in many sizes, each a program of its own
 
     def write_predictions(
         self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request

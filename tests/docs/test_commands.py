@@ -140,7 +140,7 @@ def small(command: str) -> list[str]:
     if "--config=" in command and "ensemble.py" not in command:
         phases = "ljung2020.py:best" in command or "xu2021" in command
         arguments += [flag for flag in SMALL_RUN if not (phases and flag.startswith("--config.epochs"))]
-    if "--config=configs/cxr3.py" in command:
+    if "--config=configs/cxr3.py" in command and "model.stem" not in command:
         arguments += SMALL_NETWORK
     if "--config=configs/xu2021_unet.py" in command:
         arguments += ["--config.model.name=unet_resnet18", "--config.pretrained=", "--config.precision=float32"]

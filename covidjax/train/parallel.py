@@ -119,15 +119,16 @@ def mapped_step(
 
     It takes `(state, split, indices)` if resident, with the number of steps that are taken of `indices` if also
     counted, else `(state, batch)`. It gives the state, or if `figures` that and those of the steps. placed: the
-    shardings of the state, whole on every device by default. 'pmap' is for those who think in devices: each runs the
-    step on its part of the batch, so batches and indices have an axis of devices, see `divide`; gradients and
-    statistics are averaged over them, but with `sync_batch_norm` off each normalises its part by statistics of that
-    part alone.
+    shardings of the state, whole on every device by default. With `sync_batch_norm` off each device normalises its
+    part of the batch by statistics of that part alone, and gradients and running statistics are averaged over them.
+    'pmap' is for those who think in devices: each runs the step on its part, so that batches and indices have an axis
+    of devices, see `divide`.
     """
     whole, parts = replicated(mesh), by_example(mesh)
-    if engine == "pmap":
-        recipe = dataclasses.replace(recipe, axis=mesh.axis_names[0])
-    told: Callable[..., Any] = partial(resident_steps, parts=parts if engine == "jit" else None)
+    apart = engine == "jit" and mesh.size > 1 and not recipe.sync_batch_norm
+    if engine == "pmap" or apart:
+        recipe = dataclasses.replace(recipe, axis=parts.spec[0])
+    told: Callable[..., Any] = partial(resident_steps, parts=parts if engine == "jit" and not apart else None)
     told = partial(told if resident else step_and_figures, recipe=recipe)
 
     def step(*arguments: Any) -> Any:
@@ -137,6 +138,9 @@ def mapped_step(
         placed = whole if placed is None else placed
         inwards = (placed, whole, by_second_axis(mesh), *[whole] * counted) if resident else (placed, parts)
         outwards = (placed, whole) if figures else placed
+        if apart:
+            specs = (whole.spec, *(sharding.spec for sharding in inwards[1:]))
+            step = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=whole.spec, check_vma=False)
         return jax.jit(step, in_shardings=inwards, out_shardings=outwards, donate_argnums=0)
     axes = (None, None, 1, *[None] * counted) if resident else (None, 0)
     devices = list(mesh.devices.flat)

@@ -16,6 +16,7 @@ from covidjax.data.examples import Examples
 from covidjax.data.mix import Mixed
 from covidjax.errors import UserError
 from covidjax.losses import LossFunction, correct_share, loss_function
+from covidjax.metrics.comparison import Judged
 from covidjax.tasks.weighting import class_counts, class_weights
 
 # Batches of a split in inference: logits [batch, ...], targets [batch, ...] and how many of both are real.
@@ -227,6 +228,10 @@ class Task(abc.ABC):
             for key in dict.fromkeys((*(self.shown or self.best), by))
             if key in figures
         )
+
+    def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
+        """What a comparison of runs takes of an evaluation. Raises UserError where there is no such thing."""
+        raise UserError(f"{workdir}: runs of the task {self.name!r} cannot be compared: leave it out")
 
     # ---- New images ----
 

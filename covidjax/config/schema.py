@@ -179,6 +179,9 @@ KEYS = {
     "watchdog_seconds": Key(
         1800, "Without progress of one of several processes after which all end; 0: never.", low=0, high=1e6
     ),
+    "nonfinite": Key(
+        "stop", "A loss or gradient that is not finite: end the run, or leave out the step.", ("stop", "skip")
+    ),
     "plugins": Key((), "Modules or .py files that register parts: see add-a-model.md.", elements=PLUGINS),
     "writers": Key((), "Registered writers that get the rows of metrics.jsonl.", elements=WRITER_NAMES),
     # Several processes.

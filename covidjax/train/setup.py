@@ -271,6 +271,7 @@ def make_recipe(
         accumulation_steps=config.accumulation_steps,
         remat=remat,
         sync_batch_norm=config.sync_batch_norm,
+        skip_nonfinite=config.nonfinite == "skip" and config.precision != "float16",  # where loss scaling does so
     )
 
 

@@ -37,6 +37,7 @@ class Recipe:
     remat: what the backward pass computes again instead of keeping it: 'none', 'lean' (normalisations and ReLUs, all
     but the outputs of convolutions and statistics), or all activations of these stages.
     axis: the axis that pmap maps over devices; sync_batch_norm: whether batch statistics are those of all of them.
+    skip_nonfinite: whether a step whose loss or gradient is not finite is left out.
     """
 
     model: Staged
@@ -55,6 +56,7 @@ class Recipe:
     remat: str | tuple[str, ...] = "none"
     axis: str | None = None
     sync_batch_norm: bool = True
+    skip_nonfinite: bool = False
 
     @property
     def augments(self) -> bool:
@@ -99,6 +101,8 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
         average=average,
         metrics=state.metrics.add(state.step, value, optax.tree.norm(grads), correct, global_batch_size(batch, recipe)),
     )
+    if recipe.skip_nonfinite:
+        stepped = only_counted(state, stepped, jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads)))
     return skip_overflow(state, stepped, grads)
 
 
@@ -136,10 +140,15 @@ def skip_overflow(before: TrainState, stepped: TrainState, grads: Any) -> TrainS
     if before.loss_scale is None:
         return stepped
     scale, counts = before.loss_scale.after(grads)
+    return dataclasses.replace(only_counted(before, stepped, counts), loss_scale=scale)
+
+
+def only_counted(before: TrainState, stepped: TrainState, counts: jax.Array) -> TrainState:
+    """`stepped` where the step counts, else the state before it, but for the number of steps."""
     names = ("params", "batch_stats", "opt_state", "average", "metrics")
     former, new = ({name: getattr(state, name) for name in names} for state in (before, stepped))
     kept = jax.tree.map(partial(jnp.where, counts), new, former)
-    return dataclasses.replace(stepped, loss_scale=scale, **kept)
+    return dataclasses.replace(stepped, **kept)
 
 
 def step_keys(state: TrainState, recipe: Recipe) -> tuple[jax.Array, jax.Array]:

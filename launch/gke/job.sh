@@ -42,7 +42,12 @@ elif [[ $gpu =~ ^([^:]+):([0-9]+)$ && -z $tpu ]]; then
     place="
                 cloud.google.com/gke-accelerator: ${BASH_REMATCH[1]}"
     devices="nvidia.com/gpu: ${BASH_REMATCH[2]}"
+    numbers=0
+    for ((number = 1; number < BASH_REMATCH[2]; number++)); do numbers+=,$number; done
+    # All that JAX would ask the server of Kubernetes, which a pod may not without more rights.
     environment="
+                    - name: JAX_LOCAL_DEVICE_IDS
+                      value: \"$numbers\"
                     - name: JAX_COORDINATOR_ADDRESS
                       value: $name-hosts-0-0.$name:55527
                     - name: COVIDJAX_PROCESSES

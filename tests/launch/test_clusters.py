@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from covidjax.distributed.start import COUNT, RANK
 from covidjax.errors import UserError
 from covidjax.process import path_of
 from tests.commands import ROOT
@@ -125,9 +126,24 @@ def test_a_manifest_has_the_fields_of_a_jobset_and_a_job(command: str) -> None:
         checker.validate({"apiVersion": "batch/v1", "kind": "Job", **named}, version, strict=True)
 
 
-def test_a_pod_gets_the_arguments_as_they_were_written() -> None:
-    (job,) = manifest_of(TPU)["spec"]["replicatedJobs"]
+def container_of(command: str) -> dict[str, Any]:
+    (job,) = manifest_of(command)["spec"]["replicatedJobs"]
     (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+def test_a_pod_with_gpus_is_told_all_that_the_start_of_several_processes_asks_for() -> None:
+    told = {entry["name"]: entry.get("value") for entry in container_of(GPU)["env"]}
+    assert told == {
+        "JAX_LOCAL_DEVICE_IDS": "0,1,2,3,4,5,6,7",
+        "JAX_COORDINATOR_ADDRESS": "a-hosts-0-0.a:55527",
+        COUNT: "4",
+        RANK: None,  # from the pod's annotation
+    }
+
+
+def test_a_pod_gets_the_arguments_as_they_were_written() -> None:
+    container = container_of(TPU)
     assert container["args"] == list(ODD)
     assert container["resources"] == {"limits": {"google.com/tpu": 4}}
 

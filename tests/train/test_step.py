@@ -12,6 +12,7 @@ from covidjax import optim
 from covidjax.train.step import Recipe, train_forward, train_step
 from tests.support import (
     EVERYTHING_ON,
+    assert_same_bits,
     make_batch,
     make_model,
     make_recipe,
@@ -134,6 +135,22 @@ def test_first_step_that_is_not_finite_is_named(tiny: Tiny) -> None:
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, state.params)
     state = step(step(dataclasses.replace(state, params=broken), make_batch(16)), make_batch(16))
     assert int(state.metrics.nonfinite_step) == 1
+
+
+def test_a_step_that_is_not_finite_is_left_out_where_that_is_asked(tiny: Tiny) -> None:
+    recipe, variables, _ = tiny
+    step = jax.jit(partial(train_step, recipe=dataclasses.replace(recipe, skip_nonfinite=True)))
+    before = step(make_state(recipe, variables), make_batch(16))
+    assert int(before.metrics.steps) == 1
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, before.params)
+    after = step(dataclasses.replace(before, params=broken), make_batch(16))
+    assert int(after.step) == 2
+    assert_same_bits(after.metrics, before.metrics)
+    for name in ("batch_stats", "opt_state", "average"):
+        assert_same_bits(getattr(after, name), getattr(before, name))
+    whole = step(before, make_batch(16))
+    assert int(whole.metrics.steps) == 2
+    assert not np.array_equal(kernel(whole.params), kernel(before.params))
 
 
 def test_plateau_scale_scales_the_step(tiny: Tiny) -> None:

@@ -64,3 +64,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror covidjax/ops/native/*.[ch]pp
+	for script in .ci/run launch/*/*.sh; do bash -n $$script || exit 1; done
+	$(BIN)/shellcheck .ci/run launch/*/*.sh
+	$(BIN)/hadolint Containerfile
+	$(BIN)/python -m pytest --quiet tests/launch/test_clusters.py

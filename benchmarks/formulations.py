@@ -178,7 +178,7 @@ def _batch_norm(shape: Any, count: int) -> Iterator[Pair]:
         return (inputs - mean) * (scale * lax.rsqrt(variance + work.EPSILON)) + bias
 
     def ours(inputs: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-        return ops.batch_norm(inputs, scale, bias, work.EPSILON)[0]
+        return ops.batch_norm(inputs, scale, bias, jnp.zeros_like(bias), work.EPSILON)[0]
 
     inputs = _random(shape, shape[-1:], shape[-1:])
     return _both_directions("batch_norm", _by(*shape), count, plain, ours, *inputs)

@@ -6,7 +6,9 @@ python launch/evaluate.py --workdir=runs/wang_resnet101 --split=test
 The paper's table of three networks and their fusion: these two for each of resnet50, resnet101 and resnet152, then
 python launch/train.py --config=configs/ensemble.py --workdir=runs/wang_fusion
     --config.ensemble.members="('runs/wang_resnet101', 'runs/wang_resnet152')"
-and launch/evaluate.py for it, which prints the fusion beside both members on the same images, with paired tests.
+and launch/evaluate.py for it, which prints the fusion beside both members on the same images, with paired tests. The
+table of all four, with intervals, paired tests and what each cost, once all are evaluated on the test split:
+python launch/compare.py runs/wang_resnet50 runs/wang_resnet101 runs/wang_resnet152 runs/wang_fusion
 
 FOLDER: what launch/prepare.py --dataset=rsna_cohen/boxes wrote (an example for each box of pneumonia, as the paper's
 counts have it; rsna_cohen/images has each image once); or, with --config.dataset.name=folder, class folders, that of

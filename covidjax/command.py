@@ -17,6 +17,7 @@ from covidjax.errors import Interrupted, UserError
 from covidjax.process import cache_dir, is_writable, keep_memory, processor_name, system_error
 from covidjax.registry import fault
 
+PARTIAL = 3  # the status of a command that did what it could and left some of its inputs out
 STOPPED_BY_SIGTERM = 143
 STOPPED_BY_SIGPIPE = 141
 SERIOUS = 3  # exit status of an audit that found something serious

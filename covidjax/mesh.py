@@ -31,18 +31,18 @@ def make_mesh(batch_size: int, accumulation_steps: int = 1, axes: Sequence[tuple
             f"choose a multiple of {count * accumulation_steps}"
         )
     sizes = dict(axes)
+    if len(sizes) < len(axes) or list(sizes.values()).count(-1) > 1 or 0 in sizes.values():
+        raise UserError(f"config.mesh is {tuple(axes)!r}: allowed is each axis once, and one -1: what is left")
     known = math.prod(size for size in sizes.values() if size != -1)
     sizes = {name: count // known if size == -1 else size for name, size in sizes.items()}
     if math.prod(sizes.values()) != count:
         raise UserError(f"config.mesh is {tuple(axes)!r}, and there are {count} devices: its sizes multiply to another")
-    if sizes.get("fsdp") == 1:
-        sizes = {"data": count}
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def every_device() -> Mesh:
     """A mesh with one axis, 'data', over all devices of all processes."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return mesh_of(jax.devices())
 
 
 def local_mesh(num_devices: int | None = None) -> Mesh:

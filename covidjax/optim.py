@@ -54,12 +54,13 @@ class Plateau(flax.struct.PyTreeNode):
 
 
 class AdamState(NamedTuple):
-    """A count of steps ([] int32) and two moments for each leaf.
+    """Two moments for each leaf, and the counts of steps of all: [leaves] int32, in the order of the tree's leaves.
 
-    Each leaf counts its own steps, so that one that begins to train in a later phase has its own bias correction.
+    Each leaf has its own, so that one that begins to train in a later phase has its own bias correction; together they
+    are one array, and all corrections one operation.
     """
 
-    count: Any
+    counts: jax.Array
     mu: Any
     nu: Any
 
@@ -228,30 +229,50 @@ def _scale_by_moments(config: Any, *, infinity_norm: bool) -> optax.GradientTran
 
     def init(params: Any) -> AdamState:
         zeros = optax.tree.zeros_like
-        return moments(jax.tree.map(lambda leaf: jnp.zeros((), jnp.int32), params), zeros(params), zeros(params))
+        return moments(jnp.zeros(len(jax.tree.leaves(params)), jnp.int32), zeros(params), zeros(params))
 
     def update(
         gradients: Any, state: AdamState, params: Any = None, *, momentum: jax.Array | None = None, **others: Any
     ) -> tuple[Any, AdamState]:
         del params, others
         beta_1 = config.beta_1 if momentum is None else momentum
-        count = jax.tree.map(optax.safe_increment, state.count)
+        count = optax.safe_increment(state.counts)
         mu = optax.tree.update_moment(gradients, state.mu, beta_1, 1)
         if infinity_norm:
             nu = jax.tree.map(lambda norm, gradient: jnp.maximum(beta_2 * norm, abs(gradient)), state.nu, gradients)
         else:  # no squares that the norm of the gradients has as well: XLA would write them out for both
             nu = jax.tree.map(lambda norm, g: beta_2 * norm + (1 - beta_2) * g * g, state.nu, gradients)
 
-        def direction(count: jax.Array, mean: jax.Array, size: jax.Array) -> jax.Array:
-            correction = 1 / (1 - beta_1**count)
-            if not infinity_norm:
-                correction *= jnp.sqrt(1 - beta_2**count)
-                size = jnp.sqrt(size)
-            return mean * correction / (size + EPSILON)
+        correction = 1 / (1 - beta_1**count)
+        if not infinity_norm:
+            correction *= jnp.sqrt(1 - beta_2**count)
 
-        return jax.tree.map(direction, count, mu, nu), moments(count, mu, nu)
+        def direction(correction: jax.Array, mean: jax.Array, size: jax.Array) -> jax.Array:
+            return mean * correction.astype(mean.dtype) / ((size if infinity_norm else jnp.sqrt(size)) + EPSILON)
+
+        corrections = jax.tree.unflatten(jax.tree.structure(mu), jnp.unstack(correction))
+        return jax.tree.map(direction, corrections, mu, nu), moments(count, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def counts_by_leaf(state: Any) -> Any:
+    """A state of `optimizer` with the counts as a tree of the moments' structure, so that a count has a path."""
+    return _with_counts(state, lambda adam: jax.tree.unflatten(jax.tree.structure(adam.mu), jnp.unstack(adam.counts)))
+
+
+def counts_together(state: Any) -> Any:
+    """The inverse of `counts_by_leaf`."""
+    return _with_counts(state, lambda adam: jnp.stack(jax.tree.leaves(adam.counts)))
+
+
+def _with_counts(state: Any, counts: Callable[[Any], Any]) -> Any:
+    def is_adam(node: Any) -> bool:
+        return isinstance(node, AdamState)
+
+    return jax.tree.map(
+        lambda node: node._replace(counts=counts(node)) if is_adam(node) else node, state, is_leaf=is_adam
+    )
 
 
 def _momentum(config: Any) -> optax.GradientTransformation:

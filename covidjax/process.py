@@ -45,8 +45,11 @@ def processor_name() -> str:
 def path_of(text: str | os.PathLike[str]) -> Path:
     """The path that a flag or a key of the config names: `~` and `~user` stand for home folders.
 
-    Raises UserError where there is no such home, and for a name that is not UTF-8, which no text file could hold.
+    Raises UserError where there is no such home, for an address such as gs://bucket, as a store has no locks and no
+    renaming, and for a name that is not UTF-8, which no text file could hold.
     """
+    if "://" in os.fspath(text):
+        raise UserError(f"{text} is an address, and a path is needed: mount the store, or use a disk that all share")
     try:
         os.fspath(text).encode()
         return Path(text).expanduser()

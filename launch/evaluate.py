@@ -1,6 +1,6 @@
 """Evaluates a run on a split, exactly; every reading of the test split is recorded in the run.
 
-python launch/evaluate.py --workdir=runs/quickstart --split=test [--checkpoint=best] [--hausdorff]
+python launch/evaluate.py --workdir=runs/quickstart --split=test [--checkpoint=best] [--hausdorff] [--explain]
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--split", required=True, choices=sources.SPLITS)
     parser.add_argument("--checkpoint", type=command.which, help=command.WHICH)
     parser.add_argument("--hausdorff", action="store_true", help="of masks: distances of borders as well")
+    parser.add_argument("--explain", action="store_true", help="of classifiers: where they look, in the report")
     flags = parser.parse_args(arguments)
     command.prepare_process(configs.of_workdir(flags.workdir).precision)
-    result = evaluate.evaluate_run(flags.workdir, flags.split, flags.checkpoint, hausdorff=flags.hausdorff)
+    asked = {"hausdorff": flags.hausdorff, "explain": flags.explain}
+    result = evaluate.evaluate_run(flags.workdir, flags.split, flags.checkpoint, **asked)
     print(*evaluate.describe(flags.workdir, flags.split, result), sep="\n")
 
 

@@ -16,21 +16,17 @@ from covidjax.errors import UserError
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments before `--`, starts what comes after it."""
-    own, _, script = (part for part in _split(arguments))
+    place = [*arguments, "--"].index("--")
+    script = arguments[place + 1 :]
     parser = command.Parser(prog="launch/local.py", description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=2, help="how many (default 2)")
     parser.add_argument("--devices_per_process", type=int, default=1, help="devices of each (default 1)")
-    flags = parser.parse_args(own)
+    flags = parser.parse_args(arguments[:place])
     if not script:
         raise UserError("there is no command: write `--` and then a script, such as -- launch/train.py --config=...")
     if min(flags.processes, flags.devices_per_process) < 1:
         raise UserError("--processes and --devices_per_process are whole numbers from 1 on")
     sys.exit(local.run_together(script, flags.processes, flags.devices_per_process))
-
-
-def _split(arguments: Sequence[str]) -> tuple[Sequence[str], str, Sequence[str]]:
-    place = list(arguments).index("--") if "--" in arguments else len(arguments)
-    return arguments[:place], "--", arguments[place + 1 :]
 
 
 if __name__ == "__main__":

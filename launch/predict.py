@@ -2,8 +2,8 @@
 
 python launch/predict.py --workdir=runs/quickstart --images=DIR --output=predictions.csv [--overlays=DIR]
     [--checkpoint=best] [--tile=512 [--overlap=128]] [--spacing=5,0.7,0.7] [--inside=DIR [--inside_at_least=0.9]]
-
---images is a folder or one file. Masks go to the folder <name of the table>_masks beside the table.
+    [--explain=DIR [--masks=DIR]] [--strict]
+--images is a folder, a file or a pattern, such as 'scans/*.png'. Bad images are left out and listed: exit status 3.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,18 @@ def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, predicts, says what was written."""
     parser = command.Parser(prog="launch/predict.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=path_of, help="folder of a run of launch/train.py")
-    parser.add_argument("--images", required=True, type=path_of, help="an image, or a folder of images")
+    parser.add_argument("--images", required=True, type=path_of, help="an image, a folder, or a pattern")
     parser.add_argument("--output", required=True, type=path_of, help="the table, such as predictions.csv")
     parser.add_argument("--overlays", type=path_of, help="folder for each image beside the image with its mask")
     parser.add_argument("--checkpoint", type=command.which, help=command.WHICH)
     parser.add_argument("--tile", type=int, help="take images at their own size, in tiles of this many pixels")
     parser.add_argument("--overlap", type=int, help="pixels that tiles share (default: a quarter of a tile)")
-    parser.add_argument(
-        "--spacing", type=command.spacing, help="mm between slices, rows, columns: volumes of each folder"
-    )
+    parser.add_argument("--spacing", type=command.spacing, help="mm between slices, rows, columns: of volumes")
     parser.add_argument("--inside", type=path_of, help="drop images whose findings lie outside these masks")
     parser.add_argument("--inside_at_least", type=float, help="the part that has to lie inside (default 0.9)")
+    parser.add_argument("--explain", type=path_of, help="folder for pictures of where a classifier looks (Grad-CAM)")
+    parser.add_argument("--masks", type=path_of, help="masks of lungs of the same images: how much of it lies inside")
+    parser.add_argument("--strict", action="store_true", help="write nothing where an image is bad")
     predict.run(**vars(parser.parse_args(arguments)))
 
 

@@ -162,19 +162,24 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns once the last save is finished; raises UserError if it failed, for example because of a full disk."""
+        waited = self._pending is not None
+        self._settle()
+        if waited and jax.process_count() > 1:  # the first process has written the manifest
+            multihost_utils.sync_global_devices("checkpoint finished")
+
+    def _settle(self) -> None:
+        """`wait`, but not for the other processes, which may be gone where an error ends this one."""
         if self._pending is not None:
             step, future = self._pending
             concurrent.futures.wait([future])
             self._pending = None
             if (error := future.exception()) is not None:
                 self._fail(step, error)
-            if jax.process_count() > 1:  # the first one has written the manifest
-                multihost_utils.sync_global_devices(f"checkpoint {step} finished")
 
     def close(self) -> None:
         """Waits, and raises, as `wait` does; nothing can be saved afterwards."""
         try:
-            self.wait()
+            self._settle()
         finally:
             self._close_manager()
             self._background.shutdown()

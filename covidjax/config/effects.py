@@ -115,6 +115,7 @@ def _never(values: Values) -> str:
 REASONS: dict[str, Reason] = {
     **{f"model.{option}": _of_network(option) for option in models.SOME_HAVE},
     **{key: _never for key in keys() if key.startswith("ensemble.")},
+    "nonfinite": lambda values: "of float16 loss scaling leaves them out" if values["precision"] == "float16" else "",
     "model.upsampling": _upsampling,
     "model.stem": _stem,
     "optimizer.momentum": _sgd,

@@ -165,13 +165,22 @@ KEYS = {
     "feature_views": Key(0, "Augmented views of each image that features are kept of; 0: none.", low=0, high=1000),
     "prefix_precision": Key("", "Of the frozen prefix; '' is that of the rest.", ("", "float32", "bfloat16")),
     "steps_per_call": Key(0, "Optimizer steps of one call of the compiled program; 0: chosen.", low=0, high=1e6),
-    "remat": Key((), "Trained stages whose activations the backward pass computes again.", elements=STAGES),
+    "remat": Key(
+        "none",
+        "What the backward pass computes again; 'lean': normalisation and ReLU; or all of these stages.",
+        ("none", "lean"),
+        kind=NAME_OR_TUPLE,
+        elements=STAGES,
+    ),
     "ops": Key("auto", "Of a CPU: 'native' (oneDNN, Winograd) where built and sound, else 'xla'.", operations.CHOICES),
     "mesh": Key(mesh.DATA, "Axes of the mesh of devices; 'fsdp' divides the state too.", elements=MESH_AXES),
     "parallel": Key("jit", "How a step is spread over devices.", mesh.ENGINES),
-    "sync_batch_norm": Key(True, "Statistics over the images of all devices, not of each its own (pmap only)."),
+    "sync_batch_norm": Key(True, "Statistics over the images of all devices, not of each its own."),
     "watchdog_seconds": Key(
         1800, "Without progress of one of several processes after which all end; 0: never.", low=0, high=1e6
+    ),
+    "nonfinite": Key(
+        "stop", "A loss or gradient that is not finite: end the run, or leave out the step.", ("stop", "skip")
     ),
     "plugins": Key((), "Modules or .py files that register parts: see add-a-model.md.", elements=PLUGINS),
     "writers": Key((), "Registered writers that get the rows of metrics.jsonl.", elements=WRITER_NAMES),

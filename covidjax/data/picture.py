@@ -67,9 +67,16 @@ def decode_pair(
     those of the mask with `mask_name`.
     """
     image, ids = open_pair(content, mask_content, mask_name, num_classes, spec.frame)
-    small = _resize(Image.fromarray(ids), spec, Image.Resampling.NEAREST)
     pixels, remarks = network_pixels(image, spec)
-    return pixels, np.asarray(_letterboxed(small)), remarks
+    return pixels, mask_pixels(ids, spec), remarks
+
+
+def mask_pixels(ids: np.ndarray, spec: ImageSpec) -> np.ndarray:
+    """Class ids of a picture as the network sees the picture, by the nearest pixel.
+
+    ids: [height, width] uint8 -> [image_size, image_size] uint8.
+    """
+    return np.asarray(_letterboxed(_resize(Image.fromarray(ids), spec, Image.Resampling.NEAREST)))
 
 
 def open_pair(

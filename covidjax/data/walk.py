@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import glob
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ SPELLINGS = {
     for split, own in (("train", "train(ing)?"), ("val", "val(id(ation)?)?|dev(elopment)?"), ("test", "test(ing)?"))
 }
 MASK_FOLDER = re.compile(WORDS, re.IGNORECASE)
+PATTERN = "*?["  # the letters that make a path a pattern
 
 
 ENTERED = "links to folders that are read already were not entered"
@@ -122,6 +124,10 @@ def walk(root: Path, layout: str = "") -> Walk:
                 found[PASSED_OVER.get(kind, kind)].append(name)
     names = {kind: sorted(members, key=_place) for kind, members in found.items()}
     files = names.pop("file", [])
+    return _walk_of(root, files, tuple(printable(name) for name in sorted(folders, key=_place)), names)
+
+
+def _walk_of(root: Path, files: Sequence[str], folders: tuple[str, ...], passed_over: Mapping[str, list[str]]) -> Walk:
     images = [name for name in files if is_image(name) or _is_bare_dicom(root / name)]
     chosen = frozenset(images)
     paths = _by_name(root, images)
@@ -129,10 +135,27 @@ def walk(root: Path, layout: str = "") -> Walk:
         root,
         tuple(map(printable, images)),
         tuple(printable(name) for name in files if name not in chosen),
-        tuple(printable(name) for name in sorted(folders, key=_place)),
+        folders,
         {name: path for name, path in paths.items() if name != path},
-        {why: tuple(map(printable, members)) for why, members in sorted(names.items())},
+        {why: tuple(map(printable, members)) for why, members in sorted(passed_over.items())},
     )
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path is a pattern of names rather than one: *, ? or [ occurs in it."""
+    return any(letter in str(path) for letter in PATTERN)
+
+
+def matching(pattern: Path) -> Walk:
+    """The files that a pattern of names matches, as `walk` has those of a folder; hidden ones are not looked at.
+
+    Raises UserError for images whose names differ in bytes only.
+    """
+    depth = next(number for number, part in enumerate(pattern.parts) if is_pattern(Path(part)))
+    root, below = Path(*pattern.parts[:depth]), str(Path(*pattern.parts[depth:]))
+    matched = sorted(glob.glob(below, root_dir=root, recursive=True), key=_place)
+    files = [name for name in matched if (root / name).is_file() or is_image(name)]  # a broken link is a bad image
+    return _walk_of(root, [name for name in files if not (root / name).is_dir()], ("",), {})
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -98,13 +98,11 @@ def run_together(command: Sequence[str], count: int, devices: int) -> int:
     if failed is None:
         return 0
     status = failed.status() or 0
-    how = f"signal {signal.Signals(status - 128).name}" if status - 128 in _SIGNALS else ""
-    print(*failed.last, sep="\n", end="\n" if failed.last else "", file=sys.stderr)
-    print(f"process {failed.rank} was the first to end, with {how or f'exit status {status}'}", file=sys.stderr)
+    names = {128 + number: f"signal {number.name}" for number in signal.Signals}
+    print(*failed.last, sep="\n", end="\n" * bool(failed.last), file=sys.stderr)
+    how = names.get(status, f"exit status {status}")
+    print(f"process {failed.rank} was the first to end, with {how}", file=sys.stderr, flush=True)
     return status
-
-
-_SIGNALS = {int(number) for number in signal.Signals}
 
 
 def _first_failure(children: Sequence[Child]) -> Child | None:

@@ -1,6 +1,6 @@
 """Intervals by a bootstrap that draws whole clusters: patients or, where they are unknown, images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,22 @@ WEIGHTS_AT_ONCE = 2**21  # elements of a block of weights: 16 MiB
 
 def clusters_of(examples: Examples) -> np.ndarray:
     """The cluster of each of n examples, [n] int: 0 to the number of clusters - 1, each of them in use."""
-    if examples.patients_known:
-        return np.unique(np.asarray(examples.patients), return_inverse=True)[1]
-    return np.arange(len(examples))
+    return patient_clusters(examples.patients, known=examples.patients_known)
+
+
+def patient_clusters(patients: Sequence[str], *, known: bool) -> np.ndarray:
+    """`clusters_of` examples of these patients. known: whether patients are known, or stand for single images."""
+    return np.unique(np.asarray(patients), return_inverse=True)[1] if known else np.arange(len(patients))
 
 
 def method(examples: Examples, resamples: int) -> str:
     """How the intervals were made, in words."""
-    unit = "by patient" if examples.patients_known else "by image (no patient ids)"
+    return described(resamples, known=examples.patients_known)
+
+
+def described(resamples: int, *, known: bool) -> str:
+    """`method`, where patients are known or not."""
+    unit = "by patient" if known else "by image (no patient ids)"
     return f"bootstrap {unit}, {resamples} resamples, 95 % percentile"
 
 

@@ -188,7 +188,7 @@ def classification_report(
         "num_examples": num_examples,
         "loss": number(loss),
         **proportion("accuracy", hits.sum(), np.ones(num_examples, bool), samples["accuracy"]),
-        "balanced_accuracy": number(_mean_over(support > 0, _ratio(hits, support))),
+        **_bootstrapped("balanced_accuracy", found["balanced_accuracy"], samples["balanced_accuracy"]),
         **_bootstrapped("macro_f1", found["macro_f1"], samples["macro_f1"]),
         **_bootstrapped("macro_auroc", found["macro_auroc"], samples["macro_auroc"]),
         "ece": expected_calibration_error(probabilities, labels),
@@ -199,7 +199,7 @@ def classification_report(
             "proportions": f"{bootstrap.method(examples, resamples)}; of 0 and 1 Wilson 95 % over patients"
             if grouped
             else "Wilson 95 %",
-            "auroc and f1": bootstrap.method(examples, resamples),
+            "auroc, f1 and balanced accuracy": bootstrap.method(examples, resamples),
         },
         "research_use_only": True,
     }

@@ -139,8 +139,9 @@ class BatchNorm(Module):
             outputs = ops.normalise(inputs, scale, bias, mean, var, epsilon=self.epsilon)
             return ops.add_and_relu(outputs, residual, relu=relu)
         axis = use_batch_statistics if isinstance(use_batch_statistics, str) else None
+        shift, native = running_mean.value, self.numerics.native
         outputs, mean, var = ops.batch_norm(
-            inputs, scale, bias, self.epsilon, axis, residual=residual, relu=relu, native=self.numerics.native
+            inputs, scale, bias, shift, self.epsilon, axis, residual=residual, relu=relu, native=native
         )
         if not self.is_initializing():
             keep = self.momentum

@@ -2,10 +2,11 @@
 
 from covidjax.ops.batch_norm import affine, batch_norm, batch_statistics, normalise
 from covidjax.ops.convolution import convolution, transposed_convolution
-from covidjax.ops.epilogue import add_and_relu
+from covidjax.ops.epilogue import KEPT, add_and_relu
 from covidjax.ops.pooling import global_average_pool, global_max_pool, max_pool
 
 __all__ = [
+    "KEPT",
     "add_and_relu",
     "affine",
     "batch_norm",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from covidjax.ops import winograd
 from covidjax.ops.by_platform import Formulation, Geometry, Work, after, product, transpose, transposed
@@ -41,8 +42,8 @@ def convolution(
     choose = formulation_with_shim if native else formulation_on_cpu
     work = Work(geometry, choose(geometry, inputs.dtype), PLAIN)
     if work.on_cpu.fuses:
-        return product(inputs, kernel, work, bias, residual, relu)
-    return add_and_relu(product(inputs, kernel, work), bias, residual, relu=relu)
+        return checkpoint_name(product(inputs, kernel, work, bias, residual, relu), "convolution")
+    return checkpoint_name(add_and_relu(product(inputs, kernel, work), bias, residual, relu=relu), "convolution")
 
 
 def transposed_convolution(inputs: jax.Array, kernel: jax.Array, *, native: bool = False) -> jax.Array:

@@ -1,10 +1,34 @@
 """The operations that follow a convolution or a normalisation."""
 
 import jax
+import jax.numpy as jnp
+
+KEPT = ("convolution", "statistics")  # names of results that `remat='lean'` keeps for the backward pass
 
 
 def add_and_relu(outputs: jax.Array, *terms: jax.Array | None, relu: bool) -> jax.Array:
     """`relu(outputs + terms)` in XLA; a term that is None is none."""
-    for term in terms:
-        outputs = outputs if term is None else outputs + term
-    return jax.nn.relu(outputs) if relu else outputs
+    added = [term for term in terms if term is not None]
+    for term in added:
+        outputs = outputs + term
+    if not relu:
+        return outputs
+    return _relu_of_sum(outputs) if added else jax.nn.relu(outputs)
+
+
+@jax.custom_vjp
+def _relu_of_sum(inputs: jax.Array) -> jax.Array:
+    """Its gradient looks at the outputs, which the next layer keeps anyway, and not at what was added up."""
+    return jnp.maximum(inputs, 0)
+
+
+def _forward(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    outputs = _relu_of_sum(inputs)
+    return outputs, outputs
+
+
+def _backward(outputs: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    return (jnp.where(outputs > 0, cotangent, 0),)
+
+
+_relu_of_sum.defvjp(_forward, _backward)

@@ -61,7 +61,7 @@ def _values(arrays: Any, *, native: bool) -> dict[str, Any]:
     _, _, scale, maps = convolutions[-1]
 
     def normalisation(inputs: Any, scale: Any, bias: Any, residual: Any) -> Any:
-        return batch_norm(inputs, scale, bias, 1e-3, residual=residual, relu=True, native=native)[0]
+        return batch_norm(inputs, scale, bias, bias, 1e-3, residual=residual, relu=True, native=native)[0]
 
     found |= _with_gradients("of a normalisation", normalisation, maps, scale, scale, maps)
     pool = partial(max_pool, window=(3, 2), strides=(2, 1), padding=((1, 1), (1, 0)), native=native)

@@ -91,6 +91,17 @@ def strategies(run: Run) -> list[str]:
     return [value if isinstance(value, str) else ", ".join(value) for value in planned]
 
 
+def most(run: Run, key: str) -> float | None:
+    """A sum over the stages of the freeze table, of the phase that has most; None where no table was recorded."""
+    return max((sum(row[key] for row in phase["rows"]) for phase in run.run.get("freeze", [])), default=None)
+
+
+def cost_seconds(run: Run) -> float | None:
+    """Of training, and of the pass that makes cached features where this run made them; None before its end."""
+    train, features = (run.run.get(part, {}) for part in ("timings", "features"))
+    return None if "train_seconds" not in train else train["train_seconds"] + (features.get("seconds") or 0.0)
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     content = files.read_json(path)
     if not isinstance(content, dict):

@@ -13,15 +13,19 @@ from covidjax.errors import UserError
 from covidjax.evaluate.split import evaluate_split
 from covidjax.report import run as report
 from covidjax.runs import ensemble, record
+from covidjax.runs import explain as explanations
 from covidjax.tasks.base import with_interval
 from covidjax.weights.workdir import load_trained
 
 
-def evaluate_run(workdir: Path, split: str, which: Which | None, *, hausdorff: bool = False) -> dict[str, Any]:
+def evaluate_run(
+    workdir: Path, split: str, which: Which | None, *, hausdorff: bool = False, explain: bool = False
+) -> dict[str, Any]:
     """Evaluates a checkpoint of a run on a split; writes predictions, evaluation, run.json and the report anew.
 
     which: None is the checkpoint that `config.checkpoint.evaluate` names. Of an ensemble the mixture and each member.
     hausdorff: whether the distances between the borders of predicted and true masks are measured.
+    explain: whether the page shows where a classifier looks.
     A reading of the test split is recorded in run.json before it happens. Returns what evaluation_<split>.json holds.
     Raises UserError where there is no such run or checkpoint, before the split is read, and where the images are not
     those that the run recorded.
@@ -30,6 +34,8 @@ def evaluate_run(workdir: Path, split: str, which: Which | None, *, hausdorff: b
     task = tasks.of(config.model.name, config.loss.name)
     if hausdorff and "hausdorff" not in task.offers:
         raise UserError(f"--hausdorff measures masks, and {config.model.name} {task.words}: leave it out")
+    if explain and ("explain" not in task.offers or config.model.name == models.ENSEMBLE):
+        raise UserError(f"--explain is of one classifier, and {config.model.name} is none: leave it out")
     if config.model.name == models.ENSEMBLE:
         return ensemble.evaluate(workdir, split, which)
     trained = load_trained(workdir, which)  # where this fails the test split is not touched
@@ -40,6 +46,8 @@ def evaluate_run(workdir: Path, split: str, which: Which | None, *, hausdorff: b
     copies = sources.copies_elsewhere(config.dataset, examples, recorded)
     examples = dataclasses.replace(examples, notes=(*examples.notes, *copies))
     result = evaluate_split(workdir, trained, examples, hausdorff=hausdorff)
+    if explain:
+        explanations.write_maps(workdir, trained, examples, result["checkpoint"])
     shown = {split: examples}
     if split != "val" and (workdir / "predictions_val.csv").exists():
         shown["val"] = sources.load(config.dataset, "val", masks=task.masks, recorded=recorded)

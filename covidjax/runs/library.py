@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from covidjax import config as configs
 from covidjax.data.picture import BadImageError, ImageSpec, network_pixels, open_picture
 from covidjax.errors import UserError
+from covidjax.evaluate import explain
 from covidjax.evaluate.members import Mixture, load_network
 from covidjax.evaluate.network import padded_batches
 from covidjax.losses import at_least_float32
@@ -42,6 +43,8 @@ class Network:
     (5, 3)
     >>> network.features(images, "block2").shape
     (5, 8, 8, 4)
+    >>> network.explain(images).shape
+    (5, 4, 4)
     """
 
     trained: Trained
@@ -109,7 +112,44 @@ class Network:
             raise UserError(f"there is no stage {stage!r}: the stages are {', '.join(self.stages)}")
         return self._flowing(images, (*self.stages, None)[self.stages.index(stage) + 1])
 
-    def _flowing(self, images: Images, stop: str | None) -> Any:
+    def explain(
+        self,
+        images: Images,
+        classes: Sequence[str] | None = None,
+        *,
+        method: str = "grad_cam",
+        stage: str | None = None,
+    ) -> np.ndarray:
+        """Where a classifier sees a class in each image: maps [n, rows, columns] of at least float32.
+
+        classes: one for each image; None: those that it predicts. method: of `evaluate.explain.METHODS`, 'grad_cam',
+        'integrated_gradients' or 'occlusion'; stage: of Grad-CAM, None for the last before the head.
+        Raises UserError for a network of masks, and for a class, method or stage that there is not.
+        """
+        if "explain" not in self.trained.task.offers:
+            raise UserError(f"{self.config.model.name} {self.trained.task.words}: only a classifier is explained")
+        pixels = self._pixels(images)
+        run = explain.make_explain(
+            self.trained.model, self.preprocessing, self.mesh, method, stage or explain.last_map(self.trained.model)
+        )
+        if classes is None:
+            chosen = self.logits(pixels).argmax(-1)
+        elif len(classes) == len(pixels) and set(classes) <= set(self.classes):
+            chosen = np.array([self.classes.index(name) for name in classes])
+        else:
+            raise UserError(f"classes are one of {', '.join(self.classes)} for each of the {len(pixels)} images")
+        parts = []
+        for batch, count in padded_batches((pixels, chosen), self._batch_size):
+            parts.append(np.asarray(run(self.variables, *jax.device_put(batch, by_example(self.mesh))))[:count])
+        return np.concatenate(parts)
+
+    @property
+    def _batch_size(self) -> int:
+        """That of the run, rounded up to one that the devices divide."""
+        return -(-self.config.batch_size // self.mesh.size) * self.mesh.size
+
+    def _pixels(self, images: Images) -> np.ndarray:
+        """What the network takes: [n, image_size, image_size, channels] uint8. Raises UserError for anything else."""
         pixels = images if isinstance(images, np.ndarray) else self.decode(images)
         size, channels = self.config.dataset.image_size, self.config.dataset.channels
         if (
@@ -122,10 +162,11 @@ class Network:
             raise UserError(
                 f"images are {shape} {pixels.dtype}: the network takes [n, {size}, {size}, {channels}] uint8"
             )
+        return pixels
 
-        batches = padded_batches(pixels, -(-self.config.batch_size // self.mesh.size) * self.mesh.size)
+    def _flowing(self, images: Images, stop: str | None) -> Any:
         parts = []
-        for batch, count in batches:
+        for batch, count in padded_batches(self._pixels(images), self._batch_size):
             flowing = self.compiled(self.variables, jax.device_put(batch, by_example(self.mesh)), stop)
             parts.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], flowing))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -1,107 +1,28 @@
 """Predictions for new images from a finished run: a table, and for networks that answer with masks PNG files."""
 
+import contextlib
 import dataclasses
-import os
-import warnings
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
-from PIL import Image
 
 from covidjax import config as configs
+from covidjax import files
 from covidjax.checkpoint.checkpoint import Which
-from covidjax.command import prepare_process
-from covidjax.console import Progress
-from covidjax.data import facts
+from covidjax.command import PARTIAL, prepare_process
 from covidjax.data.decode import remark_notes
-from covidjax.data.formats.base import BadImageError
-from covidjax.data.formats.base import Picture as Opened
-from covidjax.data.formats.read import SUFFIXES, open_picture
-from covidjax.data.picture import ImageSpec, network_pixels, own_pixels
-from covidjax.data.walk import masks_among, walk
 from covidjax.errors import UserError, some_of
 from covidjax.evaluate import tiles
 from covidjax.evaluate.members import Mixture, load_network
 from covidjax.evaluate.network import inference
 from covidjax.evaluate.tiles import Tiling
-from covidjax.files import printable
-from covidjax.tasks import pictures
-from covidjax.tasks.base import Predicted, Prediction, Request
+from covidjax.runs.explain import Explanations, explaining
+from covidjax.runs.images import Sources, decoded, list_images
+from covidjax.tasks.base import RESEARCH_USE, Predicted, Prediction, Request
 from covidjax.weights.workdir import Trained
-
-OVERLAY_SIDE = 1024  # longest side of an image in an overlay, which is for looking at
-
-
-@dataclasses.dataclass(frozen=True)
-class Sources:
-    """Images to predict: `names` below the folder `root`, sorted; `ignored`: how many other files lie there.
-
-    paths: the files of names that are not those of their files; notes: what was passed over; facts: of 'patient',
-    'view', 'spacing' and 'source' those that any file tells, n each.
-    """
-
-    root: Path
-    names: tuple[str, ...]
-    ignored: int
-    paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    facts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-
-    def read(self, name: str) -> bytes:
-        """The bytes of an image. Raises OSError."""
-        return (self.root / self.paths.get(name, name)).read_bytes()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Picture:
-    """One decoded image.
-
-    pixels: [height, width, channels] uint8 as the network takes them; size: width and height of the file's picture;
-    shown: the picture for an overlay, [height, width, 3] uint8, if one was asked for; remarks: what its user has to
-    know of it.
-    """
-
-    name: str
-    pixels: np.ndarray
-    size: tuple[int, int]
-    shown: np.ndarray | None
-    remarks: tuple[str, ...]
-
-
-def list_images(path: Path) -> Sources:
-    """One image file, or all of a folder and the folders in it, linked ones too, but for the masks among them.
-
-    Raises UserError where there is none.
-    """
-    if path.is_file():
-        name = printable(path.name)
-        return _sources(path.parent, (name,), 0, {name: path.name}, ())
-    if not path.is_dir():
-        raise UserError(f"--images: there is no {path}: give an image file or a folder of images")
-    found = walk(path)
-    masks = masks_among(found.images)
-    notes = list(found.notes)
-    if masks:
-        notes.append(f"{len(masks)} files are masks of images, and were left out: {some_of(sorted(masks))}")
-    if not found.images:
-        raise UserError(f"--images: {path} holds no image: allowed are files ending in {' '.join(SUFFIXES)}")
-    names = tuple(sorted(set(found.images) - masks))
-    return _sources(path, names, len(found.others), found.paths, tuple(notes))
-
-
-def _sources(
-    root: Path, names: tuple[str, ...], ignored: int, paths: Mapping[str, str], notes: tuple[str, ...]
-) -> Sources:
-    found = facts.columns(root, names, paths)
-    if found:
-        found = {"patient": facts.numbered(found.pop("patient_id")), **found}
-    told = {column: texts for column, texts in found.items() if any(texts)}
-    return Sources(root, names, ignored, paths, notes, told)
 
 
 def run(
@@ -116,12 +37,18 @@ def run(
     spacing: tuple[float, ...] | None,
     inside: Path | None,
     inside_at_least: float | None,
+    explain: Path | None,
+    masks: Path | None,
+    strict: bool,
 ) -> None:
     """Predicts images with the network of a run, or the mixture of an ensemble, and prints what was written.
 
     images: see `list_images`; tile, overlap: in pixels, see `Tiling`; the rest: see `predict`.
-    Raises UserError as these do, and for an overlap without tiles.
+    Ends with the status `command.PARTIAL` where images were bad. Raises UserError as these do, for an overlap without
+    tiles, and for masks without explanations.
     """
+    if masks is not None and explain is None:
+        raise UserError("--masks is where explanations should lie: give their folder as --explain")
     if tile is None and overlap is not None:
         raise UserError("--overlap is that of tiles: give --tile as well")
     if inside is None and inside_at_least is not None:
@@ -133,7 +60,8 @@ def run(
     prepare_process(configs.of_workdir(workdir).precision)
     sources = list_images(images)
     trained = load_network(workdir, checkpoint)
-    found = predict(trained, sources, output, overlays, tiling, spacing, inside, least)
+    asked: dict[str, Any] = {"explain": explain, "masks": masks, "strict": strict}
+    found = predict(trained, sources, output, overlays, tiling, spacing, inside, least, **asked)
     ignored = f", {sources.ignored} files that are no images passed over" if sources.ignored else ""
     print(f"{found.num_images} images{ignored}; {trained.origin}")
     if tiling is not None:
@@ -143,6 +71,8 @@ def run(
     written = [f"{title}: {path}" for title, path in found.files.items()]
     print(*trained.notes, *sources.notes, *found.notes, f"{found.counted}: {counts}", *written, sep="\n")
     print("Research use only - not for clinical decisions.")
+    if found.num_bad:
+        raise SystemExit(PARTIAL)
 
 
 def predict(
@@ -154,6 +84,10 @@ def predict(
     spacing: tuple[float, ...] | None = None,
     inside: Path | None = None,
     inside_at_least: float = 0.9,
+    *,
+    explain: Path | None = None,
+    masks: Path | None = None,
+    strict: bool = False,
 ) -> Predicted:
     """Predicts images; writes the table `output` and, for masks, the folder <stem of output>_masks beside it.
 
@@ -168,8 +102,12 @@ def predict(
     `inside_at_least` of the labelled pixels lie in its mask there is dropped: it goes to <stem of output>_dropped.csv
     with that part. One without a labelled pixel has none outside, and is kept.
 
-    What is written has a temporary name until it is whole. Raises UserError, with all bad files, where one cannot
-    be decoded; where a folder of results is not empty; and for what a classifier does not have.
+    explain: a folder for pictures of where a classifier looks, see `runs.explain.explaining`, which takes `masks`.
+    strict: a file that cannot be decoded is an error, as it is of a volume. Else the others are predicted, a note tells
+    of it, and the bad ones go to <stem of output>_bad.csv with the reasons.
+
+    What is written has a temporary name until it is whole. Raises UserError, with the bad files, where all are bad or,
+    if strict, one is; where a folder of results is not empty; and for what a classifier or a network of masks lacks.
     """
     if output.suffix != ".csv" or output.is_dir():
         raise UserError(f"--output is {output}: name the table that is to be written, such as predictions.csv")
@@ -181,98 +119,87 @@ def predict(
     told = {column: dict(zip(sources.names, texts, strict=True)) for column, texts in sources.facts.items()}
     crop = trained.config.dataset.crop
     request = Request(output, crop, overlays_folder, spacing, tiling is not None, told, inside, inside_at_least)
-    if isinstance(trained, Mixture):
-        found = _mixed(trained, sources)
-    elif tiling is None:
-        found = _answers(trained, sources, shown=overlays_folder is not None)
-    else:
-        found = _tiled_answers(trained, sources, tiling, shown=overlays_folder is not None)
+    shown, strict = overlays_folder is not None, strict or spacing is not None
+    bad: dict[str, str] = {}
     remarks: dict[str, tuple[str, ...]] = {}
 
-    def noted() -> Iterator[Prediction]:
+    def noted(found: Iterator[Prediction]) -> Iterator[Prediction]:
         for one in found:
             if one.remarks:
                 remarks[one.name] = one.remarks
             yield one
 
-    written = trained.task.write_predictions(noted(), sources.names, trained.classes, request)
-    return dataclasses.replace(written, notes=(*written.notes, *remark_notes(remarks)))
+    with contextlib.ExitStack() as stack:
+        explanations = None
+        if isinstance(trained, Mixture):
+            if explain is not None:
+                raise UserError("--explain is of one network, and this is a mixture: give the workdir of a member")
+            found = _mixed(trained, sources, bad, strict=strict)
+        elif tiling is None:
+            if explain is not None:
+                explanations = stack.enter_context(explaining(trained, sources, explain, masks))
+            found = _answers(trained, sources, bad, strict=strict, shown=shown, explanations=explanations)
+        else:
+            found = _tiled_answers(trained, sources, tiling, bad, strict=strict, shown=shown)
+        written = trained.task.write_predictions(noted(found), sources.names, trained.classes, request)
+        if explanations is not None:
+            told_by, folder = explanations.write_table(), {"explanations": explanations.folder}
+            written = dataclasses.replace(written, notes=(*written.notes, *told_by), files={**written.files, **folder})
+    notes = (*written.notes, *remark_notes(remarks))
+    table_of_bad = output.with_name(f"{output.stem}_bad.csv")
+    if not bad:
+        table_of_bad.unlink(missing_ok=True)  # of an earlier prediction
+        return dataclasses.replace(written, notes=notes)
+    files.write_csv(table_of_bad, ["file", "reason", "use"], [[*pair, RESEARCH_USE] for pair in sorted(bad.items())])
+    listed = some_of((f"{name} ({reason})" for name, reason in sorted(bad.items())), "; ")
+    notes = (*notes, f"{len(bad)} of {len(sources.names)} images are bad and were left out: {listed}")
+    return dataclasses.replace(written, notes=notes, num_bad=len(bad), files={**written.files, "bad": table_of_bad})
 
 
-def _answers(trained: Trained, sources: Sources, *, shown: bool = False) -> Iterator[Prediction]:
-    """What a network answers to each image at the size that it sees."""
+def _answers(
+    trained: Trained,
+    sources: Sources,
+    bad: dict[str, str],
+    *,
+    strict: bool,
+    shown: bool = False,
+    explanations: Explanations | None = None,
+) -> Iterator[Prediction]:
+    """What a network answers to each image at the size that it sees. bad, strict: see `decoded`."""
     config = trained.config
     run = inference(*trained.network, min(config.batch_size, len(sources.names)), jax.local_device_count())
-    for batch in _pictures(sources, config, config.batch_size, shown=shown):
+    for batch in decoded(sources, config.dataset, config.batch_size, bad, strict=strict, shown=shown):
         logits = _finite(run(np.stack([picture.pixels for picture in batch])), trained)
-        for picture, answer in zip(batch, trained.task.answer(logits, config.loss), strict=True):
+        answers = trained.task.answer(logits, config.loss)
+        if explanations is not None:
+            explanations.add(batch, answers)
+        for picture, answer in zip(batch, answers, strict=True):
             yield Prediction(picture.name, picture.size, answer, picture.shown, picture.remarks)
 
 
-def _tiled_answers(trained: Trained, sources: Sources, tiling: Tiling, *, shown: bool) -> Iterator[Prediction]:
-    """What a network answers to each image at the image's own size."""
+def _tiled_answers(
+    trained: Trained, sources: Sources, tiling: Tiling, bad: dict[str, str], *, strict: bool, shown: bool
+) -> Iterator[Prediction]:
+    """What a network answers to each image at the image's own size. bad, strict: see `decoded`."""
     run = inference(*trained.network, 1, 1)
-    for (picture,) in _pictures(sources, trained.config, 1, shown=shown, own_size=True):
+    for (picture,) in decoded(sources, trained.config.dataset, 1, bad, strict=strict, shown=shown, own_size=True):
         bands = tiles.blended_logits(lambda tile: run(tile[None])[0], picture.pixels, tiling)
         parts = [trained.task.answer(_finite(band, trained), trained.config.loss) for band in bands]
         yield Prediction(picture.name, picture.size, np.concatenate(parts), picture.shown, picture.remarks)
 
 
-def _mixed(mixture: Mixture, sources: Sources) -> Iterator[Prediction]:
-    """The mixture of what the members answer to each image."""
-    answers = [list(_answers(member.trained, sources)) for member in mixture.members]
-    table = mixture.mix(np.array([[one.answer for one in own] for own in answers]))
-    for one, answer in zip(answers[0], table, strict=True):
-        yield dataclasses.replace(one, answer=answer)
+def _mixed(mixture: Mixture, sources: Sources, bad: dict[str, str], *, strict: bool) -> Iterator[Prediction]:
+    """The mixture of what the members answer to each image that all can read. bad, strict: see `decoded`."""
+    answers = [
+        {one.name: one for one in _answers(member.trained, sources, bad, strict=strict)} for member in mixture.members
+    ]
+    names = [name for name in answers[0] if name not in bad]
+    table = mixture.mix(np.array([[own[name].answer for name in names] for own in answers]))
+    for name, answer in zip(names, table, strict=True):
+        yield dataclasses.replace(answers[0][name], answer=answer)
 
 
 def _finite(logits: np.ndarray, trained: Trained) -> np.ndarray:
     if not np.isfinite(logits).all():
         raise UserError(f"the network of step {trained.step} answers with what is no number: take another --checkpoint")
     return logits
-
-
-def _pictures(
-    sources: Sources, config: ConfigDict, batch_size: int, *, shown: bool = False, own_size: bool = False
-) -> Iterator[list[Picture]]:
-    """Decoded images in batches, and progress on standard error.
-
-    After a bad file the rest is read for other bad ones only. Raises UserError with all of them in the end.
-    """
-    read = partial(_read, sources, dataset=config.dataset, shown=shown, own_size=own_size)
-    bad: dict[str, str] = {}
-    progress = Progress("predicting", len(sources.names), patience=2)
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # open_picture refuses those by itself
-        for start in range(0, len(sources.names), batch_size):
-            names = sources.names[start : start + batch_size]
-            results = list(pool.map(read, names))
-            bad |= {name: result for name, result in zip(names, results, strict=True) if isinstance(result, str)}
-            if not bad:
-                yield [result for result in results if isinstance(result, Picture)]
-            progress.show(start + len(names))
-    if bad:
-        listed = some_of((f"{sources.root / name} ({reason})" for name, reason in bad.items()), "; ")
-        raise UserError(
-            f"{len(bad)} of {len(sources.names)} images are bad: {listed}; mend or remove them: nothing was written"
-        )
-
-
-def _read(sources: Sources, name: str, *, dataset: ConfigDict, shown: bool, own_size: bool) -> Picture | str:
-    """The decoded image, or why it is bad."""
-    try:
-        image = open_picture(sources.read(name), dataset.frame)
-        pixels, remarks = network_pixels(image, ImageSpec.of(dataset))
-        if own_size:
-            pixels = own_pixels(image, dataset.channels, dataset.enhancement, dataset.window)
-        return Picture(name, pixels, image.size, _thumbnail(image, dataset.window) if shown else None, remarks)
-    except BadImageError as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or type(error).__name__
-
-
-def _thumbnail(image: Opened, window: str) -> np.ndarray:
-    picture = Image.fromarray(pictures.as_rgb(own_pixels(image, 3, window=window)))
-    picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-    return np.asarray(picture)

@@ -26,7 +26,8 @@ class Prediction:
 
     Fields are those of `targets.hlo.Counts` and of the program's memory. predicted_ms_floor: no step can be faster;
     predicted_images_per_s: over all devices at that time, a ceiling. None where the compiler refused the program for
-    lack of memory. largest_batch_per_device: None where it was not looked for.
+    lack of memory. largest_batch_per_device: None where it was not looked for; largest_batch_bytes and one_more_bytes:
+    what the programs of that batch and of one image more need.
     """
 
     strategy: str
@@ -44,11 +45,15 @@ class Prediction:
     predicted_ms_floor: float | None
     predicted_images_per_s: float | None
     largest_batch_per_device: int | None
+    largest_batch_bytes: int | None
+    one_more_bytes: int | None
     compile_s: float
 
 
 def _scaled(value: float | None, scale: float, form: str, unit: str = "") -> str:
-    return "-" if value is None else f"{value * scale:{form}}{unit}"
+    if value is None:
+        return "-"
+    return f"{value * scale:{form if not 0 < value * scale < 0.1 else '.2g'}}{unit}"
 
 
 COLUMNS: dict[str, Callable[[Prediction], str]] = {
@@ -138,6 +143,7 @@ def predict(
     program = compiled(batch)
     counts = dataclasses.asdict(program.counts) if program.hlo else {}
     floor = predicted_floor(program, precision) if program.hlo else None
+    largest = largest_batch(compiled, batch) if most else None
     return Prediction(
         strategy=name,
         batch_per_device=batch,
@@ -151,7 +157,9 @@ def predict(
         fits=program.fits,
         predicted_ms_floor=floor and floor * 1e3,
         predicted_images_per_s=batch * program.target.devices / floor if floor else None,
-        largest_batch_per_device=largest_batch(compiled, batch) if most else None,
+        largest_batch_per_device=largest.batch if largest else None,
+        largest_batch_bytes=largest.needed_bytes if largest else None,
+        one_more_bytes=largest.more_bytes if largest else None,
         compile_s=program.seconds,
     )
 

@@ -19,7 +19,7 @@ from covidjax.freeze.table import format_table
 from covidjax.report import batch
 from covidjax.report import run as report
 from covidjax.runs import ensemble, record
-from covidjax.train import loop
+from covidjax.train import loop, memory
 from covidjax.train.clock import Clock
 from covidjax.train.compiling import Compiling
 from covidjax.train.features import PrefixFeatures, feature_store
@@ -116,7 +116,8 @@ def train(
         clock.settle("set-up")
         parts = Loop(job, compiling, features, saver, writer, lines, clock, stop_asked, processes)
         finished = report_path.exists()
-        progress = loop.train(parts, state, progress)
+        with memory.told(job, compiling):
+            progress = loop.train(parts, state, progress)
     ended = restored is not None and restored.step == progress.step
     if ended and finished:
         return report_path  # finished before: the report may hold the test split too

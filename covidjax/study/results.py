@@ -19,8 +19,7 @@ from covidjax.train.effects import NO_EFFECT, WARNING
 
 
 def _most(key: str) -> Callable[[workdir.Run], Any]:
-    """Of the phase that has most."""
-    return lambda read: max((sum(row[key] for row in phase["rows"]) for phase in read.run.get("freeze", [])), default=0)
+    return lambda read: workdir.most(read, key)
 
 
 def _recorded(section: str, key: str, default: Any = None) -> Callable[[workdir.Run], Any]:
@@ -32,10 +31,6 @@ def _memory(*kinds: str) -> Callable[[workdir.Run], Any]:
     return lambda read: max(
         (sum(each[kind] for kind in kinds) for each in read.run.get("memory", {}).values() if each), default=None
     )
-
-
-def _cost_seconds(read: workdir.Run) -> float:
-    return float(read.run["timings"]["train_seconds"] + _recorded("features", "seconds", 0.0)(read))
 
 
 def _predicted_share(read: workdir.Run) -> float | None:
@@ -54,8 +49,10 @@ def _predicted_share(read: workdir.Run) -> float | None:
 COSTS: dict[str, Callable[[workdir.Run], Any]] = {
     "trained_parameters": _most("trainable"),
     "total_parameters": _most("parameters"),
-    "cost_seconds": _cost_seconds,
-    "total_seconds": lambda read: _cost_seconds(read) + _recorded("timings", "compile_seconds", 0.0)(read),
+    "cost_seconds": workdir.cost_seconds,
+    "total_seconds": lambda read: (
+        (workdir.cost_seconds(read) or 0.0) + _recorded("timings", "compile_seconds", 0.0)(read)
+    ),
     "predicted_share": _predicted_share,
     "train_seconds": _recorded("timings", "train_seconds"),
     "feature_seconds": _recorded("features", "seconds"),

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from functools import cached_property
+from typing import NamedTuple
 
 from covidjax.errors import UserError
 from covidjax.targets.catalog import GPU_SHARE, Target
@@ -70,8 +71,20 @@ def predicted_floor(program: Program, precision: str) -> float | None:
     return seconds
 
 
-def largest_batch(compiled: Callable[[int], Program], start: int) -> int:
+class Largest(NamedTuple):
     """The largest batch a device whose program fits; 0 where not even one image does.
+
+    needed_bytes: of that program; more_bytes: of the one with an image more, which does not fit. None where the
+    compiler refused it, or there is none.
+    """
+
+    batch: int
+    needed_bytes: int | None
+    more_bytes: int | None
+
+
+def largest_batch(compiled: Callable[[int], Program], start: int) -> Largest:
+    """The largest batch of a device.
 
     compiled: the program of a batch a device. Bytes grow nearly in a line with the batch, so the next batch to try is
     where the line through two known ones meets the memory, between the largest that fits and the smallest that does
@@ -89,7 +102,8 @@ def largest_batch(compiled: Callable[[int], Program], start: int) -> int:
     while high - low > 1:
         guess = _meeting(known, low, high)
         low, high = (guess, high) if fits(guess) else (low, guess)
-    return low
+    needed = [known[batch].bytes if batch and known[batch].memory else None for batch in (low, high)]
+    return Largest(low, *needed)
 
 
 def _meeting(known: dict[int, Program], low: int, high: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -15,6 +16,7 @@ from covidjax.data.examples import Examples
 from covidjax.data.mix import Mixed
 from covidjax.errors import UserError
 from covidjax.losses import LossFunction, correct_share, loss_function
+from covidjax.metrics.comparison import Judged
 from covidjax.tasks.weighting import class_counts, class_weights
 
 # Batches of a split in inference: logits [batch, ...], targets [batch, ...] and how many of both are real.
@@ -87,7 +89,7 @@ class Request:
 class Predicted:
     """What was predicted and written. counts: images by class, which `counted` puts in words; files: by their titles.
 
-    notes: sentences for the person who asked.
+    notes: sentences for the person who asked; num_bad: images that were left out because they could not be read.
     """
 
     num_images: int
@@ -95,6 +97,7 @@ class Predicted:
     counts: Mapping[str, int]
     files: Mapping[str, Path]
     notes: tuple[str, ...] = ()
+    num_bad: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,8 +109,8 @@ class Task(abc.ABC):
     losses: functions by names of `config.loss.name`
     best: names of `config.checkpoint.best`, with 1 where higher is better, else -1
     shown: those in every progress line; (): all of them
-    offers: what it can do beside: 'oversample', 'mix' (mixup, cutmix), 'ensemble', 'sweep', 'hausdorff', 'overlays'
-        (tiles and volumes too)
+    offers: what it can do beside: 'oversample', 'mix' (mixup, cutmix), 'ensemble', 'sweep', 'hausdorff', 'explain',
+        'overlays' (tiles and volumes too)
     masks: whether the data source reads masks
     correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
     page: (evaluation, workdir, examples or None) -> variables of templates/<template>, which tells of a split
@@ -226,11 +229,19 @@ class Task(abc.ABC):
             if key in figures
         )
 
+    def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
+        """What a comparison of runs takes of an evaluation. Raises UserError where there is no such thing."""
+        raise UserError(f"{workdir}: runs of the task {self.name!r} cannot be compared: leave it out")
+
     # ---- New images ----
 
     @abc.abstractmethod
+    def respond(self, logits: jax.Array, loss: ConfigDict) -> jax.Array:
+        """What a prediction keeps of logits [n, ...], as a part of a program. loss: `config.loss` of the network."""
+
     def answer(self, logits: np.ndarray, loss: ConfigDict) -> np.ndarray:
-        """What a prediction keeps of logits [n, ...]. loss: `config.loss` of the network."""
+        """The same of arrays on the host."""
+        return np.asarray(self.respond(jnp.asarray(logits), loss))
 
     @abc.abstractmethod
     def write_predictions(

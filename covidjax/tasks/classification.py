@@ -15,11 +15,14 @@ from ml_collections import ConfigDict
 
 from covidjax import files, losses
 from covidjax.data.examples import Examples
-from covidjax.errors import some_of
+from covidjax.errors import UserError, some_of
 from covidjax.losses import LossFunction, at_least_float32
 from covidjax.metrics import classification
+from covidjax.metrics.comparison import Judged
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
 from covidjax.tasks.classification_page import classification_page
+
+COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")  # of several networks on the same images
 
 
 @flax.struct.dataclass
@@ -86,8 +89,24 @@ class Classification(Task):
         yield f"accuracy {with_interval(evaluation, 'accuracy')}"
         yield f"balanced accuracy {evaluation['balanced_accuracy']:.4f}, macro F1 {evaluation['macro_f1']:.4f}"
 
-    def answer(self, logits: np.ndarray, loss: ConfigDict) -> np.ndarray:
-        return np.asarray(losses.probabilities(jnp.asarray(logits), loss.name))
+    def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
+        found = classification.read_predictions(workdir / f"predictions_{evaluation['split']}.csv")
+        correct = found.predicted == found.labels
+        if len(correct) != evaluation["num_examples"] or abs(correct.mean() - evaluation["accuracy"]) > 1e-9:
+            raise UserError(
+                f"{workdir}: the predictions of the {evaluation['split']} split are from another evaluation: run "
+                "launch/evaluate.py again"
+            )
+
+        def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
+            drawn = classification.weighted_figures(found.probabilities, found.labels, weights)
+            return {name: drawn[name] for name in COMPARED}
+
+        truth = tuple(found.classes[label] for label in found.labels)
+        return Judged(found.names, found.patients, truth, correct, figures)
+
+    def respond(self, logits: jax.Array, loss: ConfigDict) -> jax.Array:
+        return losses.probabilities(logits, loss.name)
 
     def write_predictions(
         self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request
@@ -116,7 +135,7 @@ CLASSIFICATION = Classification(
     losses=losses.LOSSES,
     best={"loss": -1, "accuracy": 1, "auroc": 1, "macro_f1": 1, "balanced_accuracy": 1},
     shown=("loss", "accuracy", "auroc"),
-    offers=frozenset({"oversample", "mix", "ensemble", "sweep"}),
+    offers=frozenset({"oversample", "mix", "ensemble", "sweep", "explain"}),
     masks=False,
     template="classification.html",
     page=classification_page,

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from covidjax import files
 from covidjax.data.examples import Examples
 from covidjax.metrics.classification import Predictions, read_predictions
+from covidjax.tasks import pictures
 
 MAX_WRONG, MAX_RIGHT = 12, 6
 
@@ -24,6 +26,9 @@ def classification_page(evaluation: Mapping[str, Any], workdir: Path, examples: 
         problem = "There is no table of predictions, hence no reliability diagram"
         return {"problem": problem, "reliability": None, "samples": None}
     found = read_predictions(path)
+    maps_file = maps_path(workdir, evaluation["split"])
+    recorded = files.read_json(maps_file) if maps_file.is_file() else {}
+    maps = recorded["maps"] if recorded.get("checkpoint") == evaluation.get("checkpoint", {}) else {}
     count, problem = len(found.names), ""
     if count != evaluation.get("num_examples"):
         problem = f"The table of predictions holds {count} examples and is from another evaluation: "
@@ -31,39 +36,55 @@ def classification_page(evaluation: Mapping[str, Any], workdir: Path, examples: 
     return {
         "problem": problem,
         "reliability": (found.probabilities.max(axis=-1), found.predicted == found.labels) if count else None,
-        "samples": None if examples is None else _samples(found, examples),
+        "samples": None if examples is None else _samples(found, examples, maps),
+        "explained": bool(maps),
     }
 
 
-def _samples(found: Predictions, examples: Examples) -> list[tuple[str, list[dict[str, Any]], int]]:
-    """Images by confidence, wrong ones, and right ones of each class in turn: title, the first, and how many in all."""
-    position = {name: index for index, name in enumerate(examples.names)}
+def shown(found: Predictions, examples: Examples) -> list[tuple[str, list[int], int]]:
+    """Rows of a table by confidence, wrong ones, and right ones of each class in turn: title, the first, how many."""
+    known = frozenset(examples.names)
     turns: Counter[int] = Counter()
     wrong, right = [], []
     for index in map(int, np.argsort(-found.probabilities.max(axis=-1), kind="stable")):
         label, predicted, name = found.labels[index], found.predicted[index], found.names[index]
-        if name not in position:
+        if name not in known:
             continue
         if predicted != label:
             wrong.append(index)
         else:
             right.append((turns[label], label, index))
             turns[label] += 1
-
-    def sample(index: int) -> dict[str, Any]:
-        name, predicted = found.names[index], found.predicted[index]
-        return {
-            "name": name,
-            "image": examples.images[position[name]],
-            "true": found.classes[found.labels[index]],
-            "predicted": found.classes[predicted],
-            "probability": float(found.probabilities[index, predicted]),
-        }
-
     return [
-        (title, [sample(index) for index in chosen[:most]], len(chosen))
+        (title, chosen[:most], len(chosen))
         for title, chosen, most in (
             ("Wrong predictions, the most confident first", wrong, MAX_WRONG),
             ("Right predictions, each class in turn", [index for *_, index in sorted(right)], MAX_RIGHT),
         )
     ]
+
+
+def maps_path(workdir: Path, split: str) -> Path:
+    """Where an evaluation leaves Grad-CAM of the images that its page shows, by their names, and its checkpoint."""
+    return workdir / f"explanations_{split}.json"
+
+
+def _samples(
+    found: Predictions, examples: Examples, maps: Mapping[str, Any]
+) -> list[tuple[str, list[dict[str, Any]], int]]:
+    """The images that are shown, with the maps that there are of them."""
+    position = {name: index for index, name in enumerate(examples.names)}
+
+    def sample(index: int) -> dict[str, Any]:
+        name, predicted = found.names[index], found.predicted[index]
+        image = examples.images[position[name]]
+        heat = None if name not in maps else pictures.heat(image, np.array(maps[name], np.float32))
+        return {
+            "name": name,
+            "image": image if heat is None else pictures.side_by_side(image, heat),
+            "true": found.classes[found.labels[index]],
+            "predicted": found.classes[predicted],
+            "probability": float(found.probabilities[index, predicted]),
+        }
+
+    return [(title, [sample(index) for index in chosen], total) for title, chosen, total in shown(found, examples)]

@@ -1,4 +1,4 @@
-"""Pictures of masks over the images that they belong to."""
+"""Pictures of masks, and of maps of where a network looks, over the images that they belong to."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,7 @@ from covidjax.tasks.base import RESEARCH_USE
 # Okabe and Ito's, the strongest on gray images first: distinct for every kind of sight. More classes take turns.
 COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
 OPACITY = 0.35
+HEAT = 0.7  # opacity of the largest value of a map
 GAP = 6
 STRIP = 22  # height of the line of text below a picture
 LETTERS = 12  # height of its letters
@@ -61,15 +62,41 @@ def enlarge(array: np.ndarray, side: int) -> np.ndarray:
     return np.repeat(np.repeat(array, factor, axis=0), factor, axis=1)
 
 
+def heat(image: np.ndarray, map_: np.ndarray) -> np.ndarray:
+    """An image with what a map has above 0 in one colour, the stronger the more opaque; the largest value most.
+
+    image: [height, width, 1 or 3] uint8; map_: [rows, columns] float, enlarged bilinearly -> [height, width, 3] uint8.
+    """
+    height, width = image.shape[:2]
+    mass = np.maximum(map_, 0).astype(np.float32)
+    large = np.asarray(Image.fromarray(mass).resize((width, height), Image.Resampling.BILINEAR))
+    cover = HEAT * (large / max(float(large.max()), np.finfo(np.float32).tiny))[..., None]
+    hue = np.array(ImageColor.getrgb(COLORS[0]), np.float32)
+    return np.rint(as_rgb(image) * (1 - cover) + cover * hue).astype(np.uint8)
+
+
+def with_caption(picture: np.ndarray, text: str) -> Image.Image:
+    """A picture [height, width, 3] uint8 above a line with a text and the use."""
+    canvas, draw, font = _with_strip(picture)
+    draw.text((4, len(picture) + STRIP // 2), f"{RESEARCH_USE}   {text}", INK, font, anchor="lm")
+    return canvas
+
+
+def _with_strip(
+    picture: np.ndarray,
+) -> tuple[Image.Image, ImageDraw.ImageDraw, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
+    height, width = picture.shape[:2]
+    canvas = Image.new("RGB", (width, height + STRIP), PAPER)
+    canvas.paste(Image.fromarray(picture), (0, 0))
+    return canvas, ImageDraw.Draw(canvas), ImageFont.load_default(LETTERS)
+
+
 def with_legend(picture: np.ndarray, classes: Sequence[str]) -> Image.Image:
     """A picture above a line that names the classes, but for the background, by their colours, and the use.
 
     picture: [height, width, 3] uint8.
     """
-    height, width = picture.shape[:2]
-    canvas = Image.new("RGB", (width, height + STRIP), PAPER)
-    canvas.paste(Image.fromarray(picture), (0, 0))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(LETTERS)
+    height, (canvas, draw, font) = len(picture), _with_strip(picture)
     draw.text((4, height + STRIP // 2), RESEARCH_USE, INK, font, anchor="lm")
     left = 4 + draw.textlength(RESEARCH_USE, font) + 14
     for class_id, name in enumerate(classes[1:], start=1):

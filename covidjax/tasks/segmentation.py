@@ -18,6 +18,7 @@ from covidjax.data.picture import place_back
 from covidjax.errors import UserError, some_of
 from covidjax.losses import LossFunction
 from covidjax.metrics import mask_files, segmentation
+from covidjax.metrics.comparison import Judged
 from covidjax.tasks import pictures, volumes
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
 from covidjax.tasks.segmentation_page import segmentation_page
@@ -88,6 +89,16 @@ class Segmentation(Task):
         mask_files.write_predictions(workdir / f"predictions_{split}.csv", result["per_image"], examples.facts)
         return result
 
+    def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
+        images = evaluation["per_image"]
+        values = {name: np.array([image[name] for image in images]) for name in ("dice", "iou")}
+
+        def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: weights @ value / weights.sum(axis=1) for name, value in values.items()}
+
+        names, patients = (tuple(image[key] for image in images) for key in ("file", "patient"))
+        return Judged(names, patients, (), None, figures)
+
     def summary(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
         yield f"Dice {with_interval(evaluation, 'dice')}"
         yield f"IoU {with_interval(evaluation, 'iou')}"
@@ -96,8 +107,11 @@ class Segmentation(Task):
         for name, scores in evaluation["per_class"].items():
             yield f"  {name}: Dice {with_interval(scores, 'dice')}"
 
+    def respond(self, logits: jax.Array, loss: ConfigDict) -> jax.Array:
+        return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
     def answer(self, logits: np.ndarray, loss: ConfigDict) -> np.ndarray:
-        return logits.argmax(-1).astype(np.uint8)
+        return logits.argmax(-1).astype(np.uint8)  # bands of images come in many sizes, each a program of its own
 
     def write_predictions(
         self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request

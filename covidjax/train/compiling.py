@@ -68,10 +68,11 @@ class Compiling:
         now = program.memory.get("temporary", 0) / 2**20
         text = f"compiled in {program.seconds:.1f} s; a step takes {now:,.1f} MiB of temporary memory"
         recipe = self._job.recipes[phase.index]
-        if not recipe.remat:
+        if recipe.remat == "none":
             return text
-        kept = self._start(phase, dataclasses.replace(recipe, remat=())).result().memory
-        return f"{text}, without remat of {', '.join(recipe.remat)} {kept.get('temporary', 0) / 2**20:,.1f} MiB"
+        kept = self._start(phase, dataclasses.replace(recipe, remat="none")).result().memory
+        remat = recipe.remat if isinstance(recipe.remat, str) else ", ".join(recipe.remat)
+        return f"{text}, without remat of {remat} {kept.get('temporary', 0) / 2**20:,.1f} MiB"
 
     def wait(self, phase: Phase, *, counted: bool = False) -> Program:
         """The program of a phase. counted: the one that takes as many steps as each call says."""
@@ -80,6 +81,11 @@ class Compiling:
     def memory(self) -> dict[str, dict[str, int]]:
         """Bytes of the program of each phase that was compiled, by the phase's number."""
         return {str(phase): begun.result().memory for (phase, counted), begun in self._begun.items() if not counted}
+
+    def known_memory(self) -> dict[str, dict[str, int]]:
+        """`memory` of the programs that are compiled so far."""
+        done = {key: begun for key, begun in self._begun.items() if begun.done() and begun.exception() is None}
+        return {str(phase): begun.result().memory for (phase, counted), begun in done.items() if not counted}
 
     def seconds(self) -> float:
         """The time of all compilations so far; in part they ran beside training."""

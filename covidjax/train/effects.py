@@ -66,9 +66,8 @@ def _settings(config: ConfigDict, recipes: Sequence[Recipe], caching: Sequence[C
         idle.append("feature_views (nothing is augmented)")
     elif config.feature_views and not any(each.placement for each in caching):
         idle.append("feature_views (no features are cached)")
-    idle += [
-        f"remat of {stage!r} (frozen)" for stage in config.remat if all(stage in plan.frozen_prefix for plan in plans)
-    ]
+    stages = () if isinstance(config.remat, str) else config.remat
+    idle += [f"remat of {stage!r} (frozen)" for stage in stages if all(stage in plan.frozen_prefix for plan in plans)]
     if not config.sync_batch_norm and not any(plan.batch_norm_stages for plan in plans):
         idle.append("sync_batch_norm (no stage runs on batch statistics)")
     if config.batch_norm != "auto" and not plans[0].normalised_stages:

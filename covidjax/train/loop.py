@@ -119,10 +119,14 @@ def train_phase(
             jax.block_until_ready(state)
             seconds = time.monotonic() - began
             sums = fetch(state)
+            check_not_all_skipped(recipe, sums, step)
             loop.clock.add("steps", seconds)
             progress = dataclasses.replace(progress, train_seconds=progress.train_seconds + seconds)
             figures = train_figures(job.task, recipe, state, sums)
             figures["images_per_second"] = images_per_second(step - began_step, batch_size, seconds)
+            if recipe.skip_nonfinite:
+                first = max((step - 1) // job.steps_per_epoch * job.steps_per_epoch, phase.first_step)
+                figures["nonfinite_steps"] = step - first - int(sums.steps)
             measured = measure(state)
             progress = tell(loop, phase, figures, measured, progress)
             finished = figures["loss"] if phase.ends_epoch(step) else None  # else the phase ends within an epoch
@@ -168,9 +172,18 @@ def fetch_sums(state: TrainState, recipe: Recipe, saver: Saver) -> StepMetrics:
         raise UserError(
             f"the loss or its gradient is not finite in step {bad + 1} (learning rate {rate:.3g}{scale}); {good}: look "
             "at the images, or use another --workdir with a lower config.optimizer.learning_rate or "
-            "config.optimizer.clip_norm"
+            "config.optimizer.clip_norm; --config.nonfinite=skip leaves such steps out"
         )
     return sums
+
+
+def check_not_all_skipped(recipe: Recipe, sums: StepMetrics, step: int) -> None:
+    """Raises UserError where all steps of an epoch, which ends with this one, were left out."""
+    if recipe.skip_nonfinite and not int(sums.steps):
+        raise UserError(
+            f"no step of the epoch that ends with step {step} has a finite loss and gradient, so all were left out "
+            "(config.nonfinite=skip): look at the images, or lower config.optimizer.learning_rate"
+        )
 
 
 def tell(

@@ -1,6 +1,7 @@
-"""Placement of state and batches: one named mesh over the local devices, and the step compiled over it."""
+"""Placement of state and batches: one named mesh, and the step compiled over it."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from covidjax.errors import some_of
 from covidjax.mesh import by_example, by_largest_axis, by_second_axis, replicated
 from covidjax.train.state import TrainState
 from covidjax.train.step import Batch, Recipe, learning_rate, train_step
@@ -28,6 +30,27 @@ def shardings(state: Any, mesh: Mesh) -> Any:
         for name in ("params", "opt_state", "average")
     }
     return dataclasses.replace(placed, **divided)
+
+
+def bytes_on_device(tree: Any, placed: Any) -> int:
+    """What each device holds of a tree of arrays, or of their shapes, under these shardings."""
+    each = zip(jax.tree.leaves(tree), jax.tree.leaves(placed), strict=True)
+    return sum(math.prod(own.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, own in each)
+
+
+def division_notes(params: Any, mesh: Mesh) -> list[str]:
+    """What of the parameters lies over devices in parts, and what is whole on each; nothing where all is."""
+    if "fsdp" not in mesh.axis_names:
+        return []
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    whole = [path for path, leaf in leaves if by_largest_axis(leaf.shape, mesh) == replicated(mesh)]
+    placed = jax.tree.map(lambda leaf: by_largest_axis(leaf.shape, mesh), params)
+    own, together = bytes_on_device(params, placed), sum(leaf.size * leaf.dtype.itemsize for _, leaf in leaves)
+    names = some_of(jax.tree_util.keystr(path, simple=True, separator="/") for path in whole)
+    return [
+        f"fsdp: a device holds {own / 2**20:,.2f} of {together / 2**20:,.2f} MiB of parameters, and of optimizer state "
+        f"likewise; whole on each are {len(whole)} of {len(leaves)} arrays{': ' + names if whole else ''}"
+    ]
 
 
 def throttle(state: TrainState, mesh: Mesh) -> None:
@@ -96,15 +119,16 @@ def mapped_step(
 
     It takes `(state, split, indices)` if resident, with the number of steps that are taken of `indices` if also
     counted, else `(state, batch)`. It gives the state, or if `figures` that and those of the steps. placed: the
-    shardings of the state, whole on every device by default. 'pmap' is for those who think in devices: each runs the
-    step on its part of the batch, so batches and indices have an axis of devices, see `divide`; gradients and
-    statistics are averaged over them, but with `sync_batch_norm` off each normalises its part by statistics of that
-    part alone.
+    shardings of the state, whole on every device by default. With `sync_batch_norm` off each device normalises its
+    part of the batch by statistics of that part alone, and gradients and running statistics are averaged over them.
+    'pmap' is for those who think in devices: each runs the step on its part, so that batches and indices have an axis
+    of devices, see `divide`.
     """
     whole, parts = replicated(mesh), by_example(mesh)
-    if engine == "pmap":
-        recipe = dataclasses.replace(recipe, axis=mesh.axis_names[0])
-    told: Callable[..., Any] = partial(resident_steps, parts=parts if engine == "jit" else None)
+    apart = engine == "jit" and mesh.size > 1 and not recipe.sync_batch_norm
+    if engine == "pmap" or apart:
+        recipe = dataclasses.replace(recipe, axis=parts.spec[0])
+    told: Callable[..., Any] = partial(resident_steps, parts=parts if engine == "jit" and not apart else None)
     told = partial(told if resident else step_and_figures, recipe=recipe)
 
     def step(*arguments: Any) -> Any:
@@ -114,6 +138,9 @@ def mapped_step(
         placed = whole if placed is None else placed
         inwards = (placed, whole, by_second_axis(mesh), *[whole] * counted) if resident else (placed, parts)
         outwards = (placed, whole) if figures else placed
+        if apart:
+            specs = (whole.spec, *(sharding.spec for sharding in inwards[1:]))
+            step = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=whole.spec, check_vma=False)
         return jax.jit(step, in_shardings=inwards, out_shardings=outwards, donate_argnums=0)
     axes = (None, None, 1, *[None] * counted) if resident else (None, 0)
     devices = list(mesh.devices.flat)

@@ -183,7 +183,8 @@ def enter_phase(state: TrainState, old: Recipe, new: Recipe) -> TrainState:
     batch_stats = evaluated["batch_stats"] | {stage: state.batch_stats[stage] for stage in new.plan.batch_norm_stages}
     opt_state = new.tx.init(trainable)
     if _optimizer_kind(old, state) == _optimizer_kind(new, state):
-        opt_state = _carry_over(state.opt_state, opt_state)
+        carried = _carry_over(*map(optim.counts_by_leaf, (state.opt_state, opt_state)))
+        opt_state = optim.counts_together(carried)
     return dataclasses.replace(
         state,
         params=params,

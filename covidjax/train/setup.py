@@ -125,8 +125,6 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
     recorded: where the run has kept the split that it drew, None for a new one.
     """
     check_engine(config)
-    if config.parallel == "jit" and not config.sync_batch_norm:
-        raise UserError("config.sync_batch_norm=False needs config.parallel=pmap: under jit a batch is one batch")
     mesh = make_mesh(config.batch_size, config.accumulation_steps, config.mesh)
     task = tasks.of(config.model.name, config.loss.name)
     began = time.monotonic()
@@ -192,6 +190,7 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
                 *split_notes(phases, tuple(map(len, own))),
                 *effect_notes(config, phases, recipes, caching, begin.variables),
                 placement["note"],
+                *parallel.division_notes(begin.variables["params"], mesh),
                 operations.note,
                 *begin.notes,
             )
@@ -247,7 +246,8 @@ def make_recipe(
     config: ConfigDict, phase: Phase, model: Staged, begin: InitialVariables, train_split: Examples, epoch_steps: int
 ) -> Recipe:
     """The recipe of the steps of a phase. Raises UserError where the plan does not fit, or remat names no stage."""
-    if unknown := [stage for stage in config.remat if stage not in model.stages]:
+    remat = config.remat if isinstance(config.remat, str) else tuple(config.remat)
+    if unknown := [stage for stage in remat if remat not in ("none", "lean") and stage not in model.stages]:
         raise UserError(f"config.remat names {unknown[0]!r}: the stages are {', '.join(model.stages)}")
     plan = phase.plan(begin.variables, model.stages)
     task = tasks.of(config.model.name, config.loss.name)
@@ -269,8 +269,9 @@ def make_recipe(
         preprocessing=begin.preprocessing,
         schedule_start=phase.schedule_start,
         accumulation_steps=config.accumulation_steps,
-        remat=tuple(config.remat),
+        remat=remat,
         sync_batch_norm=config.sync_batch_norm,
+        skip_nonfinite=config.nonfinite == "skip" and config.precision != "float16",  # where loss scaling does so
     )
 
 

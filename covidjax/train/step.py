@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
+from covidjax import ops
 from covidjax.data.augment import Augmentation, augment
 from covidjax.data.mix import Mixed, blended, mix
 from covidjax.freeze.plan import FreezePlan
@@ -32,8 +34,10 @@ class Recipe:
     beside the loss, such as whether the answer is right.
     prefix: the model in the compute dtype of its frozen prefix.
     cached: whether a batch brings what the frozen prefix gives instead of images.
-    remat: stages whose activations are computed again in the backward pass instead of kept.
+    remat: what the backward pass computes again instead of keeping it: 'none', 'lean' (normalisations and ReLUs, all
+    but the outputs of convolutions and statistics), or all activations of these stages.
     axis: the axis that pmap maps over devices; sync_batch_norm: whether batch statistics are those of all of them.
+    skip_nonfinite: whether a step whose loss or gradient is not finite is left out.
     """
 
     model: Staged
@@ -49,9 +53,10 @@ class Recipe:
     schedule_start: int = 0
     accumulation_steps: int = 1
     cached: bool = False
-    remat: tuple[str, ...] = ()
+    remat: str | tuple[str, ...] = "none"
     axis: str | None = None
     sync_batch_norm: bool = True
+    skip_nonfinite: bool = False
 
     @property
     def augments(self) -> bool:
@@ -79,6 +84,7 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
     gradient = accumulated(loss_scale.value_and_grad(loss, state.loss_scale), recipe.accumulation_steps)
     (value, (batch_stats, correct)), grads = gradient(trainable, state.batch_stats, inputs, labels, dropout_key)
     value, batch_stats, correct, grads = over_devices(recipe.axis, value, batch_stats, correct, grads)
+    grads = laid_out(grads)
     momentum = {} if recipe.momentum is None else {"momentum": recipe.momentum(state.step - recipe.schedule_start)}
     direction, opt_state = recipe.tx.update(grads, state.opt_state, trainable, **momentum)
     rate = learning_rate(state, recipe)
@@ -95,7 +101,23 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
         average=average,
         metrics=state.metrics.add(state.step, value, optax.tree.norm(grads), correct, global_batch_size(batch, recipe)),
     )
+    if recipe.skip_nonfinite:
+        stepped = only_counted(state, stepped, jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads)))
     return skip_overflow(state, stepped, grads)
+
+
+def laid_out(grads: Any) -> Any:
+    """The gradients; on a GPU as whole arrays in the layout of the parameters before the optimizer begins.
+
+    There XLA turns kernels round for its convolutions. It would turn their gradients back inside of the optimizer's
+    operations, which then cannot write in place: every kernel and its moments would be copied once more.
+    """
+
+    def in_place(grads: Any) -> Any:
+        rows = jax.tree.map(lambda g: with_layout_constraint(g, Layout(tuple(range(g.ndim)))), grads)
+        return lax.optimization_barrier(rows)
+
+    return lax.platform_dependent(grads, cuda=in_place, default=lambda grads: grads)
 
 
 def moving_average(state: TrainState, recipe: Recipe, live: Any) -> Any:
@@ -118,10 +140,15 @@ def skip_overflow(before: TrainState, stepped: TrainState, grads: Any) -> TrainS
     if before.loss_scale is None:
         return stepped
     scale, counts = before.loss_scale.after(grads)
+    return dataclasses.replace(only_counted(before, stepped, counts), loss_scale=scale)
+
+
+def only_counted(before: TrainState, stepped: TrainState, counts: jax.Array) -> TrainState:
+    """`stepped` where the step counts, else the state before it, but for the number of steps."""
     names = ("params", "batch_stats", "opt_state", "average", "metrics")
     former, new = ({name: getattr(state, name) for name in names} for state in (before, stepped))
     kept = jax.tree.map(partial(jnp.where, counts), new, former)
-    return dataclasses.replace(stepped, loss_scale=scale, **kept)
+    return dataclasses.replace(stepped, **kept)
 
 
 def step_keys(state: TrainState, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
@@ -189,7 +216,9 @@ def train_forward(recipe: Recipe, params: Any, batch_stats: Any, inputs: Any, ke
             batch_norm_axis=recipe.axis if recipe.sync_batch_norm else None,
             mutable=["batch_stats"],
         )
-        if stage in recipe.remat:
+        if recipe.remat == "lean":
+            forward = jax.checkpoint(forward, policy=jax.checkpoint_policies.save_only_these_names(*ops.KEPT))
+        elif isinstance(recipe.remat, tuple) and stage in recipe.remat:
             forward = jax.checkpoint(forward)
         own = {"params": {stage: params.get(stage, {})}, "batch_stats": {stage: batch_stats.get(stage, {})}}
         flowing, updated = forward(own, flowing, rngs={"dropout": key})

@@ -145,3 +145,17 @@ def _layer(name: str) -> str:
     """The layer that a tensor belongs to, without the collection of our own names."""
     name = name.split("/", 1)[1] if name.startswith(("params/", "batch_stats/")) else name
     return name[: max(name.rfind("/"), name.rfind("."))]
+
+
+def restore(array: np.ndarray, layout: str) -> np.ndarray:
+    """The tensor that `arrange` made an array of; of 'conv_as_dense' the height and width are not known any more."""
+    kind, _, sizes = layout.partition(":")
+    if kind == "same":
+        return array
+    if kind == "dense_oi":
+        return array.T
+    if kind == "dense_from_chw":
+        channels, height, width = map(int, sizes.split(","))
+        array = array.reshape(height, width, channels, -1)
+    image_last = array.transpose(3, 2, 0, 1)
+    return image_last if kind == "conv_oihw" else image_last.reshape(len(image_last), -1)

@@ -123,7 +123,7 @@ MISTAKES = [
     ),
     (
         "config.remat = ('layer4')",
-        "config.remat is 'layer4': allowed is a tuple; add a comma, which makes it a tuple of",
+        "config.remat is 'layer4': allowed are none, lean",
     ),
     ("config.optimizer.step_epochs = (3)", "config.optimizer.step_epochs is 3: allowed is a tuple; add a comma"),
     (

@@ -22,7 +22,7 @@ from covidjax.data.formats.read import open_picture
 from covidjax.data.levels import DARK
 from covidjax.data.picture import ImageSpec, decode_image, decode_pair, own_pixels
 from covidjax.errors import UserError
-from covidjax.runs.predict import list_images
+from covidjax.runs.images import list_images
 from tests.data.images import dataset_config
 
 RANDOM = np.random.default_rng(0)

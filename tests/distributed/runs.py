@@ -11,14 +11,6 @@ import numpy as np
 
 from tests.support import ROOT, on_devices
 
-LOCAL = (sys.executable, "launch/local.py")
-TINY = (
-    "--config.precision=float64",
-    "--config.batch_size=8",
-    "--config.dataset.num_images=40",
-    "--config.dataset.cache_dir=",
-)
-
 
 def started(command: list[Any], devices: int | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
     """A command of the repository, run to its end. devices: of its only process; None: it starts several itself."""

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import covidjax
 from covidjax import files
+from covidjax.data import sources
 from launch import evaluate, train
 from tests.commands import call, contents, refusal
 
@@ -66,6 +69,21 @@ def test_each_evaluation_of_the_test_split_is_recorded_and_that_of_another_is_no
     assert described["num_examples"] == result["num_examples"] == 6
     assert described["fingerprint"] not in {record["data"][split]["fingerprint"] for split in ("train", "val")}
     assert record["data"].keys() == {"train", "val", "test"}
+
+
+def test_page_shows_where_the_network_looks_while_the_maps_are_of_the_evaluated_checkpoint(run: Path) -> None:
+    assert call(evaluate.main, f"--workdir={run}", "--split=val", "--explain") == 0
+    recorded = files.read_json(run / "explanations_val.json")
+    network = covidjax.load(run)
+    examples = sources.load(network.config.dataset, "val")
+    chosen = [examples.names.index(name) for name in recorded["maps"]]
+    assert chosen
+    maps = network.explain(examples.images[chosen])
+    np.testing.assert_allclose(np.array(list(recorded["maps"].values())), maps, atol=1e-4)
+    assert "Grad-CAM" in (run / "report.html").read_text()
+    files.write_json(run / "explanations_val.json", recorded | {"checkpoint": {"step": 1, "which": "best"}})
+    assert call(evaluate.main, f"--workdir={run}", "--split=val") == 0
+    assert "Grad-CAM" not in (run / "report.html").read_text()
 
 
 def test_test_reads_survive_another_start_of_the_training(run: Path, config: str) -> None:

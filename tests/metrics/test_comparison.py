@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from covidjax.metrics.comparison import mean_interval, paired_accuracy, paired_difference
+from covidjax.metrics.comparison import Judged, holm, mean_interval, paired_accuracy, paired_difference, paired_figures
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])
@@ -63,3 +63,50 @@ def test_interval_of_a_paired_difference_draws_whole_patients() -> None:
     by_patient = paired_accuracy(first, second, np.repeat(np.arange(30), 5))
     assert by_patient.high - by_patient.low > 1.8 * (by_image.high - by_image.low)
     assert math.isnan(paired_accuracy(first, second, np.zeros(150, int)).low)
+
+
+def judged(probability: float, generator: np.random.Generator, count: int = 40) -> Judged:
+    """A network that is right with this probability."""
+    right = generator.random(count) < probability
+    names = tuple(map(str, range(count)))
+    return Judged(names, names, names, right, lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)})
+
+
+def test_interval_of_a_pair_is_that_of_paired_accuracy_for_every_pair() -> None:
+    generator = np.random.default_rng(0)
+    networks = [judged(chance, generator) for chance in (0.9, 0.7, 0.5)]
+    clusters = np.arange(40) // 2
+    found = paired_figures(networks, clusters, resamples=300)
+    assert [(each.first, each.second) for each in found] == [(0, 1), (0, 2), (1, 2)]
+    for each in found:
+        rights = [networks[number].correct for number in (each.first, each.second)]
+        alone = paired_accuracy(rights[0], rights[1], clusters, resamples=300)
+        assert (each.value, each.low, each.high) == pytest.approx((alone.difference, alone.low, alone.high))
+    same = paired_figures([networks[0], networks[0]], clusters, resamples=300)[0]
+    assert (same.value, same.p) == (0.0, 1.0)
+
+
+def test_holm_gives_the_values_of_its_definition() -> None:
+    # The example of Holm 1979's procedure: 4, 3, 2, 1 times the ordered values, never falling, at most 1.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    kept = holm([math.nan, 0.02])
+    assert math.isnan(kept[0]) and kept[1] == 0.02
+
+
+@pytest.mark.slow
+def test_paired_bootstrap_by_patient_covers_the_true_difference_and_keeps_its_level() -> None:
+    generator, covered, rejected, draws = np.random.default_rng(3), 0, 0, 1000
+    clusters = np.repeat(np.arange(60), 3)
+    for _ in range(draws):
+        chances = np.repeat(generator.beta(4, 1, 60), 3)  # both networks find the same patients hard
+        networks = []
+        for _ in range(2):
+            right = generator.random(180) < chances
+            names = tuple(map(str, range(180)))
+            networks.append(Judged(names, names, names, right, lambda w, r=right: {"accuracy": w @ r / w.sum(axis=1)}))  # type: ignore[misc]
+        one = paired_figures(networks, clusters, resamples=400)[0]
+        covered += one.low <= 0 <= one.high
+        rejected += one.p < 0.05
+    assert 0.93 <= covered / draws <= 0.97
+    assert 0.03 <= rejected / draws <= 0.07

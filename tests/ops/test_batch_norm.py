@@ -30,7 +30,13 @@ def written_out(inputs: jax.Array, scale: jax.Array, bias: jax.Array, *terms: ja
 
 def ours(inputs: Any, scale: Any, bias: Any, *terms: Any, **options: Any) -> jax.Array:
     residual = terms[0] if terms else None
-    return ops.batch_norm(inputs, scale, bias, EPSILON, residual=residual, **options)[0]
+    return ops.batch_norm(inputs, scale, bias, near(inputs), EPSILON, residual=residual, **options)[0]
+
+
+def near(inputs: jax.Array) -> jax.Array:
+    """A shift as a running mean gives it: a spread away from the mean of the batch."""
+    wide, axes = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32)), tuple(range(inputs.ndim - 1))
+    return jnp.mean(wide, axes) + jnp.std(wide, axes)
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
@@ -96,10 +102,16 @@ def test_half_precision_is_rounded_once() -> None:
 
 def test_statistics_come_with_the_outputs_and_carry_no_gradient() -> None:
     inputs, scale, bias = (jnp.asarray(array, jnp.float32) for array in arrays((6, 5, 5, 3), 2.0, 3.0))
-    _, *statistics = ops.batch_norm(inputs, scale, bias, EPSILON)
+    _, *statistics = ops.batch_norm(inputs, scale, bias, near(inputs), EPSILON)
     wide = np.asarray(inputs, np.float64)
     np.testing.assert_allclose(statistics, (wide.mean((0, 1, 2)), wide.var((0, 1, 2))), rtol=1e-6)
-    summed = jax.jit(jax.grad(lambda inputs: sum(map(jnp.sum, ops.batch_norm(inputs, scale, bias, EPSILON)[1:]))))
+
+    @jax.jit
+    @jax.grad
+    def summed(inputs: jax.Array) -> jax.Array:
+        _, mean, variance = ops.batch_norm(inputs, scale, bias, near(inputs), EPSILON)
+        return jnp.sum(mean) + jnp.sum(variance)
+
     assert not np.any(summed(inputs))
 
 
@@ -108,7 +120,7 @@ def test_batch_over_a_mapped_axis_is_one_batch() -> None:
 
     def parted(inputs: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         def part(inputs: jax.Array) -> jax.Array:
-            return ops.batch_norm(inputs, scale, bias, EPSILON, "data")[0]
+            return ops.batch_norm(inputs, scale, bias, jnp.full(4, 0.7), EPSILON, "data")[0]
 
         return jax.vmap(part, axis_name="data")(inputs.reshape(4, 2, *inputs.shape[1:])).reshape(inputs.shape)
 
@@ -151,7 +163,8 @@ def test_values_and_gradients_of_the_shim_are_those_of_float64(
 @needs_native
 def test_the_variance_of_the_shim_is_that_of_the_centred_values() -> None:
     inputs = (1000 + draw(64, 64, 16)).astype(np.float32)
-    _, mean, variance = ops.batch_norm(jnp.asarray(inputs), jnp.ones(16), jnp.zeros(16), EPSILON, native=True)
+    ones, zeros = jnp.ones(16), jnp.zeros(16)
+    _, mean, variance = ops.batch_norm(jnp.asarray(inputs), ones, zeros, zeros, EPSILON, native=True)
     wide = inputs.astype(np.float64)
     np.testing.assert_allclose(mean, wide.mean((0, 1)), rtol=1e-6)
     np.testing.assert_allclose(variance, wide.var((0, 1)), rtol=1e-4)  # of E[x^2] - E[x]^2 nothing is left
@@ -196,18 +209,33 @@ def test_arrays_that_do_not_fit_the_shim_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(
-    ("mean", "spread"), [(0.0, 1.0), (1e3, 1.0), (1e3, 0.01), (-1e3, 0.1), (5.0, 1e-4), (3.0, 1.0)]
-)
-def test_batch_statistics_do_not_cancel_and_are_float32(mean: float, spread: float, dtype: Any) -> None:
+@pytest.mark.parametrize(("mean", "spread"), [(0.0, 1.0), (1e4, 1.0), (1e3, 0.1), (-1e3, 0.1), (5.0, 5e-4), (3.0, 1.0)])
+def test_statistics_by_a_shift_near_the_mean_do_not_cancel_and_are_float32(
+    mean: float, spread: float, dtype: Any
+) -> None:
     inputs = jnp.asarray(mean + spread * draw(8, 5, 7, 4), dtype)
     exact = np.asarray(inputs, np.float64)
-    found_mean, found_variance = ops.batch_statistics(inputs)
+    shift = np.float32(mean + spread)
+    found_mean, found_variance = ops.batch_statistics(inputs, jnp.full(4, shift))
     assert found_mean.dtype == found_variance.dtype == jnp.float32
-    np.testing.assert_allclose(found_mean, exact.mean((0, 1, 2)), rtol=1e-6, atol=1e-6)
-    # The mean of the squares less the square of the mean would be wrong by 1e6 * 1e-7 = 0.1 at a mean of 1e3.
-    rounding_of_mean = (1e-6 * abs(mean)) ** 2
-    np.testing.assert_allclose(found_variance, exact.var((0, 1, 2)), rtol=1e-4, atol=rounding_of_mean)
+    np.testing.assert_allclose(found_mean, exact.mean((0, 1, 2)), rtol=1e-6, atol=1e-6 * spread)
+    # The mean of the squares less the square of the mean would be wrong by 1e8 * 1e-7 = 10 at a mean of 1e4 spreads.
+    np.testing.assert_allclose(
+        found_variance, exact.var((0, 1, 2)), rtol=2e-6, atol=4e-6 * np.max((exact.mean((0, 1, 2)) - shift) ** 2)
+    )
+
+
+def test_from_a_running_mean_of_zero_statistics_become_exact_and_the_variance_is_never_too_small() -> None:
+    inputs = (1e4 + draw(64, 25, 4)).astype(np.float32)
+    exact_mean, exact_variance = inputs.mean((0, 1), np.float64), inputs.var((0, 1), np.float64)
+    running, ratios = jnp.zeros(4), []
+    for _ in range(60):
+        mean, variance = ops.batch_statistics(jnp.asarray(inputs), running)
+        np.testing.assert_allclose(mean, exact_mean, rtol=3e-7)
+        running = 0.9 * running + 0.1 * mean
+        ratios.append(variance / exact_variance)
+    assert np.min(ratios) > 0.6 and np.max(ratios) < 200
+    np.testing.assert_allclose(ratios[-1], 1, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("mean", "spread"), [(0.0, 1.0), (1e3, 1.0), (1e3, 0.01), (-5.0, 0.1)])

@@ -23,7 +23,7 @@ max_pool = partial(ops.max_pool, strides=(2, 2))
 
 
 def batch_norm(inputs: jax.Array, scale: jax.Array, bias: jax.Array, *, native: bool) -> jax.Array:
-    return ops.batch_norm(inputs, scale, bias, 1e-3, residual=inputs, relu=True, native=native)[0]
+    return ops.batch_norm(inputs, scale, bias, bias, 1e-3, residual=inputs, relu=True, native=native)[0]
 
 
 # The operation, and the shapes of its inputs and its parameters.

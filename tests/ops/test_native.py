@@ -104,7 +104,7 @@ def network(inputs: Any, kernel: Any, scale: Any, square: Any, *, native: bool) 
     """A convolution with what follows it, a normalisation, one by Winograd's formulation, a strided one, maxima."""
     convolve = partial(ops.convolution, padding=((1, 1), (1, 1)), native=native)
     x = convolve(inputs, kernel, strides=(1, 1), bias=scale, relu=True)
-    x = ops.batch_norm(x, scale, scale, 1e-3, residual=x, relu=True, native=native)[0]
+    x = ops.batch_norm(x, scale, scale, scale, 1e-3, residual=x, relu=True, native=native)[0]
     x = convolve(x, square, strides=(1, 1))
     x = convolve(x, kernel.swapaxes(2, 3), strides=(2, 1))
     # Maxima of what is the same to the bit in both ways: of anything else rounding chooses who gets the gradient.

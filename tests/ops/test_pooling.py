@@ -130,8 +130,8 @@ def test_gradient_of_a_maximum_is_the_same_however_xla_rounds_the_map_when_it_ma
 
     def loss(kernels: list[jax.Array], biases: list[jax.Array]) -> jax.Array:
         shortcut, maps = (jnp.asarray(inputs) @ kernel for kernel in kernels)
-        residual, *_ = ops.batch_norm(shortcut, jnp.ones(64), biases[0], 1e-3)
-        maps, *_ = ops.batch_norm(maps, jnp.ones(64), biases[1], 1e-3, residual=residual, relu=True)
+        residual, *_ = ops.batch_norm(shortcut, jnp.ones(64), biases[0], jnp.zeros(64), 1e-3)
+        maps, *_ = ops.batch_norm(maps, jnp.ones(64), biases[1], jnp.zeros(64), 1e-3, residual=residual, relu=True)
         return jnp.sum(jnp.sin(pooled(maps)))
 
     with jax.enable_x64(True):

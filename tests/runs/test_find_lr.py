@@ -105,9 +105,9 @@ def test_a_later_phase_is_looked_at_with_its_own_plan_from_the_weights_that_the_
         job = prepare(exact_config(tmp_path, features="off"))
         job = dataclasses.replace(job, variables=jax.device_get(job.variables))  # which two sweeps begin with
         found = [find_lr.sweep(job, rates, lambda step: None, phase).losses for phase in (0, 1)]
-        np.testing.assert_allclose(found[1], losses_of_steps(job, rates, 1)[: len(found[1])], rtol=1e-6)
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)  # the same weights and images
-    assert abs(found[0][-1] - found[1][-1]) > 1e-3
+        for phase, losses in enumerate(found):
+            np.testing.assert_allclose(losses, losses_of_steps(job, rates, phase)[: len(losses)], rtol=1e-6)
+    assert abs(found[0][0] - found[1][0]) > 1e-3  # the first phase normalises block1 by running statistics
 
 
 def test_a_loss_that_is_not_finite_ends_the_sweep_and_at_the_first_batch_is_refused(tmp_path: Path) -> None:

@@ -66,6 +66,21 @@ def test_probabilities_of_files_are_those_of_the_command(folder: Path) -> None:
     np.testing.assert_allclose(network.predict([folder / "a.png", folder / "b.png"])[0], wanted, rtol=1e-5)
 
 
+def test_explanations_are_of_the_classes_that_are_asked_for(folder: Path) -> None:
+    network = covidjax.load(folder / "runs" / "example")
+    images = np.random.default_rng(1).integers(0, 256, (11, 32, 32, 1), np.uint8)
+    names = [network.classes[index] for index in network.logits(images).argmax(-1)]
+    maps = network.explain(images, stage="block1")
+    np.testing.assert_array_equal(maps, network.explain(images, names, stage="block1"))
+    others = [network.classes[network.classes.index(name) - 1] for name in names]
+    assert maps.shape == (11, 16, 16)
+    assert maps.max() > 0
+    assert np.abs(maps - network.explain(images, others, stage="block1")).max() > 0
+    for wrong in (names[:-1], ["nobody"] * 11):
+        with pytest.raises(UserError, match="classes are one of .* for each of the 11 images"):
+            network.explain(images, wrong)
+
+
 def test_a_constant_picture_is_decoded_with_a_warning(folder: Path) -> None:
     Image.new("L", (40, 52), 7).save(folder / "flat.png")
     with pytest.warns(UserWarning, match="flat.png: "):

@@ -19,10 +19,13 @@ from PIL import Image
 from covidjax import losses
 from covidjax.data.picture import ImageSpec, decode_image
 from covidjax.errors import UserError
+from covidjax.evaluate import explain
 from covidjax.evaluate.tiles import Tiling
+from covidjax.mesh import local_mesh
 from covidjax.models.layers import Conv, Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.runs import predict
+from covidjax.runs.images import list_images
 from covidjax.tasks.pictures import GAP, STRIP
 from covidjax.weights.workdir import Trained
 from tests.commands import contents, read_table, user_error, write_image
@@ -95,17 +98,17 @@ def network_pixels(folder: Path, name: str, crop: str = "center", enhancement: s
 
 
 def test_folder_is_listed_with_its_folders_and_without_what_is_no_image(images: Path, tmp_path: Path) -> None:
-    found = predict.list_images(images)
+    found = list_images(images)
     assert found.names == tuple(sorted(SIZES))
     assert found.ignored == 1
-    assert predict.list_images(images / "a.png").names == ("a.png",)
+    assert list_images(images / "a.png").names == ("a.png",)
 
 
 def test_folder_without_images_and_missing_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no image"):
-        predict.list_images(tmp_path)
+        list_images(tmp_path)
     with pytest.raises(UserError, match="there is no"):
-        predict.list_images(tmp_path / "missing")
+        list_images(tmp_path / "missing")
 
 
 def test_table_of_labels_holds_probabilities_of_the_network(classifier: Trained, images: Path, tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_table_of_labels_holds_probabilities_of_the_network(classifier: Trained,
     for config, name in ((classifier.config, "none"), (enhanced, "clahe")):
         output = tmp_path / name / "predictions.csv"
         trained = dataclasses.replace(classifier, config=config)
-        outcome = predict.predict(trained, predict.list_images(images), output)
+        outcome = predict.predict(trained, list_images(images), output)
         rows = read_table(output)
         assert list(rows[0]) == ["file", "predicted", "probability_healthy", "probability_ill", "use"]
         assert [row["file"] for row in rows] == sorted(SIZES)
@@ -141,7 +144,7 @@ def centred(sides: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
 def test_masks_are_those_of_the_network_at_the_size_of_their_images(images: Path, tmp_path: Path, crop: str) -> None:
     trained = untrained("unet", PIXELS, dataset__crop=crop)
     output = tmp_path / "predictions.csv"
-    predict.predict(trained, predict.list_images(images), output)
+    predict.predict(trained, list_images(images), output)
     seen = set()
     for row in read_table(output):
         width, height = SIZES[row["file"]]
@@ -182,7 +185,7 @@ def test_tables_have_what_dicom_files_say_and_numbers_for_patients(
         (images / f"{number}.dcm").write_bytes(dicom_file(pixels, 8, **tags))
     for trained in (classifier, unet):
         output = tmp_path / trained.task.name / "p.csv"
-        predict.predict(trained, predict.list_images(images), output)
+        predict.predict(trained, list_images(images), output)
         found = [(row["patient"], row["view"], row["spacing"], row["source"]) for row in read_table(output)]
         told = [(f"dicom-{number}", "PA", "0.5x0.25", "CR") for number in (1, 2, 1)]
         assert found == [*told, *[("", "", "", "")] * len(SIZES)]
@@ -190,7 +193,7 @@ def test_tables_have_what_dicom_files_say_and_numbers_for_patients(
 
 
 def test_masks_of_two_classes_are_black_and_white(images: Path, tmp_path: Path) -> None:
-    predict.predict(untrained("unet", PIXELS[:2]), predict.list_images(images), tmp_path / "p.csv")
+    predict.predict(untrained("unet", PIXELS[:2]), list_images(images), tmp_path / "p.csv")
     masks = [np.asarray(Image.open(path)) for path in (tmp_path / "p_masks").iterdir()]
     assert {int(value) for mask in masks for value in np.unique(mask)} == {0, 255}
 
@@ -198,7 +201,7 @@ def test_masks_of_two_classes_are_black_and_white(images: Path, tmp_path: Path) 
 def test_images_whose_findings_lie_outside_other_masks_are_dropped_and_listed(
     unet: Trained, images: Path, tmp_path: Path
 ) -> None:
-    sources, inside = predict.list_images(images), tmp_path / "lungs"
+    sources, inside = list_images(images), tmp_path / "lungs"
     predict.predict(unet, sources, tmp_path / "all.csv")
     inside.mkdir()
     expected = {}
@@ -236,7 +239,7 @@ def test_images_whose_findings_lie_outside_other_masks_are_dropped_and_listed(
 
 
 def test_overlays_show_each_image_beside_its_mask(unet: Trained, images: Path, tmp_path: Path) -> None:
-    predict.predict(unet, predict.list_images(images), tmp_path / "p.csv", tmp_path / "over")
+    predict.predict(unet, list_images(images), tmp_path / "p.csv", tmp_path / "over")
     assert contents(tmp_path / "over").keys() == contents(tmp_path / "p_masks").keys()
     for name, (width, height) in SIZES.items():
         with Image.open(tmp_path / "over" / f"{Path(name).stem}.png") as picture:
@@ -248,7 +251,7 @@ def test_overlays_show_each_image_beside_its_mask(unet: Trained, images: Path, t
 
 
 def test_tiles_take_images_at_their_own_size(unet: Trained, images: Path, tmp_path: Path) -> None:
-    predict.predict(unet, predict.list_images(images), tmp_path / "p.csv", tiling=Tiling(64, 16))
+    predict.predict(unet, list_images(images), tmp_path / "p.csv", tiling=Tiling(64, 16))
     for name, (width, height) in SIZES.items():
         if name.endswith(".jpg"):
             continue
@@ -268,18 +271,93 @@ def test_bad_files_are_named_together_and_nothing_is_left_behind(
     (images / "deep" / "broken.jpg").write_text("no image")
     trained, overlays = (unet, tmp_path / "x" / "over") if task == "segmentation" else (classifier, None)
     before = contents(tmp_path)
-    message = user_error(predict.predict, trained, predict.list_images(images), tmp_path / "out" / "p.csv", overlays)
+    output = tmp_path / "out" / "p.csv"
+    message = user_error(predict.predict, trained, list_images(images), output, overlays, strict=True)
     assert message.startswith("2 of 7 images are bad: ")
     assert f"{images / position} (the file is empty)" in message
     assert f"{images / 'deep' / 'broken.jpg'} (not a JPEG, PNG, BMP, TIFF or DICOM image)" in message
     assert contents(tmp_path) == before
 
 
+def test_bad_files_are_listed_and_the_others_predicted_as_without_them(
+    classifier: Trained, unet: Trained, images: Path, tmp_path: Path
+) -> None:
+    for trained in (classifier, unet):
+        name = trained.task.name
+        predict.predict(trained, list_images(images), tmp_path / name / "good.csv")
+    (images / "0.png").write_bytes(b"")
+    (images / "deep" / "broken.jpg").write_text("no image")
+    for trained in (classifier, unet):
+        folder = tmp_path / trained.task.name
+        outcome = predict.predict(trained, list_images(images), folder / "p.csv")
+        good, rows = (read_table(folder / f"{stem}.csv") for stem in ("good", "p"))
+        assert [row | {"mask": ""} for row in rows] == [row | {"mask": ""} for row in good]
+        assert outcome.num_images == len(SIZES)
+        assert outcome.num_bad == 2
+        reasons = {row["file"]: row["reason"] for row in read_table(folder / "p_bad.csv")}
+        assert reasons.keys() == {"0.png", "deep/broken.jpg"}
+        assert reasons["0.png"] == "the file is empty"
+        assert any(
+            note.startswith("2 of 7 images are bad and were left out: 0.png (the file") for note in outcome.notes
+        )
+    with pytest.raises(UserError, match="1 of 1 images are bad"):
+        predict.predict(classifier, list_images(images / "0.png"), tmp_path / "q.csv")
+    (images / "0.png").unlink()
+    (images / "deep" / "broken.jpg").unlink()
+    assert predict.predict(classifier, list_images(images), tmp_path / "classification" / "p.csv").num_bad == 0
+    assert not (tmp_path / "classification" / "p_bad.csv").exists()
+
+
+def test_patterns_of_names_are_listed_as_folders_are(images: Path) -> None:
+    found = list_images(images / "**" / "*.[pt]*")
+    assert found.names == ("a.png", "deep/c.tif", "deep/d.png")
+    assert found.ignored == 1  # notes.txt
+    assert list_images(images / "deep" / "?.tif").names == ("c.tif",)
+    with pytest.raises(UserError, match=r"\*.gif matches no image: allowed are files ending in"):
+        list_images(images / "*.gif")
+
+
+def test_explanations_are_pictures_with_the_part_inside_the_lungs(
+    classifier: Trained, unet: Trained, images: Path, tmp_path: Path
+) -> None:
+    sources, masks = list_images(images), tmp_path / "lungs"
+    kernel = classifier.variables["params"]["head"]["dense"]["kernel"]
+    params = classifier.variables["params"] | {"head": {"dense": {"kernel": jnp.abs(kernel), "bias": jnp.zeros(2)}}}
+    classifier = dataclasses.replace(classifier, variables=classifier.variables | {"params": params})
+    masks.mkdir()
+    for name, (width, height) in SIZES.items():
+        mask = np.zeros((height, width), np.uint8)
+        mask[:, : width // 2 if name != "a.png" else width] = 255
+        Image.fromarray(mask).save(masks / f"{Path(name).stem}.png")
+    outcome = predict.predict(classifier, sources, tmp_path / "p.csv", explain=tmp_path / "why", masks=masks)
+    rows = {row["file"]: row for row in read_table(tmp_path / "why" / "explanations.csv")}
+    predicted = {row["file"]: row["predicted"] for row in read_table(tmp_path / "p.csv")}
+    assert {name: row["class"] for name, row in rows.items()} == predicted
+    pixels = np.stack([network_pixels(images, name) for name in SIZES])
+    classes = np.array([LABELS.index(predicted[name]) for name in SIZES])
+    run = explain.make_explain(classifier.model, Preprocessing(), local_mesh(1), "grad_cam", "block2")
+    for name, map_ in zip(SIZES, np.asarray(run(classifier.variables, pixels, classes)), strict=True):
+        large = np.asarray(Image.fromarray(map_).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+        part = 1.0 if name == "a.png" else large[:, : SIZE // 2].sum() / large.sum()
+        if name in ("a.png", "b.jpg", "e.bmp"):  # the half of an odd side lies between two pixels
+            assert float(rows[name]["inside"]) == pytest.approx(part, abs=1e-5 if name != "e.bmp" else 0.1)
+        with Image.open(tmp_path / "why" / rows[name]["picture"]) as picture:
+            assert picture.size == (2 * 224 + GAP, 224 + STRIP)
+            assert picture.info["Comment"] == "research use only"
+    assert any("inside the masks is 0." in note and "5 of 5 images" in note for note in outcome.notes)
+    with pytest.raises(UserError, match="--masks: cannot read .*: give the folder"):
+        predict.predict(classifier, sources, tmp_path / "q.csv", explain=tmp_path / "other", masks=tmp_path)
+    with pytest.raises(UserError, match="answers with masks: --explain is for classifiers"):
+        predict.predict(unet, sources, tmp_path / "q.csv", explain=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "q.csv").exists()
+
+
 def test_what_images_look_like_is_told(classifier: Trained, unet: Trained, images: Path, tmp_path: Path) -> None:
     Image.new("RGBA", (20, 20), (200, 100, 0, 0)).save(images / "clear.png")
     for trained, tiling in ((classifier, None), (unet, None), (unet, Tiling(32, 0))):
         output = tmp_path / f"{trained.config.model.name}{tiling is None}.csv"
-        notes = predict.predict(trained, predict.list_images(images), output, tiling=tiling).notes
+        notes = predict.predict(trained, list_images(images), output, tiling=tiling).notes
         assert "1 images are transparent everywhere, and come out black: clear.png" in notes
 
 
@@ -293,7 +371,7 @@ def test_what_a_killed_run_left_is_removed_and_that_of_another_not(unet: Trained
     for folder in (left, other, busy):
         folder.mkdir()
         (folder / "a.png").write_text("half a mask")
-    predict.predict(unet, predict.list_images(images), tmp_path / "p.csv")
+    predict.predict(unet, list_images(images), tmp_path / "p.csv")
     assert (left.exists(), other.exists(), busy.exists()) == (False, True, True)
 
 
@@ -301,13 +379,13 @@ def test_masks_that_would_take_the_place_of_others_are_refused(unet: Trained, im
     write_image(tmp_path / "p_masks" / "mine.png", seed=0)
     before = contents(tmp_path)
     with pytest.raises(UserError, match="p_masks is there already: remove it or choose another name"):
-        predict.predict(unet, predict.list_images(images), tmp_path / "p.csv")
+        predict.predict(unet, list_images(images), tmp_path / "p.csv")
     assert contents(tmp_path) == before
 
 
 def test_every_image_has_a_mask_of_its_own(unet: Trained, images: Path, tmp_path: Path) -> None:
     write_image(images / "a.bmp", seed=0)
-    predict.predict(unet, predict.list_images(images), tmp_path / "p.csv")
+    predict.predict(unet, list_images(images), tmp_path / "p.csv")
     masks = [row["mask"] for row in read_table(tmp_path / "p.csv")]
     assert len(set(masks)) == len(list((tmp_path / "p_masks").iterdir())) == len(SIZES) + 1
     assert all((tmp_path / mask).is_file() for mask in masks)
@@ -319,7 +397,7 @@ def test_linked_folders_are_predicted_and_pipes_masks_and_loops_are_named(images
     (images / "deep" / "loop").symlink_to(images)
     os.mkfifo(images / "pipe.png")
     write_image(images / "a_mask.png", seed=0)
-    found = predict.list_images(images)
+    found = list_images(images)
     assert found.names == tuple(sorted((*SIZES, "hospital/f.png")))
     told = "; ".join(found.notes)
     for part in (
@@ -337,9 +415,9 @@ def test_names_that_are_no_utf8_are_escaped_in_the_table(
 ) -> None:
     (images / "a.png").rename(images / os.fsdecode(b"r\xf6ntgen.png"))
     trained = unet if task == "segmentation" else classifier
-    predict.predict(trained, predict.list_images(images), tmp_path / "p.csv")
+    predict.predict(trained, list_images(images), tmp_path / "p.csv")
     assert [row["file"] for row in read_table(tmp_path / "p.csv")] == sorted({*SIZES, "r\\xf6ntgen.png"} - {"a.png"})
-    single = predict.list_images(images / os.fsdecode(b"r\xf6ntgen.png"))
+    single = list_images(images / os.fsdecode(b"r\xf6ntgen.png"))
     predict.predict(trained, single, tmp_path / "single.csv")
     assert [row["file"] for row in read_table(tmp_path / "single.csv")] == ["r\\xf6ntgen.png"]
 
@@ -350,10 +428,10 @@ def test_volumes_are_those_of_the_areas(unet: Trained, images: Path, tmp_path: P
     output = tmp_path / "p.csv"
     before = contents(tmp_path)
     with pytest.raises(UserError, match=r"slices in deep have different sizes \(9 x 9, 45 x 17\)"):
-        predict.predict(unet, predict.list_images(images), output, spacing=(5.0, 1.0, 1.0))
+        predict.predict(unet, list_images(images), output, spacing=(5.0, 1.0, 1.0))
     assert contents(tmp_path) == before
     (images / "deep" / "c.tif").unlink()
-    outcome = predict.predict(unet, predict.list_images(images), output, spacing=(5.0, 1.0, 1.0))
+    outcome = predict.predict(unet, list_images(images), output, spacing=(5.0, 1.0, 1.0))
     assert outcome.files["volumes"] == tmp_path / "p_volumes.csv"
     areas, stacks = read_table(output), read_table(outcome.files["volumes"])
     assert [row["stack"] for row in stacks] == [".", "deep"]
@@ -365,5 +443,5 @@ def test_network_that_answers_with_nan_is_refused(classifier: Trained, images: P
     broken = jax.tree.map(lambda leaf: leaf * np.nan, classifier.variables)
     with pytest.raises(UserError, match="step 7 answers with what is no number"):
         trained = dataclasses.replace(classifier, variables=broken)
-        predict.predict(trained, predict.list_images(images), tmp_path / "p.csv")
+        predict.predict(trained, list_images(images), tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()

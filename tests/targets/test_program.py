@@ -78,13 +78,15 @@ def test_of_one_image_more_than_the_largest_batch_the_program_does_not_fit(start
         return found if found.fits or told else program(target, refused="RESOURCE_EXHAUSTED: out of memory")
 
     largest = largest_batch(compiled, start)
-    assert compiled(largest).fits
-    assert not compiled(largest + 1).fits
+    assert compiled(largest.batch).fits
+    assert not compiled(largest.batch + 1).fits
+    assert largest.needed_bytes == compiled(largest.batch).bytes <= usable_bytes(target)
+    assert largest.more_bytes == (compiled(largest.batch + 1).bytes if told else None)
     assert len(tried) < 20
 
 
 def test_a_network_of_which_no_image_fits_has_a_largest_batch_of_none() -> None:
-    assert largest_batch(lambda batch: program(target_of("h200"), 10**12), 4) == 0
+    assert largest_batch(lambda batch: program(target_of("h200"), 10**12), 4).batch == 0
 
 
 def test_the_floor_is_the_slowest_of_computing_and_moving_and_then_the_exchange() -> None:

@@ -132,7 +132,9 @@ def child(num_devices: int, path: Path) -> None:
             engines = {engine: of_engine(name, engine) for engine in ("jit", "pmap")}
             found |= {f"{engine} {name} {key}": leaf for engine, tree in engines.items() for key, leaf in tree.items()}
     if num_devices > 1:
-        found |= {f"own cnn {key}": leaf for key, leaf in of_engine("cnn", "pmap", sync_batch_norm=False).items()}
+        for engine in ("jit", "pmap"):
+            own = of_engine("cnn", engine, sync_batch_norm=False)
+            found |= {f"own {engine} cnn {key}": leaf for key, leaf in own.items()}
     np.savez(path, **found)  # type: ignore[arg-type]
 
 
@@ -183,10 +185,14 @@ def test_pmap_and_jit_agree_on_twenty_steps_in_float64(results: list[dict[str, n
         assert_close({path: mapped[path]}, {path: one}, 1e-8 if one.dtype == np.float64 else 1e-5)  # sums are float32
 
 
-def test_batch_norm_of_each_device_is_another_network(results: list[dict[str, np.ndarray]]) -> None:
-    together, alone = (of_run(results, engine, "cnn") for engine in ("pmap", "own"))
+def test_batch_norm_of_each_device_is_another_network_and_the_same_under_both_engines(
+    results: list[dict[str, np.ndarray]],
+) -> None:
+    together, alone, mapped = (of_run(results, engine, "cnn") for engine in ("jit", "own jit", "own pmap"))
     differing = [path for path in together if not np.allclose(together[path], alone[path], rtol=1e-3)]
     assert any("kernel" in path for path in differing)
+    for path, one in alone.items():
+        assert_close({path: mapped[path]}, {path: one}, 1e-8 if one.dtype == np.float64 else 1e-5)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from covidjax import losses
+from covidjax import losses, optim
 from covidjax.train.phases import enter_phase, evaluation_variables, make_phases
 from covidjax.train.step import Recipe, train_step
 from tests.support import (
@@ -118,7 +118,8 @@ def test_moments_decays_rates_and_averages_of_groups_over_phases_are_those_worke
                 expected = jax.tree.map_with_path(lambda path, leaf, known=reference: known[path], tree)
                 assert_close(tree, expected, 1e-10)
 
-        counts = {path[0].key: int(leaf) for path, leaf in jax.tree.leaves_with_path(state.opt_state[1].count)}
+        adam = optim.counts_by_leaf(state.opt_state)[1]
+        counts = {path[0].key: int(leaf) for path, leaf in jax.tree.leaves_with_path(adam.counts)}
         assert counts == {"block1": 9, "block2": 6, "head": 4}
 
 

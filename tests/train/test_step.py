@@ -9,9 +9,10 @@ import pytest
 from flax import traverse_util
 
 from covidjax import optim
-from covidjax.train.step import Recipe, train_step
+from covidjax.train.step import Recipe, train_forward, train_step
 from tests.support import (
     EVERYTHING_ON,
+    assert_same_bits,
     make_batch,
     make_model,
     make_recipe,
@@ -31,7 +32,7 @@ def test_frozen_leaves_have_no_optimizer_slot_and_no_average(strategy: str) -> N
     state = jax.eval_shape(lambda variables: make_state(recipe, variables), variables)
     trained = sum(leaf.trains for leaf in recipe.plan.leaves)
     shapes = [leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.shape]
-    assert len(shapes) == 2 * trained  # Adam's two moments
+    assert len(shapes) == 2 * trained + 1 and (trained,) in shapes  # Adam's two moments, and all counts
     assert len(jax.tree.leaves(state.average["params"])) == trained
     assert set(state.average["batch_stats"]) == set(recipe.plan.batch_norm_stages)
     assert trained < len(recipe.plan.leaves)
@@ -85,6 +86,33 @@ def test_accumulation_equals_the_whole_batch_without_batch_statistics() -> None:
         np.testing.assert_allclose(one, four, rtol=1e-10, atol=1e-13)
 
 
+def test_lean_keeps_less_for_the_backward_pass_and_gives_the_same_parameters() -> None:
+    found = []
+    with jax.enable_x64(True):
+        for remat in ("none", "lean"):
+            config = small_config("cnn", precision="float64", model__width=2, model__num_blocks=2)
+            recipe, variables = make_training(config, 16, remat=remat)
+            stepped = jax.jit(partial(train_step, recipe=recipe))(make_state(recipe, variables), make_batch(16))
+            found.append((kept_bytes(recipe, variables), stepped.params))
+    (much, one), (little, other) = found
+    assert little < 0.7 * much
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-13), one, other)
+
+
+def kept_bytes(recipe: Recipe, variables: Any) -> int:
+    """What a forward pass hands over to its backward pass."""
+    images = make_batch(16)["image"].astype(jnp.float64)
+
+    def pullback(params: Any) -> Any:
+        return jax.vjp(
+            lambda p: train_forward(recipe, p, variables["batch_stats"], images, jax.random.key(0))[0], params
+        )[1]
+
+    return sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(pullback, variables["params"]))
+    )
+
+
 Tiny = tuple[Recipe, dict[str, Any], Any]
 
 
@@ -107,6 +135,22 @@ def test_first_step_that_is_not_finite_is_named(tiny: Tiny) -> None:
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, state.params)
     state = step(step(dataclasses.replace(state, params=broken), make_batch(16)), make_batch(16))
     assert int(state.metrics.nonfinite_step) == 1
+
+
+def test_a_step_that_is_not_finite_is_left_out_where_that_is_asked(tiny: Tiny) -> None:
+    recipe, variables, _ = tiny
+    step = jax.jit(partial(train_step, recipe=dataclasses.replace(recipe, skip_nonfinite=True)))
+    before = step(make_state(recipe, variables), make_batch(16))
+    assert int(before.metrics.steps) == 1
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, before.params)
+    after = step(dataclasses.replace(before, params=broken), make_batch(16))
+    assert int(after.step) == 2
+    assert_same_bits(after.metrics, before.metrics)
+    for name in ("batch_stats", "opt_state", "average"):
+        assert_same_bits(getattr(after, name), getattr(before, name))
+    whole = step(before, make_batch(16))
+    assert int(whole.metrics.steps) == 2
+    assert not np.array_equal(kernel(whole.params), kernel(before.params))
 
 
 def test_plateau_scale_scales_the_step(tiny: Tiny) -> None:

@@ -109,8 +109,8 @@ class Task(abc.ABC):
     losses: functions by names of `config.loss.name`
     best: names of `config.checkpoint.best`, with 1 where higher is better, else -1
     shown: those in every progress line; (): all of them
-    offers: what it can do beside: 'operating_points' (`by_validation`), 'oversample', 'mix' (mixup, cutmix), 'ensemble', 'sweep', 'hausdorff', 'explain',
-        'overlays' (tiles and volumes too)
+    offers: what it can do beside: 'operating_points' (`by_validation`), 'oversample', 'mix' (mixup, cutmix),
+        'ensemble', 'sweep', 'hausdorff', 'explain', 'overlays' (tiles and volumes too)
     masks: whether the data source reads masks
     correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
     page: (evaluation, workdir, examples or None) -> variables of templates/<template>, which tells of a split

@@ -100,7 +100,8 @@ def compiled(path: Path, records: Sequence[Record]) -> None:
         axis.set_ylabel(label, fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(fontsize=8, frameon=False)
+    legend = {"loc": "outside lower center", "ncols": len(names), "fontsize": 8, "frameon": False}
+    figure.legend(*axes[0].get_legend_handles_labels(), **legend)
     figure.suptitle(f"compiled programs, {records[0]['precision']}, {records[0]['date'][:10]}", fontsize=9)
     save(figure, path)
 

@@ -18,7 +18,8 @@ from tests.distributed.runs import losses, train_alone
 from tests.support import ROOT
 
 pytestmark = pytest.mark.slow
-SECONDS = 240  # for what takes tens of them on an idle machine
+SECONDS = 480  # for what takes tens of them on an idle machine
+RUNS = ("run", "undisturbed")
 
 
 @contextlib.contextmanager
@@ -95,7 +96,7 @@ def test_a_killed_process_ends_the_other_which_names_it_and_the_run_goes_on_to_t
         assert f"error: process {victim} (" in errors
         assert "is gone, or cannot be reached" in errors
         assert seconds < 30
-    for workdir in ("run", "undisturbed"):
+    for workdir in RUNS:
         with two_processes(tmp_path / workdir, *flags) as children:
             for child in children:
                 status, errors, _ = ended(child)
@@ -106,9 +107,6 @@ def test_a_killed_process_ends_the_other_which_names_it_and_the_run_goes_on_to_t
     assert (tmp_path / "run" / "predictions_val.csv").read_bytes() == (
         tmp_path / "undisturbed" / "predictions_val.csv"
     ).read_bytes()
-
-
-RUNS = ("run", "undisturbed")
 
 
 def test_a_process_that_stands_still_is_named_in_watchdog_time_with_where_the_other_waits(

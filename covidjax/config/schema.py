@@ -183,6 +183,7 @@ KEYS = {
         "stop", "A loss or gradient that is not finite: end the run, or leave out the step.", ("stop", "skip")
     ),
     "plugins": Key((), "Modules or .py files that register parts: see add-a-model.md.", elements=PLUGINS),
+    "audit": Key("", "The audit.json whose verdict the run tells; '': that of the workdir, if there is one."),
     "writers": Key((), "Registered writers that get the rows of metrics.jsonl.", elements=WRITER_NAMES),
     # Several processes.
     "processes.start_seconds": Key(300, "Until all of several processes have to be there.", low=1, high=86400),

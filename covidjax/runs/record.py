@@ -34,6 +34,7 @@ from covidjax.weights import inputs
 PACKAGES = ("covidjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy")
 # A resumed run may differ in these: they change where things lie, what is kept and waited for, not what is computed.
 FREE_TO_CHANGE = (
+    "audit",
     "mesh",
     "processes.start_seconds",
     "processes.heartbeat_seconds",

@@ -12,6 +12,7 @@ from covidjax import config as configs
 from covidjax import files, models
 from covidjax.checkpoint.checkpoint import Restored
 from covidjax.checkpoint.saver import Saver
+from covidjax.data.audit.findings import told_of
 from covidjax.distributed.processes import Processes
 from covidjax.errors import Interrupted, UserError
 from covidjax.evaluate.split import evaluate_split
@@ -75,6 +76,9 @@ def train(
     clock.add("data", job.data_seconds)
     run["timings"]["data_seconds"] = round(job.data_seconds, 2)
     print(*job.notes, sep="\n")
+    if told := told_of(workdir, config.audit, (job.train_split, job.val_split)):
+        run["audit"] = told
+        print(told["note"])
     for phase in job.phases:
         table = describe_freeze(job, phase)
         run["freeze"].append(table)

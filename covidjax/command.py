@@ -20,6 +20,7 @@ from covidjax.registry import fault
 PARTIAL = 3  # the status of a command that did what it could and left some of its inputs out
 STOPPED_BY_SIGTERM = 143
 STOPPED_BY_SIGPIPE = 141
+SERIOUS = 3  # exit status of an audit that found something serious
 WHICH = "best, latest, or a step; by default what config.checkpoint.evaluate of the run says"
 
 

@@ -85,14 +85,14 @@ def list_files(dataset: ConfigDict, split: str, masks: bool, recorded: Path | No
         check_classes(classes, root)
     notes += [by_patient] * bool(by_patient) + list(found.notes)
     files = ImageFiles(root, tuple(rows), classes, known, tuple(notes), paths=found.paths)
+    advice = f"; {by_patient}: if they are none, write {table} with the columns file, split"
     try:
-        return choose_split(files, split, dataset.fold, table, missing)
+        chosen = choose_split(files, split, dataset.fold, table, missing)
     except UserError as error:
         if not by_patient:
             raise
-        raise UserError(
-            f"{error}; {by_patient}: if they are none, write {table} with the columns file, split"
-        ) from error
+        raise UserError(f"{error}{advice}") from error
+    return dataclasses.replace(chosen, torn=f"{chosen.torn}{advice}") if chosen.torn and by_patient else chosen
 
 
 def _scan_classes(found: Walk, splits: dict[str, str]) -> Scan:

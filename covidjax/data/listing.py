@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from covidjax.data.examples import FACTS
-from covidjax.data.splits import assign_fold, check_patients_in_one_split, hold_out_eighth
+from covidjax.data.splits import assign_fold, hold_out_eighth, told_of_torn
 from covidjax.errors import UserError, some_of
 
 
@@ -45,6 +45,7 @@ class ImageFiles:
     reader: gives the bytes of a name where names are no files below `root`
     paths: the files below `root` of names that are not those of their files
     drawn: the rows of `Examples.drawn`
+    torn: the message on patients that are in several splits; '' where none is
     """
 
     root: Path
@@ -56,6 +57,7 @@ class ImageFiles:
     split: str = ""
     paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
     drawn: tuple[tuple[str, ...], ...] = ()
+    torn: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,7 +141,8 @@ def choose_split(files: ImageFiles, split: str, fold: int, table: Path, missing:
 
     fold -1: the split is that of the rows; without val a fixed eighth of train is held out, by patient if they are
     known. fold k: see `covidjax.data.splits.assign_fold`, with the rows in their order; it needs a table.
-    Raises UserError: `missing`, where there is no such split, and for a patient in two splits.
+    A patient in two splits is told by `ImageFiles.torn`.
+    Raises UserError: `missing`, where there is no such split.
     """
     rows, notes, patients = files.rows, list(files.notes), files.patients
     splits: Sequence[str] = [row.split for row in rows]
@@ -157,11 +160,10 @@ def choose_split(files: ImageFiles, split: str, fold: int, table: Path, missing:
         splits = np.where(held_out, "val", splits).tolist()
         unit = "by patient" if known else "by image: no patient ids, so this is image-level"
         notes.append(f"no val split: {sum(held_out)} images of train are held out as val, {unit}; no seed changes them")
-    if files.patients_known:
-        check_patients_in_one_split(splits, patients)
+    torn = told_of_torn(splits, patients) if files.patients_known else ""
     rows = tuple(dataclasses.replace(row, split=own) for row, own in zip(rows, splits, strict=True))
     chosen = sorted((row for row in rows if row.split == split), key=lambda row: row.name)
     present = {row.label for row in chosen}
     if absent := [name for name in files.classes if not files.with_masks and name not in present]:
         notes.append(f"{split} has no image of {some_of(absent)}")
-    return dataclasses.replace(files, split=split, rows=tuple(chosen), notes=tuple(notes))
+    return dataclasses.replace(files, split=split, rows=tuple(chosen), notes=tuple(notes), torn=torn)

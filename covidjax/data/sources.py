@@ -52,13 +52,18 @@ def load(dataset: Any, split: str, *, masks: bool = False, recorded: Path | None
     return oversampled(examples, dataset.oversample) if split == "train" else examples
 
 
-def listed(dataset: Any, split: str, *, masks: bool = False, recorded: Path | None = None) -> ImageFiles:
+def listed(
+    dataset: Any, split: str, *, masks: bool = False, recorded: Path | None = None, torn: bool = False
+) -> ImageFiles:
     """The images of one split of files or records, with labels and patients, before one is decoded.
 
     Of the training images `dataset.subset` are drawn, with `dataset.split_seed`, and so told.
+    torn: whether patients may be in several splits, as for an audit, which tells of them.
     Raises UserError for an unknown source and for what is wrong with tables and layout.
     """
     files = _listed(dataset, split, masks=masks, recorded=recorded)
+    if files.torn and not torn:
+        raise UserError(files.torn)
     if not dataset.subset or split != "train":
         return files
     chosen = draw_images(files.patients, dataset.subset, dataset.split_seed)

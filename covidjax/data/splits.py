@@ -117,17 +117,24 @@ def draw_images(patients: Sequence[str], count: int, seed: int = 0) -> np.ndarra
     return np.sort(order[:count])
 
 
-def check_patients_in_one_split(splits: Sequence[str], patients: Sequence[str]) -> None:
-    """Raises UserError if a patient is in two splits. Both arguments have one entry per image."""
+def told_of_torn(splits: Sequence[str], patients: Sequence[str]) -> str:
+    """What to say of patients in two splits; '' where there are none. Both arguments have one entry per image."""
     by_split: dict[str, set[str]] = {}
     for split, patient in zip(splits, patients, strict=True):
         by_split.setdefault(split, set()).add(patient)
     for first, second in itertools.combinations(sorted(by_split), 2):
         if shared := by_split[first] & by_split[second]:
-            raise UserError(
+            return (
                 f"{len(shared)} patients are in both {first} and {second}: {some_of(sorted(shared))}; each patient may "
                 "be in one split only: move all images of a patient to one split"
             )
+    return ""
+
+
+def check_patients_in_one_split(splits: Sequence[str], patients: Sequence[str]) -> None:
+    """Raises UserError if a patient is in two splits. Both arguments have one entry per image."""
+    if torn := told_of_torn(splits, patients):
+        raise UserError(torn)
 
 
 def check_disjoint(a: Examples, b: Examples) -> None:

@@ -49,5 +49,24 @@ def evaluate_split(
     result["notes"] = [*trained.notes, *examples.notes]
     if examples.split == "val" and configs.trains_on_val(config):
         result["notes"].append("val: the run trained on these images too: the figures say nothing of new ones")
+    if examples.split == "test":
+        _add_chosen(workdir, trained, examples, result)
     files.write_json(workdir / f"evaluation_{examples.split}.json", result)
     return result
+
+
+def _add_chosen(workdir: Path, trained: Trained, examples: Examples, result: dict[str, Any]) -> None:
+    """Adds to an evaluation what the validation split chose, where it can choose, or a note on why it cannot."""
+    path = workdir / "evaluation_val.json"
+    if not path.exists() or "operating_points" not in trained.task.offers:
+        return
+    if configs.trains_on_val(trained.config):
+        reason = "the run trained on the validation images"
+    elif files.read_json(path).get("checkpoint", {}).get("step") != trained.step:
+        reason = "the validation split was evaluated at another step"
+    elif not path.with_name("predictions_val.csv").exists():
+        reason = "predictions_val.csv is gone"
+    else:
+        result |= trained.task.by_validation(workdir, examples)
+        return
+    result["notes"].append(f"test: nothing is chosen by validation, as {reason}")

@@ -85,7 +85,7 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> n
     positive = np.add.reduceat(np.where(is_positive[order], weights, 0.0), tie_starts, axis=1)
     negative = np.add.reduceat(np.where(is_positive[order], 0.0, weights), tie_starts, axis=1)
     below = np.cumsum(negative, axis=1) - negative / 2
-    return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+    return ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
 
 
 def weighted_figures(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -102,10 +102,10 @@ def weighted_figures(probabilities: np.ndarray, labels: np.ndarray, weights: np.
     rest = weights.sum(axis=1, keepdims=True) - support
     areas = [auroc(probabilities[:, index], labels == index, weights) for index in range(len(one_hot))]
     of_classes = {
-        "precision": _ratio(hits, predictions),
-        "recall": _ratio(hits, support),
-        "specificity": _ratio(rest - predictions + hits, rest),
-        "f1": _ratio(2 * hits, support + predictions),
+        "precision": ratio(hits, predictions),
+        "recall": ratio(hits, support),
+        "specificity": ratio(rest - predictions + hits, rest),
+        "f1": ratio(2 * hits, support + predictions),
         "auroc": np.stack(areas, axis=1),
     }
     return {
@@ -170,7 +170,7 @@ def classification_report(
         total = int(among.sum())
         if total == 0:
             return {name: None, f"{name}_ci95": None}
-        bounds = _proportion_interval(int(successes), among, clusters, drawn)
+        bounds = proportion_interval(int(successes), among, clusters, drawn)
         return {name: float(successes / total), f"{name}_ci95": bounds}
 
     per_class = {}
@@ -218,12 +218,12 @@ def accuracy_intervals(
         lambda weights: {"accuracy": weights @ right / weights.sum(axis=1, keepdims=True)}, clusters, seed, resamples
     )["accuracy"]
     return [
-        _proportion_interval(int(own.sum()), every, clusters, drawn)
+        proportion_interval(int(own.sum()), every, clusters, drawn)
         for own, drawn in zip(correct, samples.T, strict=True)
     ]
 
 
-def _proportion_interval(
+def proportion_interval(
     successes: int, among: np.ndarray, clusters: np.ndarray, drawn: np.ndarray
 ) -> list[float] | None:
     """That of a share of the examples `among` [n] bool, at least one. drawn: the share in each resample."""
@@ -288,7 +288,7 @@ def read_predictions(path: Path) -> Predictions:
     return Predictions(names, patients, labels, probabilities, classes)
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
 

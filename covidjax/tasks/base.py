@@ -109,8 +109,8 @@ class Task(abc.ABC):
     losses: functions by names of `config.loss.name`
     best: names of `config.checkpoint.best`, with 1 where higher is better, else -1
     shown: those in every progress line; (): all of them
-    offers: what it can do beside: 'oversample', 'mix' (mixup, cutmix), 'ensemble', 'sweep', 'hausdorff', 'explain',
-        'overlays' (tiles and volumes too)
+    offers: what it can do beside: 'operating_points' (`by_validation`), 'oversample', 'mix' (mixup, cutmix),
+        'ensemble', 'sweep', 'hausdorff', 'explain', 'overlays' (tiles and volumes too)
     masks: whether the data source reads masks
     correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
     page: (evaluation, workdir, examples or None) -> variables of templates/<template>, which tells of a split
@@ -228,6 +228,13 @@ class Task(abc.ABC):
             for key in dict.fromkeys((*(self.shown or self.best), by))
             if key in figures
         )
+
+    def by_validation(self, workdir: Path, examples: Examples) -> dict[str, Any]:
+        """What joins an evaluation of `examples` by choices made on the validation split; {} where nothing does.
+
+        workdir: with the tables of predictions of both splits, of the same checkpoint.
+        """
+        return {}
 
     def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
         """What a comparison of runs takes of an evaluation. Raises UserError where there is no such thing."""

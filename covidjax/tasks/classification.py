@@ -17,7 +17,7 @@ from covidjax import files, losses
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError, some_of
 from covidjax.losses import LossFunction, at_least_float32
-from covidjax.metrics import classification
+from covidjax.metrics import classification, validated
 from covidjax.metrics.comparison import Judged
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
 from covidjax.tasks.classification_page import classification_page
@@ -89,6 +89,12 @@ class Classification(Task):
         yield f"accuracy {with_interval(evaluation, 'accuracy')}"
         yield f"balanced accuracy {evaluation['balanced_accuracy']:.4f}, macro F1 {evaluation['macro_f1']:.4f}"
 
+    def by_validation(self, workdir: Path, examples: Examples) -> dict[str, Any]:
+        val, own = (
+            classification.read_predictions(workdir / f"predictions_{split}.csv") for split in ("val", examples.split)
+        )
+        return validated.measured(val, own.probabilities, examples)
+
     def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
         found = classification.read_predictions(workdir / f"predictions_{evaluation['split']}.csv")
         correct = found.predicted == found.labels
@@ -135,7 +141,7 @@ CLASSIFICATION = Classification(
     losses=losses.LOSSES,
     best={"loss": -1, "accuracy": 1, "auroc": 1, "macro_f1": 1, "balanced_accuracy": 1},
     shown=("loss", "accuracy", "auroc"),
-    offers=frozenset({"oversample", "mix", "ensemble", "sweep", "explain"}),
+    offers=frozenset({"operating_points", "oversample", "mix", "ensemble", "sweep", "explain"}),
     masks=False,
     template="classification.html",
     page=classification_page,

@@ -101,3 +101,17 @@ def test_network_is_evaluated_when_the_run_that_it_started_from_is_gone(run: Pat
     assert call(train.main, config, f"--config.pretrained={run}", f"--workdir={second}") == 0
     shutil.rmtree(run)
     assert call(evaluate.main, f"--workdir={second}", "--split=test") == 0
+
+
+def test_what_validation_chooses_joins_the_evaluation_of_the_test_split_by_the_same_step_alone(run: Path) -> None:
+    assert call(evaluate.main, f"--workdir={run}", "--split=test") == 0
+    found = files.read_json(run / "evaluation_test.json")
+    assert found["operating_points"].keys() == set(found["classes"]) and found["calibrated"]["temperature"] > 0
+    of_val = files.read_json(run / "evaluation_val.json")
+    files.write_json(run / "evaluation_val.json", of_val | {"checkpoint": {"step": 1, "which": 1}})
+    assert call(evaluate.main, f"--workdir={run}", "--split=test") == 0
+    found = files.read_json(run / "evaluation_test.json")
+    assert "operating_points" not in found
+    assert (
+        "test: nothing is chosen by validation, as the validation split was evaluated at another step" in found["notes"]
+    )

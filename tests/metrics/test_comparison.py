@@ -79,8 +79,9 @@ def test_interval_of_a_pair_is_that_of_paired_accuracy_for_every_pair() -> None:
     found = paired_figures(networks, clusters, resamples=300)
     assert [(each.first, each.second) for each in found] == [(0, 1), (0, 2), (1, 2)]
     for each in found:
-        rights = [networks[number].correct for number in (each.first, each.second)]
-        alone = paired_accuracy(rights[0], rights[1], clusters, resamples=300)
+        first, second = (networks[number].correct for number in (each.first, each.second))
+        assert first is not None and second is not None
+        alone = paired_accuracy(first, second, clusters, resamples=300)
         assert (each.value, each.low, each.high) == pytest.approx((alone.difference, alone.low, alone.high))
     same = paired_figures([networks[0], networks[0]], clusters, resamples=300)[0]
     assert (same.value, same.p) == (0.0, 1.0)

@@ -1,0 +1,1 @@
+"""What is wrong with a data set and its split, before anything is trained: one module for a kind of finding."""

@@ -1,0 +1,92 @@
+"""What the validation split decides and other images are measured by: a temperature and operating points."""
+
+from typing import Any
+
+import numpy as np
+from scipy import optimize
+from sklearn import metrics
+
+from covidjax.data.examples import Examples
+from covidjax.metrics import bootstrap, classification
+from covidjax.metrics.classification import Predictions
+
+SENSITIVITY = 0.95
+LEAST, MOST = 0.05, 20.0  # of a temperature
+
+
+def mean_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The mean negative log probability of the true classes: [n, classes] float, [n] int."""
+    least = np.finfo(np.float64).tiny
+    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], least)).mean())
+
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities [n, classes] float64 as a softmax of logits divided by the temperature gives them."""
+    logs = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float64).tiny)) / temperature
+    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def temperature_of(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature of the least mean loss (Guo et al. 2017), between `LEAST` and `MOST`: [n, classes], [n] int."""
+    bounds = (np.log(LEAST), np.log(MOST))
+    found = optimize.minimize_scalar(
+        lambda log: mean_loss(tempered(probabilities, np.exp(log)), labels), bounds=bounds, method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def thresholds(scores: np.ndarray, is_positive: np.ndarray) -> dict[str, float] | None:
+    """The least score called positive: at a sensitivity of `SENSITIVITY` or more, and at the greatest Youden index.
+
+    scores: [n] float; is_positive: [n] bool. None where positives or negatives are missing.
+    """
+    if is_positive.all() or not is_positive.any():
+        return None
+    false, true, scores = (part[1:] for part in metrics.roc_curve(is_positive, scores, drop_intermediate=False))
+    places = {"sensitivity_0.95": np.argmax(true >= SENSITIVITY), "youden": np.argmax(true - false)}
+    return {name: float(scores[place]) for name, place in places.items()}
+
+
+def measured(val: Predictions, probabilities: np.ndarray, examples: Examples) -> dict[str, Any]:
+    """'calibrated' and 'operating_points' of evaluation_<split>.json, both chosen by the validation split alone.
+
+    val: its predictions by the same checkpoint; probabilities: [n, classes], of the examples, which are others.
+    calibrated: the temperature, ECE and mean loss with it. operating_points: by class against the rest and by
+    name of the point the threshold, and sensitivity and specificity of the examples with their intervals.
+    """
+    temperature = temperature_of(val.probabilities, val.labels)
+    calibrated = tempered(probabilities, temperature)
+    points: dict[str, Any] = {}
+    for index, name in enumerate(examples.classes):
+        chosen = thresholds(val.probabilities[:, index], val.labels == index)
+        points[name] = chosen and {
+            point: {"threshold": least, **_shares(probabilities[:, index] >= least, examples.labels == index, examples)}
+            for point, least in chosen.items()
+        }
+    return {
+        "calibrated": {
+            "temperature": temperature,
+            "ece": classification.expected_calibration_error(calibrated, examples.labels),
+            "loss": mean_loss(calibrated, examples.labels),
+        },
+        "operating_points": points,
+    }
+
+
+def _shares(called: np.ndarray, is_positive: np.ndarray, examples: Examples) -> dict[str, Any]:
+    clusters = bootstrap.clusters_of(examples)
+    found: dict[str, Any] = {}
+    for name, among, right in (("sensitivity", is_positive, called), ("specificity", ~is_positive, ~called)):
+        hits = right & among
+        drawn = bootstrap.resampled(
+            lambda weights, among=among, hits=hits: {"": classification.ratio(weights @ hits, weights @ among)},  # type: ignore[misc]
+            clusters,
+            seed=0,
+            resamples=1000,
+        )[""]
+        total = int(among.sum())
+        found[name] = float(hits.sum() / total) if total else None
+        bounds = classification.proportion_interval(int(hits.sum()), among, clusters, drawn) if total else None
+        found[f"{name}_ci95"] = bounds
+    return found

@@ -52,7 +52,7 @@ class Processes:
         now = time.monotonic()
         self._own = Pulse(f"{socket.gethostname()}, process id {os.getpid()}")
         self._table = [Pulse(seen=now, stepped=now) for _ in range(count)]
-        self._asked = 0
+        self._asked = self._met = 0
         self._lock, self._done = threading.Lock(), threading.Event()
 
     @property
@@ -82,19 +82,21 @@ class Processes:
             yield part
 
     def barrier(self, name: str) -> None:
-        """Waits until all processes are here. name: of no other barrier of the run."""
+        """Waits until all processes are here, which meet in the same order. name: for who looks at one that waits."""
         if self._client is not None:
+            self._met += 1  # the service knows each name once
             self.step(f"waiting: {name}")
-            self._client.wait_at_barrier(f"covidjax/{name}", DAY_MS)
+            self._client.wait_at_barrier(f"covidjax/{self._met} {name}", DAY_MS)
             self.step(name)
 
     def gather(self, name: str, text: str) -> tuple[str, ...]:
-        """What each process has to say, in their order. name: of nothing else that is gathered or waited for."""
+        """What each process has to say, in their order. All gather and meet in the same order; name: see `barrier`."""
         if self._client is None:
             return (text,)
-        self._client.key_value_set(f"covidjax/said/{name}/{self.rank}", json.dumps(text))
+        folder = f"covidjax/said/{self._met}-"
+        self._client.key_value_set(f"{folder}/{self.rank}", json.dumps(text))
         self.barrier(name)
-        said = {int(key.rpartition("/")[2]): value for key, value in self._list(f"covidjax/said/{name}")}
+        said = {int(key.rpartition("/")[2]): value for key, value in self._list(folder)}
         return tuple(json.loads(said[rank]) for rank in range(self.count))
 
     # ---- Who is gone, who is stuck ----

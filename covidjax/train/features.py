@@ -197,7 +197,7 @@ class PrefixFeatures:
         key = _key(lowered.as_text(), variables, images, view)
         wanted = shapes(recipe, images.shape)
         found = self.store.open(key, wanted)
-        if len(set(self.processes.gather(f"features {key}", "" if found is None else "found"))) > 1:
+        if len(set(self.processes.gather("features", "" if found is None else "found"))) > 1:
             found = None  # all compute together what one of them lacks
         if found is not None:
             self.reused += 1

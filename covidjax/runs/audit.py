@@ -62,8 +62,10 @@ def describe(result: Mapping[str, Any], output: Path) -> list[str]:
 
 def _fingerprint(data: reading.Images, split: str) -> str:
     own = [image for image in data.good if image.split == split]
-    columns = [[getattr(image, key) for image in own] for key in ("name", "label", "patient", "digest")]
-    return findings.fingerprint(*columns[:3], [] if not data.files else columns[3])
+    names, labels, patients, digests = (
+        [getattr(image, key) for image in own] for key in ("name", "label", "patient", "digest")
+    )
+    return findings.fingerprint(names, labels, patients, digests if data.files else [])
 
 
 def _pictures(data: reading.Images, names: set[str], dataset: ConfigDict) -> dict[str, np.ndarray]:

@@ -76,9 +76,9 @@ def train(
     clock.add("data", job.data_seconds)
     run["timings"]["data_seconds"] = round(job.data_seconds, 2)
     print(*job.notes, sep="\n")
-    if told := told_of(workdir, config.audit, (job.train_split, job.val_split)):
-        run["audit"] = told
-        print(told["note"])
+    if audited := told_of(workdir, config.audit, (job.train_split, job.val_split)):
+        run["audit"] = audited
+        print(audited["note"])
     for phase in job.phases:
         table = describe_freeze(job, phase)
         run["freeze"].append(table)

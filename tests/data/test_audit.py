@@ -44,10 +44,10 @@ class Folder:
         for number, (split, label, patient, picture) in enumerate(drawn(seed)):
             self.add(split, label, patient, f"{number}.png", picture)
 
-    def add(self, split: str, label: str, patient: str, file: str, picture: Image.Image, **options: int) -> str:
+    def add(self, split: str, label: str, patient: str, file: str, picture: Image.Image) -> str:
         path = self.root / split / label / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, **options)
+        picture.save(path)
         self.rows.append([file, label, patient, split, "0"])
         return f"{split}/{label}/{file}"
 

@@ -155,7 +155,14 @@ def _aligned_pair(first: jax.Array, second: jax.Array) -> jax.Array:
         wanted, other = _smoothed(first, blur), _smoothed(second, blur)
         down, right = jnp.gradient(other)
 
-        def step(_: int, p: jax.Array, wanted=wanted, other=other, down=down, right=right) -> jax.Array:
+        def step(
+            _: int,
+            p: jax.Array,
+            wanted: jax.Array = wanted,
+            other: jax.Array = other,
+            down: jax.Array = down,
+            right: jax.Array = right,
+        ) -> jax.Array:
             seen, dy, dx = (sampled(each, p) for each in (other, down, right))
             columns = jnp.stack([dy * v, dy, dx * u, dx, seen, jnp.ones_like(seen)], -1).reshape(-1, 6)
             scale = jnp.linalg.norm(columns, axis=0) + 1e-6

@@ -18,7 +18,7 @@ from covidjax.data.examples import FACTS, SPLITS, Examples
 from covidjax.data.formats.base import BadImageError, one_line_reasons
 from covidjax.data.formats.read import open_picture
 from covidjax.data.levels import remarks
-from covidjax.data.listing import ImageFiles, Row
+from covidjax.data.listing import ImageFiles
 from covidjax.data.picture import own_pixels
 from covidjax.data.table import read_records
 from covidjax.errors import UserError
@@ -56,9 +56,9 @@ class Image64:
     quality: int = 0
     levels: tuple[int, int] = (0, 0)
     remarks: tuple[str, ...] = ()
-    gray: np.ndarray | None = None
+    gray: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((SIDE, SIDE), np.float32))
     lungs: np.ndarray | None = None
-    hashed: np.ndarray | None = None
+    hashed: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(64, bool))
     bad: str = ""
 
 
@@ -101,7 +101,7 @@ def read(dataset: ConfigDict, *, masks: bool) -> Images:
     told = _table(found["train"].root) if dataset.name == "folder" else {}
     for split, files in found.items():
         images += in_parallel(
-            lambda number, files=files, split=split: _of_file(files, files.rows[number], split, dataset, told),
+            functools.partial(_of_file, files, split, dataset, told),
             len(files.rows),
             Progress(f"{split}: reading", len(files.rows), patience=5),
         )
@@ -118,8 +118,9 @@ def _table(root: Path) -> Table:
     return {(row.get("label", ""), row["file"]): {fact: row[fact] for fact in FACTS if row.get(fact)} for row in rows}
 
 
-def _of_file(files: ImageFiles, row: Row, split: str, dataset: ConfigDict, told: Table) -> Image64:
-    columns = told.get((row.label, row.name.rpartition("/")[2]), {})
+def _of_file(files: ImageFiles, split: str, dataset: ConfigDict, table: Table, number: int) -> Image64:
+    row = files.rows[number]
+    columns = table.get((row.label, row.name.rpartition("/")[2]), {})
     facts = {fact: columns.get(fact) or getattr(row, fact) for fact in FACTS}
     patient = row.patient if files.patients_known else row.name
     image = Image64(row.name, split, row.label, patient, facts)
@@ -177,12 +178,16 @@ def _drawn(examples: Examples, masks: bool) -> list[Image64]:
 def _table_of_quality_50() -> int:
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, "JPEG", quality=50)
-    return sum(Image.open(buffer).quantization[0])
+    return sum(_tables(buffer.getvalue())[0])
+
+
+def _tables(content: bytes) -> dict[int, list[int]]:
+    return getattr(Image.open(io.BytesIO(content)), "quantization", {})
 
 
 def jpeg_quality(content: bytes) -> int:
     """The quality from 1 to 100 of a JPEG whose tables are those of libjpeg, or come near; 0 without a table."""
-    tables = getattr(Image.open(io.BytesIO(content)), "quantization", {})
+    tables = _tables(content)
     if not tables:
         return 0
     scale = 100 * sum(tables[min(tables)]) / _table_of_quality_50()  # libjpeg's jpeg_quality_scaling, turned round

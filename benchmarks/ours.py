@@ -44,6 +44,7 @@ def make_model(case: Case) -> Staged:
         name=case.model,
         width=work.width(case),
         num_blocks=work.CNN_BLOCKS,
+        blocks=len(work.VGG_BLOCKS),
         head="paper",
         dropout=0.0,
         pooling="average",

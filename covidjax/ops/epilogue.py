@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 KEPT = ("convolution", "statistics")  # names of results that `remat='lean'` keeps for the backward pass
 
@@ -28,6 +29,7 @@ def _forward(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _backward(outputs: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    outputs = lax.optimization_barrier(outputs)  # else XLA would keep the sum as well, to work them out again
     return (jnp.where(outputs > 0, cotangent, 0),)
 
 

@@ -64,7 +64,10 @@ def _gradient(inputs: jax.Array, outputs: jax.Array, cotangent: jax.Array, windo
         (gradient,) = jax.vjp(library, inputs)[1](cotangent)
         return gradient
 
-    return lax.platform_dependent(inputs, outputs, cotangent, cpu=on_cpu, default=elsewhere)
+    def on_gpu(inputs: jax.Array, _: jax.Array, cotangent: jax.Array) -> jax.Array:
+        return _gradient_of_axes(inputs, cotangent, windows)
+
+    return lax.platform_dependent(inputs, outputs, cotangent, cpu=on_cpu, cuda=on_gpu, default=elsewhere)
 
 
 def plain(inputs: jax.Array, windows: Windows) -> jax.Array:
@@ -86,8 +89,11 @@ def gradient_by_axis(inputs: jax.Array, _: jax.Array, cotangent: jax.Array, wind
     The positions of a window are compared with each other, never with the maximum of the forward pass: XLA may work
     out the inputs again beside the gradient, with another rounding, and then no value equals that.
     """
+    return _gradient_of_axes(after(cotangent, inputs), cotangent, windows)
+
+
+def _gradient_of_axes(inputs: jax.Array, cotangent: jax.Array, windows: Windows) -> jax.Array:
     rows, columns = zip(*windows, strict=True)
-    inputs = after(cotangent, inputs)
     of_rows = _gradient_along(_along(inputs, 2, *columns), cotangent, 1, *rows)
     return _gradient_along(inputs, of_rows, 2, *columns)
 

@@ -109,7 +109,7 @@ MISTAKES = [
     ),
     ("config.learning_rate = 1", "config.learning_rate does not exist: did you mean config.optimizer.learning_rate?"),
     ("config.dataset.batchsize = 1", "config.dataset.batchsize does not exist: did you mean config.batch_size?"),
-    ("config.xyzzy = 1", "config.xyzzy does not exist: config has accumulation_steps, batch_norm,"),
+    ("config.xyzzy = 1", "config.xyzzy does not exist: config has accumulation_steps, audit, batch_norm,"),
     ("config.name = 'x'", "config.name does not exist: did you mean config.dataset.name or config.model.name or"),
     ("config.epochs = 2.5", "config.epochs is 2.5: allowed is a whole number, such as its default 10"),
     ("config.optimizer.momentum = 3.0", "config.optimizer.momentum is 3.0: allowed is from 0 to below 1"),

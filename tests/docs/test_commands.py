@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from covidjax.command import SERIOUS
 from covidjax.targets.compiler import python as targets_python
 from tests.commands import ROOT, call, write_image
 
@@ -170,7 +171,10 @@ def test_every_command_of_a_page_runs(page: str, folder: Path, capfd: pytest.Cap
         if "--target=" in command and targets_python() is None:  # then it says what to install
             assert status == 2 and "`make targets`" in capfd.readouterr().err
             continue
-        assert status == 0, f"{command}\nran as {script} {shlex.join(arguments)}\n{capfd.readouterr().err[-2000:]}"
+        # An audit of a dozen images of noise finds something serious, and says so by its status.
+        allowed = (0, SERIOUS) if script == "launch/audit.py" else (0,)
+        ran = f"{script} {shlex.join(arguments)}"
+        assert status in allowed, f"{command}\nran as {ran}\n{capfd.readouterr().err[-2000:]}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "\n```python\n" in (ROOT / page).read_text()])

@@ -209,6 +209,3 @@ def test_gradients_equal_finite_differences(name: str) -> None:
         slopes = jax.jit(lambda x, d: jax.jvp(lambda x: loss(x, labels), (x,), (d,))[1])(logits, direction)
         ahead, behind = (np.asarray(loss(np.asarray(logits) + step * direction, labels)) for step in (1e-5, -1e-5))
         np.testing.assert_allclose(slopes, (ahead - behind) / 2e-5, rtol=1e-5)
-
-
-# ---- The weights of classes ----

@@ -125,8 +125,8 @@ def train_phase(
             figures = train_figures(job.task, recipe, state, sums)
             figures["images_per_second"] = images_per_second(step - began_step, batch_size, seconds)
             if recipe.skip_nonfinite:
-                first = max((step - 1) // job.steps_per_epoch * job.steps_per_epoch, phase.first_step)
-                figures["nonfinite_steps"] = step - first - int(sums.steps)
+                begun = max(phase.epoch_start(step - 1), phase.first_step)
+                figures["nonfinite_steps"] = step - begun - int(sums.steps)
             measured = measure(state)
             progress = tell(loop, phase, figures, measured, progress)
             finished = figures["loss"] if phase.ends_epoch(step) else None  # else the phase ends within an epoch
@@ -198,8 +198,8 @@ def tell(
     job, step, pairs = loop.job, progress.step, (("train", figures), ("val", measured))
     ends = phase.ends_epoch(step) or step == phase.last_step
     epoch = math.ceil(phase.epoch(step)) if ends else phase.epoch(step)
-    place = {"step": step, "epoch": epoch, "phase": phase.index}
-    loop.write(*({**place, "split": split, **values} for split, values in pairs))
+    where = {"step": step, "epoch": epoch, "phase": phase.index}
+    loop.write(*({**where, "split": split, **values} for split, values in pairs))
     name, best, waited = job.config.checkpoint.best, progress.best, progress.waited
     sign = job.task.best[name]
     if ends and phase.split == "train":

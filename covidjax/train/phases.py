@@ -51,6 +51,10 @@ class Phase:
         """Whether an epoch ends with so many steps of the run."""
         return (step - self.epochs_from[0]) % self.epoch_steps == 0
 
+    def epoch_start(self, step: int) -> int:
+        """The step of the run with which the epoch began that follows so many of its steps."""
+        return step - (step - self.epochs_from[0]) % self.epoch_steps
+
     def plan(self, variables: Mapping[str, Any], stages: tuple[str, ...]) -> FreezePlan:
         """The plan of what trains in the phase, and how. variables: {'params', 'batch_stats'} of arrays or shapes."""
         return make_plan(self.freeze, variables, stages, **self.settings)

@@ -25,7 +25,12 @@ BOTH = {"epochs": 2, "split": "train+val"}
 
 
 def config(**changes: Any) -> ConfigDict:
-    settings: dict[str, Any] = {**TINY, "phases": ({"epochs": 1}, BOTH), "checkpoint__evaluate": "last"}
+    settings: dict[str, Any] = {
+        **TINY,
+        "phases": ({"epochs": 1}, BOTH),
+        "checkpoint__evaluate": "last",
+        "nonfinite": "skip",
+    }
     return small_config("cnn", **{**settings, **changes})
 
 
@@ -34,6 +39,7 @@ def test_its_epochs_are_longer_and_counted_on() -> None:
     assert [(phase.first_step, phase.last_step) for phase in phases] == [(0, 20), (20, 33), (33, 59)]
     assert [phase.epoch(phase.last_step) for phase in phases] == [2, 3, 5]
     assert [step for step in range(20, 60) if phases[2].ends_epoch(step)] == [20, 33, 46, 59]
+    assert [phases[2].epoch_start(step) for step in (33, 45, 46)] == [33, 33, 46]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,7 @@ def test_all_images_of_both_splits_are_trained_on_and_the_best_stays_that_of_bef
     train(settings, stopped, programs=programs)
     assert differing(restore(whole, job).state, restore(stopped, job).state) == []
     assert [line["epoch"] for line in figures(whole) if line["split"] == "val"] == [1, 2, 3]
+    assert [line["nonfinite_steps"] for line in figures(whole) if "nonfinite_steps" in line] == [0, 0, 0]
     with open_checkpoints(whole, settings) as checkpoints:
         assert checkpoints.best()[1] == job.steps_per_epoch  # type: ignore[index]
     assert load_trained(whole, None).step == job.last_step

@@ -12,6 +12,8 @@ from covidjax.ops.epilogue import add_and_relu
 from covidjax.ops.native import batch_norm as in_shim
 
 Statistics = tuple[jax.Array, jax.Array]
+# inputs, scale, bias, shift and residual of `batch_norm`
+Operands = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None]
 RESOLVED = 8.0  # units of rounding of a mean of squares that are no variance
 
 
@@ -40,54 +42,31 @@ def batch_norm(
         mean, variance = batch_statistics(inputs, lax.stop_gradient(shift), axis)
         outputs = normalise(inputs, scale, bias, mean, variance, epsilon=epsilon)
         return add_and_relu(outputs, residual, relu=relu), lax.stop_gradient(mean), lax.stop_gradient(variance)
+    operands = inputs, scale, bias, shift, residual
     if native and in_shim.covers(inputs, scale):
-        return _fused(inputs, scale, bias, shift, residual, epsilon, relu)
-    return _in_xla(inputs, scale, bias, shift, residual, epsilon=epsilon, relu=relu)
+        return _fused(operands, epsilon, relu)
+    return _in_xla(operands, epsilon=epsilon, relu=relu)
 
 
-def _in_xla(
-    inputs: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    shift: jax.Array,
-    residual: jax.Array | None,
-    *,
-    epsilon: float,
-    relu: bool,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    outputs, mean, variance = _own_batch_norm(inputs, scale, bias, shift, epsilon)
+def _in_xla(operands: Operands, *, epsilon: float, relu: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+    *own, residual = operands
+    outputs, mean, variance = _own_batch_norm(*own, epsilon)
     return add_and_relu(outputs, residual, relu=relu), mean, variance
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _fused(
-    inputs: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    shift: jax.Array,
-    residual: jax.Array | None,
-    epsilon: float,
-    relu: bool,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _fused(operands: Operands, epsilon: float, relu: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
     """In the shim where the program is for a CPU; that centres the values itself."""
 
-    def here(inputs: jax.Array, scale: jax.Array, bias: jax.Array, _: jax.Array, residual: jax.Array | None) -> Any:
+    def here(operands: Operands) -> Any:
+        inputs, scale, bias, _, residual = operands
         return in_shim.batch_norm(inputs, scale, bias, residual, epsilon=epsilon, relu=relu)
 
-    elsewhere = partial(_in_xla, epsilon=epsilon, relu=relu)
-    return lax.platform_dependent(inputs, scale, bias, shift, residual, cpu=here, default=elsewhere)
+    return lax.platform_dependent(operands, cpu=here, default=partial(_in_xla, epsilon=epsilon, relu=relu))
 
 
-def _fused_forward(
-    inputs: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    shift: jax.Array,
-    residual: jax.Array | None,
-    epsilon: float,
-    relu: bool,
-) -> Any:
-    found = _fused(inputs, scale, bias, shift, residual, epsilon, relu)
+def _fused_forward(operands: Operands, epsilon: float, relu: bool) -> Any:
+    found, (inputs, scale, bias, _, residual) = _fused(operands, epsilon, relu), operands
     return found, (inputs, found[0] if relu else None, scale, bias, *found[1:], None if residual is None else ())
 
 
@@ -105,7 +84,7 @@ def _fused_backward(epsilon: float, relu: bool, kept: Any, cotangents: Any) -> A
         found = _backward(epsilon, (inputs, scale, mean, lax.rsqrt(variance + epsilon)), (cotangent,))
         return *found, None if residual is None else cotangent
 
-    return lax.platform_dependent(cotangents[0], *arrays, cpu=here, default=elsewhere)
+    return (lax.platform_dependent(cotangents[0], *arrays, cpu=here, default=elsewhere),)
 
 
 _fused.defvjp(_fused_forward, _fused_backward)

@@ -13,6 +13,9 @@ PARALLEL := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 PART ?= 1/1
 SPLIT := --splits $(lastword $(subst /, ,$(PART))) --group $(firstword $(subst /, ,$(PART)))
 
+# Images of containers often set this; each process of the tests would then compile all libraries' sources again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup peers targets train test test-slow test-docs lint
 
 setup: $(ALL)

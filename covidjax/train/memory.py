@@ -40,7 +40,7 @@ def told(job: Job, compiling: Compiling) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
             raise
-        raise UserError(_message(job, compiling.known_memory())) from error
+        raise UserError(_message(job, compiling.memory())) from error
 
 
 def _message(job: Job, programs: Mapping[str, Mapping[str, int]]) -> str:

@@ -27,8 +27,8 @@ from covidjax.distributed.processes import Processes
 from covidjax.errors import UserError
 from covidjax.process import git_revision
 from covidjax.tasks.base import Task
+from covidjax.train.job import Job
 from covidjax.train.phases import Phase, make_phases
-from covidjax.train.setup import Job
 from covidjax.weights import inputs
 
 PACKAGES = ("covidjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy")

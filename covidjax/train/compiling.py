@@ -9,9 +9,9 @@ import jax
 
 from covidjax.mesh import divided_shapes
 from covidjax.train import parallel
+from covidjax.train.job import Job
 from covidjax.train.phases import Phase
 from covidjax.train.programs import Program, Programs
-from covidjax.train.setup import Job
 from covidjax.train.step import Recipe
 
 

@@ -9,8 +9,8 @@ import jax
 from covidjax.errors import UserError
 from covidjax.train import parallel
 from covidjax.train.compiling import Compiling
+from covidjax.train.job import Job
 from covidjax.train.phases import Phase
-from covidjax.train.setup import Job
 
 
 def needed(job: Job, phase: Phase, program: Mapping[str, int]) -> dict[str, int]:

@@ -71,6 +71,11 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
                     "only constant, plateau and step schedules go on as they would have from the start: to train on, "
                     f"give another --workdir and --config.pretrained={workdir}"
                 )
+            if journal.read(workdir).get("git_revision", revision := git_revision()) != revision:
+                way += (
+                    "; the run is of another revision of covidjax (git_revision in run.json), so defaults and states "
+                    f"may differ too: then train from it in another --workdir with --config.pretrained={workdir}"
+                )
             raise UserError(f"{workdir} holds a run of another config: {changes}: {way}")
 
 

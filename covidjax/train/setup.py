@@ -160,8 +160,8 @@ def make_recipe(
     config: ConfigDict, phase: Phase, model: Staged, begin: InitialVariables, train_split: Examples, epoch_steps: int
 ) -> Recipe:
     """The recipe of the steps of a phase. Raises UserError where the plan does not fit, or remat names no stage."""
-    remat = config.remat if isinstance(config.remat, str) else tuple(config.remat)
-    if unknown := [stage for stage in remat if remat not in ("none", "lean") and stage not in model.stages]:
+    remat = config.remat if isinstance(config.remat, str) else tuple(config.remat) or "none"
+    if unknown := [stage for stage in remat if not isinstance(remat, str) and stage not in model.stages]:
         raise UserError(f"config.remat names {unknown[0]!r}: the stages are {', '.join(model.stages)}")
     plan = phase.plan(begin.variables, model.stages)
     task = tasks.of(config.model.name, config.loss.name)

@@ -28,6 +28,9 @@ from covidjax.targets.compiler import Compiler
 from covidjax.targets.program import Program, predicted_floor
 
 PEERS = ("flax", "flax_norm_logged")
+# Of covidjax: less kept for the backward pass; BatchNorm by each device's own part of the batch.
+VARIANTS = {"covidjax_lean": ("remat", "lean"), "covidjax_own_statistics": ("sync_batch_norm", False)}
+ALLOWED = (*VARIANTS, *list(BUILDERS)[1:])  # of --peers
 PRECISIONS = ("bfloat16", "float32")
 PROFILED = 10  # operations
 
@@ -64,13 +67,20 @@ def cases_of(flags: Any) -> list[Case]:
     found = []
     for model, strategy, name in itertools.product(flags.model, flags.strategies, ("covidjax", *flags.peers)):
         case = Case(name, model, strategy, flags.precision, flags.batch_per_device, flags.image_size)
-        if name == "covidjax":
+        if name == "covidjax" or name in VARIANTS:
+            options = (VARIANTS[name],) if name in VARIANTS else ()
+            case = dataclasses.replace(case, implementation="covidjax", options=options)
             strategies.check(case)
         elif lacks := offers(name, case) or missing_strategy(case):
             say(f"left out: {lacks}")
             continue
         found.append(case)
     return found
+
+
+def name_of(case: Case) -> str:
+    """The implementation of a case, with the variant."""
+    return next((name for name, option in VARIANTS.items() if option in case.options), case.implementation)
 
 
 def missing_strategy(case: Case) -> str:
@@ -89,7 +99,7 @@ def parse(arguments: Sequence[str]) -> Any:
     add("--model", type=command.listed, default=("resnet50",), help=f"a list of {', '.join(work.NETWORKS)}")
     add("--target", type=command.listed, required=True, help="a list such as h200,v5e:2x2,v5p:8x8x8")
     add("--strategies", type=command.listed, default=("none", "backbone"), help="a list of names of config.freeze")
-    add("--peers", type=command.listed, default=PEERS, help=f"a list of {', '.join(list(BUILDERS)[1:])}, or ''")
+    add("--peers", type=command.listed, default=PEERS, help=f"a list of {', '.join(ALLOWED)}, or ''")
     add("--batch_per_device", type=command.positive, default=128)
     add("--image_size", type=command.positive, default=224, help="pixels a side")
     add("--precision", default="bfloat16", choices=PRECISIONS)
@@ -100,8 +110,8 @@ def parse(arguments: Sequence[str]) -> Any:
     flags = parser.parse_args(arguments)
     flags.target = tuple(map(target_of, flags.target))
     for peer in flags.peers:
-        if peer not in BUILDERS:
-            raise UserError(f"there is no peer {peer!r}: allowed are {', '.join(list(BUILDERS)[1:])}")
+        if peer not in ALLOWED:
+            raise UserError(f"there is no peer {peer!r}: allowed are {', '.join(ALLOWED)}")
     for model in flags.model:
         work.check(Case("covidjax", model, image_size=flags.image_size))
     command.check_writable(flags.json, flags.csv, flags.plot)
@@ -119,7 +129,7 @@ def make_record(case: Case, target: Target, program: Program) -> Record:
     floor = predicted_floor(program, case.precision) if counts else None
     return {
         "model": case.model,
-        "impl": case.implementation,
+        "impl": name_of(case),
         "freeze": case.freeze,
         "precision": case.precision,
         "batch_per_device": case.batch_size // target.devices,

@@ -57,17 +57,36 @@ def test_what_a_peer_has_not_is_left_out_and_said(capsys: pytest.CaptureFixture[
     assert "left out: flax cnn: freeze is 'norm'" in capsys.readouterr().err
 
 
+def test_variants_are_steps_of_covidjax_under_names_of_their_own() -> None:
+    variants = {"covidjax_lean": ("remat", "lean"), "covidjax_own_statistics": ("sync_batch_norm", False)}
+    flags = compiled.parse(["--target=h200", "--strategies=none", f"--peers={','.join(variants)}"])
+    cases = compiled.cases_of(flags)
+    assert [compiled.name_of(case) for case in cases] == ["covidjax", *variants]
+    assert [case.options for case in cases] == [(), *((option,) for option in variants.values())]
+    assert {case.implementation for case in cases} == {"covidjax"}
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("--target=h300", "there is no target 'h300'"),
-        ("--peers=torch", "there is no peer 'torch': allowed are flax, flax_norm_logged, keras"),
+        ("--peers=torch", "there is no peer 'torch': allowed are covidjax_lean, covidjax_own_statistics, flax,"),
         ("--strategies=until:layer9", "there is no stage 'layer9'"),
     ],
 )
 def test_what_cannot_be_compiled_is_refused(argument: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         compiled.cases_of(compiled.parse(["--target=h200", argument]))
+
+
+def test_options_of_a_case_reach_the_recipe() -> None:
+    case = Case("covidjax", "cnn", "none", "float32", 4, 16, options=(("remat", "lean"),), width=4)
+    texts = [
+        programs.covidjax(jax.local_devices(), **dataclasses.asdict(each)).as_text()
+        for each in (case, dataclasses.replace(case, options=()))
+    ]
+    assert texts[0].count("stablehlo.convolution") == texts[1].count("stablehlo.convolution")
+    assert texts[0].count("optimization_barrier") > texts[1].count("optimization_barrier")
 
 
 @pytest.mark.parametrize("name", ["covidjax", "flax", "flax_norm_logged"])

@@ -25,8 +25,9 @@ from covidjax.train import features, parallel
 from covidjax.train.compiling import Compiling
 from covidjax.train.features import PrefixFeatures
 from covidjax.train.inputs import make_inputs
+from covidjax.train.job import Job, describe_freeze
 from covidjax.train.programs import Programs
-from covidjax.train.setup import Job, describe_freeze, prepare
+from covidjax.train.setup import prepare
 from covidjax.train.state import StepMetrics
 from covidjax.train.step import train_step
 

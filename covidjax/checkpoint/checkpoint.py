@@ -18,12 +18,9 @@ The processes of one run call the methods together, on a shared file system; pro
 import concurrent.futures
 import contextlib
 import dataclasses
-import errno
 import json
 import math
 import operator
-import os
-import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +31,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from covidjax.checkpoint import leaves, manifest, stored
+from covidjax.checkpoint import failure, leaves, manifest, stored
 from covidjax.checkpoint.silence import silence_orbax
 from covidjax.errors import UserError, some_of
 
@@ -92,10 +89,10 @@ class Checkpoints:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             self.close()
-        except UserError as failure:
+        except UserError as mistake:
             if error is None:
                 raise
-            error.add_note(str(failure))
+            error.add_note(str(mistake))
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending. Their files are not verified here."""
@@ -284,15 +281,12 @@ class Checkpoints:
         self._close_manager()
         with contextlib.suppress(OSError):
             self._clear_leftovers()
-        # TensorStore reports a failed system call as a ValueError with the number in its text.
-        match = re.search(r"os_error_code='(\d+)'", str(error))
-        number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
-        if number is None:
+        if (told := failure.of_system(error)) is None:
             raise error
-        remedy = "free space" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "make it writable"
+        reason, remedy = told
         resume = f"resumes from {self.steps()[-1]}" if self.steps() else "starts from the beginning"
         raise UserError(
-            f"cannot write checkpoint {step} to {self._directory}: {os.strerror(number)}; "
+            f"cannot write checkpoint {step} to {self._directory}: {reason}; "
             f"{remedy} and run the same command again: training {resume}"
         ) from error
 

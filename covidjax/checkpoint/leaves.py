@@ -24,7 +24,8 @@ def check_fit(checkpoint: str, there: dict[str, str], here: dict[str, str], *, p
         if there.get(name) != here.get(name):
             raise UserError(
                 f"{checkpoint} does not fit: {name} is {there.get(name, 'missing')} there, "
-                f"{here.get(name, 'missing')} here; use the config it was trained with or another workdir"
+                f"{here.get(name, 'missing')} here; use the config and the revision of covidjax it was trained with "
+                "(git_revision in run.json), or another workdir"
             )
 
 

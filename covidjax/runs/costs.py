@@ -20,8 +20,9 @@ from covidjax.mesh import make_mesh
 from covidjax.models.layers import Staged
 from covidjax.train import parallel
 from covidjax.train.features import Caching, shapes
+from covidjax.train.job import Job, describe_freeze
 from covidjax.train.phases import make_phases
-from covidjax.train.setup import Job, describe_freeze, make_recipe
+from covidjax.train.setup import make_recipe
 from covidjax.train.step import Recipe
 from covidjax.weights import inputs
 from covidjax.weights.start import InitialVariables

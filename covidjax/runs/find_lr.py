@@ -25,9 +25,10 @@ from covidjax.runs import record
 from covidjax.train import parallel
 from covidjax.train.features import PrefixFeatures, feature_store
 from covidjax.train.inputs import make_inputs
+from covidjax.train.job import Job
 from covidjax.train.phases import initial_state
 from covidjax.train.programs import Programs
-from covidjax.train.setup import Job, prepare
+from covidjax.train.setup import prepare
 from covidjax.train.state import StepMetrics
 
 SMOOTHING = 0.98

@@ -14,7 +14,7 @@ from covidjax.freeze.table import format_table
 from covidjax.runs import costs, targets
 from covidjax.runs.costs import Cost, DataFacts
 from covidjax.targets import Target
-from covidjax.train.setup import Job, describe_freeze
+from covidjax.train.job import Job, describe_freeze
 
 EPOCH_WITHOUT_DATA = 1000
 

@@ -20,9 +20,10 @@ from covidjax.metrics import classification
 from covidjax.tasks import weighting
 from covidjax.train.features import PrefixFeatures, feature_store
 from covidjax.train.inputs import make_inputs
+from covidjax.train.job import Job
 from covidjax.train.phases import evaluation_variables, initial_state
 from covidjax.train.programs import Programs
-from covidjax.train.setup import Job, prepare
+from covidjax.train.setup import prepare
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe, train_step
 from covidjax.weights.start import initial_variables

@@ -27,8 +27,8 @@ from covidjax.distributed.processes import Processes
 from covidjax.errors import UserError
 from covidjax.process import git_revision
 from covidjax.tasks.base import Task
+from covidjax.train.job import Job
 from covidjax.train.phases import Phase, make_phases
-from covidjax.train.setup import Job
 from covidjax.weights import inputs
 
 PACKAGES = ("covidjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy")
@@ -70,6 +70,11 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
                 way = (
                     "only constant, plateau and step schedules go on as they would have from the start: to train on, "
                     f"give another --workdir and --config.pretrained={workdir}"
+                )
+            if journal.read(workdir).get("git_revision", revision := git_revision()) != revision:
+                way += (
+                    "; the run is of another revision of covidjax (git_revision in run.json), so defaults and states "
+                    f"may differ too: then train from it in another --workdir with --config.pretrained={workdir}"
                 )
             raise UserError(f"{workdir} holds a run of another config: {changes}: {way}")
 

@@ -25,10 +25,11 @@ from covidjax.train.clock import Clock
 from covidjax.train.compiling import Compiling
 from covidjax.train.features import PrefixFeatures, feature_store
 from covidjax.train.inputs import final_inputs, first_batch
+from covidjax.train.job import describe_freeze
 from covidjax.train.loop import Loop
 from covidjax.train.programs import Programs
 from covidjax.train.progress import RunProgress, early_stopping_notes, images_per_second
-from covidjax.train.setup import describe_freeze, prepare
+from covidjax.train.setup import prepare
 from covidjax.train.writer import MetricsWriter, ProgressLines, hooks_of
 from covidjax.weights import inputs
 from covidjax.weights.workdir import load_trained, open_checkpoints

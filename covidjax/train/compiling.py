@@ -9,9 +9,9 @@ import jax
 
 from covidjax.mesh import divided_shapes
 from covidjax.train import parallel
+from covidjax.train.job import Job
 from covidjax.train.phases import Phase
 from covidjax.train.programs import Program, Programs
-from covidjax.train.setup import Job
 from covidjax.train.step import Recipe
 
 
@@ -79,13 +79,12 @@ class Compiling:
         return self._find(phase, counted=counted).result()
 
     def memory(self) -> dict[str, dict[str, int]]:
-        """Bytes of the program of each phase that was compiled, by the phase's number."""
-        return {str(phase): begun.result().memory for (phase, counted), begun in self._begun.items() if not counted}
-
-    def known_memory(self) -> dict[str, dict[str, int]]:
-        """`memory` of the programs that are compiled so far."""
-        done = {key: begun for key, begun in self._begun.items() if begun.done() and begun.exception() is None}
-        return {str(phase): begun.result().memory for (phase, counted), begun in done.items() if not counted}
+        """Bytes of the program of each phase that is compiled by now, by the phase's number."""
+        return {
+            str(phase): begun.result().memory
+            for (phase, counted), begun in self._begun.items()
+            if not counted and begun.done() and begun.exception() is None
+        }
 
     def seconds(self) -> float:
         """The time of all compilations so far; in part they ran beside training."""

@@ -14,8 +14,8 @@ from covidjax.data.examples import Examples
 from covidjax.data.order import batch_rows, steps_per_epoch
 from covidjax.mesh import divide, own_rows, place, replicated
 from covidjax.train.features import PrefixFeatures
+from covidjax.train.job import Job
 from covidjax.train.phases import Phase, phase_at
-from covidjax.train.setup import Job
 from covidjax.train.step import Recipe, step_inputs
 from covidjax.weights.workdir import Trained
 

@@ -21,10 +21,10 @@ from covidjax.train.clock import Clock
 from covidjax.train.compiling import Compiling
 from covidjax.train.features import PrefixFeatures
 from covidjax.train.inputs import PhaseInputs, make_inputs
+from covidjax.train.job import Job
 from covidjax.train.phases import Phase, evaluation_variables
 from covidjax.train.progress import RunProgress, format_best, images_per_second, stopped_early
 from covidjax.train.series import StepSeries
-from covidjax.train.setup import Job
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe
 from covidjax.train.writer import MetricsWriter, ProgressLines

@@ -9,8 +9,8 @@ import jax
 from covidjax.errors import UserError
 from covidjax.train import parallel
 from covidjax.train.compiling import Compiling
+from covidjax.train.job import Job
 from covidjax.train.phases import Phase
-from covidjax.train.setup import Job
 
 
 def needed(job: Job, phase: Phase, program: Mapping[str, int]) -> dict[str, int]:
@@ -40,7 +40,7 @@ def told(job: Job, compiling: Compiling) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
             raise
-        raise UserError(_message(job, compiling.known_memory())) from error
+        raise UserError(_message(job, compiling.memory())) from error
 
 
 def _message(job: Job, programs: Mapping[str, Mapping[str, int]]) -> str:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from covidjax.errors import some_of
 from covidjax.mesh import by_example, by_largest_axis, by_second_axis, replicated
-from covidjax.train.state import TrainState
+from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Batch, Recipe, learning_rate, train_step
 
 Figures = dict[str, jax.Array]
@@ -60,10 +60,8 @@ def throttle(state: TrainState, mesh: Mesh) -> None:
 
 
 def step_and_figures(state: TrainState, batch: Batch, *, recipe: Recipe) -> tuple[TrainState, Figures]:
-    """A train step, and its figures: 'loss', NaN where loss scaling has skipped it, and 'learning_rate', both []."""
-    fresh = jax.tree.map(jnp.zeros_like, state.metrics)
-    fresh = dataclasses.replace(fresh, nonfinite_step=fresh.nonfinite_step - 1)
-    stepped = train_step(dataclasses.replace(state, metrics=fresh), batch, recipe=recipe)
+    """A train step, and its figures: 'loss', NaN where the step was left out, and 'learning_rate', both []."""
+    stepped = train_step(dataclasses.replace(state, metrics=StepMetrics.empty()), batch, recipe=recipe)
     own = stepped.metrics
     loss = jnp.where(own.steps > 0, own.loss, jnp.nan)
     figures = {"loss": loss, "learning_rate": learning_rate(state, recipe).astype(loss.dtype)}

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from covidjax.train.setup import Job
+from covidjax.train.job import Job
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from covidjax.train.loss_scale import LossScale
 class StepMetrics:
     """Sums over the steps of an epoch so far; they stay on the device until they are logged.
 
-    A step that loss scaling skips is in none of them.
+    A step that is left out, by loss scaling or as `Recipe.skip_nonfinite` has it, is in none of them.
     loss, gradient_norm: float32 sums over steps; correct: float32 over examples, of masks the part of the pixels that
     is right; count: int32, examples; steps: int32;
     nonfinite_step: int32, the first step whose loss or gradient was not finite, or -1.

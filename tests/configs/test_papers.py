@@ -14,8 +14,8 @@ from covidjax.errors import UserError
 from covidjax.models.preprocessing import CAFFE, unit
 from covidjax.runs import costs
 from covidjax.tasks import weighting
+from covidjax.train.job import describe_freeze
 from covidjax.train.phases import make_phases
-from covidjax.train.setup import describe_freeze
 from launch import evaluate, train
 from tests.commands import call
 from tests.support import make_preprocessing

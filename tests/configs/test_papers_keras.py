@@ -1,6 +1,6 @@
 """The recipes of the classification papers, as their configs have them, step by step beside Keras in float64.
 
-The rules on their own are held against Keras in test_optim.py and test_losses.py.
+The rules on their own are held against Keras in tests/optim and test_losses.py.
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ from covidjax.data.examples import Examples
 from covidjax.metrics import classification
 from covidjax.report import run
 from covidjax.runs import costs
-from covidjax.train.setup import describe_freeze
+from covidjax.train.job import describe_freeze
 from tests.support import TINY, small_config
 
 CLASSES = ("normal", "pneumonia", "covid19")

@@ -14,7 +14,7 @@ from covidjax.errors import UserError
 from covidjax.freeze.strategies import value_of
 from covidjax.runs import costs
 from covidjax.runs.costs import Cost
-from covidjax.train.setup import Job, describe_freeze
+from covidjax.train.job import Job, describe_freeze
 from launch import freeze
 from tests.commands import call, write_image, write_images
 from tests.support import small_config

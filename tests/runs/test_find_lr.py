@@ -20,8 +20,9 @@ from covidjax.data.order import batch_indices
 from covidjax.errors import UserError
 from covidjax.runs import find_lr
 from covidjax.runs.find_lr import Curve
+from covidjax.train.job import Job
 from covidjax.train.phases import initial_state
-from covidjax.train.setup import Job, prepare
+from covidjax.train.setup import prepare
 from covidjax.train.state import StepMetrics
 from covidjax.train.step import train_step
 from launch import find_lr as command

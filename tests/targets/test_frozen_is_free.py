@@ -13,7 +13,7 @@ from covidjax.mesh import local_mesh
 from covidjax.runs import costs, targets
 from covidjax.targets import Compiler, Program, target_of
 from covidjax.targets.compiler import python
-from covidjax.train.setup import Job, describe_freeze
+from covidjax.train.job import Job, describe_freeze
 from tests.support import small_config
 from tests.train.networks import layers, live
 

@@ -10,9 +10,10 @@ import pytest
 from covidjax import losses
 from covidjax.mesh import make_mesh, replicated
 from covidjax.train.compiling import Compiling, choose_steps_per_call
+from covidjax.train.job import Job
 from covidjax.train.parallel import mapped_step
 from covidjax.train.programs import Programs
-from covidjax.train.setup import Job, prepare
+from covidjax.train.setup import prepare
 from covidjax.train.state import TrainState
 from covidjax.train.step import Recipe
 from tests.support import TINY, assert_close, assert_same_bits, make_state, make_training, small_config

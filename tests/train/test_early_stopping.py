@@ -75,21 +75,20 @@ def test_killed_and_resumed_run_stops_at_the_same_step_with_the_same_bits(
     assert all((by_path(resumed)[name] == value).all() for name, value in by_path(state).items())
 
 
-@pytest.mark.slow
-def test_run_that_stopped_early_is_finished(tmp_path: Path, programs: Programs) -> None:
-    config = settings()
-    report = train(config, tmp_path, programs=programs)
-    before = (tmp_path / "metrics.jsonl").read_bytes(), report.stat().st_mtime_ns
-    assert train(config, tmp_path, programs=programs) == report
-    assert ((tmp_path / "metrics.jsonl").read_bytes(), report.stat().st_mtime_ns) == before
-
-
-def test_patience_counts_in_the_last_phase_and_better_means_strictly(tmp_path: Path, programs: Programs) -> None:
+def test_patience_counts_in_the_last_phase_and_better_means_strictly_also_after_a_stop_and_then_the_run_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Programs
+) -> None:
     still = ({"epochs": 3, "optimizer": {"learning_rate": 1e-30}}, {"epochs": 4, "optimizer": {"learning_rate": 1e-30}})
     config = settings(
         phases=still, early_stopping__patience=3, checkpoint__best="accuracy", model__normalisation="none"
     )
-    train(config, tmp_path, programs=programs)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        send_before(4 * EPOCH_STEPS + 2, patch)  # while it waits
+        train(config, tmp_path, programs=programs)
+    report = train(config, tmp_path, programs=programs)
     values = [line for line in read_json_lines(tmp_path / "metrics.jsonl")[0] if line["split"] == "val"]
     assert len({line["accuracy"] for line in values}) == 1
     assert math.ceil(values[-1]["epoch"]) == 3 + 3
+    before = (tmp_path / "metrics.jsonl").read_bytes(), report.stat().st_mtime_ns
+    assert train(config, tmp_path, programs=programs) == report
+    assert ((tmp_path / "metrics.jsonl").read_bytes(), report.stat().st_mtime_ns) == before

@@ -14,7 +14,8 @@ from covidjax.ops.choose import choose
 from covidjax.report import workdir as workdirs
 from covidjax.runs.train import train
 from covidjax.tasks import weighting
-from covidjax.train.setup import Job, prepare
+from covidjax.train.job import Job
+from covidjax.train.setup import prepare
 from covidjax.weights.workdir import load_trained
 from tests.support import TINY, small_config
 from tests.train.test_resume import differing, figures, restore

@@ -16,8 +16,9 @@ from covidjax.data.order import batch_indices
 from covidjax.mesh import replicated
 from covidjax.train import features
 from covidjax.train.inputs import PhaseInputs, final_inputs, make_inputs, split_into_calls
+from covidjax.train.job import Job
 from covidjax.train.parallel import mapped_step
-from covidjax.train.setup import Job, prepare
+from covidjax.train.setup import prepare
 from covidjax.train.state import TrainState
 from covidjax.train.step import run_prefix
 from tests.support import TINY, assert_same_bits, make_caching, small_config

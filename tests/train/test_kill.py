@@ -17,7 +17,7 @@ import pytest
 
 from covidjax.checkpoint import journal
 from covidjax.study.plan import is_finished
-from covidjax.train.setup import Job
+from covidjax.train.job import Job
 from launch import study
 from tests.commands import ROOT, call, tiny_config
 from tests.study.test_study import without_times

@@ -17,7 +17,7 @@ def test_a_full_device_is_told_in_one_line_with_what_takes_how_much() -> None:
     compiling = Compiling(job, Programs(), [1.0])
     compiling.start(phase)
     temporary = compiling.wait(phase).memory["temporary"]
-    parts = memory.needed(job, phase, compiling.known_memory()["0"])
+    parts = memory.needed(job, phase, compiling.memory()["0"])
     weights = sum(leaf.size * 4 for leaf in jax.tree.leaves(job.variables["params"]))
     assert parts["parameters"] == weights
     assert 2 * weights < parts["optimizer state"] < 2 * weights + 64  # both moments of Adam, and counts

@@ -11,7 +11,7 @@ import pytest
 from flax import traverse_util
 
 from covidjax.runs import costs
-from covidjax.train.setup import Job
+from covidjax.train.job import Job
 from tests.support import EVERYTHING_ON, run_on_devices, small_config
 from tests.train.networks import layers, live, products
 from tests.train.programs import QUICKLY, compiled_products, lowered_products, reduced_elements

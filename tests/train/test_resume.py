@@ -24,8 +24,9 @@ from covidjax.files import read_json_lines
 from covidjax.ops.choose import choose
 from covidjax.runs.train import train
 from covidjax.train import loss_scale
+from covidjax.train.job import Job
 from covidjax.train.programs import Programs
-from covidjax.train.setup import Job, prepare
+from covidjax.train.setup import prepare
 from covidjax.weights.workdir import open_checkpoints
 from launch import train as command
 from tests.commands import call, contents, tiny_config

@@ -1,23 +1,9 @@
-"""Optimizers, learning-rate schedules and the plateau rule, as Keras 3 defines them.
-
-`optimizer` in the signatures is the config section of that name, any object with the attributes
-name (of OPTIMIZERS), options (of a registered one), learning_rate, momentum and nesterov (sgd only),
-beta_1, beta_2 (adam, adamw and adamax), schedule (of SCHEDULES), warmup_epochs (cosine only), pct_start (one_cycle and
-fastai_one_cycle), step_epochs and step_factor (step only), weight_decay, clip_norm, plateau_factor, plateau_patience,
-plateau_min_delta and plateau_min_learning_rate (plateau only).
-
-A transformation made here gives *unit-rate directions*; the caller moves the parameters, so that the rate can be a
-traced value with a static factor per leaf:
-
-    direction, opt_state = tx.update(gradients, opt_state, params)
-    params = params - schedule(step) * plateau.scale * factor_of_leaf * direction
-"""
+"""The rules of the optimizers: gradients to directions of unit rate."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,31 +12,11 @@ from jax.typing import ArrayLike
 from covidjax.errors import UserError
 from covidjax.registry import Own, Range, Registry
 
-SCHEDULES = ("constant", "cosine", "step", "one_cycle", "fastai_one_cycle", "plateau")
-
 # The defaults of keras.optimizers (3.15).
 RHO = 0.9
 EPSILON = 1e-7
 
-# The defaults of torch.optim.lr_scheduler.OneCycleLR.
-ONE_CYCLE_INITIAL_DIVISOR = 25.0
-ONE_CYCLE_FINAL_DIVISOR = 1e4
-ONE_CYCLE_MOMENTA = 0.95, 0.85  # of fastai's `fit_one_cycle`
-
-Schedule = Callable[[ArrayLike], jax.Array]
 Made = TypeVar("Made", bound=Callable[..., optax.GradientTransformation])
-
-
-class Plateau(flax.struct.PyTreeNode):
-    """State of the plateau rule: part of the train state and of the checkpoint.
-
-    scale: [] float32, the factor on the rate; best: [] float32, the lowest epoch loss so far; wait: [] int32, epochs
-    since then.
-    """
-
-    scale: jax.Array
-    best: jax.Array
-    wait: jax.Array
 
 
 class AdamState(NamedTuple):
@@ -67,93 +33,6 @@ class AdamState(NamedTuple):
 
 class AdamaxState(AdamState):
     """The same with the infinity norm as `nu`; a type of its own, so that no phase takes it for Adam's."""
-
-
-def learning_rate_schedule(optimizer: Any, total_steps: int, steps_per_epoch: int) -> Schedule:
-    """The learning rate of a step, counted from 0, of a phase of `total_steps` steps.
-
-    - 'constant' and 'plateau': `learning_rate`; the plateau's factor is in `Plateau.scale`.
-    - 'cosine': linearly from 0 to `learning_rate` over `warmup_epochs`, then half a cosine to 0 at `total_steps`.
-    - 'step': times `step_factor` from the first step after each of `step_epochs` finished epochs.
-    - 'one_cycle', 'fastai_one_cycle': see `_one_cycle`.
-
-    The result takes Python ints and, under jit, integer arrays, and gives [] float of weak type (it takes the dtype of
-    what it multiplies). Raises UserError for a warm-up longer than the phase, and `step_epochs` that do not rise.
-    """
-    rate = optimizer.learning_rate
-    match optimizer.schedule:
-        case "constant" | "plateau":
-            schedule = optax.constant_schedule(rate)
-        case "cosine":
-            schedule = _cosine(optimizer, total_steps, steps_per_epoch)
-        case "step":
-            schedule = _steps(optimizer, steps_per_epoch)
-        case "one_cycle" | "fastai_one_cycle":
-            low = rate / ONE_CYCLE_INITIAL_DIVISOR
-            schedule = _one_cycle(optimizer, total_steps, (low, rate, low / ONE_CYCLE_FINAL_DIVISOR))
-        case name:
-            raise NotImplementedError(name)
-    return lambda step: jnp.asarray(schedule(step))
-
-
-def _cosine(optimizer: Any, total_steps: int, steps_per_epoch: int) -> Schedule:
-    warmup_steps = round(optimizer.warmup_epochs * steps_per_epoch)
-    if not 0 <= warmup_steps < total_steps:
-        raise UserError(
-            f"optimizer.warmup_epochs is {optimizer.warmup_epochs}, {warmup_steps} of {total_steps} steps; it must be "
-            "at least 0 and shorter than the phase; lower it or raise epochs"
-        )
-    if warmup_steps == 0:
-        return optax.cosine_decay_schedule(optimizer.learning_rate, total_steps)
-    return optax.warmup_cosine_decay_schedule(0.0, optimizer.learning_rate, warmup_steps, total_steps)
-
-
-def _steps(optimizer: Any, steps_per_epoch: int) -> Schedule:
-    epochs = tuple(optimizer.step_epochs)
-    if not epochs or min(epochs) < 1 or list(epochs) != sorted(set(epochs)):
-        raise UserError(f"optimizer.step_epochs is {epochs}; it must be rising whole epochs from 1; set e.g. (30, 60)")
-    factors = {epoch * steps_per_epoch: optimizer.step_factor for epoch in epochs}
-    return optax.piecewise_constant_schedule(optimizer.learning_rate, factors)
-
-
-def momentum_schedule(optimizer: Any, total_steps: int) -> Schedule | None:
-    """What takes the place of `beta_1` in a step of 'fastai_one_cycle'; None with another schedule.
-
-    It falls from 0.95 to 0.85 while the rate rises, and rises back.
-    """
-    if optimizer.schedule != "fastai_one_cycle":
-        return None
-    high, low = ONE_CYCLE_MOMENTA
-    return _one_cycle(optimizer, total_steps, (high, low, high))
-
-
-def _one_cycle(optimizer: Any, total_steps: int, values: tuple[float, float, float]) -> Schedule:
-    """Half a cosine from the first of `values` to the second, then half a cosine to the third.
-
-    Of a rate these are peak / 25, peak and (peak / 25) / 1e4, in PyTorch and in fastai 1 (fastai 2 ends at peak / 1e5).
-    'one_cycle': torch.optim.lr_scheduler.OneCycleLR with its two phases and the momentum at rest: the peak is at step
-    `pct_start * total_steps - 1`, the end at step `total_steps - 1`. Where torch would put the peak before step 0 (a
-    run of a few steps) the cycle starts at its peak.
-    'fastai_one_cycle': fastai 1.0.61, `callbacks/one_cycle.py`: the peak is at step `int(pct_start * total_steps)`, and
-    the end would be at step `total_steps`, which a run no longer takes.
-    """
-    first, peak, last = values
-    if optimizer.schedule == "one_cycle":
-        rise, end = max(optimizer.pct_start * total_steps - 1, 0.0), total_steps - 1
-    else:
-        rise, end = float(int(optimizer.pct_start * total_steps)), total_steps
-    fall = end - rise
-
-    def anneal(start: float, end: float, fraction: ArrayLike) -> jax.Array:
-        return end + (start - end) * (1 + jnp.cos(jnp.pi * jnp.clip(fraction, 0.0, 1.0))) / 2
-
-    def value(step: ArrayLike) -> jax.Array:
-        step = jnp.asarray(step)
-        rising = anneal(first, peak, step / (rise or 1.0))
-        falling = anneal(peak, last, (step - rise) / (fall or 1.0))
-        return jnp.where(step < rise, rising, falling)
-
-    return value
 
 
 def optimizer(config: Any, weight_decays: Any = None) -> optax.GradientTransformationExtraArgs:
@@ -311,32 +190,3 @@ def _decay_weights(weight_decays: Any) -> optax.GradientTransformation:
         return jax.tree.map(decayed, decays, updates, params)
 
     return optax.stateless(add)
-
-
-def plateau_init() -> Plateau:
-    """The state before the first epoch: a scale of 1 and no loss seen."""
-    return Plateau(
-        scale=jnp.ones((), jnp.float32), best=jnp.full((), jnp.inf, jnp.float32), wait=jnp.zeros((), jnp.int32)
-    )
-
-
-def plateau_update(state: Plateau, epoch_loss: ArrayLike, optimizer: Any) -> Plateau:
-    """The state after an epoch, by the rule of Keras' ReduceLROnPlateau (mode 'min', cooldown 0).
-
-    After `plateau_patience` epochs whose loss is not below the best by more than `plateau_min_delta`, the rate falls by
-    `plateau_factor`, but not below `plateau_min_learning_rate` (of the base rate, before factors of single leaves).
-    epoch_loss: [] float. A NaN or infinite loss is no improvement, also in the first epoch, where Keras would take it
-    for the best. With another schedule the state is returned as it is. Works under jit, `optimizer` being static.
-    """
-    if optimizer.schedule != "plateau":
-        return state
-    loss = jnp.asarray(epoch_loss, jnp.float32)
-    min_scale = jnp.float32(optimizer.plateau_min_learning_rate / optimizer.learning_rate)
-    improved = loss + optimizer.plateau_min_delta < state.best
-    wait = jnp.where(improved, 0, state.wait + 1)
-    reduced = ~improved & (wait >= optimizer.plateau_patience) & (state.scale > min_scale)
-    return Plateau(
-        scale=jnp.where(reduced, jnp.maximum(state.scale * optimizer.plateau_factor, min_scale), state.scale),
-        best=jnp.where(improved, loss, state.best),
-        wait=jnp.where(reduced, 0, wait),
-    )

@@ -154,6 +154,16 @@ def test_a_source_that_depends_on_the_class_is_found(tmp_path: Path) -> None:
     assert found["source"].numbers["class"] == "covid19"
 
 
+def test_columns_of_the_table_are_those_of_the_file_in_its_folder(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for number, place in enumerate(("one", "two")):
+        folder.add("train", CLASSES[0], f"p{number}", f"{place}/same.png", drawn(0)[number][3])
+    for row in folder.rows:
+        row.append(row[0])
+    data = folder.read(("file", "label", "patient", "split", "fold", "source"))
+    assert all(image.name.endswith(f"/{image.facts['source']}") for image in data.good)
+
+
 def test_jpeg_quality_is_read_from_the_tables_and_tells_a_class(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     for path in tmp_path.glob("*/*/*"):

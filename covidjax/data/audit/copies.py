@@ -1,8 +1,9 @@
 """Images that are there more than once: byte for byte, pixel for pixel, or compressed again and cut a little."""
 
 import collections
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,8 @@ from covidjax.errors import SHOWN, some_of
 
 HASH_BITS = 14  # of 64 that may differ in a candidate; of chests of two patients 1 % differ in no more
 LEAST_GRAY, LEAST_DETAIL = 0.7, 0.2  # correlations of a candidate before it is laid over the other
-SAME_GRAY, SAME_DETAIL = (
-    0.98,
-    0.95,
-)  # after it: of copies of cxr3 at least 0.998 and 0.988, of others at most 0.97 and 0.87
+# After it: of copies of cxr3 at least 0.998 and 0.988, of others at most 0.97 and 0.87.
+SAME_GRAY, SAME_DETAIL = 0.98, 0.95
 DETAIL = 3.0  # standard deviation in pixels of what is smoothed away to see detail
 BLURS, STEPS = (2.5, 1.0), 6  # coarse, then fine
 BATCH, BLOCK = 256, 1024
@@ -71,22 +70,21 @@ def _apart(a: Image64, b: Image64) -> bool:
     return (a.split, a.label, a.patient) != (b.split, b.label, b.patient)
 
 
-def _told(kind: str, pairs: Iterable[tuple[Image64, Image64]], how: str, numbers: dict) -> list[Finding]:
+def _told(kind: str, pairs: Sequence[tuple[Image64, Image64]], how: str, numbers: dict) -> list[Finding]:
     """A finding for pairs across splits, one across classes, and one across patients alone."""
-    rest, findings = [pair for pair in pairs if _apart(*pair)], []
-    for what, consequence, seriousness in (
-        ("split", "figures of the one flatter what was learnt from the other", SERIOUS),
-        ("label", "one of the labels is wrong", SERIOUS),
-        ("patient", "of one split and class: one patient under two names, or two copies that count twice", WARNING),
+    findings = []
+    alone = "of one split and class: one patient under two names, or two copies that count twice"
+    for what, word, consequence, seriousness in (
+        ("split", "splits", "figures of the one flatter what was learnt from the other", SERIOUS),
+        ("label", "classes", "one of the labels is wrong", SERIOUS),
+        ("patient", "patients", alone, WARNING),
     ):
-        own = [pair for pair in rest if getattr(pair[0], what) != getattr(pair[1], what)]
-        rest = [pair for pair in rest if pair not in own] if what == "label" else rest
+        own = [(a, b) for a, b in pairs if getattr(a, what) != getattr(b, what)]
         if what == "patient":
             own = [(a, b) for a, b in own if a.split == b.split and a.label == b.label]
         if not own:
             continue
         names = [f"{a.name} ({getattr(a, what)}) = {b.name} ({getattr(b, what)})" for a, b in own]
-        word = {"split": "splits", "label": "classes", "patient": "patients"}[what]
         shown = tuple((a.name, b.name) for a, b in own[:SHOWN])
         measured = {key: [round(each[pair], 4) for pair in shown] for key, each in numbers.items()}
         text = f"{len(own)} pairs of images {how} are in two {word}: {some_of(names, '; ')}; {consequence}"
@@ -114,6 +112,7 @@ def _candidates(images: Sequence[Image64]) -> Iterator[Pair]:
     grays = np.stack([image.gray for image in images])
     signs = np.stack([image.hashed for image in images]).astype(np.float32) * 2 - 1
     plain, fine = normalised(grays), details(grays)
+    pixels = [image.pixels for image in images]
     _, units = np.unique([f"{one.split}\n{one.label}\n{one.patient}" for one in images], return_inverse=True)
     for start in range(0, len(images), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -122,14 +121,12 @@ def _candidates(images: Sequence[Image64]) -> Iterator[Pair]:
         first += start
         wanted = (first < second) & (units[first] != units[second])
         first, second = first[wanted], second[wanted]
-        same = [image.pixels for image in images]
         for part in range(0, len(first), BLOCK):
             a, b = first[part : part + BLOCK], second[part : part + BLOCK]
             gray, detail = ((each[a] * each[b]).sum(axis=1) for each in (plain, fine))
             likely = (gray >= LEAST_GRAY) & (detail >= LEAST_DETAIL)
-            yield from (
-                (i, j) for i, j in zip(a[likely].tolist(), b[likely].tolist(), strict=True) if same[i] != same[j]
-            )
+            pairs = zip(a[likely].tolist(), b[likely].tolist(), strict=True)
+            yield from ((i, j) for i, j in pairs if pixels[i] != pixels[j])
 
 
 @jax.jit
@@ -150,19 +147,11 @@ def _aligned_pair(first: jax.Array, second: jax.Array) -> jax.Array:
         at = [y + p[0] * v + p[1], x + p[2] * u + p[3]]
         return jax.scipy.ndimage.map_coordinates(image, at, order=1, mode="nearest")
 
-    move = jnp.zeros(4)
-    for blur in BLURS:
+    def refined(move: jax.Array, blur: float) -> jax.Array:
         wanted, other = _smoothed(first, blur), _smoothed(second, blur)
         down, right = jnp.gradient(other)
 
-        def step(
-            _: int,
-            p: jax.Array,
-            wanted: jax.Array = wanted,
-            other: jax.Array = other,
-            down: jax.Array = down,
-            right: jax.Array = right,
-        ) -> jax.Array:
+        def step(_: int, p: jax.Array) -> jax.Array:
             seen, dy, dx = (sampled(each, p) for each in (other, down, right))
             columns = jnp.stack([dy * v, dy, dx * u, dx, seen, jnp.ones_like(seen)], -1).reshape(-1, 6)
             scale = jnp.linalg.norm(columns, axis=0) + 1e-6
@@ -171,8 +160,9 @@ def _aligned_pair(first: jax.Array, second: jax.Array) -> jax.Array:
             change = jnp.linalg.solve(normal, columns.T @ (wanted - seen).reshape(-1)) / scale
             return jnp.clip(p + change[:4], -8.0, 8.0)
 
-        move = jax.lax.fori_loop(0, STEPS, step, move)
-    fitted = sampled(second, move)
+        return jax.lax.fori_loop(0, STEPS, step, move)
+
+    fitted = sampled(second, functools.reduce(refined, BLURS, jnp.zeros(4)))
     inner = slice(SIDE // 8, -SIDE // 8)
     fine = [(each - _smoothed(each, DETAIL))[inner, inner] for each in (first, fitted)]
     plain = [each[inner, inner] for each in (first, fitted)]

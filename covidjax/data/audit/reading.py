@@ -25,6 +25,7 @@ from covidjax.errors import UserError
 
 SIDE = 64  # of the small pictures
 JPEG_START = b"\xff\xd8\xff"
+SUM_AT_50 = 3688  # of the table of luminance that libjpeg writes at quality 50 (ITU-T T.81, table K.1)
 Table = dict[tuple[str, str], dict[str, str]]
 
 
@@ -98,7 +99,7 @@ def read(dataset: ConfigDict, *, masks: bool) -> Images:
                 raise
             missing.append(f"no test split could be listed ({error})")
     images = []
-    told = _table(found["train"].root) if dataset.name == "folder" else {}
+    told = _table(found["train"].root, masks) if dataset.name == "folder" else {}
     for split, files in found.items():
         images += in_parallel(
             functools.partial(_of_file, files, split, dataset, told),
@@ -111,16 +112,18 @@ def read(dataset: ConfigDict, *, masks: bool) -> Images:
     return Images(tuple(images), known, classes, tuple(notes), found)
 
 
-def _table(root: Path) -> Table:
+def _table(root: Path, masks: bool) -> Table:
     """The columns of `FACTS` that the table of a folder has, by label and file; labels are '' where there are masks."""
-    table = next((root / name for name in ("folds.csv", "splits.csv") if (root / name).exists()), None)
-    rows = read_records(table, ("file",), ("label", *FACTS)) if table else []
+    table, needed = (root / "splits.csv", ("file",)) if masks else (root / "folds.csv", ("file", "label"))
+    rows = read_records(table, needed, FACTS) if table.exists() else []
     return {(row.get("label", ""), row["file"]): {fact: row[fact] for fact in FACTS if row.get(fact)} for row in rows}
 
 
 def _of_file(files: ImageFiles, split: str, dataset: ConfigDict, table: Table, number: int) -> Image64:
     row = files.rows[number]
-    columns = table.get((row.label, row.name.rpartition("/")[2]), {})
+    parts = row.name.split("/")
+    below = ((row.label, "/".join(parts[start:])) for start in range(len(parts)))  # the table names files of any depth
+    columns = next((table[key] for key in below if key in table), {})
     facts = {fact: columns.get(fact) or getattr(row, fact) for fact in FACTS}
     patient = row.patient if files.patients_known else row.name
     image = Image64(row.name, split, row.label, patient, facts)
@@ -174,13 +177,6 @@ def _drawn(examples: Examples, masks: bool) -> list[Image64]:
     return found
 
 
-@functools.cache
-def _table_of_quality_50() -> int:
-    buffer = io.BytesIO()
-    Image.new("L", (8, 8)).save(buffer, "JPEG", quality=50)
-    return sum(_tables(buffer.getvalue())[0])
-
-
 def _tables(content: bytes) -> dict[int, list[int]]:
     return getattr(Image.open(io.BytesIO(content)), "quantization", {})
 
@@ -190,5 +186,5 @@ def jpeg_quality(content: bytes) -> int:
     tables = _tables(content)
     if not tables:
         return 0
-    scale = 100 * sum(tables[min(tables)]) / _table_of_quality_50()  # libjpeg's jpeg_quality_scaling, turned round
+    scale = 100 * sum(tables[min(tables)]) / SUM_AT_50  # libjpeg's jpeg_quality_scaling, turned round
     return round(min(100, max(1, 100 - scale / 2 if scale <= 100 else 5000 / scale)))

@@ -56,6 +56,24 @@ def read_mask(path: Path) -> np.ndarray:
         return np.asarray(mask)
 
 
+def read_mask_of(path: Path, size: tuple[int, int], flag: str) -> np.ndarray:
+    """A mask of a new image, as `launch/predict.py` wrote it: [height, width] uint8, 0 outside.
+
+    size: width and height of the image; flag: what named the folder, for messages. Raises UserError where it cannot be
+    read, or is of another size.
+    """
+    try:
+        mask = read_mask(path)
+    except OSError as error:
+        raise UserError(
+            f"{flag}: cannot read {path}: {error.strerror or error}: give the folder of masks that launch/predict.py "
+            "wrote of the same --images"
+        ) from error
+    if mask.shape != size[::-1]:
+        raise UserError(f"{flag}: {path} is no mask of an image of {size[0]}x{size[1]} pixels")
+    return mask
+
+
 def write_predictions(
     path: Path, per_image: Sequence[Mapping[str, Any]], facts: Mapping[str, Sequence[str]] | None = None
 ) -> None:

@@ -76,17 +76,15 @@ def measured(val: Predictions, probabilities: np.ndarray, examples: Examples) ->
 
 def _shares(called: np.ndarray, is_positive: np.ndarray, examples: Examples) -> dict[str, Any]:
     clusters = bootstrap.clusters_of(examples)
-    found: dict[str, Any] = {}
-    for name, among, right in (("sensitivity", is_positive, called), ("specificity", ~is_positive, ~called)):
-        hits = right & among
-        drawn = bootstrap.resampled(
-            lambda weights, among=among, hits=hits: {"": classification.ratio(weights @ hits, weights @ among)},  # type: ignore[misc]
-            clusters,
-            seed=0,
-            resamples=1000,
-        )[""]
-        total = int(among.sum())
-        found[name] = float(hits.sum() / total) if total else None
-        bounds = classification.proportion_interval(int(hits.sum()), among, clusters, drawn) if total else None
+    shares = {"sensitivity": (called & is_positive, is_positive), "specificity": (~called & ~is_positive, ~is_positive)}
+
+    def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: classification.ratio(weights @ hits, weights @ among) for name, (hits, among) in shares.items()}
+
+    drawn, found = bootstrap.resampled(figures, clusters, seed=0, resamples=1000), dict[str, Any]()
+    for name, (hits, among) in shares.items():
+        right, total = int(hits.sum()), int(among.sum())
+        found[name] = right / total if total else None
+        bounds = classification.proportion_interval(right, among, clusters, drawn[name]) if total else None
         found[f"{name}_ci95"] = bounds
     return found

@@ -15,6 +15,7 @@ from covidjax import console, files, tasks
 from covidjax.checkpoint import journal
 from covidjax.errors import UserError
 from covidjax.metrics import bootstrap, comparison
+from covidjax.metrics.classification import number
 from covidjax.report import comparison as page
 from covidjax.report import workdir as workdirs
 from covidjax.report.formats import duration, gigaflops, short_count, signed
@@ -185,10 +186,10 @@ def _described(one: comparison.Difference, runs: Sequence[Compared]) -> dict[str
         "first": runs[one.first].name,
         "second": runs[one.second].name,
         "figure": one.figure,
-        "difference": _number(one.value),
+        "difference": number(one.value),
         "difference_ci95": None if math.isnan(one.low) else [one.low, one.high],
-        "p": _number(one.p),
-        "p_holm": _number(one.p_holm),
+        "p": number(one.p),
+        "p_holm": number(one.p_holm),
     }
 
 
@@ -202,10 +203,6 @@ def _add_mcnemar(comparisons: Sequence[dict[str, Any]], runs: Sequence[Compared]
         each |= {"only_first_right": only_first, "only_second_right": only_second, "mcnemar_p": p}
     for each, p in zip(of_accuracy, comparison.holm([each["mcnemar_p"] for each in of_accuracy]), strict=True):
         each["mcnemar_p_holm"] = p
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _with_interval(value: Any, bounds: Any, *, sign: bool = False) -> str:

@@ -65,16 +65,9 @@ class Explanations:
 
     def _inside(self, picture: Picture, map_: np.ndarray, path: Path) -> float | str:
         """The part of the map inside the mask of an image, '' of an empty map. Raises UserError without such a mask."""
-        try:
-            mask = mask_files.read_mask(path)
-        except OSError as error:
-            raise UserError(
-                f"--masks: cannot read {path}: {error.strerror or error}: give the folder of masks that "
-                "launch/predict.py wrote of the same --images"
-            ) from error
-        if mask.shape != picture.size[::-1]:
-            raise UserError(f"--masks: {path} is no mask of an image of {picture.size[0]}x{picture.size[1]} pixels")
-        seen = mask_pixels(mask, ImageSpec.of(self.trained.config.dataset))
+        seen = mask_pixels(
+            mask_files.read_mask_of(path, picture.size, "--masks"), ImageSpec.of(self.trained.config.dataset)
+        )
         large = Image.fromarray(map_.astype(np.float32)).resize(seen.shape[::-1], Image.Resampling.BILINEAR)
         return float(explain.share_inside(np.asarray(large)[None], seen[None])[0]) if map_.any() else ""
 

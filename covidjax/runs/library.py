@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from covidjax import config as configs
-from covidjax.data.picture import BadImageError, ImageSpec, network_pixels, open_picture
+from covidjax.data.picture import BadImageError, ImageSpec, decode_image
 from covidjax.errors import UserError
 from covidjax.evaluate import explain
 from covidjax.evaluate.members import Mixture, load_network
@@ -82,7 +82,7 @@ class Network:
 
         def pixels(path: str | Path) -> np.ndarray:
             try:
-                found, notes = network_pixels(open_picture(path_of(path).read_bytes()), spec)
+                found, notes = decode_image(path_of(path).read_bytes(), spec)
             except BadImageError as error:
                 raise UserError(f"{path}: {error}") from error
             except OSError as error:

@@ -131,13 +131,13 @@ def predict(
 
     with contextlib.ExitStack() as stack:
         explanations = None
-        if isinstance(trained, Mixture):
-            if explain is not None:
+        if explain is not None:
+            if isinstance(trained, Mixture):
                 raise UserError("--explain is of one network, and this is a mixture: give the workdir of a member")
+            explanations = stack.enter_context(explaining(trained, sources, explain, masks))
+        if isinstance(trained, Mixture):
             found = _mixed(trained, sources, bad, strict=strict)
         elif tiling is None:
-            if explain is not None:
-                explanations = stack.enter_context(explaining(trained, sources, explain, masks))
             found = _answers(trained, sources, bad, strict=strict, shown=shown, explanations=explanations)
         else:
             found = _tiled_answers(trained, sources, tiling, bad, strict=strict, shown=shown)

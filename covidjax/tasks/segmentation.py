@@ -130,7 +130,8 @@ class Segmentation(Task):
             for one in predictions:
                 mask = one.answer if request.tiled else place_back(one.answer, one.size, request.crop)
                 if request.inside is not None:
-                    part = _part_inside(mask, request.inside / file_names[one.name])
+                    inside = mask_files.read_mask_of(request.inside / file_names[one.name], one.size, "--inside") > 0
+                    part = float(inside[mask > 0].mean()) if mask.any() else 1.0  # of nothing found, none is outside
                     if part < request.inside_at_least:
                         dropped[one.name] = part
                         continue
@@ -157,11 +158,13 @@ class Segmentation(Task):
         if request.spacing is not None:
             written["volumes"] = request.table.with_name(f"{request.table.stem}_volumes.csv")
             volumes.write_table(written["volumes"], slices, classes, request.spacing)
-        notes = []
-        if dropped:
-            written["dropped"] = request.table.with_name(f"{request.table.stem}_dropped.csv")
+        notes, table_of_dropped = [], request.table.with_name(f"{request.table.stem}_dropped.csv")
+        if not dropped:
+            table_of_dropped.unlink(missing_ok=True)  # of an earlier prediction
+        else:
+            written["dropped"] = table_of_dropped
             files.write_csv(
-                written["dropped"],
+                table_of_dropped,
                 ["file", "inside", "use"],
                 [[name, f"{part:.4f}", RESEARCH_USE] for name, part in dropped.items()],
             )
@@ -173,24 +176,6 @@ class Segmentation(Task):
         if request.crop == "center" and not request.tiled:
             notes.append("what lies outside the centre square was not seen, and is background in the masks")
         return Predicted(len(rows), "images in which a class was found", counts, written, tuple(notes))
-
-
-def _part_inside(mask: np.ndarray, path: Path) -> float:
-    """The part of the labelled pixels of a mask [height, width] that another labels too; 1 where it labels none.
-
-    path: of the other. Raises UserError where it cannot be read, or is of another size.
-    """
-    try:
-        inside = mask_files.read_mask(path) > 0
-    except OSError as error:
-        raise UserError(
-            f"--inside: cannot read {path}: {error.strerror or error}: give the folder of masks that launch/predict.py "
-            "wrote of the same --images"
-        ) from error
-    if inside.shape != mask.shape:
-        raise UserError(f"--inside: {path} is no mask of an image of {mask.shape[1]}x{mask.shape[0]} pixels")
-    labelled = mask > 0
-    return float(inside[labelled].mean()) if labelled.any() else 1.0
 
 
 def _overlay(one: Prediction, mask: np.ndarray, classes: Sequence[str]) -> Image.Image:

@@ -1,16 +1,19 @@
 """`covidjax.train` and `covidjax.load` answer as the commands do."""
 
 import csv
+import dataclasses
 import doctest
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 import covidjax
 from covidjax import config as configs
 from covidjax import files
+from covidjax.data.picture import ImageSpec, decode_image
 from covidjax.errors import UserError
 from covidjax.evaluate.network import inference
 from covidjax.runs import library
@@ -86,6 +89,20 @@ def test_a_constant_picture_is_decoded_with_a_warning(folder: Path) -> None:
     with pytest.warns(UserWarning, match="flat.png: "):
         pixels = covidjax.load(folder / "runs" / "example").decode([folder / "flat.png"])
     assert np.array_equal(pixels, np.full((1, 32, 32, 1), 7, np.uint8))
+
+
+@pytest.mark.filterwarnings("ignore:.*levels of brightness:UserWarning")
+def test_of_a_file_with_frames_the_one_that_the_run_chose_is_decoded(folder: Path) -> None:
+    path = str(get_testdata_file("SC_rgb_rle_2frame.dcm", download=False))
+    network = covidjax.load(folder / "runs" / "example")
+    config = network.config.copy_and_resolve_references()
+    found = []
+    for config.dataset.frame in (1, 2):
+        chosen = dataclasses.replace(network, trained=dataclasses.replace(network.trained, config=config))
+        found.append(chosen.decode([path])[0])
+        expected, _ = decode_image(Path(path).read_bytes(), ImageSpec.of(config.dataset))
+        np.testing.assert_array_equal(found[-1], expected)
+    assert (found[0] != found[1]).any()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -226,6 +227,10 @@ def test_images_whose_findings_lie_outside_other_masks_are_dropped_and_listed(
     (note,) = [note for note in outcome.notes if "dropped" in note]
     assert note.startswith(f"{len(dropped)} of {len(SIZES)} images were dropped: ") and min(dropped) in note
     assert outcome.num_images == len(kept)
+    for folder in ("p_masks", "over"):
+        shutil.rmtree(tmp_path / folder)
+    predict.predict(unet, sources, tmp_path / "p.csv")
+    assert not (tmp_path / "p_dropped.csv").exists(), "that of an earlier prediction stays"
 
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(inside / "b.png")
     with pytest.raises(UserError, match="--inside: .*b.png is no mask of an image of 16x16 pixels"):
@@ -347,8 +352,9 @@ def test_explanations_are_pictures_with_the_part_inside_the_lungs(
     assert any("inside the masks is 0." in note and "5 of 5 images" in note for note in outcome.notes)
     with pytest.raises(UserError, match="--masks: cannot read .*: give the folder"):
         predict.predict(classifier, sources, tmp_path / "q.csv", explain=tmp_path / "other", masks=tmp_path)
-    with pytest.raises(UserError, match="answers with masks: --explain is for classifiers"):
-        predict.predict(unet, sources, tmp_path / "q.csv", explain=tmp_path / "other")
+    for tiling in (None, Tiling(32, 0)):
+        with pytest.raises(UserError, match="answers with masks: --explain is for classifiers"):
+            predict.predict(unet, sources, tmp_path / "q.csv", tiling=tiling, explain=tmp_path / "other")
     assert not (tmp_path / "other").exists()
     assert not (tmp_path / "q.csv").exists()
 

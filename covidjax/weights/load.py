@@ -150,10 +150,8 @@ def _layer(name: str) -> str:
 def restore(array: np.ndarray, layout: str) -> np.ndarray:
     """The tensor that `arrange` made an array of; of 'conv_as_dense' the height and width are not known any more."""
     kind, _, sizes = layout.partition(":")
-    if kind == "same":
-        return array
-    if kind == "dense_oi":
-        return array.T
+    if kind in ("same", "dense_oi"):  # each its own inverse
+        return arrange(array, layout)
     if kind == "dense_from_chw":
         channels, height, width = map(int, sizes.split(","))
         array = array.reshape(height, width, channels, -1)

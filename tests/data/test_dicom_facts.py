@@ -77,6 +77,13 @@ def test_view_spacing_and_source_are_words_of_the_device_and_nothing_else() -> N
     assert facts(io.BytesIO(b"no file")) == Facts()
 
 
+@pytest.mark.parametrize("spacing", [b"0.5 ", b"wide\\wide "])
+def test_a_spacing_that_is_none_takes_nothing_from_what_else_the_header_says(spacing: bytes) -> None:
+    content = file(CT, 12, PixelSpacing=[0.125, 0.125]).replace(b"0.125\\0.125 ", spacing.ljust(12))
+    own = facts(io.BytesIO(content))
+    assert (own.patient_id, own.spacing) == ("0004cfab", "")
+
+
 @pytest.mark.parametrize(
     "name",
     ["SC_rgb_rle_2frame.dcm", "SC_rgb_rle_16bit_2frame.dcm", "rtdose_1frame.dcm", "rtdose.dcm"],

@@ -125,6 +125,8 @@ def test_patients_of_dicom_files_are_told_apart_and_named_by_numbers(tmp_path: P
     assert told == ("2 patients are told apart by the PatientID of DICOM files, which is not kept",)
     named = [Record(path.name, path, "a", "p" if path is paths[0] else "") for path in paths]
     assert with_facts(named) == (named, ())
+    unread = [Record("a.png", tmp_path / "there is none.png", "a")]
+    assert with_facts(unread) == (unread, ())
 
 
 def test_a_dicom_file_that_cannot_be_read_is_refused_in_one_line() -> None:

@@ -50,12 +50,7 @@ class CovidCtPrinted(CovidCt):
     }
 
     def list_records(self, root: Path) -> Listing:
-        listing = super().list_records(root)
-        splits = draw(listing.records, self.PUBLISHED, CovidCt.PUBLISHED["all"])
-        left = len(listing.records) - len(splits)
-        listing.records = with_splits((record for record in listing.records if record.name in splits), splits)
-        listing.notes.append(f"{len(splits)} images in the paper's numbers, {left} are left out: {OURS}")
-        return listing
+        return in_numbers(super().list_records(root), self.PUBLISHED, CovidCt.PUBLISHED["all"])
 
 
 class SarsCov2CtPrinted(SarsCov2Ct):
@@ -72,12 +67,16 @@ class SarsCov2CtPrinted(SarsCov2Ct):
     }
 
     def list_records(self, root: Path) -> Listing:
-        listing = super().list_records(root)
-        listing.records = with_splits(
-            listing.records, draw(listing.records, self.PUBLISHED, SarsCov2Ct.PUBLISHED["all"])
-        )
-        listing.notes.append(OURS)
-        return listing
+        return in_numbers(super().list_records(root), self.PUBLISHED, SarsCov2Ct.PUBLISHED["all"])
+
+
+def in_numbers(listing: Listing, counts: Counts, totals: Mapping[str, int]) -> Listing:
+    """The listing with the images that are drawn alone, each in its split, and a note. Arguments as those of `draw`."""
+    splits = draw(listing.records, counts, totals)
+    left = len(listing.records) - len(splits)
+    listing.records = with_splits((record for record in listing.records if record.name in splits), splits)
+    listing.notes.append(f"{len(splits)} images in the paper's numbers, {left} are left out: {OURS}")
+    return listing
 
 
 def draw(records: Iterable[Record], counts: Counts, totals: Mapping[str, int]) -> dict[str, str]:

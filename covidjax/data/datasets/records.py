@@ -3,15 +3,14 @@
 import csv
 import dataclasses
 import gzip
-import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from covidjax.data.datasets.stored import stored, stored_pair
 from covidjax.data.facts import patients_of
 from covidjax.data.formats import dicom
-from covidjax.data.formats.read import SUFFIXES, is_dicom
-from covidjax.data.walk import is_system
+from covidjax.data.formats.read import SUFFIXES
+from covidjax.data.walk import is_system, may_be_dicom
 from covidjax.errors import some_of
 from covidjax.files import printable
 
@@ -60,14 +59,14 @@ class Record:
 
 
 def with_facts(records: list[Record]) -> tuple[list[Record], tuple[str, ...]]:
-    """The records with what DICOM files say: view, spacing, source where the set names none; and notes.
+    """The records with what headers of DICOM files say: view, spacing, source where the set names none; and notes.
 
     Patients too where the set names none of any image, see `covidjax.data.facts.patients_of`.
     """
 
     def read(record: Record) -> dicom.Facts:
-        content = record.image.read_bytes() if isinstance(record.image, Path) else b""
-        return dicom.facts(io.BytesIO(content)) if is_dicom(content) else dicom.Facts()
+        image = record.image
+        return dicom.facts(image) if isinstance(image, Path) and may_be_dicom(image.name) else dicom.Facts()
 
     told = [read(record) for record in records]
     patients: tuple[str, ...] = tuple(record.patient for record in records)

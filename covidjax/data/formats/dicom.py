@@ -120,19 +120,27 @@ def facts(file: Path | io.BytesIO) -> Facts:
     """The facts of a DICOM file, without its pixels; empty ones where it cannot be read."""
     try:
         dataset = pydicom.dcmread(file, specific_tags=FACTS, stop_before_pixels=True)
-        groups = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-        measures = (groups[0].get("PixelMeasuresSequence") or [Dataset()])[0]
-        spacing = next(filter(None, (dataset.get("PixelSpacing"), dataset.get("ImagerPixelSpacing"))), None)
-        spacing = spacing or measures.get("PixelSpacing") or ()
         device = (_words(dataset.get(name)) for name in ("Modality", "Manufacturer", "ManufacturerModelName"))
         return Facts(
             str(dataset.get("PatientID") or "").strip(),
             _words(dataset.get("ViewPosition")),
-            "x".join(f"{float(length):g}" for length in spacing),
+            _spacing(dataset),
             " ".join(filter(None, device)),
         )
     except Exception:  # what is wrong with the file is told where its picture is read
         return Facts()
+
+
+def _spacing(dataset: Dataset) -> str:
+    """'' where it is no number, too, which takes nothing from what else the header says."""
+    groups = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    measures = (groups[0].get("PixelMeasuresSequence") or [Dataset()])[0]
+    places = ((dataset, "PixelSpacing"), (dataset, "ImagerPixelSpacing"), (measures, "PixelSpacing"))
+    try:
+        spacing = next((found for place, name in places if (found := place.get(name))), ())
+        return "x".join(f"{float(length):g}" for length in spacing)
+    except (TypeError, ValueError):
+        return ""
 
 
 def _words(value: object) -> str:

@@ -17,7 +17,7 @@ from covidjax.freeze import flops
 from covidjax.freeze.plan import make_plan
 from covidjax.freeze.strategies import split_cached
 from covidjax.freeze.table import freeze_table
-from covidjax.mesh import by_example, by_second_axis, make_mesh, replicated
+from covidjax.mesh import by_example, make_mesh, replicated
 from covidjax.train import parallel
 from covidjax.train.step import Recipe, run_prefix, train_step
 
@@ -107,7 +107,7 @@ def _epoch(case: Case, recipe: Recipe, variables: Any, data: dict[str, Any]) -> 
     order = np.random.default_rng(0).permutation(_epoch_images(case)).astype(np.int32)
     indices = order[: count * case.batch_size].reshape(count, case.batch_size)
     calls = [indices] if recipe.cached else np.split(indices, count)
-    placed = [jax.device_put(call, by_second_axis(mesh)) for call in calls]
+    placed = [jax.device_put(call, by_example(mesh, axis=1)) for call in calls]
     counts["flops"] = flops.count(partial(parallel.resident_steps, recipe=recipe), state, split, placed[0])
     subject = train_subject(parallel.mapped_step(recipe, mesh, resident=True), state, (split, placed[0]), counts)
     step = subject.step

@@ -36,7 +36,9 @@ def make_mesh(batch_size: int, accumulation_steps: int = 1, axes: Sequence[tuple
     known = math.prod(size for size in sizes.values() if size != -1)
     sizes = {name: count // known if size == -1 else size for name, size in sizes.items()}
     if math.prod(sizes.values()) != count:
-        raise UserError(f"config.mesh is {tuple(axes)!r}, and there are {count} devices: its sizes multiply to another")
+        raise UserError(
+            f"config.mesh is {tuple(axes)!r}, and there are {count} devices: choose sizes that multiply to it"
+        )
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
@@ -60,14 +62,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def by_example(mesh: Mesh) -> NamedSharding:
-    """The first axis divided over the devices."""
-    return NamedSharding(mesh, PartitionSpec(_every(mesh)))
-
-
-def by_second_axis(mesh: Mesh) -> NamedSharding:
-    """The second axis divided over the devices: batches of several steps."""
-    return NamedSharding(mesh, PartitionSpec(None, _every(mesh)))
+def by_example(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The axis of the examples divided over the devices: the second one in batches of several steps."""
+    every = mesh.axis_names if len(mesh.axis_names) > 1 else mesh.axis_names[0]
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, every))
 
 
 def by_largest_axis(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
@@ -110,10 +108,6 @@ def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(batch_size)[span] for span in spans]))
 
 
-def _every(mesh: Mesh) -> Any:
-    return mesh.axis_names if len(mesh.axis_names) > 1 else mesh.axis_names[0]
-
-
 def divide(batches: Any, mesh: Mesh, engine: str, axis: int = 0) -> Any:
     """Batches from the host with their examples, along `axis`, divided over the devices as the engine takes them.
 
@@ -122,7 +116,7 @@ def divide(batches: Any, mesh: Mesh, engine: str, axis: int = 0) -> Any:
     """
     if engine == "pmap":
         return jax.tree.map(partial(_by_device, mesh=mesh, axis=axis), batches)
-    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, _every(mesh)))
+    sharding = by_example(mesh, axis)
     if not mesh.is_multi_process:
         return jax.device_put(batches, sharding)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batches)

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from covidjax.registry import Registry
 
 Row = Mapping[str, Any]
-Hook = Callable[[Row], Any]
-Make = Callable[[Path, Mapping[str, Any]], AbstractContextManager[Hook]]
+WriteRow = Callable[[Row], Any]
+Make = Callable[[Path, Mapping[str, Any]], AbstractContextManager[WriteRow]]
 Made = TypeVar("Made", bound=Make)
 
 PLACE = ("step", "epoch", "phase", "split")  # what a row has beside its figures

@@ -112,6 +112,7 @@ def _job(config: ConfigDict, model: Staged, begin: InitialVariables, blank: Exam
         {"placement": "stream"},
         STEPS_PER_EPOCH,
         phases,
+        (blank,) * len(phases),
         tuple(make_recipe(config, phase, model, begin, blank, STEPS_PER_EPOCH) for phase in phases),
         (Caching("", 1, False, 0, 0, ""),) * len(phases),
         begin.variables,

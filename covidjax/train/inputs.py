@@ -100,7 +100,7 @@ def make_inputs(job: Job, phase: Phase, variables: Any, prefix: PrefixFeatures) 
     Where features are cached, they are what the frozen prefix makes of the images with these weights.
     """
     recipe, caching, resident = job.recipes[phase.index], job.caching[phase.index], job.resident(phase)
-    examples = job.training(phase)
+    examples = job.examples[phase.index]
     images, targets = examples.images, job.task.targets(examples)
     val, start = job.val_split.images, None
     if caching.validation:

@@ -24,9 +24,9 @@ from covidjax.train.step import Recipe
 class Job:
     """A run before its first step.
 
-    plain_loss: what validation reports; recipes, caching: one a phase; variables: the weights that the run starts from.
-    steps_per_epoch: of the training split. data_seconds: what reading the two splits took. with_val: the images of both
-    splits, where a phase trains on them.
+    plain_loss: what validation reports; steps_per_epoch: of the training split; examples: what each phase trains on;
+    recipes, caching: one a phase; variables: the weights that the run starts from; data_seconds: what reading the two
+    splits took.
     """
 
     config: ConfigDict
@@ -37,12 +37,12 @@ class Job:
     placement: dict[str, Any]
     steps_per_epoch: int
     phases: tuple[Phase, ...]
+    examples: tuple[Examples, ...]
     recipes: tuple[Recipe, ...]
     caching: tuple[Caching, ...]
     variables: dict[str, Any]
     notes: tuple[str, ...]
     data_seconds: float = 0.0
-    with_val: Examples | None = None
 
     @property
     def task(self) -> Task:
@@ -53,10 +53,6 @@ class Job:
     def last_step(self) -> int:
         """Optimizer steps of the whole run."""
         return self.phases[-1].last_step
-
-    def training(self, phase: Phase) -> Examples:
-        """The images that a phase trains on."""
-        return self.train_split if phase.split == "train" or self.with_val is None else self.with_val
 
     def epoch(self, step: int) -> float:
         """The finished epochs of the run after so many of its steps."""
@@ -73,7 +69,7 @@ class Job:
 
     def abstract_data(self, phase: Phase) -> Any:
         """Shapes of what a step of a phase takes: the resident data with all its views, or a batch from the host."""
-        caching, recipe, examples = self.caching[phase.index], self.recipes[phase.index], self.training(phase)
+        caching, recipe, examples = self.caching[phase.index], self.recipes[phase.index], self.examples[phase.index]
         rows = caching.views * len(examples) if self.resident(phase) else self.config.batch_size
         shape = (rows, *examples.images.shape[1:])
         data = {"image": jax.ShapeDtypeStruct(shape, examples.images.dtype)}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from covidjax.errors import some_of
-from covidjax.mesh import by_example, by_largest_axis, by_second_axis, replicated
+from covidjax.mesh import by_example, by_largest_axis, replicated
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Batch, Recipe, learning_rate, train_step
 
@@ -134,7 +134,7 @@ def mapped_step(
 
     if engine == "jit":
         placed = whole if placed is None else placed
-        inwards = (placed, whole, by_second_axis(mesh), *[whole] * counted) if resident else (placed, parts)
+        inwards = (placed, whole, by_example(mesh, axis=1), *[whole] * counted) if resident else (placed, parts)
         outwards = (placed, whole) if figures else placed
         if apart:
             specs = (whole.spec, *(sharding.spec for sharding in inwards[1:]))

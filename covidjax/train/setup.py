@@ -60,17 +60,17 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
     begin = expected_variables(model, resumed, shape) if resumed else initial_variables(config, model, shape)
     longer = steps_per_epoch(len(with_val.turns()), config.batch_size) if with_val else None
     phases = make_phases(config, epoch_steps, longer)
-    own = [train_split if phase.split == "train" or with_val is None else with_val for phase in phases]
+    own = tuple(train_split if phase.split == "train" or with_val is None else with_val for phase in phases)
     recipes = tuple(
         make_recipe(config, phase, model, begin, examples, phase.epoch_steps)
         for phase, examples in zip(phases, own, strict=True)
     )
     sharing = config.batch_size // config.accumulation_steps // (1 if config.sync_batch_norm else mesh.size)
+    together = jax.ShapeDtypeStruct((sharing, *shape), train_split.images.dtype)
+    wanted = (sharing, *(shape[:2] if task.masks else ()), task.num_outputs(train_split.classes))
     for recipe in recipes:
-        together = jax.ShapeDtypeStruct((sharing, *train_split.images.shape[1:]), train_split.images.dtype)
         logits = check_batch_statistics(recipe, begin.variables, together)
-        outputs = task.num_outputs(train_split.classes)
-        if logits != (wanted := (sharing, *(train_split.images.shape[1:3] if task.masks else ()), outputs)):
+        if logits != wanted:
             raise UserError(
                 f"the network {config.model.name} gives {list(logits)} for {sharing} images: allowed is "
                 f"{list(wanted)}, the logits of num_classes"
@@ -120,12 +120,12 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
         placement,
         epoch_steps,
         phases,
+        own,
         recipes,
         caching,
         variables,
         notes,
         data_seconds,
-        with_val,
     )
 
 

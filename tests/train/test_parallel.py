@@ -8,30 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh
 
-from covidjax.mesh import by_largest_axis, make_mesh
+from covidjax.mesh import make_mesh
 from covidjax.train.parallel import bytes_on_device, division_notes, mapped_step, shardings
-from tests.commands import user_error
 from tests.support import make_model, make_recipe, make_state, run_on_devices, shapes_of, small_config
 
 FOUR: Any = AbstractMesh((1, 4), ("data", "fsdp"))
-
-
-@pytest.mark.parametrize(
-    ("shape", "spec"),
-    [
-        ((3, 3, 64, 128), (None, None, None, "fsdp")),
-        ((3, 3, 128, 64), (None, None, "fsdp")),
-        ((64, 64), (None, "fsdp")),  # of equal ones the last
-        ((4096, 10), ("fsdp",)),
-        ((10,), ()),
-        ((), ()),
-        ((0,), ()),
-    ],
-)
-def test_the_largest_axis_that_divides_is_divided(shape: tuple[int, ...], spec: tuple[str | None, ...]) -> None:
-    assert by_largest_axis(shape, FOUR).spec == PartitionSpec(*spec)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "unet"])
@@ -57,19 +40,6 @@ def test_what_stays_whole_is_listed() -> None:
     params = {"head": {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}}
     (note,) = division_notes(params, FOUR)
     assert note.endswith("whole on each are 1 of 2 arrays: head/bias")
-
-
-@pytest.mark.parametrize(
-    ("axes", "said"),
-    [
-        ((("data", -1), ("fsdp", 3)), "there are"),
-        ((("data", 5),), "there are"),
-        ((("data", -1), ("fsdp", -1)), "one -1"),
-        ((("data", -1), ("data", 1)), "each axis once"),
-    ],
-)
-def test_a_mesh_that_the_devices_do_not_make_is_refused(axes: tuple[tuple[str, int], ...], said: str) -> None:
-    assert said in user_error(make_mesh, 60, 1, axes)
 
 
 @pytest.mark.slow

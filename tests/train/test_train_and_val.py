@@ -58,8 +58,8 @@ def test_what_would_choose_by_images_that_were_trained_on_is_refused(changes: di
 def test_all_images_of_both_splits_are_trained_on_and_the_best_stays_that_of_before(tmp_path: Path) -> None:
     programs, settings = Programs(), config()
     job = prepare(settings)
-    last, own = job.phases[1], job.with_val
-    assert own is not None and own.names == job.train_split.names + job.val_split.names
+    last, own = job.phases[1], job.examples[1]
+    assert job.examples[0] is job.train_split and own.names == job.train_split.names + job.val_split.names
     features = PrefixFeatures(feature_store(str(tmp_path / "cache")), job.mesh, programs)
     inputs = make_inputs(job, last, job.variables, features)
     rows = np.concatenate([inputs.rows(step, 0, settings.batch_size) for step in range(last.epoch_steps)])

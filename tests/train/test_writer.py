@@ -15,8 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from covidjax import files
-from covidjax.config.writers import WRITERS, figures
-from covidjax.config.writers import Hook as WriteRow
+from covidjax.config.writers import WRITERS, WriteRow, figures
 from covidjax.train import writer
 from covidjax.train.writer import Hook, MetricsWriter
 from tests.commands import ROOT

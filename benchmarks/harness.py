@@ -8,22 +8,19 @@ random order; a sample during which others used the cores is dropped and counted
 """
 
 import dataclasses
-import json
 import os
 import random
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.case import Case
 from covidjax.errors import UserError
+from covidjax.targets.child import Child, Ended
 
-ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the processes share one GPU
     "JAX_ENABLE_COMPILATION_CACHE": "false",  # compile times are those of a first run
@@ -149,57 +146,26 @@ class WorkerFailed(Exception):
     """A worker could not do what it was asked; the message is one line."""
 
 
-class Worker:
+class Worker(Child):
     """A process of `benchmarks.worker`, ended on leaving the context."""
 
     def __init__(self, python: str, environment: Mapping[str, str]) -> None:
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={**os.environ, **ENVIRONMENT, **environment, "PYTHONPATH": os.pathsep.join(paths)},
-        )
+        super().__init__(python, ["benchmarks.worker"], {**os.environ, **ENVIRONMENT, **environment})
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The reply to a request.
 
         Raises WorkerFailed where the work failed or the process ended, UserError where the request cannot be met.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise WorkerFailed(f"its process ended with status {self._process.wait()}: {self._last_words()}")
-        reply = json.loads(line)
+            reply: dict[str, Any] = self.reply(request)
+        except Ended as error:
+            raise WorkerFailed(f"its process {error}") from error
         if reply.get("kind") == "user":
             raise UserError(reply["error"])
         if "error" in reply:
             raise WorkerFailed(reply["error"])
         return reply
-
-    def _last_words(self) -> str:
-        self._errors.seek(0)
-        lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
-        return lines[-1][:300] if lines else "it said nothing"
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        for file in (self._process.stdin, self._process.stdout, self._errors):
-            if file is not None:
-                with suppress(BrokenPipeError):
-                    file.close()
 
 
 def check_protocol(protocol: Protocol) -> None:

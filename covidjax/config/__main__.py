@@ -2,7 +2,8 @@
 
 from itertools import groupby
 
-from covidjax.config.schema import KEYS, NO_LIMIT, PHASE_KEYS, PHASE_ONLY, PRESETS, Key
+from covidjax.config.kinds import NO_LIMIT, Key
+from covidjax.config.schema import KEYS, PHASE_KEYS, PHASE_ONLY, PRESETS
 
 HEADER = f"""# Keys of the config
 

@@ -7,8 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from covidjax import losses, models, optim, tasks
+from covidjax.config.kinds import is_number, is_several
 from covidjax.config.plugins import import_plugins
-from covidjax.config.schema import KEYS, PHASE_KEYS, PHASE_ONLY, is_number, is_several, keys
+from covidjax.config.schema import KEYS, PHASE_KEYS, PHASE_ONLY, keys
 from covidjax.config.writers import WRITERS
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import gradual_epochs

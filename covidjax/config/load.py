@@ -13,8 +13,9 @@ from ml_collections.config_dict import FieldReference
 from covidjax import files
 from covidjax.config.checks import check_value, flatten, unknown_key, validate
 from covidjax.config.file import check_values, evaluate
+from covidjax.config.kinds import Key, is_text
 from covidjax.config.plugins import import_plugins
-from covidjax.config.schema import KEYS, PRESETS, Key, is_text, keys
+from covidjax.config.schema import KEYS, PRESETS, keys
 from covidjax.data.augment import AUGMENTATIONS
 from covidjax.errors import UserError
 from covidjax.process import path_of

@@ -78,7 +78,7 @@ def register_augmentation(
 
     It is given one image [height, width, channels], floating, 0..255, and changes its values, not where things are:
     masks stay. amount: of the config, a Python value; 0 or False is off. It comes after the augmentations of the
-    package; what it gives is kept within 0..255. default, low, high, text: of the key, see `config.schema.Key`.
+    package; what it gives is kept within 0..255. default, low, high, text: of the key, see `config.kinds.Key`.
     Raises UserError for a name that another augmentation has.
     """
 

@@ -1,45 +1,19 @@
-"""Figures of a classifier with their intervals, and the table of its predictions.
+"""Figures of a classifier with their intervals.
 
 In numpy on the host: a split is evaluated once, and its predictions fit in memory many times over.
 """
 
-import csv
-import dataclasses
 import functools
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from covidjax import files
-from covidjax.data.examples import FACTS, Examples
+from covidjax.data.examples import Examples
 from covidjax.errors import UserError
 from covidjax.metrics import bootstrap
-
-COLUMNS = ("file", "patient", "label", "predicted", "correct")
-PROBABILITY = "probability_"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Predictions:
-    """The content of predictions_<split>.csv.
-
-    names, patients: n identifiers; labels: [n] int32, an index into `classes`
-    probabilities: [n, classes] float64, columns in the order of `classes`
-    """
-
-    names: tuple[str, ...]
-    patients: tuple[str, ...]
-    labels: np.ndarray
-    probabilities: np.ndarray
-    classes: tuple[str, ...]
-
-    @property
-    def predicted(self) -> np.ndarray:
-        """[n] int64: the class of the greatest probability, the first of equal ones."""
-        return self.probabilities.argmax(axis=1)
+from covidjax.metrics.prediction_table import require_finite
 
 
 def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -152,7 +126,7 @@ def classification_report(
     labels, classes = examples.labels, examples.classes
     if len(labels) == 0:
         raise UserError(f"split {examples.split!r} has no examples to evaluate: choose a split that has some")
-    _require_finite(probabilities, f"split {examples.split!r}")
+    require_finite(probabilities, f"split {examples.split!r}")
     probabilities = probabilities.astype(np.float64)
     num_classes, num_examples = len(classes), len(labels)
     predicted = probabilities.argmax(axis=1)
@@ -235,59 +209,6 @@ def proportion_interval(
     return list(wilson_interval(count if successes == total else successes, count))
 
 
-def write_predictions(path: Path, examples: Examples, probabilities: np.ndarray) -> None:
-    """Writes predictions_<split>.csv: label and predicted as class names, probabilities with all their digits.
-
-    What the files tell of the images (`Examples.facts`) stands behind.
-
-    probabilities: [n, classes] float32 or float64, of the examples.
-    Raises UserError where probabilities are not finite or the file cannot be written; an old file stays then.
-    """
-    _require_finite(probabilities, str(path))
-    classes, scores = examples.classes, probabilities.astype(np.float64).tolist()
-    answers = zip(examples.labels, probabilities.argmax(axis=1), scores, strict=True)
-    rows = [[classes[label], classes[guess], int(label == guess), *row] for label, guess, row in answers]
-    header = [*COLUMNS, *(PROBABILITY + name for name in classes), *examples.facts]
-    named = zip(examples.names, examples.patients, rows, *examples.facts.values(), strict=True)
-    files.write_csv(path, header, ([name, patient, *row, *told] for name, patient, row, *told in named))
-
-
-def read_predictions(path: Path) -> Predictions:
-    """What `write_predictions` wrote. Raises UserError where it is missing, in another form or in contradiction."""
-    again = "write it again with launch/evaluate.py"
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file, strict=True)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no {path}: {again}") from error
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a table: {error}: {again}") from error
-    end = len(header)
-    while end and header[end - 1] in FACTS:
-        end -= 1
-    scores = header[len(COLUMNS) : end]
-    if header[: len(COLUMNS)] != [*COLUMNS] or not scores or not all(name.startswith(PROBABILITY) for name in scores):
-        raise UserError(f"{path} must have the columns {', '.join(COLUMNS)}, {PROBABILITY}<class>...: {again}")
-    classes = tuple(name.removeprefix(PROBABILITY) for name in scores)
-    labels = np.empty(len(rows), np.int32)
-    probabilities = np.empty((len(rows), len(classes)))
-    for index, row in enumerate(rows):
-        try:
-            if len(row) != len(header):
-                raise ValueError("a row is as long as the header")
-            labels[index] = classes.index(row[2])
-            probabilities[index] = [float(text) for text in row[len(COLUMNS) : end]]
-            guess = int(probabilities[index].argmax())
-            consistent = row[3] == classes[guess] and row[4] == str(int(guess == labels[index]))
-        except ValueError as error:
-            raise UserError(f"{path}: example {index + 1} is not a row of predictions: {again}") from error
-        if not consistent:
-            raise UserError(f"{path}: example {index + 1}: predicted or correct contradict the probabilities: {again}")
-    _require_finite(probabilities, str(path))
-    names, patients = (tuple(row[column] for row in rows) for column in (0, 1))
-    return Predictions(names, patients, labels, probabilities, classes)
-
-
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
@@ -305,10 +226,3 @@ def _bootstrapped(name: str, value: Any, samples: np.ndarray) -> dict[str, Any]:
 def number(value: Any) -> float | None:
     """A figure as JSON has it: None where it is not finite."""
     return float(value) if math.isfinite(value) else None
-
-
-def _require_finite(probabilities: np.ndarray, where: str) -> None:
-    broken = int(np.count_nonzero(~np.isfinite(probabilities).all(axis=1)))
-    if broken:
-        advice = "the network has diverged: take an earlier checkpoint or train with a lower learning rate"
-        raise UserError(f"{where}: {broken} of {len(probabilities)} predictions are not finite: {advice}")

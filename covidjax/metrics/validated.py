@@ -8,7 +8,7 @@ from sklearn import metrics
 
 from covidjax.data.examples import Examples
 from covidjax.metrics import bootstrap, classification
-from covidjax.metrics.classification import Predictions
+from covidjax.metrics.prediction_table import Predictions
 
 SENSITIVITY = 0.95
 LEAST, MOST = 0.05, 20.0  # of a temperature

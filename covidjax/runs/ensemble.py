@@ -23,7 +23,7 @@ from covidjax.data.examples import Examples
 from covidjax.data.order import batch_indices
 from covidjax.errors import UserError, some_of
 from covidjax.evaluate.members import Member, Mixture, check_unchanged, load_members, load_mixture
-from covidjax.metrics import bootstrap, classification
+from covidjax.metrics import bootstrap, classification, prediction_table
 from covidjax.metrics.comparison import paired_accuracy
 from covidjax.models import mixture
 from covidjax.models.mixture import Candidate
@@ -223,7 +223,7 @@ def _write_evaluation(workdir: Path, mixed: Mixture, examples: Examples, answers
         result["leak"] = LEAK
     elif settings.weights != "equal" and split == settings.weights_from:
         result["optimistic"] = OPTIMISTIC
-    classification.write_predictions(workdir / f"predictions_{split}.csv", examples, table)
+    prediction_table.write_predictions(workdir / f"predictions_{split}.csv", examples, table)
     files.write_json(workdir / f"evaluation_{split}.json", result)
     return result
 

@@ -18,7 +18,7 @@ from covidjax.evaluate import explain
 from covidjax.evaluate.network import padded_batches
 from covidjax.mesh import local_mesh
 from covidjax.metrics import mask_files
-from covidjax.metrics.classification import read_predictions
+from covidjax.metrics.prediction_table import read_predictions
 from covidjax.runs.images import Picture, Sources
 from covidjax.tasks import pictures
 from covidjax.tasks.base import RESEARCH_USE

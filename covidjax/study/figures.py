@@ -11,8 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from covidjax.report.figures import FONT_SIZE, INK, MUTED, PALETTE, line, new_figure, plain, to_svg
 from covidjax.report.formats import short_count
+from covidjax.study.conditions import Condition
 from covidjax.study.plan import Study, rate_text
-from covidjax.study.results import Condition
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))

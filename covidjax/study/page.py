@@ -11,8 +11,9 @@ from covidjax.metrics.comparison import mean_interval
 from covidjax.report import page
 from covidjax.report.formats import MISSING, duration, is_number
 from covidjax.study import figures
+from covidjax.study.conditions import Condition, Verdict, bounds, pareto_front, quoted
 from covidjax.study.plan import VARIED, Study
-from covidjax.study.results import Condition, Result, Verdict, bounds, pareto_front, quoted
+from covidjax.study.results import Result
 
 COSTS = (("cost_seconds", "training time", "s", 1.0), ("peak_bytes", "memory of a step", "MiB", float(2**20)))
 

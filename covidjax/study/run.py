@@ -7,8 +7,9 @@ from covidjax.runs import record
 from covidjax.runs.evaluate import evaluate_run
 from covidjax.runs.train import train
 from covidjax.study import page, plan, results
+from covidjax.study.conditions import Condition, judge, make_conditions
 from covidjax.study.plan import Study, Trial
-from covidjax.study.results import Condition, Result
+from covidjax.study.results import Result
 from covidjax.train.programs import Programs
 
 
@@ -53,13 +54,13 @@ def _run(study: Study, allocator: str, test: bool) -> None:
         f"\nfeature passes, of all runs: {made:.0f} made, {reused:.0f} times one of them reused",
         flush=True,
     )
-    conditions = results.make_conditions(study, found)
-    verdict = results.judge(conditions)
+    conditions = make_conditions(study, found)
+    verdict = judge(conditions)
     if test and verdict.chosen:
         _read_test_split(study, verdict.chosen)
         found = write_table(failures)
-        conditions = results.make_conditions(study, found)
-        verdict = results.judge(conditions)
+        conditions = make_conditions(study, found)
+        verdict = judge(conditions)
     path = page.write(study, found, conditions, verdict)
     print(f"\n{verdict.sentence}\ntable: {table}\npage: {path}")
     finished = {each.strategy for each in conditions if each.finished}

@@ -17,7 +17,7 @@ from covidjax import files, losses
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError, some_of
 from covidjax.losses import LossFunction, at_least_float32
-from covidjax.metrics import classification, validated
+from covidjax.metrics import classification, prediction_table, validated
 from covidjax.metrics.comparison import Judged
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
 from covidjax.tasks.classification_page import classification_page
@@ -82,7 +82,7 @@ class Classification(Task):
         mean_loss = float(np.mean(self.plain_loss(loss)(logits, jnp.asarray(examples.labels))))
         table = np.asarray(losses.probabilities(logits, loss.name))
         result = classification.classification_report(table, examples, mean_loss)
-        classification.write_predictions(workdir / f"predictions_{examples.split}.csv", examples, table)
+        prediction_table.write_predictions(workdir / f"predictions_{examples.split}.csv", examples, table)
         return result
 
     def summary(self, evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -91,12 +91,12 @@ class Classification(Task):
 
     def by_validation(self, workdir: Path, examples: Examples) -> dict[str, Any]:
         val, own = (
-            classification.read_predictions(workdir / f"predictions_{split}.csv") for split in ("val", examples.split)
+            prediction_table.read_predictions(workdir / f"predictions_{split}.csv") for split in ("val", examples.split)
         )
         return validated.measured(val, own.probabilities, examples)
 
     def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
-        found = classification.read_predictions(workdir / f"predictions_{evaluation['split']}.csv")
+        found = prediction_table.read_predictions(workdir / f"predictions_{evaluation['split']}.csv")
         correct = found.predicted == found.labels
         if len(correct) != evaluation["num_examples"] or abs(correct.mean() - evaluation["accuracy"]) > 1e-9:
             raise UserError(
@@ -125,7 +125,8 @@ class Classification(Task):
             ]
             for one in predictions
         ]
-        header = ["file", "predicted", *(classification.PROBABILITY + name for name in classes), *request.facts, "use"]
+        scores = (prediction_table.PROBABILITY + name for name in classes)
+        header = ["file", "predicted", *scores, *request.facts, "use"]
         files.write_csv(request.table, header, rows)
         counts = collections.Counter(row[1] for row in rows)
         return Predicted(

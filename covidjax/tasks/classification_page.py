@@ -9,7 +9,7 @@ import numpy as np
 
 from covidjax import files
 from covidjax.data.examples import Examples
-from covidjax.metrics.classification import Predictions, read_predictions
+from covidjax.metrics.prediction_table import Predictions, read_predictions
 from covidjax.tasks import pictures
 
 MAX_WRONG, MAX_RIGHT = 12, 6

@@ -10,12 +10,15 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, get_frame
 
+from covidjax import tasks
+from covidjax.config import default_config
 from covidjax.data import sources
 from covidjax.data.formats.base import BadImageError
 from covidjax.data.formats.dicom import Facts, facts
 from covidjax.data.formats.read import open_picture
 from covidjax.errors import UserError
-from tests.data.images import dataset_config
+from tests.commands import read_table
+from tests.data.images import dataset_config, write_image
 from tests.data.test_dicom import CT, file
 
 
@@ -61,6 +64,24 @@ def test_a_patient_on_both_sides_of_split_folders_is_refused(tmp_path: Path) -> 
     (tmp_path / "test" / "ill" / "1.dcm").write_bytes(file(CT, 12, PatientID="train0"))
     with pytest.raises(UserError, match="1 patients are in both test and train: dicom-1"):
         sources.listed(dataset_config(tmp_path), "train")
+
+
+def test_evaluated_masks_have_the_columns_of_their_dicom_images(tmp_path: Path) -> None:
+    for number in range(24):
+        tags = {"PatientID": f"MRN{number // 2}", "ViewPosition": "PA" if number % 2 else "AP", "Modality": "CR"}
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / f"{number}.dcm").write_bytes(file(CT + number, 12, **tags))
+        write_image(tmp_path / "masks" / f"{number}.png", 255, CT.shape[::-1])
+    examples = sources.load(dataset_config(tmp_path, mask_classes=("background", "lung")), "val", masks=True)
+    task = tasks.of("unet")
+    masks = task.targets(examples)
+    task.evaluate([(np.eye(2)[masks], masks, len(masks))], examples, default_config().loss, tmp_path)
+    rows = read_table(tmp_path / "predictions_val.csv")
+    assert len(rows) == len(examples) > 0
+    for row in rows:
+        view = "PA" if int(Path(row["file"]).stem) % 2 else "AP"
+        assert (row["view"], row["source"], row["patient"][:6]) == (view, "CR", "dicom-")
+    assert "MRN" not in (tmp_path / "predictions_val.csv").read_text()
 
 
 def test_view_spacing_and_source_are_words_of_the_device_and_nothing_else() -> None:

@@ -20,7 +20,8 @@ from covidjax.evaluate.network import Forward, answers, make_forward, predict
 from covidjax.evaluate.split import evaluate_split
 from covidjax.losses import sigmoid_cross_entropy, softmax_cross_entropy
 from covidjax.mesh import make_mesh
-from covidjax.metrics.classification import classification_report, read_predictions
+from covidjax.metrics.classification import classification_report
+from covidjax.metrics.prediction_table import read_predictions
 from covidjax.models.preprocessing import Preprocessing, fresh
 from covidjax.runs.record import describe
 from covidjax.tasks.classification import CLASSIFICATION

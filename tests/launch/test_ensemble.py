@@ -13,7 +13,7 @@ import covidjax
 from covidjax import files
 from covidjax.errors import UserError
 from covidjax.evaluate import network as evaluation
-from covidjax.metrics import classification
+from covidjax.metrics.prediction_table import read_predictions
 from launch import evaluate, predict, train
 from tests.commands import ROOT, call, contents, read_table, refusal, write_image
 from tests.report.made_workdir import Page
@@ -87,7 +87,7 @@ def test_an_ensemble_leaves_a_workdir_like_other_runs(mixture: Path, members: tu
 
 
 def test_mixture_is_the_weighted_mean_of_what_the_members_answered(mixture: Path, members: tuple[Path, Path]) -> None:
-    tables = [classification.read_predictions(folder / "predictions_val.csv") for folder in (*members, mixture)]
+    tables = [read_predictions(folder / "predictions_val.csv") for folder in (*members, mixture)]
     expected = weighted([table.probabilities for table in tables[:2]], mixture)
     np.testing.assert_allclose(tables[2].probabilities, expected, atol=1e-6)
     result = files.read_json(mixture / "evaluation_val.json")
@@ -161,9 +161,7 @@ def test_equal_weights_are_chosen_on_no_split(members: tuple[Path, Path], tmp_pa
     assert files.read_json(workdir / "run.json")["ensemble"]["weights"] == [0.5, 0.5]
     assert "optimistic" not in files.read_json(workdir / "evaluation_val.json")
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 1
-    tables = [
-        classification.read_predictions(folder / "predictions_val.csv").probabilities for folder in (*members, workdir)
-    ]
+    tables = [read_predictions(folder / "predictions_val.csv").probabilities for folder in (*members, workdir)]
     product = np.sqrt(tables[0] * tables[1])
     np.testing.assert_allclose(tables[2], product / product.sum(axis=1, keepdims=True), atol=1e-6)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from covidjax.metrics import validated
-from covidjax.metrics.classification import Predictions
+from covidjax.metrics.prediction_table import Predictions
 from tests.predictions import CLASSES, make_examples
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from covidjax import config as configs
 from covidjax.data.examples import Examples
-from covidjax.metrics import classification
+from covidjax.metrics import classification, prediction_table
 from covidjax.report import run
 from covidjax.runs import costs
 from covidjax.train.job import describe_freeze
@@ -54,7 +54,7 @@ def write_evaluation(workdir: Path, examples: Examples, seed: int = 0) -> dict[s
     evaluation = classification.classification_report(probabilities, examples, 0.4567, resamples=40)
     evaluation["checkpoint"] = {"step": 31 * 24, "which": "best"}
     (workdir / f"evaluation_{examples.split}.json").write_text(json.dumps(evaluation))
-    classification.write_predictions(workdir / f"predictions_{examples.split}.csv", examples, probabilities)
+    prediction_table.write_predictions(workdir / f"predictions_{examples.split}.csv", examples, probabilities)
     return evaluation
 
 

@@ -12,7 +12,7 @@ from covidjax import config as configs
 from covidjax import files
 from covidjax.errors import UserError
 from covidjax.metrics import segmentation
-from covidjax.metrics.classification import read_predictions
+from covidjax.metrics.prediction_table import read_predictions
 from covidjax.runs import compare
 from launch import compare as launch_compare
 from tests.commands import call, refusal

@@ -1,16 +1,10 @@
 """Predictions of new images with untrained networks: what is written, and what is left behind when it goes wrong."""
 
 import dataclasses
-import itertools
 import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,98 +12,18 @@ import pytest
 from PIL import Image
 
 from covidjax import losses
-from covidjax.data.picture import ImageSpec, decode_image
 from covidjax.errors import UserError
 from covidjax.evaluate import explain
 from covidjax.evaluate.tiles import Tiling
 from covidjax.mesh import local_mesh
-from covidjax.models.layers import Conv, Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.runs import predict
 from covidjax.runs.images import list_images
 from covidjax.tasks.pictures import GAP, STRIP
 from covidjax.weights.workdir import Trained
-from tests.commands import contents, read_table, user_error, write_image
+from tests.commands import contents, read_table, user_error
 from tests.data.test_dicom import file as dicom_file
-from tests.support import make_model, small_config
-
-SIZE = 16
-LABELS = ("healthy", "ill")
-PIXELS = ("background", "lung", "lesion")
-SIZES = {"a.png": (20, 30), "b.jpg": (16, 16), "deep/c.tif": (45, 17), "deep/d.png": (9, 9), "e.bmp": (33, 20)}
-
-
-class OneConvolution(Staged):
-    """The least network that answers with masks: it stands for a U-Net, which takes long to compile."""
-
-    num_classes: int
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        return ("head",)
-
-    def setup(self) -> None:
-        self.head = Convolution(self.num_classes)
-
-
-class Convolution(nn.Module):
-    features: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
-        return Conv(self.features, 3, padding=1)(x)
-
-
-def untrained(model: str, classes: tuple[str, ...], **changes: Any) -> Trained:
-    config = small_config(model, batch_size=2, dataset__image_size=SIZE, model__width=2, **changes)
-    network = OneConvolution(len(classes)) if model == "unet" else make_model(config, len(classes))
-    variables = dict(network.init(jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 1))))
-    return Trained(config, classes, network, Preprocessing(), variables, 7, "best")
-
-
-@pytest.fixture(scope="module")
-def classifier() -> Trained:
-    return untrained("cnn", LABELS, model__num_blocks=2)
-
-
-@pytest.fixture(scope="module")
-def unet() -> Trained:
-    return untrained("unet", PIXELS)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    for seed, (name, (width, height)) in enumerate(SIZES.items()):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
-        Image.fromarray(pixels).save(path)
-    (folder / "notes.txt").write_text("no image")
-    (folder / ".hidden.png").write_text("no image")
-    return folder
-
-
-def logits_of(trained: Trained, pixels: np.ndarray) -> np.ndarray:
-    return np.asarray(trained.model.apply(trained.variables, trained.preprocessing(jnp.asarray(pixels, jnp.float32))))
-
-
-def network_pixels(folder: Path, name: str, crop: str = "center", enhancement: str = "none") -> np.ndarray:
-    return decode_image((folder / name).read_bytes(), ImageSpec(SIZE, 1, crop, enhancement))[0]
-
-
-def test_folder_is_listed_with_its_folders_and_without_what_is_no_image(images: Path, tmp_path: Path) -> None:
-    found = list_images(images)
-    assert found.names == tuple(sorted(SIZES))
-    assert found.ignored == 1
-    assert list_images(images / "a.png").names == ("a.png",)
-
-
-def test_folder_without_images_and_missing_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no image"):
-        list_images(tmp_path)
-    with pytest.raises(UserError, match="there is no"):
-        list_images(tmp_path / "missing")
+from tests.runs.untrained import LABELS, SIZE, SIZES, logits_of, network_pixels
 
 
 def test_table_of_labels_holds_probabilities_of_the_network(classifier: Trained, images: Path, tmp_path: Path) -> None:
@@ -135,43 +49,6 @@ def test_table_of_labels_holds_probabilities_of_the_network(classifier: Trained,
     assert np.abs(answers[1] - answers[0]).max() > 0.01  # the images are enhanced as those of the run were
 
 
-def centred(sides: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
-    """Of an array the part of these sides that lies in its middle."""
-    starts = [(whole - side) // 2 for side, whole in zip(sides, shape, strict=True)]
-    return tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
-
-
-@pytest.mark.parametrize("crop", ["center", "pad", "squash"])
-def test_masks_are_those_of_the_network_at_the_size_of_their_images(images: Path, tmp_path: Path, crop: str) -> None:
-    trained = untrained("unet", PIXELS, dataset__crop=crop)
-    output = tmp_path / "predictions.csv"
-    predict.predict(trained, list_images(images), output)
-    seen = set()
-    for row in read_table(output):
-        width, height = SIZES[row["file"]]
-        with Image.open(tmp_path / row["mask"]) as file:
-            mask = np.asarray(file)
-        assert mask.dtype == np.uint8
-        assert mask.shape == (height, width) == (int(row["height"]), int(row["width"]))
-        areas = [int(row[f"pixels_{name}"]) for name in PIXELS]
-        assert areas == np.bincount(mask.reshape(-1), minlength=3).tolist()
-        small = logits_of(trained, network_pixels(images, row["file"], crop)[None])[0].argmax(-1)
-        shown = (min(width, height),) * 2 if crop == "center" else (height, width)
-        inner = (
-            [round(length * SIZE / max(width, height)) for length in (height, width)] if crop == "pad" else [SIZE] * 2
-        )
-        region, cells = mask[centred(shown, mask.shape)], small[centred(inner, small.shape)]
-        assert region.sum() == mask.sum()  # outside is background
-        near = (
-            [((np.arange(length) + 0.5) * of / length + bias).astype(int).clip(0, of - 1) for bias in (-1e-9, 1e-9)]
-            for length, of in zip(region.shape, cells.shape, strict=True)
-        )
-        # A centre that lies between two pixels of the network may take either.
-        assert np.any([region == cells[np.ix_(*pair)] for pair in itertools.product(*near)], axis=0).all()
-        seen |= set(mask.reshape(-1).tolist())
-    assert seen == {0, 1, 2}
-
-
 def test_tables_have_what_dicom_files_say_and_numbers_for_patients(
     classifier: Trained, unet: Trained, images: Path, tmp_path: Path
 ) -> None:
@@ -191,80 +68,6 @@ def test_tables_have_what_dicom_files_say_and_numbers_for_patients(
         told = [(f"dicom-{number}", "PA", "0.5x0.25", "CR") for number in (1, 2, 1)]
         assert found == [*told, *[("", "", "", "")] * len(SIZES)]
         assert "MRN" not in output.read_text()
-
-
-def test_masks_of_two_classes_are_black_and_white(images: Path, tmp_path: Path) -> None:
-    predict.predict(untrained("unet", PIXELS[:2]), list_images(images), tmp_path / "p.csv")
-    masks = [np.asarray(Image.open(path)) for path in (tmp_path / "p_masks").iterdir()]
-    assert {int(value) for mask in masks for value in np.unique(mask)} == {0, 255}
-
-
-def test_images_whose_findings_lie_outside_other_masks_are_dropped_and_listed(
-    unet: Trained, images: Path, tmp_path: Path
-) -> None:
-    sources, inside = list_images(images), tmp_path / "lungs"
-    predict.predict(unet, sources, tmp_path / "all.csv")
-    inside.mkdir()
-    expected = {}
-    for number, row in enumerate(read_table(tmp_path / "all.csv")):
-        found = np.asarray(Image.open(tmp_path / row["mask"])) > 0
-        lung = np.zeros(found.shape, np.uint8)
-        lung[:, : found.shape[1] * number // (len(SIZES) - 1)] = 255  # of the first nothing, of the last everything
-        Image.fromarray(lung).save(inside / Path(row["mask"]).name)
-        assert found.any()
-        expected[row["file"]] = found[lung > 0].sum() / found.sum()
-    least = sorted(expected.values())[2]
-    outcome = predict.predict(
-        unet, sources, tmp_path / "p.csv", tmp_path / "over", inside=inside, inside_at_least=least
-    )
-    kept = {name for name, part in expected.items() if part >= least}
-    assert 0 < len(kept) < len(SIZES)
-    assert {row["file"] for row in read_table(tmp_path / "p.csv")} == kept
-    for folder in ("p_masks", "over"):
-        assert {path.stem for path in (tmp_path / folder).iterdir()} == {Path(name).stem for name in kept}
-    dropped = {row["file"]: float(row["inside"]) for row in read_table(tmp_path / "p_dropped.csv")}
-    assert dropped == pytest.approx({name: expected[name] for name in expected.keys() - kept}, abs=1e-4)
-    (note,) = [note for note in outcome.notes if "dropped" in note]
-    assert note.startswith(f"{len(dropped)} of {len(SIZES)} images were dropped: ") and min(dropped) in note
-    assert outcome.num_images == len(kept)
-    for folder in ("p_masks", "over"):
-        shutil.rmtree(tmp_path / folder)
-    predict.predict(unet, sources, tmp_path / "p.csv")
-    assert not (tmp_path / "p_dropped.csv").exists(), "that of an earlier prediction stays"
-
-    Image.fromarray(np.zeros((3, 4), np.uint8)).save(inside / "b.png")
-    with pytest.raises(UserError, match="--inside: .*b.png is no mask of an image of 16x16 pixels"):
-        predict.predict(unet, sources, tmp_path / "q.csv", inside=inside)
-    (inside / "b.png").unlink()
-    with pytest.raises(UserError, match="--inside: cannot read .*b.png: .*the same --images"):
-        predict.predict(unet, sources, tmp_path / "q.csv", inside=inside)
-    with pytest.raises(UserError, match="--inside drops images, and --spacing needs all of a volume"):
-        predict.predict(unet, sources, tmp_path / "q.csv", spacing=(1.0, 1.0, 1.0), inside=inside)
-    assert not list(tmp_path.glob("q*"))
-
-
-def test_overlays_show_each_image_beside_its_mask(unet: Trained, images: Path, tmp_path: Path) -> None:
-    predict.predict(unet, list_images(images), tmp_path / "p.csv", tmp_path / "over")
-    assert contents(tmp_path / "over").keys() == contents(tmp_path / "p_masks").keys()
-    for name, (width, height) in SIZES.items():
-        with Image.open(tmp_path / "over" / f"{Path(name).stem}.png") as picture:
-            assert picture.size == (2 * width + GAP, height + STRIP)
-            assert picture.info["Comment"] == "research use only"
-            if name.endswith(".png"):
-                own = np.asarray(Image.open(images / name))[..., None]
-                np.testing.assert_array_equal(np.asarray(picture)[:height, :width], own.repeat(3, axis=-1))
-
-
-def test_tiles_take_images_at_their_own_size(unet: Trained, images: Path, tmp_path: Path) -> None:
-    predict.predict(unet, list_images(images), tmp_path / "p.csv", tiling=Tiling(64, 16))
-    for name, (width, height) in SIZES.items():
-        if name.endswith(".jpg"):
-            continue
-        own = np.asarray(Image.open(images / name))[None, ..., None]
-        expected = logits_of(unet, own)[0].argmax(-1)
-        assert expected.shape == (height, width)
-        mask = np.asarray(Image.open(tmp_path / "p_masks" / f"{Path(name).stem}.png"))
-        assert np.mean(mask == expected) > 0.99  # another program may round a tie the other way
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
@@ -313,15 +116,6 @@ def test_bad_files_are_listed_and_the_others_predicted_as_without_them(
     assert not (tmp_path / "classification" / "p_bad.csv").exists()
 
 
-def test_patterns_of_names_are_listed_as_folders_are(images: Path) -> None:
-    found = list_images(images / "**" / "*.[pt]*")
-    assert found.names == ("a.png", "deep/c.tif", "deep/d.png")
-    assert found.ignored == 1  # notes.txt
-    assert list_images(images / "deep" / "?.tif").names == ("c.tif",)
-    with pytest.raises(UserError, match=r"\*.gif matches no image: allowed are files ending in"):
-        list_images(images / "*.gif")
-
-
 def test_explanations_are_pictures_with_the_part_inside_the_lungs(
     classifier: Trained, unet: Trained, images: Path, tmp_path: Path
 ) -> None:
@@ -367,54 +161,6 @@ def test_what_images_look_like_is_told(classifier: Trained, unet: Trained, image
         assert "1 images are transparent everywhere, and come out black: clear.png" in notes
 
 
-def test_what_a_killed_run_left_is_removed_and_that_of_another_not(unet: Trained, images: Path, tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left, other, busy = (
-        tmp_path / f".{name}.{process}.tmp"
-        for name, process in (("p_masks", dead.pid), ("q_masks", dead.pid), ("p_masks", os.getppid()))
-    )
-    for folder in (left, other, busy):
-        folder.mkdir()
-        (folder / "a.png").write_text("half a mask")
-    predict.predict(unet, list_images(images), tmp_path / "p.csv")
-    assert (left.exists(), other.exists(), busy.exists()) == (False, True, True)
-
-
-def test_masks_that_would_take_the_place_of_others_are_refused(unet: Trained, images: Path, tmp_path: Path) -> None:
-    write_image(tmp_path / "p_masks" / "mine.png", seed=0)
-    before = contents(tmp_path)
-    with pytest.raises(UserError, match="p_masks is there already: remove it or choose another name"):
-        predict.predict(unet, list_images(images), tmp_path / "p.csv")
-    assert contents(tmp_path) == before
-
-
-def test_every_image_has_a_mask_of_its_own(unet: Trained, images: Path, tmp_path: Path) -> None:
-    write_image(images / "a.bmp", seed=0)
-    predict.predict(unet, list_images(images), tmp_path / "p.csv")
-    masks = [row["mask"] for row in read_table(tmp_path / "p.csv")]
-    assert len(set(masks)) == len(list((tmp_path / "p_masks").iterdir())) == len(SIZES) + 1
-    assert all((tmp_path / mask).is_file() for mask in masks)
-
-
-def test_linked_folders_are_predicted_and_pipes_masks_and_loops_are_named(images: Path, tmp_path: Path) -> None:
-    write_image(tmp_path / "store" / "f.png", seed=0)
-    (images / "hospital").symlink_to(tmp_path / "store")
-    (images / "deep" / "loop").symlink_to(images)
-    os.mkfifo(images / "pipe.png")
-    write_image(images / "a_mask.png", seed=0)
-    found = list_images(images)
-    assert found.names == tuple(sorted((*SIZES, "hospital/f.png")))
-    told = "; ".join(found.notes)
-    for part in (
-        ": 1, deep/loop",
-        ": 1, pipe.png",
-        ": 1, .hidden.png",
-        "1 files are masks of images, and were left out",
-    ):
-        assert part in told
-
-
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_names_that_are_no_utf8_are_escaped_in_the_table(
     classifier: Trained, unet: Trained, images: Path, tmp_path: Path, task: str
@@ -426,23 +172,6 @@ def test_names_that_are_no_utf8_are_escaped_in_the_table(
     single = list_images(images / os.fsdecode(b"r\xf6ntgen.png"))
     predict.predict(trained, single, tmp_path / "single.csv")
     assert [row["file"] for row in read_table(tmp_path / "single.csv")] == ["r\\xf6ntgen.png"]
-
-
-def test_volumes_are_those_of_the_areas(unet: Trained, images: Path, tmp_path: Path) -> None:
-    for name in ("b.jpg", "e.bmp"):
-        (images / name).unlink()
-    output = tmp_path / "p.csv"
-    before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"slices in deep have different sizes \(9 x 9, 45 x 17\)"):
-        predict.predict(unet, list_images(images), output, spacing=(5.0, 1.0, 1.0))
-    assert contents(tmp_path) == before
-    (images / "deep" / "c.tif").unlink()
-    outcome = predict.predict(unet, list_images(images), output, spacing=(5.0, 1.0, 1.0))
-    assert outcome.files["volumes"] == tmp_path / "p_volumes.csv"
-    areas, stacks = read_table(output), read_table(outcome.files["volumes"])
-    assert [row["stack"] for row in stacks] == [".", "deep"]
-    for area, stack in zip(areas, stacks, strict=True):
-        assert float(stack["millilitres_lung"]) == pytest.approx(int(area["pixels_lung"]) * 5 / 1000)
 
 
 def test_network_that_answers_with_nan_is_refused(classifier: Trained, images: Path, tmp_path: Path) -> None:

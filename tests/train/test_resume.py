@@ -14,23 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import files
 from covidjax.checkpoint.checkpoint import Restored
-from covidjax.errors import Interrupted
 from covidjax.files import read_json_lines
-from covidjax.ops.choose import choose
-from covidjax.runs.train import train
-from covidjax.train import loss_scale
 from covidjax.train.job import Job
-from covidjax.train.programs import Programs
 from covidjax.train.setup import prepare
 from covidjax.weights.workdir import open_checkpoints
 from launch import train as command
 from tests.commands import call, contents, tiny_config
-from tests.support import TINY, by_path, send_before, small_config
+from tests.support import by_path, send_before
 
 # Everything that a resumed run could get wrong: two phases, running statistics, moments, moving average, dropout,
 # augmentation and a learning rate that follows the loss.
@@ -260,52 +254,3 @@ def test_finished_run_started_again_changes_no_checkpoint(tmp_path: Path, config
     assert contents(workdir / "checkpoints") == before
     assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert_same_run(workdir, whole, job)
-
-
-# ---- Runs of other kinds ----
-
-ADAMW: dict[str, Any] = {"optimizer__name": "adamw", "optimizer__weight_decay": 0.01, "ema_decay": 0.9}
-GRADUAL = {"freeze": "gradual:2", "epochs": 7, "optimizer__schedule": "one_cycle", "model__dropout": 0.2, **ADAMW}
-VIEWS = {"freeze": "backbone", "feature_views": 2, "augment__contrast": 0.2, "phases": ({"epochs": 1}, {"epochs": 2})}
-# What the run is, the steps that it is stopped before, and where the features of each of its phases live.
-KINDS: dict[str, tuple[dict[str, Any], tuple[int, ...], list[str]]] = {
-    "gradual": (GRADUAL, (20, 28), ["device", "device", ""]),
-    "measured within epochs": ({**VIEWS, "evaluate_every_steps": 3}, (9,), ["device", "device"]),
-    "native": ({"ops": "native", "freeze": "until:block1", "features": "off", "epochs": 2, **ADAMW}, (8,), [""]),
-    "float16": ({"precision": "float16", "epochs": 2}, (8,), [""]),
-    "best by auroc": ({"epochs": 3, "checkpoint__best": "auroc", "augment__crop_scale": 0.5}, (8,), [""]),
-    "mixup and cutmix": (
-        {"epochs": 2, "augment__mixup": 0.4, "augment__cutmix": 1.0, "loss__name": "focal"},
-        (8,),
-        [""],
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_any_kind_of_run_resumes_to_the_same_bits(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if kind == "native" and not (choice := choose("auto")).native:
-        pytest.skip(choice.note)
-    monkeypatch.setattr(loss_scale, "FIRST", loss_scale.LARGEST)  # float16 overflows in its first steps
-    (changes, stops, places), programs = KINDS[kind], Programs()
-
-    def settings(cache: str) -> ConfigDict:
-        return small_config("cnn", **TINY, **changes, steps_per_call=2, dataset__cache_dir=str(tmp_path / cache))
-
-    train(settings("cache"), tmp_path / "whole", programs=programs)
-    # The features of a phase are found the first time, and computed anew the second time.
-    for stop, cache in zip(stops, ("cache", "another"), strict=False):
-        with monkeypatch.context() as patch, pytest.raises(Interrupted):
-            send_before(stop, patch)
-            train(settings(cache), tmp_path / "run", programs=programs)
-        assert finished_steps(tmp_path / "run")[-1] == stop
-    train(settings("another"), tmp_path / "run", programs=programs)
-    assert_same_run(tmp_path / "run", tmp_path / "whole", prepare(settings("cache")))
-    phases = files.read_json(tmp_path / "whole" / "run.json")["freeze"]
-    assert [phase["features"]["placement"] for phase in phases] == places
-    scales = [line for line in figures(tmp_path / "whole") if "loss_scale" in line]
-    assert [line["loss_scale"] for line in scales] == [
-        loss_scale.LARGEST / 2 ** line["skipped_steps"] for line in scales
-    ]
-    assert (kind == "float16") == any(line["skipped_steps"] > 0 for line in scales)

@@ -8,9 +8,10 @@ import pytest
 from scipy import stats
 
 from covidjax.report import formats
+from covidjax.study import conditions as study_conditions
 from covidjax.study import page
-from covidjax.study import results as study_results
-from covidjax.study.results import Condition, Result, Verdict
+from covidjax.study.conditions import Condition, Verdict
+from covidjax.study.results import Result
 from covidjax.tasks.base import Task
 from covidjax.tasks.classification import CLASSIFICATION
 from tests.report import made_workdir
@@ -29,11 +30,11 @@ def conditions_of(
         make_result(t, val_accuracy=accuracies[t.strategy][t.seed], cost_seconds=seconds[t.strategy])
         for t in study.trials()
     ]
-    return [dataclasses.replace(each, task=task) for each in study_results.make_conditions(study, results)]
+    return [dataclasses.replace(each, task=task) for each in study_conditions.make_conditions(study, results)]
 
 
 def judged(accuracies: dict[str, list[float]], seconds: dict[str, float]) -> Verdict:
-    return study_results.judge(conditions_of(accuracies, seconds))
+    return study_conditions.judge(conditions_of(accuracies, seconds))
 
 
 def label(condition: Condition | None) -> str:
@@ -86,19 +87,19 @@ def failed(result: Result) -> Result:
 def test_strategy_with_a_failed_run_is_left_out_of_the_verdict(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     results = [make_result(trial) for trial in study.trials()]
-    before = study_results.judge(study_results.make_conditions(study, results))
+    before = study_conditions.judge(study_conditions.make_conditions(study, results))
     broken = [failed(r) if (r.trial.strategy, r.trial.seed) == (label(before.best), 1) else r for r in results]
-    after = study_results.judge(study_results.make_conditions(study, broken))
+    after = study_conditions.judge(study_conditions.make_conditions(study, broken))
     assert label(after.best) != label(before.best)
     assert f"Left out, as not every run finished: “{label(before.best)}”" in after.sentence
-    nothing = study_results.judge(study_results.make_conditions(study, list(map(failed, results))))
+    nothing = study_conditions.judge(study_conditions.make_conditions(study, list(map(failed, results))))
     assert (nothing.best, nothing.chosen) == (None, None)
 
 
 def test_front_holds_what_no_other_surpasses_at_no_more_cost() -> None:
     accuracies = dict(zip(ARMS, ([0.9], [0.9], [0.7], [0.6], [0.5]), strict=True))
     conditions = conditions_of(accuracies, dict(zip(ARMS, (100, 50, 20, 30, 1), strict=True)))
-    front = study_results.pareto_front(conditions, "cost_seconds")
+    front = study_conditions.pareto_front(conditions, "cost_seconds")
     assert [condition.label for condition in front] == ["backbone", "until:layer3", "until:layer2"]
 
 
@@ -107,16 +108,16 @@ def test_task_whose_figure_is_best_when_low_is_judged_by_its_lowest() -> None:
     errors = {"none": [0.10, 0.15, 0.20], "until:layer3": [0.11, 0.13, 0.19], "backbone": [0.15, 0.201, 0.249]}
     seconds = {"none": 100.0, "until:layer3": 40.0, "backbone": 1.0}
     conditions = conditions_of(errors, seconds, task)
-    verdict = study_results.judge(conditions)
+    verdict = study_conditions.judge(conditions)
     assert (label(verdict.best), label(verdict.chosen)) == ("until:layer3", "until:layer3")
     assert "has the lowest mean validation accuracy, 0.143 over 3 seeds; every cheaper strategy is" in verdict.sentence
-    front = study_results.pareto_front(conditions, "cost_seconds")
+    front = study_conditions.pareto_front(conditions, "cost_seconds")
     assert [condition.label for condition in front] == ["backbone", "until:layer3"]
 
 
 def write_page(tmp_path: Path, results: list[Result], study: Any) -> tuple[Page, Verdict, str]:
-    conditions = study_results.make_conditions(study, results)
-    verdict = study_results.judge(conditions)
+    conditions = study_conditions.make_conditions(study, results)
+    verdict = study_conditions.judge(conditions)
     content = page.write(study, results, conditions, verdict).read_text(encoding="utf-8")
     return Page(content), verdict, content
 
@@ -136,7 +137,7 @@ def test_page_needs_nothing_outside_itself_and_shows_the_figures_of_the_study(tm
     shown = {row[0]: row for row in read.table("Strategy", "SD")[1:]}
     costs = {row[0]: row for row in read.table("Strategy", "Memory of a step")[1:]}
     assert shown.keys() == costs.keys() == ARMS.keys()
-    for condition in study_results.make_conditions(study, results):
+    for condition in study_conditions.make_conditions(study, results):
         accuracy, row = condition.over_seeds("val_accuracy"), shown[condition.label]
         whole = condition.label != results[0].trial.strategy
         assert row[1] == ("3 of 3" if whole else "2 of 3")

@@ -84,6 +84,11 @@ class Stage(Module):
 
         Raises UserError where the image was too small.
         """
+        if min(x.shape[1:3]) < 1 + self.halves:
+            raise UserError(
+                "config.dataset.image_size is too small for a ConvNeXt, which halves it five times: allowed are 32 "
+                "and more"
+            )
         if self.halves:
             x = LayerNorm(numerics=self.numerics, name="downsample_norm")(x)
             x = Conv(
@@ -95,11 +100,6 @@ class Stage(Module):
                 numerics=self.numerics,
                 name="downsample_conv",
             )(x)
-        if not x.size:
-            raise UserError(
-                "config.dataset.image_size is too small for a ConvNeXt, which halves it five times: allowed are 32 "
-                "and more"
-            )
         for number, drop in enumerate(self.drops, start=1):
             x = Block(drop, self.rank, numerics=self.numerics, name=f"block{number}")(x, train=train)
         return x

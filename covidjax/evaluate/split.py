@@ -46,7 +46,7 @@ def evaluate_split(
         return {}
     result = task.evaluate(found, examples, config.loss, workdir, hausdorff=hausdorff)
     result["checkpoint"] = {"step": trained.step, "which": trained.which}
-    result["notes"] = [*trained.notes, *examples.notes]
+    result["notes"] = [*trained.notes, *examples.notes, *result.get("notes", ())]
     if examples.split == "val" and configs.trains_on_val(config):
         result["notes"].append("val: the run trained on these images too: the figures say nothing of new ones")
     if examples.split == "test":

@@ -62,6 +62,20 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> n
     return ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
 
 
+def average_precision(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The area below the precision-recall curve in steps, as scikit-learn has it, under many weightings at once.
+
+    Arguments are those of `auroc` -> [resamples] float64, NaN where the positives weigh nothing.
+    """
+    order = np.argsort(-scores, kind="stable")
+    tie_starts = np.flatnonzero(np.concatenate([[True], np.diff(scores[order]) != 0]))
+    weights = weights[:, order]
+    positive = np.add.reduceat(np.where(is_positive[order], weights, 0.0), tie_starts, axis=1)
+    hits, called = np.cumsum(positive, axis=1), np.cumsum(np.add.reduceat(weights, tie_starts, axis=1), axis=1)
+    precision = np.divide(hits, called, out=np.zeros(hits.shape), where=called > 0)
+    return ratio((positive * precision).sum(axis=1), hits[:, -1])
+
+
 def weighted_figures(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """The figures of a split under many weightings of its examples at once.
 
@@ -184,7 +198,7 @@ def accuracy_intervals(
 ) -> list[list[float] | None]:
     """The intervals of the accuracies of several networks, each as `classification_report` has it.
 
-    correct: [networks, n] bool, of the same examples -> [low, high] of each network.
+    correct: [networks, n] bool, or shares from 0 to 1, of the same examples -> [low, high] of each network.
     """
     clusters, every = bootstrap.clusters_of(examples), np.ones(len(examples), bool)
     right = correct.T.astype(np.float64)
@@ -193,6 +207,8 @@ def accuracy_intervals(
     )["accuracy"]
     return [
         proportion_interval(int(own.sum()), every, clusters, drawn)
+        if np.isin(own, (0, 1)).all()
+        else bootstrap.interval(drawn)
         for own, drawn in zip(correct, samples.T, strict=True)
     ]
 

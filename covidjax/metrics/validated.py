@@ -61,7 +61,12 @@ def measured(val: Predictions, probabilities: np.ndarray, examples: Examples) ->
     for index, name in enumerate(examples.classes):
         chosen = thresholds(val.probabilities[:, index], val.labels == index)
         points[name] = chosen and {
-            point: {"threshold": least, **_shares(probabilities[:, index] >= least, examples.labels == index, examples)}
+            point: {
+                "threshold": least,
+                **shares(
+                    probabilities[:, index] >= least, examples.labels == index, examples.labels != index, examples
+                ),
+            }
             for point, least in chosen.items()
         }
     return {
@@ -74,9 +79,10 @@ def measured(val: Predictions, probabilities: np.ndarray, examples: Examples) ->
     }
 
 
-def _shares(called: np.ndarray, is_positive: np.ndarray, examples: Examples) -> dict[str, Any]:
+def shares(called: np.ndarray, is_positive: np.ndarray, is_negative: np.ndarray, examples: Examples) -> dict[str, Any]:
+    """Sensitivity and specificity with their intervals, of the examples: three [n] bool."""
     clusters = bootstrap.clusters_of(examples)
-    shares = {"sensitivity": (called & is_positive, is_positive), "specificity": (~called & ~is_positive, ~is_positive)}
+    shares = {"sensitivity": (called & is_positive, is_positive), "specificity": (~called & is_negative, is_negative)}
 
     def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {name: classification.ratio(weights @ hits, weights @ among) for name, (hits, among) in shares.items()}

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from covidjax import models, tasks
-from covidjax.data import phantom, sources
+from covidjax.data import phantom, phantom_findings, sources
 from covidjax.data.examples import Examples
 from covidjax.data.order import more_turns
 from covidjax.errors import UserError
@@ -75,8 +75,10 @@ def job_of_shapes(config: ConfigDict, num_classes: int, mesh: Mesh | None = None
     labels = np.arange(num_classes, dtype=np.int32)
     masks = np.broadcast_to(labels.astype(np.uint8)[:, None, None], (num_classes, *shape[:2]))
     images = np.zeros((num_classes, *shape), np.uint8)
-    blank = Examples("train", images, labels, names, names, False, names, "", masks=masks)
-    num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(names)
+    task = tasks.of(config.model.name, config.loss.name)
+    findings = np.eye(num_classes, dtype=np.int8) if "findings" in task.offers else None
+    blank = Examples("train", images, labels, names, names, False, names, "", masks=masks, findings=findings)
+    num_outputs = task.num_outputs(names)
     model = models.build(config.model, num_outputs, config.precision)
     pixels = inputs.of_run(config.model, dataset.channels, config.pretrained, config.preprocessing).network
     variables = jax.eval_shape(models.initialiser(model, pixels, shape), jax.random.key(0))
@@ -149,6 +151,8 @@ def data_facts(dataset: ConfigDict, *, masks: bool = False) -> DataFacts:
 
     Raises UserError where they are unknown, or `dataset.oversample` does not fit.
     """
+    if dataset.name == "phantom_findings":
+        return DataFacts(len(phantom_findings.FINDINGS), dataset.num_images, dataset.num_images)
     if dataset.name == "phantom":
         counts, images = phantom.training_counts(dataset), dataset.num_images
         classes: tuple[str, ...] = phantom.MASK_CLASSES if masks else phantom.CLASSES

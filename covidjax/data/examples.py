@@ -1,7 +1,7 @@
 """The decoded form that every data source ends in."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class Examples:
         return numbers if self.repeats is None else np.repeat(numbers, self.repeats)
 
 
-def present(findings: np.ndarray, names: Sequence[str]) -> str:
+def present(findings: Iterable[int], names: Sequence[str]) -> str:
     """The names of the present ones of `Examples.findings` of an image, [findings], joined by '|'."""
     return "|".join(name for name, own in zip(names, findings, strict=True) if own == 1)
 

@@ -210,8 +210,10 @@ def _with_five(
     probabilities: np.ndarray, findings: np.ndarray, names: Sequence[str], weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     found = weighted_figures(probabilities, findings, weights)
-    if set(FIVE) <= set(names):
-        found["chexpert5_auroc"] = found["auroc"][:, [names.index(name) for name in FIVE]].mean(axis=1)
+    places = {name.lower(): f for f, name in enumerate(names)}
+    five = [places[name.lower()] for name in FIVE if name.lower() in places]
+    if len(five) == len(FIVE):
+        found["chexpert5_auroc"] = found["auroc"][:, five].mean(axis=1)
     return found
 
 

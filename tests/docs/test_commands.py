@@ -80,6 +80,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(mask).save(folder / "MASKS" / "masks" / name)
         rows.append(f"{name},{number},{split}")
     (folder / "MASKS" / "splits.csv").write_text("\n".join(rows) + "\n")
+    rows = ["path,patient,finding:Effusion,finding:Mass"]
+    for number in range(16):
+        write_image(folder / "FINDINGS" / f"{number}.png", seed=number)
+        rows.append(f"{number}.png,{number},{number % 2},{(1, 0, '', -1)[number % 4]}")
+    (folder / "FINDINGS" / "images.csv").write_text("\n".join(rows) + "\n")
     shutil.copytree(folder / "MASKS" / "images", folder / "IMAGES")
     shutil.copytree(folder / "FOLDER" / "train", folder / "DIR" / "images")
     rows = ["path,label,patient"]

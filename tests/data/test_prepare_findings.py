@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from covidjax import files, train
 from covidjax.errors import UserError
+from launch import evaluate
+from tests.commands import call
 from tests.data.images import write_image
+from tests.support import TINY, small_config
 
 pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed: make setup installs it")
 from covidjax.data import sources
@@ -117,7 +121,7 @@ def test_chestxray14_has_its_official_split_and_findings_in_any_order(tmp_path: 
     assert not (patients[0] & patients[1] or patients[0] & patients[2])
     test = splits["test"]
     assert test.classes == findings_sets.ChestXray14.FINDINGS
-    assert test.label_names[:4] == ("Effusion|Mass",) * 4
+    assert test.label_names[:4] == ("Effusion|Mass",) * 2 + ("Cardiomegaly",) * 2
     assert set(np.unique(test.findings)) == {0, 1}
     assert test.facts["view"][0] == "PA"
 
@@ -158,8 +162,9 @@ def test_chexpert_keeps_uncertain_and_unknown_apart_and_tells_of_empty_rows(tmp_
 
 @pytest.mark.parametrize(("policy", "label"), [("ignore", -2), ("zeros", 0), ("ones", 1), ((("Edema", "ones"),), 1)])
 def test_uncertain_labels_are_settled_in_training_images_alone(tmp_path: Path, policy: Any, label: int) -> None:
-    rows = [[f"{number}.png", "-1", number % 2, split] for number, split in enumerate(["train"] * 4 + ["test"] * 2)]
-    for number in range(6):
+    splits = ["train"] * 10 + ["val", "test"]
+    rows = [[f"{number}.png", "-1", number % 2, split] for number, split in enumerate(splits)]
+    for number in range(len(rows)):
         write_image(tmp_path / "set" / f"{number}.png", number)
     write_table(tmp_path / "set" / "images.csv", ["path", "finding:Edema", "finding:Mass", "split"], rows)
     folder = prepare("csv/findings", tmp_path / "set", tmp_path / "data")
@@ -199,7 +204,10 @@ def test_vindr_is_voted_by_its_readers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "labels"), [("chestmnist_64", 14), ("pneumoniamnist", 1)])
 def test_medmnist_is_read_with_one_label_or_several(tmp_path: Path, name: str, labels: int) -> None:
-    folder = prepare("medmnist", medmnist(tmp_path / "set", name, labels), tmp_path / "data")
+    root, variants = medmnist(tmp_path / "set", name, labels), ["medmnist/labels", "medmnist/findings"]
+    folder = prepare(variants.pop(labels > 1), root, tmp_path / "data")
+    with pytest.raises(UserError, match=f"has {labels} labels an image: prepare medmnist"):
+        prepare(variants[0], root, tmp_path / "data")
     test = loaded(folder, "test", tmp_path, image_size=16)
     arrays = np.load(tmp_path / "set" / f"{name}.npz")
     np.testing.assert_array_equal(test.images[..., 0], arrays["test_images"])
@@ -211,7 +219,35 @@ def test_medmnist_is_read_with_one_label_or_several(tmp_path: Path, name: str, l
         assert test.classes == ("normal", "pneumonia")
     (tmp_path / "set" / f"{name}.npz").write_bytes(b"no zip")
     with pytest.raises(UserError, match=r"is no file of MedMNIST\+"):
-        prepare("medmnist", tmp_path / "set", tmp_path / "other")
+        prepare("medmnist/labels", root, tmp_path / "other")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("chestxray14", nih),
+        ("chexpert/unknown", chexpert),
+        ("padchest", padchest),
+        ("vindr_cxr", vindr),
+        ("medmnist/findings", medmnist),
+    ],
+)
+def test_every_layout_is_prepared_trained_and_evaluated(
+    tmp_path: Path, name: str, make: Callable[[Path], Path]
+) -> None:
+    folder = prepare(name, make(tmp_path / "set"), tmp_path / "data")
+    data = {"dataset__name": "tfds", "dataset__root": str(folder), "dataset__cache_dir": str(tmp_path / "cache")}
+    config = small_config("cnn", **TINY, **data, loss__name="asymmetric", epochs=1, ops="xla")
+    train(config, tmp_path / "run")  # type: ignore[operator]
+    assert call(evaluate.main, f"--workdir={tmp_path / 'run'}", "--split=test") == 0
+    found = files.read_json(tmp_path / "run" / "evaluation_test.json")
+    test = loaded(folder, "test", tmp_path)
+    assert found["num_examples"] == len(test)
+    counts = [[own[key] for key in ("present", "absent", "unknown")] for own in found["per_class"].values()]
+    assert test.findings is not None
+    parts = [(test.findings == 1), (test.findings == 0), (test.findings < 0)]
+    assert counts == np.stack([part.sum(axis=0) for part in parts], axis=1).tolist()
 
 
 def write_mask(path: Path, left: int, size: int = 20) -> None:
@@ -224,7 +260,7 @@ def write_mask(path: Path, left: int, size: int = 20) -> None:
 def montgomery(root: Path) -> None:
     for number in range(20):
         name = f"MCUCXR_{number:04d}_0.png"
-        write_image(root / "MontgomerySet" / "CXR_png" / name, number)
+        write_image(root / "MontgomerySet" / "CXR_png" / name, number, (20, 20))
         for side, left in (("left", 2), ("right", 12)):
             write_mask(root / "MontgomerySet" / "ManualMask" / f"{side}Mask" / name, left)
 
@@ -232,7 +268,7 @@ def montgomery(root: Path) -> None:
 def shenzhen(root: Path) -> None:
     for number in range(20):
         name = f"CHNCXR_{number:04d}_0"
-        write_image(root / "ChinaSet_AllFiles" / "CXR_png" / f"{name}.png", number)
+        write_image(root / "ChinaSet_AllFiles" / "CXR_png" / f"{name}.png", number, (20, 20))
         if number:
             write_mask(root / "ChinaSet_AllFiles" / "mask" / f"{name}_mask.png", 4)
 

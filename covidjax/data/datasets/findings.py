@@ -52,6 +52,6 @@ def told_of_findings(records: Sequence[Record], names: Sequence[str]) -> list[st
     notes = []
     if missing := [name for name, own in zip(names, found.T, strict=True) if not (own == PRESENT).any()]:
         notes.append(f"no image is known to have {some_of(missing)}")
-    if blank := [record.name for record, own in zip(records, found, strict=True) if (own < 0).all()]:
+    if blank := [record.name for record, own in zip(records, found, strict=True) if (own == UNKNOWN).all()]:
         notes.append(f"nothing is known of {len(blank)} of {len(records)} images: {some_of(blank)}")
     return notes

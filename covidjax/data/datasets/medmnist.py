@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from covidjax.data.datasets.base import ManualBuilder
@@ -13,6 +14,7 @@ from covidjax.data.datasets.records import Listing, Record
 from covidjax.data.datasets.stored import png
 from covidjax.errors import some_of
 
+KINDS = {"labels": "label", "findings": "findings"}  # of variants
 # What the numbers of the labels stand for; of other sets the classes are the numbers.
 NAMES = {
     "chestmnist": (
@@ -25,7 +27,7 @@ NAMES = {
 
 
 class MedMnist(ManualBuilder):
-    """A set of MedMNIST+ of two dimensions, with one label an image or several; its patients are not published."""
+    """A set of MedMNIST+ of two dimensions, with one label an image or `findings`; no patients are published."""
 
     name = "medmnist"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -33,8 +35,10 @@ class MedMnist(ManualBuilder):
         "pneumoniamnist_224.npz"
     )
 
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in KINDS]
+
     def kind(self) -> str:
-        return "findings" if self.FINDINGS else "label"
+        return KINDS[self.builder_config.name]
 
     def list_records(self, root: Path) -> Listing:
         listing, files = Listing(), sorted(root.glob("*.npz"))
@@ -53,8 +57,13 @@ class MedMnist(ManualBuilder):
             if images.dtype != np.uint8 or images.shape[3:] not in ((), (3,)) or images.ndim not in (3, 4):
                 listing.faults.append(f"{split}_images are {images.dtype}{list(images.shape)}: 2D images are read")
                 return listing
-            names = names or tuple(map(str, range(labels.shape[1] if labels.shape[1] > 1 else labels.max() + 1)))
-            if labels.shape[1] > 1:
+            several = labels.shape[1] > 1
+            if several != (self.kind() == "findings"):
+                other = "medmnist/findings" if several else "medmnist/labels"
+                listing.faults.append(f"{files[0].name} has {labels.shape[1]} labels an image: prepare {other}")
+                return listing
+            names = names or tuple(map(str, range(labels.shape[1] if several else labels.max() + 1)))
+            if several:
                 self.FINDINGS = names
             else:
                 self.CLASSES = names

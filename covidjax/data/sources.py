@@ -100,10 +100,13 @@ def _look_at_masks(examples: Examples, root: str) -> Examples:
     return dataclasses.replace(examples, notes=tuple(notes))
 
 
-def copies_elsewhere(dataset: Any, examples: Examples, recorded: Path | None = None) -> list[str]:
+def copies_elsewhere(
+    dataset: Any, examples: Examples, recorded: Path | None = None, own_files: ImageFiles | None = None
+) -> list[str]:
     """Notes on images of a split that are in others too. The test split is read for itself only.
 
-    Of the other splits the files of a size that an image of this one has are read.
+    Of the other splits the files of a size that an image of this one has are read. own_files: those of the examples
+    where these are no split of the data set.
     """
     own = seen(examples)
     if not own or dataset.name != "folder":
@@ -117,7 +120,7 @@ def copies_elsewhere(dataset: Any, examples: Examples, recorded: Path | None = N
         }
     except UserError as error:
         return [f"copies in other splits were not looked for: {error}"]
-    this = others.pop(examples.split)
+    this = own_files or others.pop(examples.split)
     names = set(examples.names)
     sizes = {_size(this, name) for name in this.names if name in names}
     digests = {one.digest for one in own}

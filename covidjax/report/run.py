@@ -35,7 +35,8 @@ def _page(workdir_path: Path, examples: Mapping[str, Examples]) -> str:
     run = workdir.read(workdir_path)
     task = tasks.of(*(run.config.get(section, {}).get("name", "") for section in ("model", "loss")))
     mixed = ensemble.is_ensemble(run)
-    splits = SPLITS | {split: f"Split {split}" for split in run.evaluations if split not in SPLITS}
+    others = [split for split in run.evaluations if split not in SPLITS]
+    splits = SPLITS | {split: "Split train" if split == "train" else f"External test: {split}" for split in others}
     return page.render(
         "run.html",
         title=page.title(run.config),
@@ -46,6 +47,7 @@ def _page(workdir_path: Path, examples: Mapping[str, Examples]) -> str:
         pages={split: task.page(found, run.folder, examples.get(split)) for split, found in run.evaluations.items()},
         data=_data(run),
         counted=f"{task.counted} of class",
+        group_figures=[(title, key, "estimate") for key, title in task.comparison.titles.items() if key != "loss"],
         configuration=page.config_rows(run.config),
         versions=_versions(run),
         **(ensemble.context(run, task) if mixed else _training(run, task)),

@@ -18,7 +18,9 @@ from covidjax.errors import UserError, some_of
 from covidjax.evaluate import tiles
 from covidjax.evaluate.members import Mixture, load_network
 from covidjax.evaluate.network import inference
+from covidjax.evaluate.split import chosen_by_validation
 from covidjax.evaluate.tiles import Tiling
+from covidjax.metrics.validated import Chosen
 from covidjax.runs.explain import Explanations, explaining
 from covidjax.runs.images import Sources, decoded, list_images
 from covidjax.tasks.base import RESEARCH_USE, Predicted, Prediction, Request
@@ -39,11 +41,13 @@ def run(
     inside_at_least: float | None,
     explain: Path | None,
     masks: Path | None,
+    calibrated: bool,
     strict: bool,
 ) -> None:
     """Predicts images with the network of a run, or the mixture of an ensemble, and prints what was written.
 
-    images: see `list_images`; tile, overlap: in pixels, see `Tiling`; the rest: see `predict`.
+    images: see `list_images`; tile, overlap: in pixels, see `Tiling`; calibrated: with what validation chose; the rest:
+    see `predict`.
     Ends with the status `command.PARTIAL` where images were bad. Raises UserError as these do, for an overlap without
     tiles, and for masks without explanations.
     """
@@ -60,7 +64,10 @@ def run(
     prepare_process(configs.of_workdir(workdir).precision)
     sources = list_images(images)
     trained = load_network(workdir, checkpoint)
-    asked: dict[str, Any] = {"explain": explain, "masks": masks, "strict": strict}
+    if calibrated and isinstance(trained, Mixture):
+        raise UserError("--calibrated is of one network, and this is a mixture: give the workdir of a member")
+    chosen = chosen_by_validation(workdir, trained) if calibrated and isinstance(trained, Trained) else None
+    asked: dict[str, Any] = {"explain": explain, "masks": masks, "chosen": chosen, "strict": strict}
     found = predict(trained, sources, output, overlays, tiling, spacing, inside, least, **asked)
     ignored = f", {sources.ignored} files that are no images passed over" if sources.ignored else ""
     print(f"{found.num_images} images{ignored}; {trained.origin}")
@@ -87,6 +94,7 @@ def predict(
     *,
     explain: Path | None = None,
     masks: Path | None = None,
+    chosen: Chosen | None = None,
     strict: bool = False,
 ) -> Predicted:
     """Predicts images; writes the table `output` and, for masks, the folder <stem of output>_masks beside it.
@@ -103,6 +111,8 @@ def predict(
     with that part. One without a labelled pixel has none outside, and is kept.
 
     explain: a folder for pictures of where a classifier looks, see `runs.explain.explaining`, which takes `masks`.
+    chosen: by validation: probabilities get its temperature, and the columns <point>_<class> are 1 where the network's
+    own probability reaches the threshold of an operating point, else 0.
     strict: a file that cannot be decoded is an error, as it is of a volume. Else the others are predicted, a note tells
     of it, and the bad ones go to <stem of output>_bad.csv with the reasons.
 
@@ -139,6 +149,7 @@ def predict(
             found = _mixed(trained, sources, bad, strict=strict)
         elif tiling is None:
             found = _answers(trained, sources, bad, strict=strict, shown=shown, explanations=explanations)
+            found = found if chosen is None else _calibrated(found, chosen)
         else:
             found = _tiled_answers(trained, sources, tiling, bad, strict=strict, shown=shown)
         written = trained.task.write_predictions(noted(found), sources.names, trained.classes, request)
@@ -146,6 +157,8 @@ def predict(
             told_by, folder = explanations.write_table(), {"explanations": explanations.folder}
             written = dataclasses.replace(written, notes=(*written.notes, *told_by), files={**written.files, **folder})
     notes = (*written.notes, *remark_notes(remarks))
+    if chosen is not None:
+        notes += (f"probabilities have the temperature {chosen.temperature:.3f}, fitted on the validation split",)
     table_of_bad = output.with_name(f"{output.stem}_bad.csv")
     if not bad:
         table_of_bad.unlink(missing_ok=True)  # of an earlier prediction
@@ -175,6 +188,12 @@ def _answers(
             explanations.add(batch, answers)
         for picture, answer in zip(batch, answers, strict=True):
             yield Prediction(picture.name, picture.size, answer, picture.shown, picture.remarks)
+
+
+def _calibrated(found: Iterator[Prediction], chosen: Chosen) -> Iterator[Prediction]:
+    for one in found:
+        called = {name: int(each[0]) for name, each in chosen.called(one.answer[None]).items()}
+        yield dataclasses.replace(one, answer=chosen.calibrated(one.answer[None])[0], called=called)
 
 
 def _tiled_answers(

@@ -19,6 +19,7 @@ from covidjax.errors import UserError, some_of
 from covidjax.losses import LossFunction, at_least_float32
 from covidjax.metrics import classification, prediction_table, validated
 from covidjax.metrics.comparison import Judged
+from covidjax.metrics.validated import Chosen
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
 from covidjax.tasks.classification_page import classification_page
 
@@ -89,11 +90,16 @@ class Classification(Task):
         yield f"accuracy {with_interval(evaluation, 'accuracy')}"
         yield f"balanced accuracy {evaluation['balanced_accuracy']:.4f}, macro F1 {evaluation['macro_f1']:.4f}"
 
-    def by_validation(self, workdir: Path, examples: Examples) -> dict[str, Any]:
-        val, own = (
-            prediction_table.read_predictions(workdir / f"predictions_{split}.csv") for split in ("val", examples.split)
-        )
-        return validated.measured(val, own.probabilities, examples)
+    def chosen(self, workdir: Path) -> Chosen:
+        return validated.choose(prediction_table.read_predictions(workdir / "predictions_val.csv"))
+
+    def by_validation(self, workdir: Path, examples: Examples, *, calibrated: bool = False) -> dict[str, Any]:
+        chosen, split = self.chosen(workdir), examples.split
+        table = prediction_table.read_predictions(workdir / f"predictions_{split}.csv").probabilities
+        if calibrated:
+            path = workdir / f"predictions_{split}_calibrated.csv"
+            prediction_table.write_predictions(path, examples, chosen.calibrated(table))
+        return validated.measured(chosen, table, examples)
 
     def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
         found = prediction_table.read_predictions(workdir / f"predictions_{evaluation['split']}.csv")
@@ -117,16 +123,18 @@ class Classification(Task):
     def write_predictions(
         self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request
     ) -> Predicted:
+        found = list(predictions)
         rows = [
             [
                 *(one.name, classes[int(one.answer.argmax())], *one.answer.astype(np.float64).tolist()),
+                *one.called.values(),
                 *(request.facts[column][one.name] for column in request.facts),
                 RESEARCH_USE,
             ]
-            for one in predictions
+            for one in found
         ]
         scores = (prediction_table.PROBABILITY + name for name in classes)
-        header = ["file", "predicted", *scores, *request.facts, "use"]
+        header = ["file", "predicted", *scores, *found[0].called, *request.facts, "use"]
         files.write_csv(request.table, header, rows)
         counts = collections.Counter(row[1] for row in rows)
         return Predicted(

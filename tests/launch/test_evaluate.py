@@ -12,6 +12,8 @@ import pytest
 import covidjax
 from covidjax import files
 from covidjax.data import sources
+from covidjax.metrics import validated
+from covidjax.metrics.prediction_table import read_predictions
 from launch import evaluate, train
 from tests.commands import call, contents, refusal
 
@@ -107,6 +109,11 @@ def test_what_validation_chooses_joins_the_evaluation_of_the_test_split_by_the_s
     assert call(evaluate.main, f"--workdir={run}", "--split=test") == 0
     found = files.read_json(run / "evaluation_test.json")
     assert found["operating_points"].keys() == set(found["classes"]) and found["calibrated"]["temperature"] > 0
+    assert not (run / "predictions_test_calibrated.csv").exists()
+    assert call(evaluate.main, f"--workdir={run}", "--split=test", "--calibrated") == 0
+    own, tempered = (read_predictions(run / f"predictions_test{part}.csv") for part in ("", "_calibrated"))
+    expected = validated.tempered(own.probabilities, found["calibrated"]["temperature"])
+    np.testing.assert_allclose(tempered.probabilities, expected, rtol=1e-12)
     of_val = files.read_json(run / "evaluation_val.json")
     files.write_json(run / "evaluation_val.json", of_val | {"checkpoint": {"step": 1, "which": 1}})
     assert call(evaluate.main, f"--workdir={run}", "--split=test") == 0

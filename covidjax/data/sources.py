@@ -1,5 +1,6 @@
 """A split of the data set that a config names."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -16,7 +17,7 @@ from covidjax.data.examples import SPLITS, Examples
 from covidjax.data.extra import import_with_extra
 from covidjax.data.listing import ImageFiles, check_classes
 from covidjax.data.order import oversampled
-from covidjax.data.splits import draw_images
+from covidjax.data.splits import NUM_FOLDS, draw_images
 from covidjax.errors import UserError, some_of
 
 NAMES = ("phantom", "folder", "tfds")  # of config.dataset.name
@@ -83,6 +84,30 @@ def _listed(dataset: Any, split: str, *, masks: bool, recorded: Path | None) -> 
             check_classes(files.classes, dataset.root)
         return files
     raise UserError(f"the classes of config.dataset.name {dataset.name!r} are not known without reading it")
+
+
+def folds(dataset: Any, *, masks: bool = False) -> tuple[int, ...]:
+    """The folds of a data set: those that it has or, of a folder of classes without any, those that are drawn.
+
+    No image is opened. Raises UserError where it has none.
+    """
+    if dataset.name == "phantom":
+        raise UserError("config.dataset.name is 'phantom', which has no folds: choose a folder or a prepared set")
+    found: set[int] = set()
+    for split in SPLITS:
+        with contextlib.suppress(UserError):  # the set may have no such split: folds take its place
+            found |= {row.fold for row in listed(_with_fold(dataset, -1), split, masks=masks, torn=True).rows}
+    if found := found - {-1}:
+        return tuple(sorted(found))
+    listed(_with_fold(dataset, 0), "train", masks=masks)
+    return tuple(range(NUM_FOLDS))
+
+
+def _with_fold(dataset: Any, fold: int) -> Any:
+    own = dataset.copy_and_resolve_references()
+    with own.unlocked():
+        own.fold, own.subset = fold, 0
+    return own
 
 
 def _look_at_masks(examples: Examples, root: str) -> Examples:

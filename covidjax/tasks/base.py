@@ -248,6 +248,10 @@ class Task(abc.ABC):
         """What a comparison of runs takes of an evaluation. Raises UserError where there is no such thing."""
         raise UserError(f"{workdir}: runs of the task {self.name!r} cannot be compared: leave it out")
 
+    def pooled(self, evaluations: Sequence[Mapping[str, Any]], workdirs: Sequence[Path]) -> Judged:
+        """The answers of several runs, each on images of its own, as those of one network. Raises UserError."""
+        raise UserError(f"{workdirs[0]}: runs of the task {self.name!r} cannot be pooled")
+
     # ---- New images ----
 
     @abc.abstractmethod

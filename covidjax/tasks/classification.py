@@ -19,6 +19,7 @@ from covidjax.errors import UserError, some_of
 from covidjax.losses import LossFunction, at_least_float32
 from covidjax.metrics import classification, prediction_table, validated
 from covidjax.metrics.comparison import Judged
+from covidjax.metrics.prediction_table import Predictions
 from covidjax.metrics.validated import Chosen
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
 from covidjax.tasks.classification_page import classification_page
@@ -102,6 +103,18 @@ class Classification(Task):
         return validated.measured(chosen, table, examples)
 
     def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
+        return _judged(self._read(evaluation, workdir))
+
+    def pooled(self, evaluations: Sequence[Mapping[str, Any]], workdirs: Sequence[Path]) -> Judged:
+        parts = [self._read(*pair) for pair in zip(evaluations, workdirs, strict=True)]
+        if len({part.classes for part in parts}) > 1:
+            raise UserError(f"the runs below {workdirs[0].parent} know different classes: train them on the same ones")
+        names, patients = (tuple(one for part in parts for one in getattr(part, key)) for key in ("names", "patients"))
+        labels, table = (np.concatenate([getattr(part, key) for part in parts]) for key in ("labels", "probabilities"))
+        return _judged(Predictions(names, patients, labels, table, parts[0].classes))
+
+    def _read(self, evaluation: Mapping[str, Any], workdir: Path) -> Predictions:
+        """The table of an evaluation. Raises UserError where it is of another one."""
         found = prediction_table.read_predictions(workdir / f"predictions_{evaluation['split']}.csv")
         correct = found.predicted == found.labels
         if len(correct) != evaluation["num_examples"] or abs(correct.mean() - evaluation["accuracy"]) > 1e-9:
@@ -109,13 +122,7 @@ class Classification(Task):
                 f"{workdir}: the predictions of the {evaluation['split']} split are from another evaluation: run "
                 "launch/evaluate.py again"
             )
-
-        def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
-            drawn = classification.weighted_figures(found.probabilities, found.labels, weights)
-            return {name: drawn[name] for name in COMPARED}
-
-        truth = tuple(found.classes[label] for label in found.labels)
-        return Judged(found.names, found.patients, truth, correct, figures)
+        return found
 
     def respond(self, logits: jax.Array, loss: ConfigDict) -> jax.Array:
         return losses.probabilities(logits, loss.name)
@@ -140,6 +147,15 @@ class Classification(Task):
         return Predicted(
             len(rows), "images by predicted class", {name: counts[name] for name in classes}, {"table": request.table}
         )
+
+
+def _judged(found: Predictions) -> Judged:
+    def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = classification.weighted_figures(found.probabilities, found.labels, weights)
+        return {name: drawn[name] for name in COMPARED}
+
+    truth = tuple(found.classes[label] for label in found.labels)
+    return Judged(found.names, found.patients, truth, found.predicted == found.labels, figures)
 
 
 CLASSIFICATION = Classification(

@@ -1,7 +1,7 @@
 """Evaluates a run on a split, exactly, or on a labelled set of other images; every reading is recorded in the run.
 
 python launch/evaluate.py --workdir=runs/quickstart --split=test [--checkpoint=best] [--hausdorff] [--explain]
-    [--calibrated] [--by=view,source] [--root=MOVED]
+    [--calibrated] [--by=view,source] [--views=8] [--root=MOVED]
 python launch/evaluate.py --workdir=runs/quickstart --root=OTHER [--name=other] [--classes=theirs=ours,unused=]
 """
 
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--root", type=path_of, help="another set: a folder or table; with --split: of moved data")
     parser.add_argument("--name", help="of the other set, in files and report (default: that of the folder)")
     parser.add_argument("--classes", type=command.renamings, default={}, help="of the other set: theirs=ours,unused=")
+    parser.add_argument("--views", type=int, default=1, help="of each image, changed as in training; their mean counts")
     parser.add_argument("--by", type=command.names, default=(), help="columns whose values have figures of their own")
     parser.add_argument("--checkpoint", type=command.which, help=command.WHICH)
     parser.add_argument("--hausdorff", action="store_true", help="of masks: distances of borders as well")

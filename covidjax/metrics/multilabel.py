@@ -16,7 +16,7 @@ from covidjax.errors import UserError, some_of
 from covidjax.metrics import bootstrap
 from covidjax.metrics.classification import auroc, average_precision, number
 from covidjax.metrics.prediction_table import PROBABILITY, require_finite
-from covidjax.metrics.validated import shares, thresholds
+from covidjax.metrics.validated import Chosen, shares, thresholds
 
 LABEL = "label_"
 AREAS = {"auroc": auroc, "average_precision": average_precision}
@@ -145,20 +145,28 @@ def empty_notes(examples: Examples) -> list[str]:
     return notes
 
 
-def by_validation(val: Predictions, probabilities: np.ndarray, examples: Examples) -> dict[str, Any]:
-    """'operating_points' of evaluation_<split>.json, chosen by the known labels of the validation split alone.
+def choose(val: Predictions) -> Chosen:
+    """The operating points of predictions of the validation split, by the labels that are known."""
+    found = {}
+    for f, name in enumerate(val.classes):
+        known = val.findings[:, f] >= 0
+        found[name] = thresholds(val.probabilities[known, f], val.findings[known, f] == 1) if known.any() else None
+    return Chosen(None, found)
 
-    val: its predictions by the same checkpoint; probabilities: [n, findings], of the examples, which are others.
-    By finding and by name of the point the threshold, and sensitivity and specificity of the examples with intervals.
+
+def measured(chosen: Chosen, probabilities: np.ndarray, examples: Examples) -> dict[str, Any]:
+    """'operating_points' of evaluation_<split>.json, by finding and by name of the point.
+
+    chosen: by the same checkpoint; probabilities: [n, findings], of the examples, which are others.
+    Each has the threshold, and sensitivity and specificity of the known labels with their intervals.
     """
-    points: dict[str, Any] = {}
+    called, points = chosen.called(probabilities), dict[str, Any]()
     assert examples.findings is not None
-    for f, name in enumerate(examples.classes):
-        known, own = val.findings[:, f] >= 0, examples.findings[:, f]
-        chosen = thresholds(val.probabilities[known, f], val.findings[known, f] == 1) if known.any() else None
-        points[name] = chosen and {
-            point: {"threshold": least, **shares(probabilities[:, f] >= least, own == 1, own == 0, examples)}
-            for point, least in chosen.items()
+    for f, (name, of_finding) in enumerate(chosen.thresholds.items()):
+        own = examples.findings[:, f]
+        points[name] = of_finding and {
+            point: {"threshold": least, **shares(called[f"{point}_{name}"], own == 1, own == 0, examples)}
+            for point, least in of_finding.items()
         }
     return {"operating_points": points}
 

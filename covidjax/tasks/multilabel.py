@@ -17,6 +17,7 @@ from covidjax.losses import LossFunction, Weights, at_least_float32
 from covidjax.metrics import multilabel
 from covidjax.metrics.comparison import Judged
 from covidjax.metrics.prediction_table import PROBABILITY
+from covidjax.metrics.validated import Chosen
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
 from covidjax.tasks.multilabel_page import multilabel_page, shown
 from covidjax.tasks.weighting import finding_weights
@@ -88,26 +89,35 @@ class Multilabel(Task):
         if evaluation.get("chexpert5_auroc") is not None:
             yield f"AUROC of CheXpert's five {with_interval(evaluation, 'chexpert5_auroc')}"
 
-    def by_validation(self, workdir: Path, examples: Examples) -> dict[str, Any]:
-        val, own = (
-            multilabel.read_predictions(workdir / f"predictions_{split}.csv") for split in ("val", examples.split)
-        )
-        return multilabel.by_validation(val, own.probabilities, examples)
+    def chosen(self, workdir: Path) -> Chosen:
+        return multilabel.choose(multilabel.read_predictions(workdir / "predictions_val.csv"))
+
+    def by_validation(self, workdir: Path, examples: Examples, *, calibrated: bool = False) -> dict[str, Any]:
+        table = multilabel.read_predictions(workdir / f"predictions_{examples.split}.csv")
+        return multilabel.measured(self.chosen(workdir), table.probabilities, examples)
 
     def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
+        return _judged(self._read(evaluation, workdir))
+
+    def pooled(self, evaluations: Sequence[Mapping[str, Any]], workdirs: Sequence[Path]) -> Judged:
+        parts = [self._read(*pair) for pair in zip(evaluations, workdirs, strict=True)]
+        if len({part.classes for part in parts}) > 1:
+            raise UserError(f"the runs below {workdirs[0].parent} know different findings: train them on the same ones")
+        names, patients = (tuple(one for part in parts for one in getattr(part, key)) for key in ("names", "patients"))
+        labels, table = (
+            np.concatenate([getattr(part, key) for part in parts]) for key in ("findings", "probabilities")
+        )
+        return _judged(multilabel.Predictions(names, patients, labels, table, parts[0].classes))
+
+    def _read(self, evaluation: Mapping[str, Any], workdir: Path) -> multilabel.Predictions:
+        """The table of an evaluation. Raises UserError where it is of another one."""
         found = multilabel.read_predictions(workdir / f"predictions_{evaluation['split']}.csv")
         if len(found.names) != evaluation["num_examples"]:
             raise UserError(
                 f"{workdir}: the predictions of the {evaluation['split']} split are from another evaluation: run "
                 "launch/evaluate.py again"
             )
-
-        def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
-            drawn = multilabel.weighted_figures(found.probabilities, found.findings, weights)
-            return {name: drawn[name] for name in COMPARED}
-
-        truth = tuple(map(tuple, found.findings.tolist()))
-        return Judged(found.names, found.patients, truth, None, figures)
+        return found
 
     def respond(self, logits: jax.Array, loss: ConfigDict) -> jax.Array:
         return jax.nn.sigmoid(at_least_float32(logits))
@@ -124,15 +134,25 @@ class Multilabel(Task):
     def write_predictions(
         self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request
     ) -> Predicted:
-        told, rows = np.zeros(len(classes), np.int64), []
+        told, rows, called = np.zeros(len(classes), np.int64), [], ()
         for one in predictions:
             facts = [request.facts[column][one.name] for column in request.facts]
-            rows.append([one.name, *one.answer.astype(np.float64).tolist(), *facts, RESEARCH_USE])
+            rows.append([one.name, *one.answer.astype(np.float64).tolist(), *one.called.values(), *facts, RESEARCH_USE])
             told += one.answer > 0.5
-        header = ["file", *(PROBABILITY + name for name in classes), *request.facts, "use"]
+            called = tuple(one.called)
+        header = ["file", *(PROBABILITY + name for name in classes), *called, *request.facts, "use"]
         files.write_csv(request.table, header, rows)
         counts = dict(zip(classes, told.tolist(), strict=True))
         return Predicted(len(rows), "images with a probability above 0.5", counts, {"table": request.table})
+
+
+def _judged(found: multilabel.Predictions) -> Judged:
+    def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = multilabel.weighted_figures(found.probabilities, found.findings, weights)
+        return {name: drawn[name] for name in COMPARED}
+
+    truth = tuple(map(tuple, found.findings.tolist()))
+    return Judged(found.names, found.patients, truth, None, figures)
 
 
 MULTILABEL = Multilabel(

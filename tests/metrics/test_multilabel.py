@@ -100,7 +100,7 @@ def test_a_table_of_predictions_is_read_as_it_was_written(tmp_path: Path) -> Non
 
 def test_operating_points_are_of_the_known_labels() -> None:
     val = multilabel.Predictions((), (), FINDINGS, PROBABILITIES, NAMES)
-    points = multilabel.by_validation(val, PROBABILITIES, made())["operating_points"]
+    points = multilabel.measured(multilabel.choose(val), PROBABILITIES, made())["operating_points"]
     for f, name in enumerate(NAMES):
         for point in points[name].values():
             called = PROBABILITIES[:, f] >= point["threshold"]
@@ -108,4 +108,4 @@ def test_operating_points_are_of_the_known_labels() -> None:
             np.testing.assert_allclose(point["specificity"], (~called)[FINDINGS[:, f] == 0].mean())
         assert points[name]["sensitivity_0.95"]["sensitivity"] >= 0.95
     unknown = dataclasses.replace(val, findings=np.full_like(FINDINGS, -2))
-    assert multilabel.by_validation(unknown, PROBABILITIES, made())["operating_points"] == dict.fromkeys(NAMES)
+    assert multilabel.choose(unknown).thresholds == dict.fromkeys(NAMES)

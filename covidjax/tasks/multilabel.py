@@ -1,6 +1,7 @@
 """Several findings of an image, each present, absent or unknown."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ from covidjax.tasks.multilabel_page import multilabel_page, shown
 from covidjax.tasks.weighting import finding_weights
 
 COMPARED = ("macro_auroc", "macro_average_precision", "micro_auroc", "micro_average_precision")
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def _losses(logits: jax.Array, findings: jax.Array, loss: LossFunction) -> jax.Array:
+    return loss(logits, findings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +67,7 @@ class Multilabel(Task):
 
     def measure(self, answers: Answers, loss: LossFunction, loss_name: str) -> dict[str, float]:
         """Mean loss, and the figures of `metrics.multilabel.validation_figures`."""
-        batches = [(logits, loss(logits, findings), findings, count) for logits, findings, count in answers]
+        batches = [(logits, _losses(logits, findings, loss), findings, count) for logits, findings, count in answers]
         scores, values, targets = (
             np.concatenate([np.asarray(at_least_float32(batch[part]))[: batch[3]] for batch in batches])
             for part in range(3)

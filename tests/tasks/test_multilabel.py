@@ -1,7 +1,6 @@
 """Several findings of an image: from the phantom to figures, pages, pictures and comparisons."""
 
 import csv
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_a_phantom_has_any_subset_of_findings_and_thirty_percent_unknown() -> None:
-    config = small_config("cnn", **FINDINGS, **{"dataset__num_images": 400}).dataset
+    config = small_config("cnn", **{**FINDINGS, "dataset__num_images": 400}).dataset
     train, again = sources.load(config, "train"), sources.load(config, "train")
     np.testing.assert_array_equal(train.images, again.images)
     assert train.findings is not None
@@ -160,7 +159,7 @@ def test_weights_of_present_labels_are_by_counts_or_by_effective_numbers() -> No
 def test_costs_and_audit_know_findings(tmp_path: Path) -> None:
     config = small_config("cnn", **FINDINGS)
     facts = costs.data_facts(config.dataset)
-    assert dataclasses.astuple(facts) == (len(NAMES), 48, 48)
+    assert facts == (len(NAMES), 48, 48)
     job = costs.job_of_shapes(config, facts.classes)
     assert job.task is of("cnn", "findings_cross_entropy")
     assert job.abstract_data(job.phases[0])["label"].shape[1:] == (len(NAMES),)

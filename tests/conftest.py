@@ -10,6 +10,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from covidjax.models import densenet
 from covidjax.models.resnet import LAYERS
 from tests.commands import tiny_config
 
@@ -81,6 +82,7 @@ def keras() -> Any:
 
 @pytest.fixture
 def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNets of a block of each kind: with and without a convolution beside it."""
+    """ResNets of a block of each kind, with and without a convolution beside it; DenseNets of few layers."""
+    monkeypatch.setitem(densenet.LAYERS, "densenet121", (2, 2, 1, 1))
     for name in ("resnet18", "resnet50"):
         monkeypatch.setitem(LAYERS, name, (2, 1, 1, 1))

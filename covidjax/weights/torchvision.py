@@ -1,7 +1,7 @@
 """Tensor names of torchvision, and of timm where it differs.
 
-torchvision 0.20 `models/resnet.py`, `models/vgg.py`, `models/segmentation/deeplabv3.py`; timm 1.0 `models/vgg.py`
-keeps fc1 and fc2 as convolutions.
+torchvision 0.20 `models/resnet.py`, `models/vgg.py`, `models/densenet.py`, `models/segmentation/deeplabv3.py`; timm 1.0
+`models/vgg.py` keeps fc1 and fc2 as convolutions. torchxrayvision 1.5 has torchvision's names.
 """
 
 import re
@@ -9,6 +9,7 @@ from collections.abc import Collection
 
 from covidjax.errors import UserError
 from covidjax.models.deeplab import RATES, DeepLabV3
+from covidjax.models.densenet import DenseNet
 from covidjax.models.layers import Staged
 from covidjax.models.resnet import TORCHVISION, EncoderDecoder, ResNet
 from covidjax.models.unet import UNetResNet
@@ -44,6 +45,14 @@ DEEPLAB: Rules = (
     ("^head/conv", "classifier.4"),
     *RESNET,
 )
+DENSENET: Rules = (
+    (r"^stem/(conv|norm)1", r"features.\g<1>0"),
+    (r"^block(\d)/layer(\d+)/", r"features.denseblock\1.denselayer\2."),
+    (r"^block(\d)/transition_", r"features.transition\1."),
+    ("^block4/norm", "features.norm5"),
+    ("^head/dense", "classifier"),
+)
+DOTTED = (r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2")  # what torchvision publishes, and renames when it loads
 
 
 def _feature(found: re.Match[str]) -> str:
@@ -91,6 +100,8 @@ def entries(model: Staged, names: Collection[str] | None = None) -> tuple[Entry,
 def _rules(model: Staged, names: Collection[str] | None) -> Rules:
     if isinstance(model, VGG16):
         return TIMM_VGG if names is not None and "pre_logits.fc1.weight" in names else VGG
+    if isinstance(model, DenseNet):
+        return (*DENSENET, DOTTED) if "features.denseblock1.denselayer1.norm.1.weight" in (names or ()) else DENSENET
     if isinstance(model, DeepLabV3) and (names is None or "backbone.conv1.weight" in names):
         return DEEPLAB
     if isinstance(model, ResNet | EncoderDecoder):

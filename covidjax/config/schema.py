@@ -73,7 +73,9 @@ KEYS = {
         1800, "Without progress of one of several processes after which all end; 0: never.", low=0, high=1e6
     ),
     "nonfinite": Key(
-        "stop", "A loss or gradient that is not finite: end the run, or leave out the step.", ("stop", "skip")
+        "stop",
+        "A loss or gradient that is not finite: end the run, leave out the step, or go back to a checkpoint before it.",
+        ("stop", "skip", "rewind"),
     ),
     "plugins": Key((), "Modules or .py files that register parts: see add-a-model.md.", elements=PLUGINS),
     "audit": Key("", "The audit.json whose verdict the run tells; '': that of the workdir, if there is one."),

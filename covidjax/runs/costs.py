@@ -65,7 +65,7 @@ def job_of_shapes(config: ConfigDict, num_classes: int, mesh: Mesh | None = None
     The mask of an image has no other class. mesh: over all local devices by default. Raises UserError where the config
     does not fit.
     """
-    mesh = mesh or make_mesh(config.batch_size, config.accumulation_steps)
+    mesh = mesh or make_mesh(config.batch_size, config.accumulation_steps, config.mesh)
     config = ConfigDict(config.to_dict())
     with config.ignore_type():
         config.loss.class_weights = "none"  # they cost nothing, and may be of classes whose names are not known here
@@ -201,8 +201,10 @@ def full_flops(job: Job) -> float:
 
 def lower_step(job: Job) -> Any:
     """The train step of the first phase over the job's mesh, with donated state, ready to be compiled."""
-    step = parallel.mapped_step(job.recipes[0], job.mesh, resident=False)
-    return step.lower(job.phase_state(job.phases[0]), job.abstract_data(job.phases[0]))
+    state = job.phase_state(job.phases[0])
+    placed = parallel.shardings(state, job.mesh)
+    step = parallel.mapped_step(job.recipes[0], job.mesh, resident=False, placed=placed)
+    return step.lower(state, job.abstract_data(job.phases[0]))
 
 
 def caching_note(feature_views: int, recipe: Recipe) -> str:

@@ -11,6 +11,7 @@ from covidjax.config.kinds import is_number, is_several
 from covidjax.config.plugins import import_plugins
 from covidjax.config.schema import KEYS, PHASE_KEYS, PHASE_ONLY, keys
 from covidjax.config.writers import WRITERS
+from covidjax.data import sources
 from covidjax.errors import UserError
 from covidjax.freeze import strategies
 from covidjax.freeze.strategies import gradual_epochs
@@ -49,7 +50,7 @@ def validate(config: ConfigDict) -> None:
         check_value(f"config.{key}", key, given[key])
     if config.dataset.channels not in (1, 3):
         raise UserError(f"config.dataset.channels is {config.dataset.channels}: allowed are 1 (gray) and 3 (RGB)")
-    if config.dataset.name != "phantom" and not config.dataset.root:
+    if config.dataset.name not in sources.DRAWN and not config.dataset.root:
         needed = "holds train/ val/ test/" if config.dataset.name == "folder" else "launch/prepare.py wrote"
         raise UserError(f"config.dataset.root is empty: give the folder that {needed}")
     _check_masks(config)
@@ -267,11 +268,11 @@ def _check_own(config: ConfigDict) -> None:
     for section, registered in (
         (config.model, models.MODELS.registered),
         (config.optimizer, optim.OPTIMIZERS.registered),
-        (config.loss, (*losses.LOSSES.registered, *losses.MASK_LOSSES.registered)),
+        (config.loss, [name for name, loss in task.losses.items() if isinstance(loss, losses.OwnLoss)]),
     ):
         if section.options and section.name not in registered:
             raise UserError(
-                f"options {section.options!r} are of registered parts: {section.name} has none, leave them out"
+                f"options {section.options!r} are of parts that take some: {section.name} has none, leave them out"
             )
     for name in config.writers:
         WRITERS.find(name, "config.writers")

@@ -14,6 +14,11 @@ from covidjax.files import printable
 PATIENT = "patient"
 
 
+def delimiter_of(header: str) -> str:
+    """What separates the columns of a CSV file: ',' or, as spreadsheet programs have it in many languages, ';'."""
+    return ";" if header.count(";") > header.count(",") else ","
+
+
 def read_records(table: Path, needed: Sequence[str], optional: Sequence[str] = (PATIENT,)) -> list[dict[str, str]]:
     """The rows of a CSV file with the needed columns, and the optional ones that are there; patient where one is named.
 
@@ -23,7 +28,9 @@ def read_records(table: Path, needed: Sequence[str], optional: Sequence[str] = (
     wanted = (*needed, *(column for column in optional if column not in needed))
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            delimiter = delimiter_of(file.readline())
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=delimiter)
             reader.fieldnames = header = [name.strip().lower() for name in reader.fieldnames or ()]
             missing = [column for column in needed if column not in header]
             if missing:
@@ -40,6 +47,26 @@ def read_records(table: Path, needed: Sequence[str], optional: Sequence[str] = (
         if record.get("split", SPLITS[0]) not in SPLITS:
             raise UserError(f"{table} line {number}: split is {record['split']!r}; allowed: {', '.join(SPLITS)}")
     return records
+
+
+def column_of(table: Path, column: str, names: Sequence[str]) -> list[str]:
+    """The texts of any column of a CSV file for images, '' of those that it has no row of, or several.
+
+    names: of the images; `file` of the table may be below any of the folders in a name, and of rows with the same file
+    counts the one whose label, and split, are among these folders. Raises UserError where the table cannot be read or
+    lacks the column.
+    """
+    key, by_file = column.strip().lower(), collections.defaultdict(list)
+    for record in read_records(table, ("file", key), ("label", "split")):
+        by_file[record["file"]].append(record)
+    found = []
+    for name in names:
+        parts = name.split("/")
+        rows = next((own for start in range(len(parts)) if (own := by_file.get("/".join(parts[start:])))), [])
+        for told in ("label", "split"):
+            rows = [row for row in rows if row.get(told, "") in parts] if len(rows) > 1 else rows
+        found.append(rows[0][key] if len(rows) == 1 else "")
+    return found
 
 
 def table_rows(

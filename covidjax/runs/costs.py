@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax import models, tasks
-from covidjax.data import phantom, sources
+from covidjax.data import phantom, phantom_findings, sources
 from covidjax.data.examples import Examples
 from covidjax.data.order import more_turns
 from covidjax.errors import UserError
@@ -66,7 +66,7 @@ def job_of_shapes(config: ConfigDict, num_classes: int, mesh: Mesh | None = None
     The mask of an image has no other class. mesh: over all local devices by default. Raises UserError where the config
     does not fit.
     """
-    mesh = mesh or make_mesh(config.batch_size, config.accumulation_steps)
+    mesh = mesh or make_mesh(config.batch_size, config.accumulation_steps, config.mesh)
     config = ConfigDict(config.to_dict())
     with config.ignore_type():
         config.loss.class_weights = "none"  # they cost nothing, and may be of classes whose names are not known here
@@ -76,7 +76,9 @@ def job_of_shapes(config: ConfigDict, num_classes: int, mesh: Mesh | None = None
     labels = np.arange(num_classes, dtype=np.int32)
     masks = np.broadcast_to(labels.astype(np.uint8)[:, None, None], (num_classes, *shape[:2]))
     images = np.zeros((num_classes, *shape), np.uint8)
-    blank = Examples("train", images, labels, names, names, False, names, "", masks=masks)
+    task = tasks.of(config.model.name, config.loss.name)
+    findings = np.eye(num_classes, dtype=np.int8) if "findings" in task.offers else None
+    blank = Examples("train", images, labels, names, names, False, names, "", masks=masks, findings=findings)
     pixels = inputs.of_run(config.model, dataset.channels, config.pretrained, config.preprocessing).network
     return _job(config, pixels, blank, mesh)
 
@@ -150,6 +152,8 @@ def data_facts(dataset: ConfigDict, *, masks: bool = False) -> DataFacts:
 
     Raises UserError where they are unknown, or `dataset.oversample` does not fit.
     """
+    if dataset.name == "phantom_findings":
+        return DataFacts(len(phantom_findings.FINDINGS), dataset.num_images, dataset.num_images)
     if dataset.name == "phantom":
         counts, images = phantom.training_counts(dataset), dataset.num_images
         classes: tuple[str, ...] = phantom.MASK_CLASSES if masks else phantom.CLASSES
@@ -198,8 +202,10 @@ def full_flops(job: Job) -> float:
 
 def lower_step(job: Job) -> Any:
     """The train step of the first phase over the job's mesh, with donated state, ready to be compiled."""
-    step = parallel.mapped_step(job.recipes[0], job.mesh, resident=False)
-    return step.lower(job.phase_state(job.phases[0]), job.abstract_data(job.phases[0]))
+    state = job.phase_state(job.phases[0])
+    placed = parallel.shardings(state, job.mesh)
+    step = parallel.mapped_step(job.recipes[0], job.mesh, resident=False, placed=placed)
+    return step.lower(state, job.abstract_data(job.phases[0]))
 
 
 def caching_note(feature_views: int, recipe: Recipe) -> str:

@@ -15,8 +15,9 @@ from covidjax import losses
 from covidjax.data.examples import Examples
 from covidjax.data.mix import Mixed
 from covidjax.errors import UserError
-from covidjax.losses import LossFunction, correct_share, loss_function
+from covidjax.losses import LossFunction, Weights, correct_share, loss_function
 from covidjax.metrics.comparison import Judged
+from covidjax.metrics.validated import Chosen
 from covidjax.tasks.weighting import class_counts, class_weights
 
 # Batches of a split in inference: logits [batch, ...], targets [batch, ...] and how many of both are real.
@@ -56,7 +57,8 @@ class Prediction:
     """The answer to one new image. answer: of `Task.answer`, one row of it, or the rows of the image's own pixels.
 
     size: width and height of the file's picture; shown: the picture for an overlay, [height, width, 3] uint8, if one
-    was asked for; remarks: what its user has to know of it, see `data.levels.remarks`.
+    was asked for; remarks: what its user has to know of it, see `data.levels.remarks`; called: 1 or 0 by operating
+    point, for further columns of the table.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Prediction:
     answer: np.ndarray
     shown: np.ndarray | None = None
     remarks: tuple[str, ...] = ()
+    called: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Task(abc.ABC):
     best: names of `config.checkpoint.best`, with 1 where higher is better, else -1
     shown: those in every progress line; (): all of them
     offers: what it can do beside: 'operating_points' (`by_validation`), 'oversample', 'mix' (mixup, cutmix),
-        'ensemble', 'sweep', 'hausdorff', 'explain', 'overlays' (tiles and volumes too)
+        'ensemble', 'sweep', 'findings', 'hausdorff', 'explain', 'overlays' (tiles and volumes too)
     masks: whether the data source reads masks
     correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
     page: (evaluation, workdir, examples or None) -> variables of templates/<template>, which tells of a split
@@ -170,8 +173,11 @@ class Task(abc.ABC):
 
     def train_loss(self, loss: Any, examples: Examples) -> LossFunction:
         """The loss that a section `config.loss` describes: (logits, targets) -> [batch]. examples: of training."""
-        weights = class_weights(loss.class_weights, self.epoch_targets(examples), examples.classes)
-        return loss_function(loss, weights, self.losses)
+        return loss_function(loss, self.class_weights(loss.class_weights, examples), self.losses)
+
+    def class_weights(self, spec: Any, examples: Examples) -> Weights:
+        """The weight of each class that `config.loss.class_weights` asks for. Raises UserError."""
+        return class_weights(spec, self.epoch_targets(examples), examples.classes)
 
     def plain_loss(self, loss: ConfigDict) -> LossFunction:
         """The loss as it is reported: without class weights and label smoothing."""
@@ -229,16 +235,25 @@ class Task(abc.ABC):
             if key in figures
         )
 
-    def by_validation(self, workdir: Path, examples: Examples) -> dict[str, Any]:
+    def chosen(self, workdir: Path) -> Chosen:
+        """What the table of validation predictions decides, where 'operating_points' is offered."""
+        raise UserError(f"the task {self.name!r} has no temperature and no operating points")
+
+    def by_validation(self, workdir: Path, examples: Examples, *, calibrated: bool = False) -> dict[str, Any]:
         """What joins an evaluation of `examples` by choices made on the validation split; {} where nothing does.
 
         workdir: with the tables of predictions of both splits, of the same checkpoint.
+        calibrated: whether predictions_<split>_calibrated.csv is written, with the temperature applied.
         """
         return {}
 
     def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
         """What a comparison of runs takes of an evaluation. Raises UserError where there is no such thing."""
         raise UserError(f"{workdir}: runs of the task {self.name!r} cannot be compared: leave it out")
+
+    def pooled(self, evaluations: Sequence[Mapping[str, Any]], workdirs: Sequence[Path]) -> Judged:
+        """The answers of several runs, each on images of its own, as those of one network. Raises UserError."""
+        raise UserError(f"{workdirs[0]}: runs of the task {self.name!r} cannot be pooled")
 
     # ---- New images ----
 
@@ -249,6 +264,14 @@ class Task(abc.ABC):
     def answer(self, logits: np.ndarray, loss: ConfigDict) -> np.ndarray:
         """The same of arrays on the host."""
         return np.asarray(self.respond(jnp.asarray(logits), loss))
+
+    def explained(self, answer: np.ndarray) -> tuple[int, ...]:
+        """The classes whose places in an image are shown. answer: one row of `answer`."""
+        return (int(answer.argmax()),)
+
+    def pictured(self, workdir: Path, examples: Examples) -> list[tuple[str, int]]:
+        """Images of an evaluated split that its page shows, by name, and the class whose place in each is shown."""
+        raise UserError(f"runs of the task {self.name!r} have no images to explain: leave --explain out")
 
     @abc.abstractmethod
     def write_predictions(

@@ -128,7 +128,7 @@ class Own:
 def fault(error: BaseException) -> str:
     """What a plugin did wrong, in one line: the innermost line of one that an error passed through, and its text.
 
-    Nothing where it passed through none.
+    Or the function of one that cannot be called as its kind of part is. Nothing where it is none of both.
     """
     found, trace = "", error.__traceback__
     while trace is not None:
@@ -138,7 +138,26 @@ def fault(error: BaseException) -> str:
             found += "" if code.co_name == "<module>" else f", in {code.co_qualname}"
         trace = trace.tb_next
     text = " ".join(str(error).strip().partition("\n\n")[0].split())
+    found = found or _called_otherwise(error)
     return found and f"{found}: {type(error).__name__}: {text}"
+
+
+def _called_otherwise(error: BaseException) -> str:
+    """The function of a plugin whose parameters are not those that it is called with; '' where it is another error."""
+    called = re.match(r"([\w.]+)\(\) (takes|got|missing)", str(error)) if isinstance(error, TypeError) else None
+    if called is None:
+        return ""
+    for module in list(sys.modules.values()):
+        plugin, function = getattr(module, "__dict__", {}).get(MARK), module
+        for name in called[1].split("."):
+            function = getattr(function, name, None)
+        if plugin is not None and callable(function):
+            line = inspect.unwrap(function).__code__.co_firstlineno
+            return (
+                f"config.plugins has {plugin!r}, whose {called[1]} in line {line} takes other arguments than those of "
+                "its kind (docs/add-a-model.md)"
+            )
+    return ""
 
 
 def near(name: str, known: Collection[str]) -> str:

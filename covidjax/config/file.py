@@ -44,7 +44,7 @@ def evaluate(path: str, file: Path, argument: str | None) -> tuple[ConfigDict, t
             raise  # the file says itself what is wrong
         raise UserError(f"--config: {_place(path, file, error)}: {error}") from error
     except Exception as error:
-        raise UserError(f"--config: {_place(path, file, error)}: {_meaning(error)}") from error
+        raise UserError(f"--config: {_place(path, file, error)}: {meaning(error)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"--config: get_config in {path} returns {type(config).__name__}: it has to return the ConfigDict of "
@@ -143,7 +143,7 @@ def _is_theirs(filename: str) -> bool:
     return not filename.startswith("<") and not any(map(Path(filename).is_relative_to, NOT_THEIRS))
 
 
-def _meaning(error: Exception) -> str:
+def meaning(error: Exception) -> str:
     """What was wrong: of a key, as on the command line; else the kind of the error and its message in one line."""
     if found := _refused(error):
         section, leaf, value = found

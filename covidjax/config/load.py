@@ -12,7 +12,7 @@ from ml_collections.config_dict import FieldReference
 
 from covidjax import files
 from covidjax.config.checks import check_value, flatten, unknown_key, validate
-from covidjax.config.file import check_values, evaluate
+from covidjax.config.file import check_values, evaluate, meaning
 from covidjax.config.kinds import Key, is_text
 from covidjax.config.plugins import import_plugins
 from covidjax.config.schema import KEYS, PRESETS, keys
@@ -22,11 +22,22 @@ from covidjax.process import path_of
 from covidjax.registry import near
 
 
-class Config(ConfigDict):
+class Section(ConfigDict):
+    """Keys of a config. What a file or a program sets wrong is told as on the command line."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Sets a key. Raises UserError for one that does not exist, and for a value of the wrong kind."""
+        try:
+            super().__setitem__(key, value)
+        except (KeyError, TypeError) as error:
+            raise UserError(meaning(error)) from error
+
+
+class Config(Section):
     """A config of which a section may be set as a whole: by a dict of some of its keys, or the name of a preset."""
 
     def __setitem__(self, key: str, value: Any) -> None:
-        """Sets a key. Raises UserError for a name that is no preset of the section."""
+        """Sets a key. Raises UserError for a name that is no preset of the section, and as a section does."""
         section = self.get(key)
         if key in PRESETS and isinstance(value, str):
             value = _preset(key, value, section)
@@ -60,7 +71,7 @@ def default_config(plugins: Sequence[str] = ()) -> ConfigDict:
 def _add(config: ConfigDict, name: str, key: Key) -> None:
     section, _, leaf = name.rpartition(".")
     if section and section not in config:
-        config[section] = ConfigDict()
+        config[section] = Section()
     owner = config[section] if section else config
     owner[leaf] = FieldReference(key.default, field_type=object) if key.kind else key.default
 

@@ -45,7 +45,10 @@ def list_files(dataset: ConfigDict, split: str, masks: bool, recorded: Path | No
     root = path_of(dataset.root)
     layout = PAIR_LAYOUT if masks else CLASS_LAYOUT
     if not root.is_dir():
-        raise UserError(f"{root} does not exist or is no folder; {layout}")
+        raise UserError(
+            f"config.dataset.root is {str(dataset.root)!r}, and there is no folder {root.absolute()}: a relative one "
+            f"begins where the command starts; {layout}"
+        )
     found = walk(root, layout)
     splits, notes = split_folders(found)
     if not masks and (flat.is_flat(found) or (recorded is not None and recorded.exists())):

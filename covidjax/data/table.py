@@ -3,6 +3,7 @@
 import collections
 import csv
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from covidjax.errors import UserError, some_of
 from covidjax.files import printable
 
 PATIENT = "patient"
+LIKE_PATIENT = re.compile(r"(patient|subject|person)s?[ _-]?(id|key|nr|no|number)?|pid")
 
 
 def delimiter_of(header: str) -> str:
@@ -34,7 +36,16 @@ def read_records(table: Path, needed: Sequence[str], optional: Sequence[str] = (
             reader.fieldnames = header = [name.strip().lower() for name in reader.fieldnames or ()]
             missing = [column for column in needed if column not in header]
             if missing:
-                raise UserError(f"{table} lacks the columns {', '.join(missing)}; needed: {', '.join(needed)}")
+                raise UserError(
+                    f"{table} lacks the columns {', '.join(missing)}; needed: {', '.join(needed)}; it has "
+                    f"{some_of(header)}"
+                )
+            other = [column for column in header if LIKE_PATIENT.fullmatch(column)]
+            if PATIENT in wanted and PATIENT not in header and other:
+                raise UserError(
+                    f"{table} has the column {other[0]} and none called patient, so no split would keep them whole: "
+                    "call it patient, or take it out if it tells no patients"
+                )
             columns = [column for column in wanted if column in header]
             records = [{column: printable((record[column] or "").strip()) for column in columns} for record in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -88,13 +99,15 @@ def table_rows(
         options = places(record)
         names.append(next((name for name in options if name in files), options[0]))
     counts = collections.Counter(names)
-    faults = [f"{name} (file, but no row)" for name in sorted(files.keys() - counts.keys())]
-    faults += [f"{name} (row, but no file)" for name in sorted(counts.keys() - files.keys())]
-    faults += [f"{name} ({count} rows)" for name, count in sorted(counts.items()) if count > 1]
-    if faults:
-        raise UserError(
-            f"{table} and the folders disagree on {len(faults)} files: {some_of(faults, '; ')}; mend either"
-        )
+    faults = {
+        "files have no row": sorted(files.keys() - counts.keys()),
+        "rows have no file": sorted(counts.keys() - files.keys()),
+        "files have several rows": sorted(name for name, count in counts.items() if count > 1),
+    }
+    if any(faults.values()):
+        told = [f"{len(names)} {what}: {some_of(names)}" for what, names in faults.items() if names]
+        count = sum(map(len, faults.values()))
+        raise UserError(f"{table} and the folders disagree on {count} files: {'; '.join(told)}; mend either")
     return [
         dataclasses.replace(
             files[name], split=own.get("split", ""), patient=own.get(PATIENT, ""), fold=int(own.get("fold", -1))

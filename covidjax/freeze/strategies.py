@@ -175,7 +175,7 @@ def check_matches(name: str, pattern: str, paths: tuple[str, ...], stages: Stage
     if not matched:
         known = ""
         if name == "freeze":
-            known = f"; strategies are {', '.join(allowed())}{near(pattern, (*STRATEGIES, *OTHER_NAMES))}"
+            known = f"; strategies are {', '.join((*allowed(), GRADUAL))}{near(pattern, (*STRATEGIES, *OTHER_NAMES))}"
         raise UserError(
             f"{name}: {pattern!r} matches no parameter: the stages are {', '.join(stages)}, "
             f"a path reads like {paths[0]!r}{known}"

@@ -52,6 +52,12 @@ def compare(folders: Sequence[Path], split: str) -> dict[str, Any]:
     first = runs[0]
     known = all(each.read.run.get("data", {}).get(split, {}).get("patients_known") for each in runs)
     clusters = bootstrap.patient_clusters(first.judged.patients, known=known)
+    rows, titles = [_row(each, split) for each in runs], dict(first.task.comparison.titles)
+    losses = [each.read.config.get("loss", {}).get("name") for each in runs]
+    if len(set(losses)) > 1:
+        del titles["loss"]
+        for row, loss in zip(rows, losses, strict=True):
+            row["notes"].append(f"its loss is {loss}, that of another run is not: losses are not compared")
     judged = [each.judged for each in runs]
     comparisons = [_described(each, runs) for each in comparison.paired_figures(judged, clusters)]
     _add_mcnemar(comparisons, runs)
@@ -60,8 +66,8 @@ def compare(folders: Sequence[Path], split: str) -> dict[str, Any]:
         "num_examples": len(first.judged.names),
         "num_patients": int(clusters.max()) + 1 if known else None,
         "classes": list(first.evaluation["classes"]),
-        "titles": dict(first.task.comparison.titles),
-        "runs": [_row(each, split) for each in runs],
+        "titles": titles,
+        "runs": rows,
         "comparisons": comparisons,
         "methods": METHODS | {"interval": bootstrap.described(comparison.RESAMPLES, known=known)},
         "research_use_only": True,

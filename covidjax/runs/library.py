@@ -91,6 +91,8 @@ class Network:
                 warnings.warn(f"{path}: {note}", stacklevel=3)
             return found
 
+        if isinstance(paths, str | Path):
+            raise UserError(f"images are arrays, or a list of paths of files: give [{str(paths)!r}]")
         if not paths:
             raise UserError("no image was named: give paths of image files")
         return np.stack([pixels(path) for path in paths])
@@ -137,7 +139,10 @@ class Network:
         elif len(classes) == len(pixels) and set(classes) <= set(self.classes):
             chosen = np.array([self.classes.index(name) for name in classes])
         else:
-            raise UserError(f"classes are one of {', '.join(self.classes)} for each of the {len(pixels)} images")
+            raise UserError(
+                f"classes are {list(classes)}: allowed is one of {', '.join(self.classes)} for each of the "
+                f"{len(pixels)} images"
+            )
         parts = []
         for batch, count in padded_batches((pixels, chosen), self._batch_size):
             parts.append(np.asarray(run(self.variables, *jax.device_put(batch, by_example(self.mesh))))[:count])

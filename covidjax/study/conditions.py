@@ -75,6 +75,9 @@ class Condition:
         return self.over_seeds(name).mean
 
 
+FEWEST_SEEDS = 3  # of which a difference by chance can be told
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Verdict:
     """best: the condition with the best mean; chosen: the cheapest that is not significantly worse; or both None.
@@ -117,8 +120,8 @@ def judge(conditions: Sequence[Condition]) -> Verdict:
     reached = f"{quoted(best)} has the {most} mean validation {comparison.name}, {best.reached.mean:.3f}"
     left_out = [quoted(condition) for condition in conditions if not condition.is_complete]
     ending = f" Left out, as not every run finished: {', '.join(left_out)}." if left_out else ""
-    if seeds < 2:
-        only = "With one seed nothing can be said about significance: give at least three."
+    if seeds < FEWEST_SEEDS:
+        only = f"With {seeds} seed{'s' * (seeds > 1)} nothing can be said about significance: give at least three."
         return Verdict(best, best, differences, f"{reached}. {only}{ending}")
     chosen = min(
         (each for each in complete if each is best or not differences[each].is_worse(direction)),

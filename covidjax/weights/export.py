@@ -69,6 +69,7 @@ def write_program(trained: Trained, output: Path) -> list[str]:
         "images": [size, size, channels],
         "answers": "probabilities" if task.labels == "images" else "class ids",
         "crop": config.dataset.crop,
+        "resize": "Pillow's Image.Resampling.BILINEAR, after the crop",
         "preprocessing": str(trained.preprocessing),
         "precision": config.precision,
         "platforms": list(PLATFORMS),

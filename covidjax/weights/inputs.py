@@ -77,7 +77,10 @@ def of_file(path: Path, model_name: str, channels: int) -> Preprocessing:
     check_known(path)
     if path.suffix == ".safetensors":
         if not path.is_file():
-            raise UserError(f"there is no {path}: the preprocessing of the run is in this file of weights: put it back")
+            raise UserError(
+                f"there is no file {path.absolute()}, which config.pretrained names, and in which the preprocessing of "
+                "the run is: put it there"
+            )
         header = files.metadata(path)
         if "preprocessing" in header:
             return decode(header["preprocessing"])

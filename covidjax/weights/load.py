@@ -67,7 +67,7 @@ def match(
     """
     leaves = traverse_util.flatten_dict(dict(variables), sep="/")
     wanted = [entry for entry in entries if _stage(entry.path) not in new_stages]
-    if absent := [f"{entry.source} for {entry.path}" for entry in wanted if entry.source not in tensors]:
+    if absent := [_named(entry) for entry in wanted if entry.source not in tensors]:
         raise UserError(
             f"{len(absent)} of the {len(wanted)} tensors that it needs are not in the file: {some_of(absent)}"
         )
@@ -133,7 +133,7 @@ def arranged_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...] | Non
 def _complaint(entry: Entry, leaves: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
     """Why the tensor cannot become the array; '' where it can."""
     if entry.source not in tensors:
-        return f"the tensor {entry.source} for {entry.path} is not in the file"
+        return f"the tensor {_named(entry)} is not in the file"
     if entry.path not in leaves:
         return f"the tensor {entry.source} is for {entry.path}, which this network has not"
     theirs, ours = tensors[entry.source].shape, leaves[entry.path].shape
@@ -143,6 +143,10 @@ def _complaint(entry: Entry, leaves: Mapping[str, Any], tensors: Mapping[str, np
             f"{list(ours)}"
         )
     return ""
+
+
+def _named(entry: Entry) -> str:
+    return entry.path if entry.source == entry.path else f"{entry.source} for {entry.path}"
 
 
 def _stage(path: str) -> str:

@@ -64,8 +64,12 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
         used, account = match(abstract, known, tensors, new_stages=replaceable(model.stages), outside=outside)
     except UserError as error:
         expected = f"; expected {some_of(entry.source for entry in known)}" if known else ""
+        theirs = facts.get("model", config.model.name)
+        other = (
+            "" if theirs == config.model.name else f", as it holds a {theirs}: set config.model.name, or choose others"
+        )
         raise UserError(
-            f"config.pretrained {config.pretrained} does not fit {config.model.name}: {error}; found "
+            f"config.pretrained {config.pretrained} does not fit {config.model.name}{other}: {error}; found "
             f"{described(found)}{expected}"
         ) from error
     # Each tensor is let go as its array is made, so that the weights are never held twice.
@@ -172,7 +176,10 @@ def obtain(pretrained: str, configured_cache: str = "") -> tuple[dict[str, np.nd
     workdir, which = inputs.split_checkpoint(path)
     trained = load_trained(workdir, which)
     checkpoint = f"{workdir}, {trained.which} at step {trained.step}"
-    return traverse_util.flatten_dict(trained.variables, sep="/"), {"checkpoint": checkpoint}
+    return traverse_util.flatten_dict(trained.variables, sep="/"), {
+        "checkpoint": checkpoint,
+        "model": trained.config.model.name,
+    }
 
 
 def _origin(pretrained: str, facts: Mapping[str, str]) -> str:

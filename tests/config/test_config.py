@@ -1,9 +1,11 @@
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ml_collections import ConfigDict
 
 from covidjax.config import default_config, flatten, from_json, load, to_json, validate
 from covidjax.config.__main__ import page
@@ -71,6 +73,25 @@ def test_numbers_keep_the_kind_of_their_default_and_the_last_override_of_a_key_h
     values = overridden("optimizer.learning_rate=1", "ema_decay=0", "batch_size=7", "batch_size=8")
     found = [values[key] for key in ("optimizer.learning_rate", "ema_decay", "batch_size")]
     assert list(map(repr, found)) == ["1.0", "0.0", "8"]
+
+
+@pytest.mark.parametrize(
+    ("set_wrong", "message"),
+    [
+        (lambda config: setattr(config, "freze", "none"), "config.freze does not exist: did you mean config.freeze?"),
+        (lambda config: setattr(config.optimizer, "lr", 1.0), "did you mean config.optimizer.learning_rate?"),
+        (lambda config: setattr(config, "phases", {"epochs": 1}), "add a comma, which makes it a tuple of one"),
+        (lambda config: setattr(config, "epochs", "ten"), "config.epochs is 'ten': allowed is a whole number"),
+        (
+            lambda config: config.update({"optimizer": {"weight_decay": "x"}}),
+            "weight_decay is 'x': allowed is a number",
+        ),
+    ],
+)
+def test_a_program_is_told_of_a_wrong_key_or_value_as_the_command_line(
+    set_wrong: Callable[[ConfigDict], None], message: str
+) -> None:
+    assert message in user_error(set_wrong, default_config())
 
 
 @pytest.mark.parametrize(

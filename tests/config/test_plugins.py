@@ -1,6 +1,7 @@
 """Parts of a plugin work in every command like those of the package; what is wrong with one is told in one line."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -127,6 +128,17 @@ def test_what_fails_in_a_part_is_told_with_file_line_and_plugin(
         f"config.plugins has 'own_parts.py', which fails in line {number} of {folder}/own_parts.py, in {place}: "
         "ZeroDivisionError: division by zero (with JAX_TRACEBACK_FILTERING=off comes the traceback)"
     )
+
+
+def test_a_part_that_takes_other_arguments_is_named_with_its_line(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = re.sub(r"def every\(.*?\)", "def every(stages)", PARTS)
+    assert broken != PARTS
+    (folder / "own_parts.py").write_text(broken)
+    message = refusal(capfd, train.main, "--config=plain.py", "--workdir=run", *overrides(freeze="every:2"))
+    assert re.match(r"config.plugins has 'own_parts.py', whose every in line \d+ takes other arguments than", message)
+    assert "every() takes 1 positional argument but 2 were given" in message
 
 
 def test_the_traceback_of_a_plugin_is_there_for_who_asks(folder: Path) -> None:

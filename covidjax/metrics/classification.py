@@ -206,7 +206,7 @@ def accuracy_intervals(
 ) -> list[list[float] | None]:
     """The intervals of the accuracies of several networks, each as `classification_report` has it.
 
-    correct: [networks, n] bool, of the same examples -> [low, high] of each network.
+    correct: [networks, n] bool, or shares from 0 to 1, of the same examples -> [low, high] of each network.
     """
     clusters, every = bootstrap.clusters_of(examples), np.ones(len(examples), bool)
     right = correct.T.astype(np.float64)
@@ -215,6 +215,8 @@ def accuracy_intervals(
     )["accuracy"]
     return [
         proportion_interval(int(own.sum()), every, clusters, drawn)
+        if np.isin(own, (0, 1)).all()
+        else bootstrap.interval(drawn)
         for own, drawn in zip(correct, samples.T, strict=True)
     ]
 

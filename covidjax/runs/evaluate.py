@@ -147,8 +147,8 @@ def _load(workdir: Path, which: Which | None, wanted: Wanted) -> Trained:
         raise UserError(f"--explain is of one classifier, and {config.model.name} is none: leave it out")
     trained = load_trained(workdir, which)
     views_of(trained, wanted.views)
-    if wanted.calibrated:
-        chosen_by_validation(workdir, trained, wanted.views)
+    if wanted.calibrated and chosen_by_validation(workdir, trained, wanted.views).temperature is None:
+        raise UserError("--calibrated: findings have no temperature, and operating points need no flag: leave it out")
     return trained
 
 

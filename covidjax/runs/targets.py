@@ -15,7 +15,15 @@ from covidjax.config import from_json, to_json
 from covidjax.freeze.strategies import split_cached
 from covidjax.mesh import local_mesh, mesh_of
 from covidjax.runs import costs
-from covidjax.targets import Compiler, Program, Target, largest_batch, predicted_floor, usable_bytes
+from covidjax.targets import (
+    Compiler,
+    Program,
+    Target,
+    largest_batch,
+    predicted_exchange,
+    predicted_floor,
+    usable_bytes,
+)
 
 BUILDER = f"{__name__}:lowered"
 
@@ -24,7 +32,8 @@ BUILDER = f"{__name__}:lowered"
 class Prediction:
     """What one optimizer step of a strategy costs a device of a target, by its program; nothing of it is measured.
 
-    Fields are those of `targets.hlo.Counts` and of the program's memory. predicted_ms_floor: no step can be faster;
+    Fields are those of `targets.hlo.Counts` and of the program's memory. collectives: how many of a kind, and their
+    bytes. predicted_ms_floor: no step can be faster, of which predicted_ms_exchange is between devices;
     predicted_images_per_s: over all devices at that time, a ceiling. None where the compiler refused the program for
     lack of memory. largest_batch_per_device: None where it was not looked for; largest_batch_bytes and one_more_bytes:
     what the programs of that batch and of one image more need.
@@ -39,10 +48,12 @@ class Prediction:
     needed_bytes: int | None
     all_reduces: int | None
     all_reduce_bytes: int | None
+    collectives: dict[str, tuple[int, int]]
     convolutions: int | None
     kernels: int | None
     fits: bool
     predicted_ms_floor: float | None
+    predicted_ms_exchange: float | None
     predicted_images_per_s: float | None
     largest_batch_per_device: int | None
     largest_batch_bytes: int | None
@@ -76,7 +87,7 @@ def lowered(devices: list[Any], config: dict[str, Any], num_classes: int, strate
     """The step of a strategy over devices, before it is optimised; what the compiling process calls."""
     values = from_json(config)
     jax.config.update("jax_enable_x64", values.precision == "float64")
-    job = costs.job_of_shapes(values, num_classes, mesh_of(devices))
+    job = costs.job_of_shapes(values, num_classes, mesh_of(devices, values.mesh))
     return costs.lower_step(costs.job_of_strategy(job, strategy, cached=cached))
 
 
@@ -118,7 +129,7 @@ def run(
             found.append(predict(name, batch, config.precision, compiled, most=most))
             console.erase()
             print(console.format_row([form(found[-1]) for form in columns.values()], align, widths), flush=True)
-    notes = _notes(target, config, most=most)
+    notes = [*_exchanged(found), *_notes(target, config, most=most)]
     print("", *notes, *filter(None, [note]), sep="\n")
     if output:
         content = {
@@ -151,11 +162,13 @@ def predict(
             field: counts.get(field)
             for field in ("flops", "bytes_accessed", "all_reduces", "all_reduce_bytes", "convolutions", "kernels")
         },
+        collectives=program.counts.by_kind() if program.hlo else {},
         temp_bytes=program.memory.get("temp"),
         argument_bytes=program.memory.get("argument"),
         needed_bytes=program.bytes if program.hlo else None,
         fits=program.fits,
         predicted_ms_floor=floor and floor * 1e3,
+        predicted_ms_exchange=predicted_exchange(program) * 1e3 if program.hlo else None,
         predicted_images_per_s=batch * program.target.devices / floor if floor else None,
         largest_batch_per_device=largest.batch if largest else None,
         largest_batch_bytes=largest.needed_bytes if largest else None,
@@ -179,6 +192,16 @@ def _say(text: str, batch: int, seconds: float) -> None:
         print(f"{text}, batch {batch} a device: compiling, {seconds:.0f} s", end="", file=sys.stderr, flush=True)
     elif seconds and not seconds % 60:
         console.say(f"{text}, batch {batch} a device: compiling for {seconds:.0f} s")
+
+
+def _exchanged(found: Sequence[Prediction]) -> list[str]:
+    """What devices exchange in a step of each strategy, by kind of collective; nothing where there is one device."""
+    return [
+        f"exchanged by {each.strategy}: "
+        + ", ".join(f"{count:,} {kind} of {moved / 1e6:,.3g} MB" for kind, (count, moved) in each.collectives.items())
+        for each in found
+        if each.collectives
+    ]
 
 
 def _notes(target: Target, config: ConfigDict, *, most: bool) -> list[str]:

@@ -184,10 +184,17 @@ def predict(
 def _compiled(
     compiler: Compiler, config: ConfigDict, num_classes: int, name: str, say: Callable[[int, float], None], batch: int
 ) -> Program:
-    config = from_json({**to_json(config), "batch_size": batch * compiler.target.devices})
     strategy, cached = split_cached(name)
-    arguments = {"config": to_json(config), "num_classes": num_classes, "strategy": strategy, "cached": cached}
-    return compiler.program(BUILDER, partial(say, batch), **arguments)
+
+    def with_remat(remat: Any) -> Program:
+        own = {**to_json(config), "batch_size": batch * compiler.target.devices, "remat": remat}
+        arguments = {"config": own, "num_classes": num_classes, "strategy": strategy, "cached": cached}
+        return compiler.program(BUILDER, partial(say, batch), **arguments)
+
+    if config.remat != "auto":
+        return with_remat(to_json(config)["remat"])
+    program = with_remat("none")
+    return program if program.fits else with_remat("lean")
 
 
 def _say(text: str, batch: int, seconds: float) -> None:

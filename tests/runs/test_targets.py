@@ -77,6 +77,15 @@ def test_the_largest_batch_is_found_for_each_strategy(tmp_path: Path) -> None:
     assert [row["largest_batch_per_device"] for row in found["strategies"]] == [LIMIT]
 
 
+def test_remat_is_chosen_where_a_program_does_not_fit_without_it(tmp_path: Path) -> None:
+    for batch, wanted in ((LIMIT, ["none"]), (LIMIT + 1, ["none", "lean"])):
+        Compiler.asked.clear()
+        flags = ("--target=v5e:1x1", "--strategies=none", "--config.remat=auto", f"--config.batch_size={batch}")
+        run(tmp_path / "f.json", *flags)
+        asked = [each["config"]["remat"] for each in Compiler.asked]
+        assert asked[: len(wanted)] == wanted
+
+
 def test_what_remat_saves_stands_beside_what_it_costs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from covidjax.runs import audit, compare, costs
 from covidjax.runs.heads import train_heads
 from covidjax.tasks import of
 from covidjax.tasks.weighting import finding_weights
-from launch import evaluate, predict
+from launch import evaluate, predict, study
 from tests.commands import ROOT, call, user_error
 from tests.report.made_workdir import assert_self_contained
 from tests.support import TINY, small_config
@@ -165,6 +165,34 @@ def test_costs_and_audit_know_findings(tmp_path: Path) -> None:
     assert job.abstract_data(job.phases[0])["label"].shape[1:] == (len(NAMES),)
     result = audit.audit(config, tmp_path / "audit.json")
     assert [row["train"] for row in result["counts"]] == [48]
+
+
+def test_operating_points_of_validation_are_columns_of_predictions(runs: list[Path], tmp_path: Path) -> None:
+    image = phantom_findings.phantom_findings(1, "test", 0, 64)[0]
+    (tmp_path / "images").mkdir()
+    Image.fromarray(image).save(tmp_path / "images" / "0.png")
+    table = tmp_path / "predictions.csv"
+    arguments = [f"--workdir={runs[0]}", f"--images={tmp_path / 'images'}", f"--output={table}", "--calibrated"]
+    assert call(predict.main, *arguments) == 0
+    with table.open() as lines:
+        row = next(csv.DictReader(lines))
+    points = files.read_json(runs[0] / "evaluation_test.json")["operating_points"]
+    for name, own in points.items():
+        for point, found in (own or {}).items():
+            assert row[f"{point}_{name}"] == str(int(float(row[f"probability_{name}"]) >= found["threshold"]))
+    assert call(evaluate.main, f"--workdir={runs[0]}", "--split=test", "--calibrated") == 2
+
+
+@pytest.mark.slow
+def test_a_study_compares_strategies_by_the_macro_auroc(tmp_path: Path) -> None:
+    values = [f"--config.{key.replace('__', '.')}={value}" for key, value in {**FINDINGS, "model__name": "cnn"}.items()]
+    config = f"--config={ROOT / 'configs' / 'phantom_findings.py'}"
+    arguments = [config, *values, f"--workdir={tmp_path / 'study'}", "--strategies=none,backbone", "--seeds=0,1"]
+    assert call(study.main, *arguments) == 0
+    with (tmp_path / "study" / "study.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 4
+    assert all(0 <= float(row["val_macro_auroc"]) <= 1 and row["val_macro_average_precision"] for row in rows)
 
 
 @pytest.mark.slow

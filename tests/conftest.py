@@ -10,7 +10,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from covidjax.models import densenet
+from covidjax.models import convnext, densenet, vit
 from covidjax.models.resnet import LAYERS
 from tests.commands import tiny_config
 
@@ -82,7 +82,11 @@ def keras() -> Any:
 
 @pytest.fixture
 def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNets of a block of each kind, with and without a convolution beside it; DenseNets of few layers."""
+    """ResNets of a block of each kind, with and without a convolution beside it; other networks of few layers."""
+    monkeypatch.setitem(convnext.SIZES, "convnext_tiny", convnext.Size((1, 2), (8, 16)))
+    for name in ("vit_b16", "vit_b14"):
+        small = vit.SIZES[name]._replace(num_blocks=2, features=12, num_heads=2)
+        monkeypatch.setitem(vit.SIZES, name, small)
     monkeypatch.setitem(densenet.LAYERS, "densenet121", (2, 2, 1, 1))
     for name in ("resnet18", "resnet50"):
         monkeypatch.setitem(LAYERS, name, (2, 1, 1, 1))

@@ -13,6 +13,7 @@ from covidjax.config.schema import KEYS, PHASE_KEYS, PHASE_ONLY, keys
 from covidjax.config.writers import WRITERS
 from covidjax.data import sources
 from covidjax.errors import UserError
+from covidjax.freeze import strategies
 from covidjax.freeze.strategies import gradual_epochs
 from covidjax.registry import near
 
@@ -228,6 +229,11 @@ def trains_on_val(config: ConfigDict) -> bool:
     return bool(config.phases) and config.phases[-1].get("split", "train") != "train"
 
 
+def lora_rank(config: ConfigDict) -> int:
+    """The rank of the adapters that a phase trains; 0 without. Raises UserError for two ranks, and one that is none."""
+    return strategies.lora_rank(config.freeze, *(phase.get("freeze") for phase in config.phases))
+
+
 def _check_splits(config: ConfigDict) -> None:
     """Checks that nothing is chosen on validation images that were trained on."""
     splits = [phase.get("split", "train") for phase in config.phases]
@@ -270,8 +276,8 @@ def _check_own(config: ConfigDict) -> None:
             )
     for name in config.writers:
         WRITERS.find(name, "config.writers")
-    if config.model.name in models.MODELS.registered:
-        models.build(config.model, 2, config.precision)
+    if config.model.name in models.MODELS.registered or lora_rank(config):
+        models.build(config.model, 2, config.precision, lora_rank=lora_rank(config))
     if config.optimizer.name in optim.OPTIMIZERS.registered:
         optim.optimizer(config.optimizer)
     if isinstance(task.losses.get(config.loss.name), losses.OwnLoss):

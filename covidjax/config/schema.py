@@ -136,6 +136,9 @@ KEYS = {
     "model.upsampling": Key("transposed", "Of unet and unet_resnet*.", unet.UPSAMPLINGS),
     "model.attention": Key(False, "Of unet_resnet*."),
     "model.decoder": Key("unet", "Of unet_resnet*; 'fastai': that of fastai 1's unet_learner.", unet.DECODERS),
+    "model.stochastic_depth": Key(
+        0.0, "Of convnext_*, vit_*: examples that train without the last branch; less before.", low=0, high=0.99
+    ),
     "model.options": Key((), "Of a registered network.", elements=OPTIONS),
     # The network 'ensemble'.
     "ensemble.members": Key((), "Two or more trained classifiers.", elements=WORKDIRS),

@@ -17,7 +17,8 @@ from covidjax.ops.epilogue import add_and_relu
 class Geometry:
     """Shapes, strides, padding and dilation of a two-dimensional convolution.
 
-    inputs: shape [batch, height, width, in_features]; kernel: shape [height, width, in_features, features];
+    inputs: shape [batch, height, width, in_features]; kernel: shape [height, width, in_features, features], or
+    [height, width, 1, in_features] of a depthwise one;
     padding: before and after, of height and width; dilation: the distance of neighbouring taps in the input.
     """
 
@@ -26,6 +27,11 @@ class Geometry:
     strides: tuple[int, int]
     padding: tuple[tuple[int, int], tuple[int, int]]
     dilation: tuple[int, int]
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each feature is convolved by itself."""
+        return self.kernel[2] == 1 < self.inputs[3]
 
     @property
     def size(self) -> tuple[int, int]:

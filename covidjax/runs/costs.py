@@ -10,6 +10,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from covidjax import config as configs
 from covidjax import models, tasks
 from covidjax.data import phantom, phantom_findings, sources
 from covidjax.data.examples import Examples
@@ -17,7 +18,7 @@ from covidjax.data.order import more_turns
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import CACHED, default_strategies, split_cached, value_of
 from covidjax.mesh import make_mesh
-from covidjax.models.layers import Staged
+from covidjax.models.preprocessing import Preprocessing
 from covidjax.train import parallel
 from covidjax.train.features import Caching, shapes
 from covidjax.train.job import Job, describe_freeze
@@ -78,11 +79,8 @@ def job_of_shapes(config: ConfigDict, num_classes: int, mesh: Mesh | None = None
     task = tasks.of(config.model.name, config.loss.name)
     findings = np.eye(num_classes, dtype=np.int8) if "findings" in task.offers else None
     blank = Examples("train", images, labels, names, names, False, names, "", masks=masks, findings=findings)
-    num_outputs = task.num_outputs(names)
-    model = models.build(config.model, num_outputs, config.precision)
     pixels = inputs.of_run(config.model, dataset.channels, config.pretrained, config.preprocessing).network
-    variables = jax.eval_shape(models.initialiser(model, pixels, shape), jax.random.key(0))
-    return _job(config, model, InitialVariables(variables, pixels, ()), blank, mesh)
+    return _job(config, pixels, blank, mesh)
 
 
 def job_of_strategy(job: Job, strategy: str, *, cached: bool = False) -> Job:
@@ -94,8 +92,7 @@ def job_of_strategy(job: Job, strategy: str, *, cached: bool = False) -> Job:
     config = ConfigDict(job.config.to_dict())
     with config.ignore_type():
         config.update({"freeze": value_of(strategy), "phases": ()})
-    begin = InitialVariables(job.variables, job.recipes[0].preprocessing, ())
-    found = _job(config, job.recipes[0].model, begin, job.train_split, job.mesh)
+    found = _job(config, job.recipes[0].preprocessing, job.train_split, job.mesh)
     if len(found.phases) > 1:
         raise UserError(
             f"{strategy!r} is a run of phases: set it as --config.freeze, and the plan of each phase is printed"
@@ -103,8 +100,12 @@ def job_of_strategy(job: Job, strategy: str, *, cached: bool = False) -> Job:
     return dataclasses.replace(found, recipes=(dataclasses.replace(found.recipes[0], cached=cached),))
 
 
-def _job(config: ConfigDict, model: Staged, begin: InitialVariables, blank: Examples, mesh: Mesh) -> Job:
+def _job(config: ConfigDict, pixels: Preprocessing, blank: Examples, mesh: Mesh) -> Job:
     phases = make_phases(config, STEPS_PER_EPOCH)
+    num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(blank.classes)
+    model = models.build(config.model, num_outputs, config.precision, lora_rank=configs.lora_rank(config))
+    variables = jax.eval_shape(models.initialiser(model, pixels, blank.images.shape[1:]), jax.random.key(0))
+    begin = InitialVariables(variables, pixels, ())
     return Job(
         config,
         tasks.of(config.model.name, config.loss.name).plain_loss(config.loss),

@@ -13,6 +13,7 @@ from covidjax.models.layers import Staged
 Layers = dict[str, list[str]]
 Rules = Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]
 ORDER = ("kernel", "scale", "bias", "mean", "var")  # of the arrays of a layer, as Keras keeps its weights
+ADAPTERS = ("lora_down", "lora_up")  # arrays that no published file has
 
 
 def layers(model: Staged) -> Layers:
@@ -25,12 +26,15 @@ def layers(model: Staged) -> Layers:
     def place(path: str) -> tuple[int, list[float], int]:
         _, stage, *inside, leaf = path.split("/")
         numbers = [float(text.replace("shortcut", "2.5")) for text in re.findall(r"\d+|shortcut", "/".join(inside))]
-        return model.stages.index(stage), numbers or [math.inf], ORDER.index(leaf)
+        order = ORDER.index(leaf) if leaf in ORDER else len(ORDER)  # class tokens, positions and scales of branches
+        return model.stages.index(stage), numbers or [math.inf], order
 
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     found: Layers = {}
     for path in sorted(traverse_util.flatten_dict(dict(variables), sep="/"), key=place):
+        if path.endswith(ADAPTERS):
+            continue
         found.setdefault(path.partition("/")[2].rpartition("/")[0], []).append(path)
     return found
 

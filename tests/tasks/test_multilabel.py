@@ -183,6 +183,24 @@ def test_operating_points_of_validation_are_columns_of_predictions(runs: list[Pa
     assert call(evaluate.main, f"--workdir={runs[0]}", "--split=test", "--calibrated") == 2
 
 
+def test_another_set_is_evaluated_by_a_table_of_findings(runs: list[Path], tmp_path: Path) -> None:
+    rows = [f"file;finding:Lesion;finding:Fluid;patient;finding:{NAMES[3]}"]
+    for number in range(8):
+        image, own = phantom_findings.phantom_findings(2, "test", 2 * number, 32)
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png;{int(own[0])};{'' if number == 3 else int(own[1])};p{number};-1,0")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(rows) + "\n", encoding="utf-8-sig")
+    arguments = [f"--workdir={runs[0]}", f"--root={table}", "--name=other"]
+    assert call(evaluate.main, *arguments, "--classes=Fluid=effusion") == 0
+    found = files.read_json(runs[0] / "evaluation_other.json")
+    unknown = {name: own["unknown"] for name, own in found["per_class"].items()}
+    assert unknown == {NAMES[0]: 0, NAMES[1]: 1, NAMES[2]: 8, NAMES[3]: 8}
+    assert any("other has no column of finding:enlarged heart" in note for note in found["notes"])
+    table.write_text("file;finding:lesion\n0.png;yes\n")
+    assert call(evaluate.main, *arguments[:2], "--name=third") == 2
+
+
 @pytest.mark.slow
 def test_a_study_compares_strategies_by_the_macro_auroc(tmp_path: Path) -> None:
     values = [f"--config.{key.replace('__', '.')}={value}" for key, value in {**FINDINGS, "model__name": "cnn"}.items()]

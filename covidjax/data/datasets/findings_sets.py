@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from covidjax.data.datasets import findings
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.records import Listing, Record
-from covidjax.data.findings import ABSENT, UNKNOWN
+from covidjax.data.findings import ABSENT, UNKNOWN, valued
 from covidjax.data.walk import walk
 from covidjax.errors import some_of
 
@@ -103,7 +103,7 @@ class CheXpert(ManualBuilder):
                 try:
                     if patient is None:
                         raise ValueError(f"the path {row['path']!r} names no patient, as in /patient00001/")
-                    own = findings.valued([row[column] for column in columns])
+                    own = valued([row[column] for column in columns])
                 except ValueError as error:
                     listing.faults.append(f"{table}.csv line {number}: {error}")
                     continue
@@ -194,7 +194,7 @@ class VinDrCxr(ManualBuilder):
             votes: dict[str, list[tuple[int, ...]]] = collections.defaultdict(list)
             for number, row in enumerate(rows, start=2):
                 try:
-                    votes[row["image_id"]].append(findings.valued([row[name] for name in names]))
+                    votes[row["image_id"]].append(valued([row[name] for name in names]))
                 except ValueError as error:
                     listing.faults.append(f"{table.name} line {number}: {error}")
             absent = [name for name in votes if not (root / split / f"{name}.dicom").is_file()]

@@ -61,7 +61,7 @@ def test_a_phantom_has_any_subset_of_findings_and_thirty_percent_unknown() -> No
 
 
 def test_each_finding_of_a_phantom_changes_the_image_where_it_is() -> None:
-    images = {}
+    images: dict[tuple[bool, ...], list[np.ndarray]] = {}
     for index in range(0, 200, 2):
         image, own = phantom_findings.phantom_findings(0, "train", index, 64)
         images.setdefault(tuple(own.tolist()), []).append(image.astype(float))
@@ -125,9 +125,9 @@ def test_many_heads_train_on_the_findings(tmp_path: Path) -> None:
 
 def test_data_and_loss_of_different_kinds_are_refused_in_one_line(tmp_path: Path) -> None:
     one = small_config("cnn", **{**FINDINGS, "dataset__name": "phantom"})
-    assert "have one class each, of covid19, normal, pneumonia" in user_error(train, one, tmp_path / "a")
+    assert "have one class each, of covid19, normal, pneumonia" in user_error(train, one, tmp_path / "a")  # type: ignore[arg-type]
     several = small_config("cnn", **TINY, dataset__name="phantom_findings")
-    assert "choose one of their losses, findings_cross_entropy" in user_error(train, several, tmp_path / "b")
+    assert "choose one of their losses, findings_cross_entropy" in user_error(train, several, tmp_path / "b")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

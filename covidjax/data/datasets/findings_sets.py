@@ -58,9 +58,8 @@ class ChestXray14(ManualBuilder):
                 except ValueError as error:
                     listing.faults.append(f"{table.name} line {number}: {error}")
                     continue
-                told = {"view": row.get("view position", ""), "findings": own}
-                patient, split = f"nih-{row['patient id']}", split_of[name]
-                listing.records.append(Record(name, files[name], "", patient, "nih", split, **told))
+                patient, split, view = f"nih-{row['patient id']}", split_of[name], row.get("view position", "")
+                listing.records.append(Record(name, files[name], "", patient, "nih", split, view=view, findings=own))
         _leave_out(listing, absent, f"images of {table.name} are not below {root}")
         _leave_out(listing, unlisted, "images are in neither official list")
         return listing
@@ -113,8 +112,9 @@ class CheXpert(ManualBuilder):
                 if self.builder_config.name == "absent":
                     own = tuple(ABSENT if value == UNKNOWN else value for value in own)
                 view = row.get("ap/pa") or row.get("frontal/lateral", "")
-                told = {"view": view, "findings": own}
-                listing.records.append(Record(name, root / name, "", patient[1], "chexpert", split, **told))
+                listing.records.append(
+                    Record(name, root / name, "", patient[1], "chexpert", split, view=view, findings=own)
+                )
         _leave_out(listing, absent, f"images of the tables are not below {root}")
         return listing
 

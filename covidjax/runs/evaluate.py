@@ -17,6 +17,7 @@ from covidjax.errors import UserError, some_of
 from covidjax.evaluate.split import chosen_by_validation, evaluate_split
 from covidjax.evaluate.views import views_of
 from covidjax.metrics import subgroups
+from covidjax.process import path_of
 from covidjax.report import run as report
 from covidjax.runs import ensemble, record
 from covidjax.runs import explain as explanations
@@ -96,7 +97,8 @@ def evaluate_run(
     record.end_reading(workdir, examples, trained.task)
     copies = sources.copies_elsewhere(config.dataset, examples, recorded)
     examples = dataclasses.replace(examples, notes=(*examples.notes, *copies))
-    table = Path(config.dataset.root) / ("splits.csv" if trained.task.masks else "folds.csv")
+    table_name = "splits.csv" if trained.task.masks else "folds.csv"
+    table = path_of(config.dataset.root) / table_name if config.dataset.name == "folder" else None
     result = _evaluate(workdir, trained, examples, wanted, table)
     shown = {split: examples}
     if split != "val" and (workdir / "predictions_val.csv").exists():
@@ -124,7 +126,8 @@ def evaluate_external(
         raise UserError("--root is for one network, and this is an ensemble: give the workdir of a member")
     trained = _load(workdir, which, wanted)
     dataset, masks = trained.config.dataset, trained.task.masks
-    files = external.listed(root, name, trained.classes, renamed, masks=masks)
+    several = "findings" in trained.task.offers
+    files = external.listed(root, name, trained.classes, renamed, masks=masks, findings=several)
     examples = external.load(files, dataset)
     record.add_external(workdir, examples, trained.task, root)
     copies = sources.copies_elsewhere(dataset, examples, record.split_of(workdir), files)
@@ -150,8 +153,10 @@ def _load(workdir: Path, which: Which | None, wanted: Wanted) -> Trained:
     return trained
 
 
-def _evaluate(workdir: Path, trained: Trained, examples: Examples, wanted: Wanted, table: Path) -> dict[str, Any]:
-    """The figures, with all that is wanted. table: that of the data set, if there is one."""
+def _evaluate(
+    workdir: Path, trained: Trained, examples: Examples, wanted: Wanted, table: Path | None
+) -> dict[str, Any]:
+    """The figures, with all that is wanted. table: where that of the data set would be; None of one without tables."""
     by = {column: subgroups.groups_of(column, _column(examples, table, column)) for column in wanted.by}
     result = evaluate_split(
         workdir,
@@ -167,13 +172,16 @@ def _evaluate(workdir: Path, trained: Trained, examples: Examples, wanted: Wante
     return result
 
 
-def _column(examples: Examples, table: Path, column: str) -> Sequence[str]:
+def _column(examples: Examples, table: Path | None, column: str) -> Sequence[str]:
     """The texts of a column for the examples. Raises UserError where nothing tells of it."""
     if column in examples.facts:
         return examples.facts[column]
-    if not table.is_file():
-        told = some_of(examples.facts) or "none"
-        raise UserError(f"--by={column}: there is no table {table} with that column; DICOM headers tell {told}")
+    if table is None or not table.is_file():
+        told, there = (
+            some_of(examples.facts) or "nothing",
+            f"there is no table {table}" if table else "there is no table",
+        )
+        raise UserError(f"--by={column}: {there} with that column, and DICOM headers tell {told}")
     return column_of(table, column, examples.names)
 
 

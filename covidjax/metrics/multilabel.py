@@ -101,12 +101,15 @@ def multilabel_report(
     require_finite(probabilities, f"split {examples.split!r}")
     figures = functools.partial(_with_five, probabilities.astype(np.float64), findings, names)
     found = {key: values[0] for key, values in figures(np.ones((1, len(findings)))).items()}
-    samples = bootstrap.resampled(figures, bootstrap.clusters_of(examples), seed, resamples)
+    clusters = bootstrap.clusters_of(examples)
+    samples = bootstrap.resampled(figures, clusters, seed, resamples)
     per_class = {}
     for f, name in enumerate(names):
         own = findings[:, f]
         per_class[name] = {
-            **_with_intervals({key: (found[key][f], samples[key][:, f]) for key in AREAS}),
+            **_with_intervals(
+                {key: (found[key][f], samples[key][:, f]) for key in AREAS}, bootstrap.fewest(clusters, own[:, None])
+            ),
             "present": int((own == 1).sum()),
             "absent": int((own == 0).sum()),
             "unknown": int((own < 0).sum()),
@@ -116,7 +119,7 @@ def multilabel_report(
         "split": examples.split,
         "num_examples": len(findings),
         "loss": number(loss),
-        **_with_intervals(overall),
+        **_with_intervals(overall, bootstrap.fewest(clusters, findings)),
         "classes": list(names),
         "per_class": per_class,
         "conventions": dict(CONVENTIONS),
@@ -225,10 +228,10 @@ def _with_five(
     return found
 
 
-def _with_intervals(figures: dict[str, tuple[Any, np.ndarray]]) -> dict[str, Any]:
-    """Each figure and the interval of its samples, side by side."""
+def _with_intervals(figures: dict[str, tuple[Any, np.ndarray]], count: int) -> dict[str, Any]:
+    """Each figure and the interval of its samples, side by side. count: of `bootstrap.percentiles`."""
     report: dict[str, Any] = {}
     for key, (value, samples) in figures.items():
         report[key] = number(value)
-        report[f"{key}_ci95"] = bootstrap.interval(samples) if np.isfinite(value) else None
+        report[f"{key}_ci95"] = bootstrap.interval(samples, count) if np.isfinite(value) else None
     return report

@@ -5,11 +5,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from covidjax.data import facts, flat, pairs
-from covidjax.data.decode import decode
-from covidjax.data.examples import Examples
 from covidjax.data.listing import ImageFiles, Row
 from covidjax.data.table import read_records, table_rows
 from covidjax.data.walk import walk
@@ -61,11 +57,6 @@ def listed(
     rows = tuple(sorted(files.rows, key=lambda row: row.name))
     unknown_patients = () if files.patients_known else (f"{name}: no patient ids: intervals are by image",)
     return dataclasses.replace(files, rows=rows, classes=tuple(classes), split=name, notes=(*notes, *unknown_patients))
-
-
-def load(files: ImageFiles, dataset: ConfigDict) -> Examples:
-    """The images decoded as `config.dataset` of the network says. Raises UserError for bad ones."""
-    return decode(files, dataset)
 
 
 def _of_folders(root: Path) -> ImageFiles:

@@ -103,7 +103,7 @@ class Compiling:
 
 def room() -> int | None:
     """Bytes of a device of this process that programs may use; None where it does not tell, as a CPU."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    limits: list[Any] = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     return None if None in limits else min(limits)
 
 

@@ -11,7 +11,6 @@ from covidjax import models, tasks
 from covidjax.checkpoint.checkpoint import Which
 from covidjax.command import prepare_process
 from covidjax.data import external, sources
-from covidjax.data.decode import decode
 from covidjax.data.examples import Examples
 from covidjax.data.table import column_of
 from covidjax.errors import UserError, some_of
@@ -127,8 +126,9 @@ def evaluate_external(
         raise UserError("--root is for one network, and this is an ensemble: give the workdir of a member")
     trained = _load(workdir, which, wanted)
     dataset, masks = trained.config.dataset, trained.task.masks
-    files = external.listed(root, name, trained.classes, renamed, masks=masks)
-    examples = decode(files, dataset)
+    several = "findings" in trained.task.offers
+    files = external.listed(root, name, trained.classes, renamed, masks=masks, findings=several)
+    examples = external.load(files, dataset)
     record.add_external(workdir, examples, trained.task, root)
     copies = sources.copies_elsewhere(dataset, examples, record.split_of(workdir), files)
     examples = dataclasses.replace(examples, notes=(*examples.notes, *copies))

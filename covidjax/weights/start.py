@@ -45,6 +45,11 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
     # The run's own key makes augmentation and dropout; the weights come from a key folded out of it.
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     pixels = inputs.of_run(config.model, config.dataset.channels, config.pretrained, config.preprocessing)
+    if len(pixels.of_weights.mean) == 1 < image_shape[-1] and config.pretrained:
+        raise UserError(
+            f"config.pretrained {config.pretrained} is of gray images and these have {image_shape[-1]} channels: set "
+            "config.dataset.channels to 1"
+        )
     init = models.initialiser(model, pixels.network, image_shape)
     if not config.pretrained:
         notes = () if pixels.unfolded == pixels.of_weights else (f"preprocessing: {pixels.unfolded}",)

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from covidjax.errors import UserError
+from covidjax.errors import Interrupted, UserError
 from covidjax.freeze.strategies import lora_rank
 from covidjax.models import vit
 from covidjax.models.branches import merged
 from covidjax.runs import costs
+from covidjax.runs.train import train
+from covidjax.train.setup import prepare
 from covidjax.train.step import train_step
+from covidjax.weights.workdir import load_trained
 from tests.support import (
     EVERYTHING_ON,
     assert_close,
@@ -27,9 +30,11 @@ from tests.support import (
     make_state,
     make_variables,
     run_on_devices,
+    send_before,
     small_config,
 )
 from tests.train.programs import QUICKLY, reduced_elements
+from tests.train.test_resume import assert_same_run
 
 SMALL = vit.Size(16, True, num_blocks=2, features=24, num_heads=3)
 STRATEGIES = ("none", "until:block1", "backbone", "norm", "bitfit", "lora:4", "lora:4+norm")
@@ -123,6 +128,30 @@ def test_a_network_without_dense_kernels_is_refused() -> None:
         costs.job_of_shapes(small_config("resnet18", freeze="lora:8"), 3)
 
 
+@pytest.mark.slow
+def test_a_run_resumes_to_the_same_bits_and_its_network_has_no_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: dict[str, Any] = {"batch_size": 4, "epochs": 2, "dataset__num_images": 24, "ema_decay": 0.9}
+    values |= {"model__stochastic_depth": 0.4, "optimizer__learning_rate": 0.01}
+    settings = config("lora:4", **values, dataset__cache_dir=str(tmp_path / "cache"))
+    train(settings, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        send_before(8, patch)
+        train(settings, tmp_path / "run")
+    train(settings, tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "whole", prepare(settings))
+    trained = load_trained(tmp_path / "run", "latest")
+    paths = set(traverse_util.flatten_dict(trained.variables["params"], sep="/"))
+    assert trained.model.lora_rank == 0 and not any("lora" in path for path in paths)
+    again = config("none", **values, pretrained=str(tmp_path / "run"))
+    begin = prepare(again).variables["params"]
+    kernel = begin["block2"]["mlp"]["dense1"]["kernel"]
+    np.testing.assert_array_equal(kernel, trained.variables["params"]["block2"]["mlp"]["dense1"]["kernel"])
+    fresh = prepare(config("none", **values)).variables["params"]["block2"]["mlp"]["dense1"]["kernel"]
+    assert not np.array_equal(kernel, fresh)
+
+
 # ---- What four devices tell each other: the gradients of what trains, and nothing else ----
 
 
@@ -142,7 +171,9 @@ def test_devices_reduce_the_gradients_of_what_trains_alone(tmp_path: Path) -> No
     for strategy in STRATEGIES:
         own = job(strategy)
         sizes = traverse_util.flatten_dict(own.variables["params"], sep="/")
-        trained = sum(sizes[leaf.path].size for leaf in own.recipes[0].plan.leaves if leaf.trains)
+        # Scales of branches are in the kernels, whose gradients hold theirs.
+        paths = [leaf.path for leaf in own.recipes[0].plan.leaves if leaf.trains and "layer_scale" not in leaf.path]
+        trained = sum(sizes[path].size for path in paths)
         assert found[strategy] == {"all-reduce": trained + METRICS}, strategy
 
 

@@ -20,6 +20,7 @@ IMPLEMENTATIONS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "matmul_jax": ("benchmarks.ceiling:build_jax", ("jax",), ""),
     "matmul_torch": ("benchmarks.ceiling:build_torch", ("torch",), "peers"),
 }
+WITHOUT_KERAS = ("unet_resnet34", "densenet121")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +109,8 @@ def missing(implementation: str) -> str:
 
 def offers(implementation: str, case: Case) -> str:
     """Why a peer does not do a piece of work, in one line; empty if it does."""
-    if implementation == "keras" and case.model == "unet_resnet34":
-        return "keras has no unet_resnet34 here"
+    if implementation == "keras" and case.model in WITHOUT_KERAS:
+        return f"keras has no {case.model} here"
     return ""
 
 

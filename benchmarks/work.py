@@ -16,6 +16,7 @@ LEARNING_RATE = 1e-4
 SCALE, MEAN, STD = 1 / 255, 0.5, 0.25  # pixels to what the network takes: (pixels * SCALE - MEAN) / STD
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 RESNET_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
+DENSE_LAYERS = {"densenet121": (6, 12, 24, 16)}
 UNET_LEVELS = 4
 UNET_RESNET_FEATURES = (256, 128, 64, 64, 32)
 CNN_BLOCKS = 4
@@ -54,6 +55,7 @@ NETWORKS: dict[str, Network] = {
     "resnet34": _RESNET,
     "resnet50": _RESNET,
     "vgg16": Network((*(f"block{n}" for n in range(1, len(VGG_BLOCKS) + 1)), "head"), divisor=32),
+    "densenet121": Network(("stem", "block1", "block2", "block3", "block4", "head"), divisor=32),
     "unet": Network(_UP_DOWN, channels=1, classes=2, width=32, divisor=16, pixelwise=True, encoder="middle"),
     "unet_resnet34": Network(
         (*RESNET_STAGES, "decoder", "head"), classes=2, divisor=32, pixelwise=True, encoder=RESNET_STAGES[-1]

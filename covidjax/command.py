@@ -49,6 +49,14 @@ def names(text: str) -> tuple[str, ...]:
     return parts
 
 
+def renamings(text: str) -> dict[str, str]:
+    """The value of --classes, such as COVID=covid19,other=: the new name by the old one, '' for none."""
+    pairs = [part.partition("=") for part in names(text)]
+    if not all(old.strip() and sign for old, sign, _ in pairs) or len({old for old, *_ in pairs}) < len(pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form theirs=ours,unused=, each of theirs once")
+    return {old.strip(): new.strip() for old, _, new in pairs}
+
+
 def strategies(text: str) -> tuple[str, ...]:
     """The value of --strategies: the parts between semicolons or commas that stand in no bracket and no quotation."""
     parts, quote, escaped, depth = [""], "", False, 0

@@ -2,7 +2,7 @@
 
 python launch/predict.py --workdir=runs/quickstart --images=DIR --output=predictions.csv [--overlays=DIR]
     [--checkpoint=best] [--tile=512 [--overlap=128]] [--spacing=5,0.7,0.7] [--inside=DIR [--inside_at_least=0.9]]
-    [--explain=DIR [--masks=DIR]] [--strict]
+    [--explain=DIR [--masks=DIR]] [--calibrated] [--views=8] [--strict]
 --images is a folder, a file or a pattern, such as 'scans/*.png'. Bad images are left out and listed: exit status 3.
 """
 
@@ -31,6 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--inside_at_least", type=float, help="the part that has to lie inside (default 0.9)")
     parser.add_argument("--explain", type=path_of, help="folder for pictures of where a classifier looks (Grad-CAM)")
     parser.add_argument("--masks", type=path_of, help="masks of lungs of the same images: how much of it lies inside")
+    parser.add_argument("--views", type=int, default=1, help="of each image, changed as in training; their mean counts")
+    parser.add_argument("--calibrated", action="store_true", help="by validation: the temperature, operating points")
     parser.add_argument("--strict", action="store_true", help="write nothing where an image is bad")
     predict.run(**vars(parser.parse_args(arguments)))
 

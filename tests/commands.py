@@ -39,7 +39,7 @@ def only_error(errors: str) -> str:
     """The message of the one `error:` line on standard error; nothing but progress may stand before it."""
     *before, last = errors.splitlines()
     assert last.startswith("error: "), errors
-    assert all(line.startswith(tuple(f"{split}: " for split in SPLITS)) for line in before), errors
+    assert all(line.startswith(tuple(f"{split}: " for split in (*SPLITS, "other"))) for line in before), errors
     return last.removeprefix("error: ")
 
 

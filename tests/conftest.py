@@ -11,7 +11,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from covidjax.models import resnet
+from covidjax.models import densenet, resnet
 from tests.commands import tiny_config
 
 os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
@@ -84,7 +84,8 @@ def keras() -> Any:
 
 @pytest.fixture
 def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNets of few features, of a block of each kind: with and without a convolution beside it."""
+    """ResNets of few features, of a block of each kind: with and without a convolution beside it; small DenseNets."""
     monkeypatch.setattr(resnet, "FEATURES", 8)
+    monkeypatch.setitem(densenet.LAYERS, "densenet121", (2, 2, 1, 1))
     for name in ("resnet18", "resnet50"):
         monkeypatch.setitem(resnet.LAYERS, name, (2, 1, 1, 1))

@@ -8,28 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import work
+from benchmarks.peers.flax_densenet import densenet
+from benchmarks.peers.flax_layers import Classifier, Stem, conv, norm
 
 Dtype = Any
-
-
-def conv(features: int, size: int, dtype: Dtype, name: str, *, strides: int = 1, bias: bool = False) -> nn.Conv:
-    """A convolution with symmetric padding."""
-    return nn.Conv(
-        features,
-        (size, size),
-        strides=(strides, strides),
-        padding=((size // 2, size // 2),) * 2,
-        use_bias=bias,
-        dtype=dtype,
-        name=name,
-    )
-
-
-def norm(train: bool, dtype: Dtype, name: str) -> nn.BatchNorm:
-    """BatchNorm on batch statistics where it trains."""
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=work.MOMENTUM, epsilon=work.EPSILON, dtype=dtype, name=name
-    )
 
 
 class CNNBlock(nn.Module):
@@ -44,30 +26,6 @@ class CNNBlock(nn.Module):
         x = conv(self.features, 3, self.dtype, "conv")(x)
         x = nn.relu(norm(train, self.dtype, "norm")(x))
         return nn.max_pool(x, (2, 2), (2, 2))
-
-
-class Classifier(nn.Module):
-    """Global average, dense layer."""
-
-    classes: int
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x: [batch, height, width, features] -> logits [batch, classes]."""
-        return nn.Dense(self.classes, dtype=self.dtype, name="dense")(jnp.mean(x, (1, 2)))
-
-
-class Stem(nn.Module):
-    """7x7 convolution, BatchNorm, ReLU; the maximum is the network's."""
-
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x: [batch, height, width, channels] -> [batch, height / 2, width / 2, 64]."""
-        x = conv(64, 7, self.dtype, "conv1", strides=2)(x)
-        return nn.relu(norm(train, self.dtype, "norm1")(x))
 
 
 class ResidualBlock(nn.Module):
@@ -240,6 +198,8 @@ class Network(nn.Module):
                 stage, features = f"up{level + 1}", self.width * 2 ** (work.UNET_LEVELS - 1 - level)
                 x = Up(features, name=stage, **kinds)(x, maps.pop(), live(stage))
             return PixelClassifier(self.classes, name="head", **kinds)(x, live("head"))
+        if self.model in work.DENSE_LAYERS:
+            return densenet(x, live, work.DENSE_LAYERS[self.model], self.classes, self.dtype)
         x = Stem(name="stem", **kinds)(x, live("stem"))
         maps.append(x)
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))

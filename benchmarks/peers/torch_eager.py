@@ -12,8 +12,11 @@ from torch.nn import functional
 
 from benchmarks import operations, work
 from benchmarks.case import Case
+from benchmarks.ours import make_model
+from benchmarks.peers.torch_densenet import DenseNet
 from benchmarks.peers.torch_networks import CNN, VGG16, ResNet, Staged
 from benchmarks.peers.torch_unets import UNet, UNetResNet
+from covidjax.weights import torchvision
 
 
 def build(case: Case, variables: Any = None) -> "TorchSubject":
@@ -157,6 +160,8 @@ def make_network(case: Case) -> Staged:
         return UNet(net.channels, net.classes, work.width(case))
     if case.model == "vgg16":
         return VGG16(net.classes, hidden=work.VGG_HIDDEN, dropout=0.0, side=case.image_size // 32)
+    if case.model in work.DENSE_LAYERS:
+        return DenseNet(work.DENSE_LAYERS[case.model], num_classes=net.classes)
     if case.model == "unet_resnet34":
         return UNetResNet(work.BLOCKS["resnet34"], net.channels, net.classes)
     return ResNet(work.BLOCKS[case.model], bottleneck=case.model == "resnet50", num_classes=net.classes)
@@ -173,6 +178,9 @@ def freeze(network: Staged, frozen: tuple[str, ...], *, train: bool) -> None:
 
 def names(case: Case, network: nn.Module) -> Iterator[tuple[str, str]]:
     """(our path, the tensor's name) of every parameter and statistic, as in 'params/stem/conv1/kernel'."""
+    if case.model in work.DENSE_LAYERS:
+        yield from ((entry.path, entry.source) for entry in torchvision.entries(make_model(case)))
+        return
     leaves = {nn.BatchNorm2d: ("scale", "bias", "mean", "var"), nn.Module: ("kernel", "bias", "", "")}
     convolutions = _vgg_convolutions()
     for name, module in network.named_modules():

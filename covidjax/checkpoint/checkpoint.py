@@ -5,12 +5,12 @@ the metric, and the name, shape and dtype of every leaf; `damaged/<step>/`, set 
 finished once its manifest is there, and only finished ones are used: orbax commits a step by renaming its folder, and
 later notices neither a flipped byte nor most lost files.
 
-Once the first checkpoint is finished there is a finished one at every instant, whatever is killed and whatever fails:
-`save` of step n waits until the step m before it has its manifest, and raises if that failed. Orbax writes n under a
-temporary name, renames it, and only then retires old steps, of which it keeps the latest `keep` >= 2, at least n and m;
-so m outlives the save of n. A retired step leaves by one rename into `deleted/`, never half deleted under its own name.
-Then the manifest of n is written under a temporary name, synced and renamed, and n is finished. What a killed or failed
-save leaves is cleared before the next one, so the same step can be saved again.
+Once the first checkpoint is finished there are the best and the latest at every instant, whatever is killed and
+whatever fails: `save` of step n waits until the step before it has its manifest, and raises if that failed. Orbax
+writes n under a temporary name and renames it. Then the manifest of n is written under a temporary name, synced and
+renamed, and n is finished. Only then old steps are retired, all but the latest `keep` and the best. A retired step
+leaves by one rename into `deleted/`, never half deleted under its own name. What a killed or failed save leaves is
+cleared before the next one, so the same step can be saved again.
 
 The processes of one run call the methods together, on a shared file system; process 0 clears and writes manifests.
 """
@@ -20,7 +20,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import operator
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,6 @@ from typing import Any, Literal, NoReturn, Self
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint import checkpoint_managers
 
 from covidjax.checkpoint import failure, leaves, manifest, stored
 from covidjax.checkpoint.silence import silence_orbax
@@ -61,17 +59,9 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int, higher_is_better: bool) -> None:
         if keep < 2:
-            raise UserError(f"checkpoint.keep is {keep}; use 2 or more, as one has to stay while the next is written")
+            raise UserError(f"checkpoint.keep is {keep}; use 2 or more, as the newest may be damaged")
         silence_orbax()
-        metric = operator.itemgetter("metric")
-        best = checkpoint_managers.BestN(
-            get_metric_fn=metric, reverse=not higher_is_better, n=1, keep_checkpoints_without_metrics=False
-        )
-        self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), best]),
-            best_fn=metric,  # has orbax store the metrics, which the policy needs after a restart
-            todelete_subdir="deleted",
-        )
+        self._keep = keep
         self._directory = Path(directory).absolute()
         self._sign = 1 if higher_is_better else -1
         stored.check_path(self._directory)
@@ -144,9 +134,8 @@ class Checkpoints:
             if self._manager is None:
                 self._directory.mkdir(parents=True, exist_ok=True)
                 path = self._opened.enter_context(stored.literal(self._directory))
-                self._manager = ocp.CheckpointManager(path, options=self._options)
-            metrics = None if finite is None else {"metric": finite}
-            if not self._manager.save(step, args=items, metrics=metrics, force=True):  # False: nothing was written
+                self._manager = ocp.CheckpointManager(path)  # keeps all
+            if not self._manager.save(step, args=items, force=True):  # False: nothing was written
                 raise RuntimeError(f"orbax refused to save checkpoint {step} to {self._directory}")
             if not self._proven:
                 self._manager.wait_until_finished()
@@ -265,7 +254,7 @@ class Checkpoints:
         manager.wait_until_finished()
         if jax.process_index() == 0:
             manifest.write(self._directory, step, facts)
-            self._clear_leftovers()
+            manifest.retire(self._directory, self._keep, self._sign > 0)
         self.last_save = self.last_save[0], time.monotonic()
 
     def _close_manager(self) -> None:

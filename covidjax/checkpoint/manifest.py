@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 from covidjax import files
 from covidjax.errors import UserError
 
-SAVE_SECONDS = 10.0  # what is waited for a save of another process
 FACTS = frozenset({"metric", "leaves", "files"})
 
 
@@ -59,14 +57,12 @@ def best(directory: Path, higher_is_better: bool) -> tuple[float, int] | None:
 
 def lost_best(directory: Path, higher_is_better: bool) -> str:
     """A sentence where the best checkpoint that was ever saved is gone; empty where it is there, or none was."""
-    deadline = time.monotonic() + SAVE_SECONDS
-    while (found := best(directory, higher_is_better)) and found[1] not in (steps := finished_steps(directory)):
-        # A better one that another process is writing retires the best one shortly before it is finished.
-        unfinished = {path.name for path in directory.iterdir() if path.name[0].isdecimal()} - set(map(str, steps))
-        if not unfinished or time.monotonic() > deadline:
+    found = best(directory, higher_is_better)
+    while found and found[1] not in (steps := finished_steps(directory)):
+        last, found = found, best(directory, higher_is_better)
+        if found == last:  # else another process has retired it for a better one meanwhile
             other = f"; or take another: --checkpoint=latest (step {steps[-1]})" if steps else ""
             return f"the best checkpoint, step {found[1]}, is gone from {directory}: put it back{other}"
-        time.sleep(0.05)
     return ""
 
 
@@ -134,6 +130,16 @@ def _digest_files(folder: Path) -> dict[str, str]:
 
 def _digest_json(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def retire(directory: Path, keep: int, higher_is_better: bool) -> None:
+    """Removes all finished checkpoints but the latest `keep` and the best, and leftovers. Raises OSError."""
+    steps, found = finished_steps(directory), best(directory, higher_is_better)
+    for step in steps[:-keep]:
+        if found is None or step != found[1]:
+            (directory / "deleted").mkdir(exist_ok=True)
+            os.replace(directory / str(step), directory / "deleted" / str(step))
+    clear_leftovers(directory)
 
 
 def _sync(path: Path) -> None:

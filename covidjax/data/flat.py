@@ -63,12 +63,8 @@ def list_files(found: Walk, split: str, fold: int, seed: int, recorded: Path | N
     root, table = found.root, found.root / "folds.csv"
     if recorded is not None and recorded.exists():
         return _as_recorded(found, split, fold, seed, recorded)
-    scan = _scan(found)
-    rows, known = list(scan.rows), False
-    if table.exists():
-        rows, known = table_rows(table, NEEDED, scan.places, rows, OPTIONAL)
-    rows, known, told = facts.added(rows, known, root, found.paths)
-    notes = (*scan.notes, *told)
+    listed = list_all(found)
+    rows, known, notes = listed.rows, listed.patients_known, listed.notes
     files = _files(found, rows, known, notes)
     if rows[0].split if fold == -1 else rows[0].fold != -1:
         return choose_split(files, split, fold, table, f"{table} has no row of the {split} split: add some")
@@ -82,6 +78,16 @@ def list_files(found: Walk, split: str, fold: int, seed: int, recorded: Path | N
     drawn = tuple((row.name.removeprefix(f"{row.label}/"), row.label, row.patient, row.split) for row in rows)
     files = _files(found, rows, known, (*notes, _draw_note(rows, files, fold, seed)))
     return choose_split(dataclasses.replace(files, drawn=drawn), split, -1, table, "")
+
+
+def list_all(found: Walk) -> ImageFiles:
+    """The files of all classes with what folds.csv and DICOM headers say of them, whatever their split; no classes."""
+    scan, table = _scan(found), found.root / "folds.csv"
+    rows, known = list(scan.rows), False
+    if table.exists():
+        rows, known = table_rows(table, NEEDED, scan.places, rows, OPTIONAL)
+    rows, known, told = facts.added(rows, known, found.root, found.paths)
+    return ImageFiles(found.root, tuple(rows), (), known, (*scan.notes, *told), paths=dict(found.paths))
 
 
 def _holders(found: Walk) -> list[str]:

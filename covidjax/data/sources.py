@@ -1,5 +1,6 @@
 """A split of the data set that a config names."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -16,7 +17,7 @@ from covidjax.data.examples import SPLITS, Examples
 from covidjax.data.extra import import_with_extra
 from covidjax.data.listing import ImageFiles, check_classes
 from covidjax.data.order import oversampled
-from covidjax.data.splits import draw_images
+from covidjax.data.splits import NUM_FOLDS, draw_images
 from covidjax.errors import UserError, some_of
 
 NAMES = ("phantom", "folder", "tfds")  # of config.dataset.name
@@ -85,6 +86,30 @@ def _listed(dataset: Any, split: str, *, masks: bool, recorded: Path | None) -> 
     raise UserError(f"the classes of config.dataset.name {dataset.name!r} are not known without reading it")
 
 
+def folds(dataset: Any, *, masks: bool = False) -> tuple[int, ...]:
+    """The folds of a data set: those that it has or, of a folder of classes without any, those that are drawn.
+
+    No image is opened. Raises UserError where it has none.
+    """
+    if dataset.name == "phantom":
+        raise UserError("config.dataset.name is 'phantom', which has no folds: choose a folder or a prepared set")
+    found: set[int] = set()
+    for split in SPLITS:
+        with contextlib.suppress(UserError):  # the set may have no such split: folds take its place
+            found |= {row.fold for row in listed(_with_fold(dataset, -1), split, masks=masks, torn=True).rows}
+    if found := found - {-1}:
+        return tuple(sorted(found))
+    listed(_with_fold(dataset, 0), "train", masks=masks)
+    return tuple(range(NUM_FOLDS))
+
+
+def _with_fold(dataset: Any, fold: int) -> Any:
+    own = dataset.copy_and_resolve_references()
+    with own.unlocked():
+        own.fold, own.subset = fold, 0
+    return own
+
+
 def _look_at_masks(examples: Examples, root: str) -> Examples:
     """The split with notes on empty masks and unseen classes. Raises UserError where all training masks are empty."""
     masks, num_classes, split = np.asarray(examples.masks), len(examples.classes), examples.split
@@ -100,10 +125,13 @@ def _look_at_masks(examples: Examples, root: str) -> Examples:
     return dataclasses.replace(examples, notes=tuple(notes))
 
 
-def copies_elsewhere(dataset: Any, examples: Examples, recorded: Path | None = None) -> list[str]:
+def copies_elsewhere(
+    dataset: Any, examples: Examples, recorded: Path | None = None, own_files: ImageFiles | None = None
+) -> list[str]:
     """Notes on images of a split that are in others too. The test split is read for itself only.
 
-    Of the other splits the files of a size that an image of this one has are read.
+    Of the other splits the files of a size that an image of this one has are read. own_files: those of the examples
+    where these are no split of the data set.
     """
     own = seen(examples)
     if not own or dataset.name != "folder":
@@ -117,7 +145,7 @@ def copies_elsewhere(dataset: Any, examples: Examples, recorded: Path | None = N
         }
     except UserError as error:
         return [f"copies in other splits were not looked for: {error}"]
-    this = others.pop(examples.split)
+    this = own_files or others.pop(examples.split)
     names = set(examples.names)
     sizes = {_size(this, name) for name in this.names if name in names}
     digests = {one.digest for one in own}

@@ -42,6 +42,26 @@ def read_records(table: Path, needed: Sequence[str], optional: Sequence[str] = (
     return records
 
 
+def column_of(table: Path, column: str, names: Sequence[str]) -> list[str]:
+    """The texts of any column of a CSV file for images, '' of those that it has no row of, or several.
+
+    names: of the images; `file` of the table may be below any of the folders in a name, and of rows with the same file
+    counts the one whose label, and split, are among these folders. Raises UserError where the table cannot be read or
+    lacks the column.
+    """
+    key, by_file = column.strip().lower(), collections.defaultdict(list)
+    for record in read_records(table, ("file", key), ("label", "split")):
+        by_file[record["file"]].append(record)
+    found = []
+    for name in names:
+        parts = name.split("/")
+        rows = next((own for start in range(len(parts)) if (own := by_file.get("/".join(parts[start:])))), [])
+        for told in ("label", "split"):
+            rows = [row for row in rows if row.get(told, "") in parts] if len(rows) > 1 else rows
+        found.append(rows[0][key] if len(rows) == 1 else "")
+    return found
+
+
 def table_rows(
     table: Path,
     needed: Sequence[str],

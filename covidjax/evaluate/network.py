@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from covidjax.evaluate.views import Views
 from covidjax.losses import at_least_float32
 from covidjax.mesh import by_example, local_mesh, own_copy, place, replicated
 from covidjax.models.layers import Staged
@@ -15,17 +16,22 @@ from covidjax.models.preprocessing import Preprocessing
 Forward = Callable[[Any, Any], jax.Array]
 
 
-def make_forward(model: Staged, preprocessing: Preprocessing, mesh: Mesh, start: str | None = None) -> Forward:
+def make_forward(
+    model: Staged, preprocessing: Preprocessing, mesh: Mesh, start: str | None = None, views: Views | None = None
+) -> Forward:
     """The compiled network in inference: (variables, images [batch, height, width, channels] uint8) -> logits.
 
-    start: the stage that takes cached features in place of images.
+    start: the stage that takes cached features in place of images; views: of images, over which logits are averaged.
     """
 
     def forward(variables: Any, inputs: Any) -> jax.Array:
-        if start is None:
-            inputs = preprocessing(inputs.astype(model.numerics.param_dtype))
-        logits: jax.Array = model.apply(variables, inputs, start=start)  # type: ignore[assignment]
-        return logits
+        def answer(images: jax.Array) -> jax.Array:
+            return model.apply(variables, preprocessing(images))  # type: ignore[return-value]
+
+        if start is not None:
+            return model.apply(variables, inputs, start=start)  # type: ignore[return-value]
+        images = inputs.astype(model.numerics.param_dtype)
+        return answer(images) if views is None else views.mean_logits(answer, images)
 
     parts = by_example(mesh)
     return jax.jit(
@@ -34,11 +40,16 @@ def make_forward(model: Staged, preprocessing: Preprocessing, mesh: Mesh, start:
 
 
 def inference(
-    model: Staged, preprocessing: Preprocessing, variables: Any, batch_size: int, num_devices: int
+    model: Staged,
+    preprocessing: Preprocessing,
+    variables: Any,
+    batch_size: int,
+    num_devices: int,
+    views: Views | None = None,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Images [n, height, width, channels] uint8 -> logits [n, ...] of at least float32, over a number of devices."""
     mesh = local_mesh(num_devices)
-    forward = make_forward(model, preprocessing, mesh)
+    forward = make_forward(model, preprocessing, mesh, views=views)
     variables = jax.device_put(variables, replicated(mesh))
     return lambda images: predict(forward, variables, images, batch_size, mesh)
 

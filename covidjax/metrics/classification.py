@@ -62,25 +62,41 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> n
     return ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
 
 
+def average_precision(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The area below the precision-recall curve in steps, as scikit-learn has it, under many weightings at once.
+
+    Arguments are those of `auroc` -> [resamples] float64, NaN where the positives weigh nothing.
+    """
+    order = np.argsort(-scores, kind="stable")
+    tie_starts = np.flatnonzero(np.concatenate([[True], np.diff(scores[order]) != 0]))
+    weights = weights[:, order]
+    positive = np.add.reduceat(np.where(is_positive[order], weights, 0.0), tie_starts, axis=1)
+    hits, called = np.cumsum(positive, axis=1), np.cumsum(np.add.reduceat(weights, tie_starts, axis=1), axis=1)
+    precision = np.divide(hits, called, out=np.zeros(hits.shape), where=called > 0)
+    return ratio((positive * precision).sum(axis=1), hits[:, -1])
+
+
 def weighted_figures(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """The figures of a split under many weightings of its examples at once.
 
     probabilities: [n, classes] float64, finite; labels: [n] int; weights: [resamples, n] float64, how often each
-    example counts -> by name: 'precision', 'recall', 'specificity', 'f1', 'auroc' [resamples, classes], 'accuracy',
-    'balanced_accuracy', 'macro_f1', 'macro_auroc' [resamples], NaN where `classification_report` calls them undefined.
+    example counts -> by name: 'precision', 'recall', 'specificity', 'f1', 'auroc', 'average_precision' [resamples,
+    classes], 'accuracy', 'balanced_accuracy', 'macro_f1', 'macro_auroc' [resamples], NaN where `classification_report`
+    calls them undefined.
     """
     one_hot = np.eye(probabilities.shape[1])
     true, guess = one_hot[labels], one_hot[probabilities.argmax(axis=1)]
     sums = weights @ np.concatenate([true * guess, true, guess], axis=1)
     hits, support, predictions = np.split(sums, 3, axis=1)
     rest = weights.sum(axis=1, keepdims=True) - support
-    areas = [auroc(probabilities[:, index], labels == index, weights) for index in range(len(one_hot))]
+    answers = [(probabilities[:, index], labels == index) for index in range(len(one_hot))]
     of_classes = {
         "precision": ratio(hits, predictions),
         "recall": ratio(hits, support),
         "specificity": ratio(rest - predictions + hits, rest),
         "f1": ratio(2 * hits, support + predictions),
-        "auroc": np.stack(areas, axis=1),
+        "auroc": np.stack([auroc(*own, weights) for own in answers], axis=1),
+        "average_precision": np.stack([average_precision(*own, weights) for own in answers], axis=1),
     }
     return {
         **of_classes,
@@ -112,8 +128,8 @@ def classification_report(
     probabilities: [n, classes] float, of the examples; loss: mean over them.
 
     A figure with denominator 0 is undefined, and None with its interval: precision of a class that was never predicted,
-    recall of a class without examples, F1 = 2 TP / (2 TP + FP + FN) of a class with neither, AUROC of a class that
-    has no example or all of them, a loss that is not finite. F1 is 0 where only TP is 0.
+    recall and average precision of a class without examples, F1 = 2 TP / (2 TP + FP + FN) of a class with neither,
+    AUROC of a class that has no example or all of them, a loss that is not finite. F1 is 0 where only TP is 0.
     Balanced accuracy and the macro figures are means over the classes that are present in the labels.
 
     Intervals, 95 %: percentiles of a bootstrap that draws whole patients or, where they are unknown, images; of
@@ -155,6 +171,9 @@ def classification_report(
             **proportion("specificity", rejections[index], labels != index, samples["specificity"][:, index]),
             **_bootstrapped("f1", found["f1"][index], samples["f1"][:, index]),
             **_bootstrapped("auroc", found["auroc"][index], samples["auroc"][:, index]),
+            **_bootstrapped(
+                "average_precision", found["average_precision"][index], samples["average_precision"][:, index]
+            ),
             "support": int(support[index]),
         }
     return {

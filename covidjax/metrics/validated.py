@@ -1,5 +1,7 @@
 """What the validation split decides and other images are measured by: a temperature and operating points."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,25 +50,55 @@ def thresholds(scores: np.ndarray, is_positive: np.ndarray) -> dict[str, float] 
     return {name: float(scores[place]) for name, place in places.items()}
 
 
-def measured(val: Predictions, probabilities: np.ndarray, examples: Examples) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What the validation split decides, of the answers of one checkpoint.
+
+    thresholds: by class against the rest, in label order, and by name of the point the least probability, as the
+    network has it, that is called positive; None of a class that validation has no image of, or no other.
+    """
+
+    temperature: float
+    thresholds: Mapping[str, Mapping[str, float] | None]
+
+    def calibrated(self, probabilities: np.ndarray) -> np.ndarray:
+        """Probabilities [n, classes] of the network with the temperature: [n, classes] float64."""
+        return tempered(probabilities, self.temperature)
+
+    def called(self, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+        """Whether each image is called positive, [n] bool by '<point>_<class>'. probabilities: of the network."""
+        return {
+            f"{point}_{name}": probabilities[:, index] >= least
+            for index, (name, points) in enumerate(self.thresholds.items())
+            for point, least in (points or {}).items()
+        }
+
+
+def choose(val: Predictions) -> Chosen:
+    """The temperature and the operating points of predictions of the validation split."""
+    found = {
+        name: thresholds(val.probabilities[:, index], val.labels == index) for index, name in enumerate(val.classes)
+    }
+    return Chosen(temperature_of(val.probabilities, val.labels), found)
+
+
+def measured(chosen: Chosen, probabilities: np.ndarray, examples: Examples) -> dict[str, Any]:
     """'calibrated' and 'operating_points' of evaluation_<split>.json, both chosen by the validation split alone.
 
-    val: its predictions by the same checkpoint; probabilities: [n, classes], of the examples, which are others.
+    chosen: by the same checkpoint; probabilities: [n, classes] of the network, of the examples, which are others.
     calibrated: the temperature, ECE and mean loss with it. operating_points: by class against the rest and by
     name of the point the threshold, and sensitivity and specificity of the examples with their intervals.
     """
-    temperature = temperature_of(val.probabilities, val.labels)
-    calibrated = tempered(probabilities, temperature)
+    calibrated, called = chosen.calibrated(probabilities), chosen.called(probabilities)
     points: dict[str, Any] = {}
-    for index, name in enumerate(examples.classes):
-        chosen = thresholds(val.probabilities[:, index], val.labels == index)
-        points[name] = chosen and {
-            point: {"threshold": least, **_shares(probabilities[:, index] >= least, examples.labels == index, examples)}
-            for point, least in chosen.items()
+    for index, (name, of_class) in enumerate(chosen.thresholds.items()):
+        points[name] = of_class and {
+            point: {"threshold": least, **_shares(called[f"{point}_{name}"], examples.labels == index, examples)}
+            for point, least in of_class.items()
         }
     return {
         "calibrated": {
-            "temperature": temperature,
+            "temperature": chosen.temperature,
             "ece": classification.expected_calibration_error(calibrated, examples.labels),
             "loss": mean_loss(calibrated, examples.labels),
         },

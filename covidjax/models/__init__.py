@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from covidjax.errors import UserError
+from covidjax.models import densenet
 from covidjax.models.cnn import CNN
 from covidjax.models.deeplab import BACKBONES, DeepLabV3
+from covidjax.models.densenet import DenseNet
 from covidjax.models.layers import Numerics, Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.models.resnet import ARRANGEMENTS, BOTTLENECK, KERAS, KERAS_V2, LAYERS, PREACTIVATED, TORCHVISION, ResNet
@@ -17,7 +19,7 @@ from covidjax.models.unet import ENCODERS, UNet, UNetResNet
 from covidjax.models.vgg import VGG16
 from covidjax.registry import Own, Range, Registry
 
-CLASSIFIERS = ("cnn", "vgg16", *LAYERS, *PREACTIVATED)
+CLASSIFIERS = ("cnn", "vgg16", *LAYERS, *PREACTIVATED, *densenet.LAYERS)
 SEGMENTATION = ("unet", *ENCODERS, *BACKBONES)
 NAMES = (*CLASSIFIERS, *SEGMENTATION)
 ENSEMBLE = "ensemble"  # the name of a mixture of trained networks, which is none itself
@@ -81,7 +83,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(ENCODERS, ("upsampling", "attention", "decoder")),
     **dict.fromkeys(BACKBONES, ()),
     **dict.fromkeys(LAYERS, ("pooling", "arrangement")),
-    **dict.fromkeys(PREACTIVATED, ("pooling",)),
+    **dict.fromkeys((*PREACTIVATED, *densenet.LAYERS), ("pooling",)),
 }
 
 
@@ -128,6 +130,8 @@ def _classifier(model: Any, common: dict[str, Any]) -> Staged:
     common["pooling"] = model.pooling
     if model.name == "cnn":
         return CNN(width=model.width, num_blocks=model.num_blocks, normalisation=model.normalisation, **common)
+    if model.name in densenet.LAYERS:
+        return DenseNet(num_layers=densenet.LAYERS[model.name], **common)
     name = PREACTIVATED.get(model.name, model.name)
     arrangement = KERAS_V2 if model.name in PREACTIVATED else ARRANGEMENTS[model.arrangement]
     bottleneck = name in BOTTLENECK

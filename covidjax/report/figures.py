@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from covidjax.metrics.classification import wilson_interval
+from covidjax.metrics.curves import GRID, Curve
 from covidjax.report.workdir import PhaseSpan
 from covidjax.tasks import pictures
 
@@ -96,6 +97,26 @@ def reliability_diagram(confidences: np.ndarray, correct: np.ndarray) -> bytes:
     return to_svg(figure)
 
 
+def threshold_curves(curves: Mapping[str, tuple[Curve, Curve]], kind: str) -> bytes:
+    """Curves of classes against the rest with their bands and areas. kind: 'roc' or 'precision_recall'. An SVG file."""
+    figure, axes = new_figure(3.4, 3.4)
+    for (name, pair), color in zip(curves.items(), PALETTE, strict=False):
+        one, style = (pair[0], "default") if kind == "roc" else (pair[1], "steps-post")
+        axes.fill_between(GRID, one.low, one.high, color=color, alpha=0.15, linewidth=0)
+        axes.plot(one.x, one.y, color=color, linewidth=1.5, drawstyle=style, label=f"{plain(name)} {one.area:.3f}")
+    if kind == "roc":
+        axes.plot([0, 1], [0, 1], linestyle=(0, (4, 3)), color=MUTED, linewidth=1)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    names = ("false positive rate", "sensitivity") if kind == "roc" else ("recall", "precision")
+    axes.set_xlabel(names[0], color=MUTED)
+    axes.set_ylabel(names[1], color=MUTED)
+    legend = axes.legend(
+        fontsize=FONT_SIZE, handlelength=1.3, labelspacing=0.3, labelcolor=INK, loc="lower right", framealpha=0.8
+    )
+    legend.get_frame().set(facecolor="white", edgecolor="none")
+    return to_svg(figure)
+
+
 def histogram(values: np.ndarray, name: str, unit: str) -> bytes:
     """How many of n values lie where, with a line at the median. Returns an SVG file.
 
@@ -144,12 +165,12 @@ def picture(image: np.ndarray, max_side: int = JPEG_MAX_SIDE) -> bytes:
 
 
 def mask_pair(image: np.ndarray, masks: Sequence[np.ndarray]) -> bytes:
-    """An image once below each of its masks, side by side, as the bytes of a file.
+    """An image below its mask, below the prediction, and with what differs, side by side, as the bytes of a file.
 
-    image: [height, width, 1 or 3] uint8; masks: each [height, width] uint8 class ids.
+    image: [height, width, 1 or 3] uint8; masks: the true and the predicted one, [height, width] uint8 class ids.
     """
-    below = pictures.enlarge(image, PANEL_SIDE)
-    panels = [pictures.paint(below, pictures.enlarge(mask, PANEL_SIDE)) for mask in masks]
+    below, *large = (pictures.enlarge(array, PANEL_SIDE) for array in (image, *masks))
+    panels = [*(pictures.paint(below, mask) for mask in large), pictures.disagreement(below, *large)]
     return picture(pictures.side_by_side(*panels), max_side=len(panels) * JPEG_MAX_SIDE)
 
 

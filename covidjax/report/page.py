@@ -59,7 +59,7 @@ def _environment() -> jinja2.Environment:
         "picture": figures.picture,
         "class_color": pictures.color,
     }
-    drawings = (figures.reliability_diagram, figures.histogram, figures.mask_pair)
+    drawings = (figures.reliability_diagram, figures.threshold_curves, figures.histogram, figures.mask_pair)
     environment.globals |= {"MISSING": MISSING, "LEFT_ALIGNED": LEFT_ALIGNED}
     environment.globals |= {drawing.__name__: drawing for drawing in drawings}
     return environment

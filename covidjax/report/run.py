@@ -8,7 +8,7 @@ from typing import Any
 from covidjax import files, tasks
 from covidjax.checkpoint import journal
 from covidjax.data.examples import Examples
-from covidjax.report import batch, ensemble, figures, page, workdir
+from covidjax.report import batch, checklist, ensemble, figures, page, workdir
 from covidjax.report.formats import MISSING, duration, is_number, rate
 from covidjax.report.workdir import Run
 from covidjax.tasks.base import Task
@@ -20,22 +20,24 @@ SUMMED = ("parameters", "trainable", "optimizer_bytes", "forward_flops", "backwa
 
 
 def write(workdir_path: Path, examples: Mapping[str, Examples]) -> Path:
-    """Writes `report.html` from what the workdir holds; images only of the splits in `examples`.
+    """Writes `report.html` from what the workdir holds, and `checklist.html`; images only of the splits in `examples`.
 
     Raises UserError where the workdir has no config.json, holds a damaged record or cannot be written; an older
     report then stays as it is.
     """
     target = workdir_path / "report.html"
     with journal.locked(workdir_path):  # of two commands that end together the later one tells of both
-        files.write_text(target, _page(workdir_path, examples))
+        run = workdir.read(workdir_path)
+        task = tasks.of(*(run.config.get(section, {}).get("name", "") for section in ("model", "loss")))
+        files.write_text(target, _page(run, task, examples))
+        files.write_text(workdir_path / checklist.NAME, checklist.page_of(run, task))
     return target
 
 
-def _page(workdir_path: Path, examples: Mapping[str, Examples]) -> str:
-    run = workdir.read(workdir_path)
-    task = tasks.of(*(run.config.get(section, {}).get("name", "") for section in ("model", "loss")))
+def _page(run: Run, task: Task, examples: Mapping[str, Examples]) -> str:
     mixed = ensemble.is_ensemble(run)
-    splits = SPLITS | {split: f"Split {split}" for split in run.evaluations if split not in SPLITS}
+    others = [split for split in run.evaluations if split not in SPLITS]
+    splits = SPLITS | {split: "Split train" if split == "train" else f"External test: {split}" for split in others}
     return page.render(
         "run.html",
         title=page.title(run.config),
@@ -46,6 +48,7 @@ def _page(workdir_path: Path, examples: Mapping[str, Examples]) -> str:
         pages={split: task.page(found, run.folder, examples.get(split)) for split, found in run.evaluations.items()},
         data=_data(run),
         counted=f"{task.counted} of class",
+        group_figures=[(title, key, "estimate") for key, title in task.comparison.titles.items() if key != "loss"],
         configuration=page.config_rows(run.config),
         versions=_versions(run),
         **(ensemble.context(run, task) if mixed else _training(run, task)),

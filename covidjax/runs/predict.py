@@ -18,7 +18,10 @@ from covidjax.errors import UserError, some_of
 from covidjax.evaluate import tiles
 from covidjax.evaluate.members import Mixture, load_network
 from covidjax.evaluate.network import inference
+from covidjax.evaluate.split import chosen_by_validation
 from covidjax.evaluate.tiles import Tiling
+from covidjax.evaluate.views import Views, price, told, views_of
+from covidjax.metrics.validated import Chosen
 from covidjax.runs.explain import Explanations, explaining
 from covidjax.runs.images import Sources, decoded, list_images
 from covidjax.tasks.base import RESEARCH_USE, Predicted, Prediction, Request
@@ -39,11 +42,14 @@ def run(
     inside_at_least: float | None,
     explain: Path | None,
     masks: Path | None,
+    calibrated: bool,
+    views: int,
     strict: bool,
 ) -> None:
     """Predicts images with the network of a run, or the mixture of an ensemble, and prints what was written.
 
-    images: see `list_images`; tile, overlap: in pixels, see `Tiling`; the rest: see `predict`.
+    images: see `list_images`; tile, overlap: in pixels, see `Tiling`; calibrated: with what validation chose; views:
+    how many of each image; the rest: see `predict`.
     Ends with the status `command.PARTIAL` where images were bad. Raises UserError as these do, for an overlap without
     tiles, and for masks without explanations.
     """
@@ -60,7 +66,13 @@ def run(
     prepare_process(configs.of_workdir(workdir).precision)
     sources = list_images(images)
     trained = load_network(workdir, checkpoint)
-    asked: dict[str, Any] = {"explain": explain, "masks": masks, "strict": strict}
+    if calibrated and isinstance(trained, Mixture):
+        raise UserError("--calibrated is of one network, and this is a mixture: give the workdir of a member")
+    if views != 1 and (isinstance(trained, Mixture) or tiling is not None):
+        raise UserError("--views is of one network and of whole images: leave it out")
+    chosen = chosen_by_validation(workdir, trained, views) if calibrated and isinstance(trained, Trained) else None
+    several = views_of(trained, views) if isinstance(trained, Trained) else None
+    asked: dict[str, Any] = {"explain": explain, "masks": masks, "chosen": chosen, "views": several, "strict": strict}
     found = predict(trained, sources, output, overlays, tiling, spacing, inside, least, **asked)
     ignored = f", {sources.ignored} files that are no images passed over" if sources.ignored else ""
     print(f"{found.num_images} images{ignored}; {trained.origin}")
@@ -87,6 +99,8 @@ def predict(
     *,
     explain: Path | None = None,
     masks: Path | None = None,
+    chosen: Chosen | None = None,
+    views: Views | None = None,
     strict: bool = False,
 ) -> Predicted:
     """Predicts images; writes the table `output` and, for masks, the folder <stem of output>_masks beside it.
@@ -103,6 +117,9 @@ def predict(
     with that part. One without a labelled pixel has none outside, and is kept.
 
     explain: a folder for pictures of where a classifier looks, see `runs.explain.explaining`, which takes `masks`.
+    chosen: by validation: probabilities get its temperature, and the columns <point>_<class> are 1 where the network's
+    own probability reaches the threshold of an operating point, else 0.
+    views: of each image, over which logits are averaged; a note tells their price.
     strict: a file that cannot be decoded is an error, as it is of a volume. Else the others are predicted, a note tells
     of it, and the bad ones go to <stem of output>_bad.csv with the reasons.
 
@@ -121,6 +138,7 @@ def predict(
     request = Request(output, crop, overlays_folder, spacing, tiling is not None, told, inside, inside_at_least)
     shown, strict = overlays_folder is not None, strict or spacing is not None
     bad: dict[str, str] = {}
+    costs: list[str] = []
     remarks: dict[str, tuple[str, ...]] = {}
 
     def noted(found: Iterator[Prediction]) -> Iterator[Prediction]:
@@ -138,7 +156,10 @@ def predict(
         if isinstance(trained, Mixture):
             found = _mixed(trained, sources, bad, strict=strict)
         elif tiling is None:
-            found = _answers(trained, sources, bad, strict=strict, shown=shown, explanations=explanations)
+            found = _answers(
+                trained, sources, bad, costs, strict=strict, shown=shown, explanations=explanations, views=views
+            )
+            found = found if chosen is None else _calibrated(found, chosen)
         else:
             found = _tiled_answers(trained, sources, tiling, bad, strict=strict, shown=shown)
         written = trained.task.write_predictions(noted(found), sources.names, trained.classes, request)
@@ -146,6 +167,9 @@ def predict(
             told_by, folder = explanations.write_table(), {"explanations": explanations.folder}
             written = dataclasses.replace(written, notes=(*written.notes, *told_by), files={**written.files, **folder})
     notes = (*written.notes, *remark_notes(remarks))
+    notes += tuple(costs)
+    if chosen is not None:
+        notes += (f"probabilities have the temperature {chosen.temperature:.3f}, fitted on the validation split",)
     table_of_bad = output.with_name(f"{output.stem}_bad.csv")
     if not bad:
         table_of_bad.unlink(missing_ok=True)  # of an earlier prediction
@@ -160,21 +184,36 @@ def _answers(
     trained: Trained,
     sources: Sources,
     bad: dict[str, str],
+    costs: list[str] | None = None,
     *,
     strict: bool,
     shown: bool = False,
     explanations: Explanations | None = None,
+    views: Views | None = None,
 ) -> Iterator[Prediction]:
-    """What a network answers to each image at the size that it sees. bad, strict: see `decoded`."""
+    """What a network answers to each image at the size that it sees. bad, strict: see `decoded`.
+
+    costs: takes a sentence on the price of views.
+    """
     config = trained.config
-    run = inference(*trained.network, min(config.batch_size, len(sources.names)), jax.local_device_count())
+    setting = *trained.network, min(config.batch_size, len(sources.names)), jax.local_device_count()
+    run = inference(*setting, views)
     for batch in decoded(sources, config.dataset, config.batch_size, bad, strict=strict, shown=shown):
-        logits = _finite(run(np.stack([picture.pixels for picture in batch])), trained)
+        pixels = np.stack([picture.pixels for picture in batch])
+        logits = _finite(run(pixels), trained)
+        if views is not None and costs == []:
+            costs.append(told(views.count, price(inference(*setting), run, pixels)))
         answers = trained.task.answer(logits, config.loss)
         if explanations is not None:
             explanations.add(batch, answers)
         for picture, answer in zip(batch, answers, strict=True):
             yield Prediction(picture.name, picture.size, answer, picture.shown, picture.remarks)
+
+
+def _calibrated(found: Iterator[Prediction], chosen: Chosen) -> Iterator[Prediction]:
+    for one in found:
+        called = {name: int(each[0]) for name, each in chosen.called(one.answer[None]).items()}
+        yield dataclasses.replace(one, answer=chosen.calibrated(one.answer[None])[0], called=called)
 
 
 def _tiled_answers(

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,22 @@ def end_reading(workdir: Path, examples: Examples, task: Task) -> None:
     with journal.changing(workdir) as run:
         check_recorded(workdir, run, examples)
         run.setdefault("data", {}).setdefault(examples.split, describe(examples, task))
+
+
+def add_external(workdir: Path, examples: Examples, task: Task, root: Path) -> None:
+    """Records in run.json a reading of a set that is no split of the run's data, under the name of the set.
+
+    Raises UserError where other images were recorded under that name.
+    """
+    with journal.changing(workdir) as run:
+        told = run.setdefault("data", {}).setdefault(examples.split, {**describe(examples, task), "reads": []})
+        if told["fingerprint"] != examples.fingerprint:
+            raise UserError(
+                f"{workdir / 'run.json'} has other images, or other labels of them, as {examples.split!r}: give "
+                "another --name"
+            )
+        told["root"] = str(root)
+        told["reads"].append(datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def check_recorded(workdir: Path, run: Mapping[str, Any], examples: Examples) -> None:

@@ -17,6 +17,7 @@ from covidjax.data.mix import Mixed
 from covidjax.errors import UserError
 from covidjax.losses import LossFunction, correct_share, loss_function
 from covidjax.metrics.comparison import Judged
+from covidjax.metrics.validated import Chosen
 from covidjax.tasks.weighting import class_counts, class_weights
 
 # Batches of a split in inference: logits [batch, ...], targets [batch, ...] and how many of both are real.
@@ -56,7 +57,8 @@ class Prediction:
     """The answer to one new image. answer: of `Task.answer`, one row of it, or the rows of the image's own pixels.
 
     size: width and height of the file's picture; shown: the picture for an overlay, [height, width, 3] uint8, if one
-    was asked for; remarks: what its user has to know of it, see `data.levels.remarks`.
+    was asked for; remarks: what its user has to know of it, see `data.levels.remarks`; called: 1 or 0 by operating
+    point, for further columns of the table.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Prediction:
     answer: np.ndarray
     shown: np.ndarray | None = None
     remarks: tuple[str, ...] = ()
+    called: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,16 +232,25 @@ class Task(abc.ABC):
             if key in figures
         )
 
-    def by_validation(self, workdir: Path, examples: Examples) -> dict[str, Any]:
+    def chosen(self, workdir: Path) -> Chosen:
+        """What the table of validation predictions decides, where 'operating_points' is offered."""
+        raise UserError(f"the task {self.name!r} has no temperature and no operating points")
+
+    def by_validation(self, workdir: Path, examples: Examples, *, calibrated: bool = False) -> dict[str, Any]:
         """What joins an evaluation of `examples` by choices made on the validation split; {} where nothing does.
 
         workdir: with the tables of predictions of both splits, of the same checkpoint.
+        calibrated: whether predictions_<split>_calibrated.csv is written, with the temperature applied.
         """
         return {}
 
     def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
         """What a comparison of runs takes of an evaluation. Raises UserError where there is no such thing."""
         raise UserError(f"{workdir}: runs of the task {self.name!r} cannot be compared: leave it out")
+
+    def pooled(self, evaluations: Sequence[Mapping[str, Any]], workdirs: Sequence[Path]) -> Judged:
+        """The answers of several runs, each on images of its own, as those of one network. Raises UserError."""
+        raise UserError(f"{workdirs[0]}: runs of the task {self.name!r} cannot be pooled")
 
     # ---- New images ----
 

@@ -19,6 +19,8 @@ from covidjax.errors import UserError, some_of
 from covidjax.losses import LossFunction, at_least_float32
 from covidjax.metrics import classification, prediction_table, validated
 from covidjax.metrics.comparison import Judged
+from covidjax.metrics.prediction_table import Predictions
+from covidjax.metrics.validated import Chosen
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
 from covidjax.tasks.classification_page import classification_page
 
@@ -89,13 +91,30 @@ class Classification(Task):
         yield f"accuracy {with_interval(evaluation, 'accuracy')}"
         yield f"balanced accuracy {evaluation['balanced_accuracy']:.4f}, macro F1 {evaluation['macro_f1']:.4f}"
 
-    def by_validation(self, workdir: Path, examples: Examples) -> dict[str, Any]:
-        val, own = (
-            prediction_table.read_predictions(workdir / f"predictions_{split}.csv") for split in ("val", examples.split)
-        )
-        return validated.measured(val, own.probabilities, examples)
+    def chosen(self, workdir: Path) -> Chosen:
+        return validated.choose(prediction_table.read_predictions(workdir / "predictions_val.csv"))
+
+    def by_validation(self, workdir: Path, examples: Examples, *, calibrated: bool = False) -> dict[str, Any]:
+        chosen, split = self.chosen(workdir), examples.split
+        table = prediction_table.read_predictions(workdir / f"predictions_{split}.csv").probabilities
+        if calibrated:
+            path = workdir / f"predictions_{split}_calibrated.csv"
+            prediction_table.write_predictions(path, examples, chosen.calibrated(table))
+        return validated.measured(chosen, table, examples)
 
     def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
+        return _judged(self._read(evaluation, workdir))
+
+    def pooled(self, evaluations: Sequence[Mapping[str, Any]], workdirs: Sequence[Path]) -> Judged:
+        parts = [self._read(*pair) for pair in zip(evaluations, workdirs, strict=True)]
+        if len({part.classes for part in parts}) > 1:
+            raise UserError(f"the runs below {workdirs[0].parent} know different classes: train them on the same ones")
+        names, patients = (tuple(one for part in parts for one in getattr(part, key)) for key in ("names", "patients"))
+        labels, table = (np.concatenate([getattr(part, key) for part in parts]) for key in ("labels", "probabilities"))
+        return _judged(Predictions(names, patients, labels, table, parts[0].classes))
+
+    def _read(self, evaluation: Mapping[str, Any], workdir: Path) -> Predictions:
+        """The table of an evaluation. Raises UserError where it is of another one."""
         found = prediction_table.read_predictions(workdir / f"predictions_{evaluation['split']}.csv")
         correct = found.predicted == found.labels
         if len(correct) != evaluation["num_examples"] or abs(correct.mean() - evaluation["accuracy"]) > 1e-9:
@@ -103,13 +122,7 @@ class Classification(Task):
                 f"{workdir}: the predictions of the {evaluation['split']} split are from another evaluation: run "
                 "launch/evaluate.py again"
             )
-
-        def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
-            drawn = classification.weighted_figures(found.probabilities, found.labels, weights)
-            return {name: drawn[name] for name in COMPARED}
-
-        truth = tuple(found.classes[label] for label in found.labels)
-        return Judged(found.names, found.patients, truth, correct, figures)
+        return found
 
     def respond(self, logits: jax.Array, loss: ConfigDict) -> jax.Array:
         return losses.probabilities(logits, loss.name)
@@ -117,21 +130,32 @@ class Classification(Task):
     def write_predictions(
         self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request
     ) -> Predicted:
+        found = list(predictions)
         rows = [
             [
                 *(one.name, classes[int(one.answer.argmax())], *one.answer.astype(np.float64).tolist()),
+                *one.called.values(),
                 *(request.facts[column][one.name] for column in request.facts),
                 RESEARCH_USE,
             ]
-            for one in predictions
+            for one in found
         ]
         scores = (prediction_table.PROBABILITY + name for name in classes)
-        header = ["file", "predicted", *scores, *request.facts, "use"]
+        header = ["file", "predicted", *scores, *found[0].called, *request.facts, "use"]
         files.write_csv(request.table, header, rows)
         counts = collections.Counter(row[1] for row in rows)
         return Predicted(
             len(rows), "images by predicted class", {name: counts[name] for name in classes}, {"table": request.table}
         )
+
+
+def _judged(found: Predictions) -> Judged:
+    def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = classification.weighted_figures(found.probabilities, found.labels, weights)
+        return {name: drawn[name] for name in COMPARED}
+
+    truth = tuple(found.classes[label] for label in found.labels)
+    return Judged(found.names, found.patients, truth, found.predicted == found.labels, figures)
 
 
 CLASSIFICATION = Classification(

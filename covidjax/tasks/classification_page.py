@@ -9,22 +9,25 @@ import numpy as np
 
 from covidjax import files
 from covidjax.data.examples import Examples
+from covidjax.metrics.curves import Curve, curves
 from covidjax.metrics.prediction_table import Predictions, read_predictions
 from covidjax.tasks import pictures
 
 MAX_WRONG, MAX_RIGHT = 12, 6
+MAX_CURVES = 7  # as many as there are colours to tell them apart
 
 
 def classification_page(evaluation: Mapping[str, Any], workdir: Path, examples: Examples | None) -> dict[str, Any]:
-    """{'problem': what is wrong with the table of predictions, 'reliability', 'samples'}, None where there is none.
+    """{'problem': what is wrong with the table of predictions, 'reliability', 'curves', 'samples'}, None where none is.
 
-    reliability: probabilities of the predicted classes, [n] float, and whether they were right, [n] bool.
+    reliability: probabilities of the predicted classes, [n] float, and whether they were right, [n] bool; curves: of
+    `metrics.curves.curves` by class, of the `MAX_CURVES` classes with the most examples.
     Raises UserError where predictions_<split>.csv is damaged.
     """
     path = workdir / f"predictions_{evaluation['split']}.csv"
     if not path.is_file():
         problem = "There is no table of predictions, hence no reliability diagram"
-        return {"problem": problem, "reliability": None, "samples": None}
+        return {"problem": problem, "reliability": None, "curves": {}, "samples": None}
     found = read_predictions(path)
     maps_file = maps_path(workdir, evaluation["split"])
     recorded = files.read_json(maps_file) if maps_file.is_file() else {}
@@ -36,9 +39,17 @@ def classification_page(evaluation: Mapping[str, Any], workdir: Path, examples: 
     return {
         "problem": problem,
         "reliability": (found.probabilities.max(axis=-1), found.predicted == found.labels) if count else None,
+        "curves": _curves(found),
         "samples": None if examples is None else _samples(found, examples, maps),
         "explained": bool(maps),
     }
+
+
+def _curves(found: Predictions) -> dict[str, tuple[Curve, Curve]]:
+    supports = np.bincount(found.labels, minlength=len(found.classes))
+    chosen = sorted(np.argsort(-supports, kind="stable")[:MAX_CURVES].tolist())
+    both = {found.classes[index]: curves(found, index) for index in chosen}
+    return {name: pair for name, pair in both.items() if pair is not None}
 
 
 def shown(found: Predictions, examples: Examples) -> list[tuple[str, list[int], int]]:

@@ -10,6 +10,8 @@ from covidjax.tasks.base import RESEARCH_USE
 # Okabe and Ito's, the strongest on gray images first: distinct for every kind of sight. More classes take turns.
 COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
 OPACITY = 0.35
+ERRORS = (("missed", "#cc79a7"), ("found where nothing is", "#d55e00"), ("another class", "#f0e442"))
+DARKENED = 0.6  # what is left of an image below its errors
 HEAT = 0.7  # opacity of the largest value of a map
 GAP = 6
 STRIP = 22  # height of the line of text below a picture
@@ -47,6 +49,18 @@ def paint(image: np.ndarray, mask: np.ndarray, opacity: float = OPACITY) -> np.n
         cover = np.where(own & edge, 1.0, np.where(own, opacity, 0.0))[..., None]
         painted = painted * (1 - cover) + cover * np.array(ImageColor.getrgb(color(int(class_id))), np.float32)
     return np.rint(painted).astype(np.uint8)
+
+
+def disagreement(image: np.ndarray, mask: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """An image, darkened, with the pixels where a prediction differs from its mask, in the colours of `ERRORS`.
+
+    image: [height, width, 1 or 3] uint8; mask, predicted: [height, width] uint8 class ids -> [height, width, 3] uint8.
+    """
+    shown = (DARKENED * as_rgb(image)).astype(np.uint8)
+    kinds = (mask != 0) & (predicted == 0), (mask == 0) & (predicted != 0), (mask != 0) & (predicted != 0)
+    for (_, hue), kind in zip(ERRORS, kinds, strict=True):
+        shown[kind & (mask != predicted)] = ImageColor.getrgb(hue)
+    return shown
 
 
 def side_by_side(*pictures: np.ndarray) -> np.ndarray:

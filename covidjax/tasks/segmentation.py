@@ -90,7 +90,10 @@ class Segmentation(Task):
         return result
 
     def judged(self, evaluation: Mapping[str, Any], workdir: Path) -> Judged:
-        images = evaluation["per_image"]
+        return self.pooled([evaluation], [workdir])
+
+    def pooled(self, evaluations: Sequence[Mapping[str, Any]], workdirs: Sequence[Path]) -> Judged:
+        images = [image for evaluation in evaluations for image in evaluation["per_image"]]
         values = {name: np.array([image[name] for image in images]) for name in ("dice", "iou")}
 
         def figures(weights: np.ndarray) -> dict[str, np.ndarray]:

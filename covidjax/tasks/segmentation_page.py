@@ -8,6 +8,7 @@ import numpy as np
 
 from covidjax.data.examples import Examples
 from covidjax.metrics import mask_files
+from covidjax.tasks.pictures import ERRORS
 
 MAX_WORST, MAX_OTHER = 6, 3
 
@@ -35,7 +36,7 @@ def segmentation_page(evaluation: Mapping[str, Any], workdir: Path, examples: Ex
                 return {**page, "missing": folder.name}
             masks = examples.masks[index], mask_files.read_mask(paths[index])
             pairs[title].append({**image, "image": examples.images[index], "masks": masks})
-    return {**page, "pairs": pairs, "num_images": len(there), "classes": examples.classes}
+    return {**page, "pairs": pairs, "num_images": len(there), "classes": examples.classes, "errors": ERRORS}
 
 
 def choose(per_image: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:

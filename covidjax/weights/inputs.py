@@ -14,7 +14,7 @@ from covidjax.process import path_of
 from covidjax.weights import catalog, files
 
 # The names of first convolutions, and what they contain where they are of a later block.
-STEM = re.compile(r"(^|[./])(conv1\.weight|features\.0\.weight|conv1_conv/0|block1_conv1/0|conv2d/vars/0)$")
+STEM = re.compile(r"(^|[./])(conv1\.weight|features\.(0|conv0)\.weight|conv1_conv/0|block1_conv1/0|conv2d/vars/0)$")
 INNER = re.compile(r"layer\d")
 
 
@@ -65,7 +65,8 @@ def recorded(workdir: Path) -> Preprocessing:
 
 
 def of_file(path: Path, model_name: str, channels: int) -> Preprocessing:
-    """The preprocessing of a local file: what its header says, else that of the family its names are from.
+    """The preprocessing of a local file: what its header says, else that of the published file of its name, else that
+    of the family its tensors' names are from.
 
     Keras' VGG and ResNet v1 take the Caffe form, its ResNet v2 -1..1; names of torchvision take ImageNet's mean. For
     gray images, where the first convolution of the file takes one channel, the mean over the family's channels.
@@ -77,6 +78,8 @@ def of_file(path: Path, model_name: str, channels: int) -> Preprocessing:
         header = files.metadata(path)
         if "preprocessing" in header:
             return decode(header["preprocessing"])
+    if published := next((source for source in catalog.CATALOG.values() if source.file_name == path.name), None):
+        return published.preprocessing
     family = (SYMMETRIC if model_name in PREACTIVATED else CAFFE) if path.suffix == ".h5" else IMAGENET
     return dataclasses.replace(folded(family), inside=False) if channels == 1 and takes_gray(path) else family
 

@@ -1,12 +1,13 @@
 """Tensors out of what torch.save writes. A file is data: nothing in it is ever executed."""
 
+import io
 import math
 import pickle
 import re
 import types
 import zipfile
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 from covidjax.errors import UserError, some_of
 
 Tensors = dict[str, np.ndarray]
+OLD = 0x1950A86A20F9469CFC6C  # how files from before PyTorch 1.6 begin
+MODULES = re.compile(r"(torch\.nn|torchvision|torchxrayvision)\.")  # whose classes may stand in a file, as names alone
 # Beside a network in a checkpoint of a training: what optimizes and counts.
 NO_NETWORK = re.compile(r"(^|_)(optim|sched|scaler|callbacks|loops|hyper_parameters|args|config|rng|criterion|loss)")
 AVERAGE = re.compile(r"(^|[._])(ema|swa|averaged?|momentum)([._]|\d|$)")  # of the weights, kept beside them
@@ -27,12 +30,9 @@ def read_pth(path: Path) -> tuple[Tensors, str]:
     The network is a dictionary of tensors, or is found in dictionaries of dictionaries under the only name that holds
     tensors, a moving average and an optimizer apart. Raises UserError where that is not one, or code would run.
     """
-    if not zipfile.is_zipfile(path):
-        raise UserError(
-            f"{path} is no zip archive: it is truncated, or older than PyTorch 1.6; in the latter case load it in "
-            "PyTorch once and torch.save it again"
-        )
     try:
+        if not zipfile.is_zipfile(path):
+            return _network(_old_content(path), "")
         with zipfile.ZipFile(path) as archive:
             return _network(_content(archive), "")
     except UserError as error:
@@ -48,12 +48,46 @@ def _content(archive: zipfile.ZipFile) -> Any:
     folder = index.removesuffix("data.pkl")
     if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
         raise UserError("it is big-endian: save it again on an ordinary machine")
+
+    def storage(key: str, dtype: Any, size: int) -> np.ndarray:
+        return np.frombuffer(archive.read(f"{folder}data/{key}"), dtype, count=size)  # checks the CRC
+
     with archive.open(index) as opened:
-        return _Unpickler(opened, archive, folder).load()
+        return _Unpickler(opened, storage).load()
+
+
+def _old_content(path: Path) -> Any:
+    """What torch.save wrote before PyTorch 1.6: pickles in a row, then the storages, their lengths before them."""
+    data = path.read_bytes()
+    opened = io.BytesIO(data)
+    seen: dict[str, Any] = {}
+
+    def empty(key: str, dtype: Any, size: int) -> np.ndarray:
+        seen[key] = np.dtype(dtype)
+        return np.zeros(size, dtype)
+
+    try:
+        if _Unpickler(opened, empty).load() != OLD:
+            raise pickle.UnpicklingError("another beginning")
+    except (pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise UserError("it is nothing that torch.save writes, or it is truncated: get it anew") from error
+    _, system, place = _Unpickler(opened, empty).load(), _Unpickler(opened, empty).load(), opened.tell()
+    if not system.get("little_endian", True):
+        raise UserError("it is big-endian: save it again on an ordinary machine")
+    _Unpickler(opened, empty).load()
+    found: dict[str, np.ndarray] = {}
+    for key in _Unpickler(opened, empty).load():
+        size = int.from_bytes(opened.read(8), "little")
+        found[key] = np.frombuffer(data, seen[key], size, opened.tell())
+        opened.seek(size * seen[key].itemsize, io.SEEK_CUR)
+    opened.seek(place)
+    return _Unpickler(opened, lambda key, dtype, size: found[key]).load()
 
 
 def _network(content: Any, place: str) -> tuple[Tensors, str]:
     """The dictionary of tensors in nested dictionaries; place: the keys that lead to `content`, for messages."""
+    if isinstance(content, _Module):
+        return dict(content.tensors()), f"a whole {type(content).__name__}, of which the tensors alone were read"
     if not isinstance(content, dict):
         raise UserError(f"it holds {_kind(content)} and no state_dict: save model.state_dict() with torch.save")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, np.ndarray)}
@@ -99,13 +133,15 @@ def _kind(value: Any) -> str:
 class _Unpickler(pickle.Unpickler):
     """Knows containers and tensors and nothing else; a tensor is a NumPy view of its storage."""
 
-    def __init__(self, opened: Any, archive: zipfile.ZipFile, folder: str) -> None:
+    def __init__(self, opened: Any, storage: Callable[[str, Any, int], np.ndarray]) -> None:
         super().__init__(opened)
-        self._archive, self._folder = archive, folder
+        self._storage = storage
         self._storages: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         found = _NAMES.get((module, name))
+        if found is None and MODULES.match(f"{module}."):
+            return type(name, (_Module,), {})  # a new one each time: a pickle can change no other's
         if found is None:
             raise UserError(
                 f"it asks to run {module}.{name}, which could do anything on this machine: nothing was run; only "
@@ -113,14 +149,32 @@ class _Unpickler(pickle.Unpickler):
             )
         return found
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        kind, storage, key, _, size = pid
-        if kind != "storage":
+    def persistent_load(self, pid: Any) -> Any:
+        if pid[0] == "module":  # a class, and its source code, which nobody runs
+            return pid[1]
+        kind, storage, key, _, size, *view = pid
+        if kind != "storage" or any(view):
             raise pickle.UnpicklingError(f"unknown persistent object {kind!r}")
         if key not in self._storages:
-            data = self._archive.read(f"{self._folder}data/{key}")  # checks the CRC
-            self._storages[key] = np.frombuffer(data, _STORAGES[storage], count=size)
+            self._storages[key] = self._storage(key, _STORAGES[storage], size)
         return self._storages[key]
+
+
+class _Module:
+    """A network that was pickled whole, without its class: what its parts hold, and no code."""
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+        """Its tensors by the names that its state_dict would have."""
+        for kind in ("_parameters", "_buffers"):
+            for name, value in vars(self).get(kind, {}).items():
+                if isinstance(value, np.ndarray):
+                    yield prefix + name, value
+        for name, part in vars(self).get("_modules", {}).items():
+            if isinstance(part, _Module):
+                yield from part.tensors(f"{prefix}{name}.")
 
 
 class _RebuildTensor:

@@ -1,14 +1,16 @@
 """Tensor names of torchvision, and of timm where it differs.
 
-torchvision 0.20 `models/resnet.py`, `models/vgg.py`, `models/segmentation/deeplabv3.py`; timm 1.0 `models/vgg.py`
-keeps fc1 and fc2 as convolutions.
+torchvision 0.20 `models/resnet.py`, `models/vgg.py`, `models/densenet.py`, `models/segmentation/deeplabv3.py`; timm 1.0
+`models/vgg.py` keeps fc1 and fc2 as convolutions. torchxrayvision 1.5 has torchvision's names.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from covidjax.errors import UserError
 from covidjax.models.deeplab import RATES, DeepLabV3
+from covidjax.models.densenet import DenseNet
 from covidjax.models.layers import Staged
 from covidjax.models.resnet import TORCHVISION, EncoderDecoder, ResNet
 from covidjax.models.unet import UNetResNet
@@ -44,6 +46,14 @@ DEEPLAB: Rules = (
     ("^head/conv", "classifier.4"),
     *RESNET,
 )
+DENSENET: Rules = (
+    (r"^stem/(conv|norm)1", r"features.\g<1>0"),
+    (r"^block(\d)/layer(\d+)/", r"features.denseblock\1.denselayer\2."),
+    (r"^block(\d)/transition_", r"features.transition\1."),
+    ("^block4/norm", "features.norm5"),
+    ("^head/dense", "classifier"),
+)
+DOTTED = (r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2")  # what torchvision publishes, and renames when it loads
 
 
 def _feature(found: re.Match[str]) -> str:
@@ -62,7 +72,9 @@ VGG: Rules = (
 TIMM_VGG: Rules = (FEATURES, ("^head/dense3", "head.fc"), ("^head/dense", "pre_logits.fc"))
 
 
-def entries(model: Staged, names: Collection[str] | None = None) -> tuple[Entry, ...]:
+def entries(
+    model: Staged, names: Collection[str] | None = None, variables: Mapping[str, Any] | None = None
+) -> tuple[Entry, ...]:
     """The name map of a network.
 
     names: the tensors of the file; None: those of torchvision. A head that is not among them has no entries, nor has
@@ -76,7 +88,7 @@ def entries(model: Staged, names: Collection[str] | None = None) -> tuple[Entry,
             "model.arrangement to 'torchvision' and take resnet18, resnet34, resnet50, resnet101 or resnet152"
         )
     found = []
-    for layer, paths in layers(model).items():
+    for layer, paths in layers(model, variables).items():
         name = renamed(layer, _rules(model, names))
         for path in paths:
             leaf = path.rpartition("/")[2]
@@ -91,6 +103,8 @@ def entries(model: Staged, names: Collection[str] | None = None) -> tuple[Entry,
 def _rules(model: Staged, names: Collection[str] | None) -> Rules:
     if isinstance(model, VGG16):
         return TIMM_VGG if names is not None and "pre_logits.fc1.weight" in names else VGG
+    if isinstance(model, DenseNet):
+        return (*DENSENET, DOTTED) if "features.denseblock1.denselayer1.norm.1.weight" in (names or ()) else DENSENET
     if isinstance(model, DeepLabV3) and (names is None or "backbone.conv1.weight" in names):
         return DEEPLAB
     if isinstance(model, ResNet | EncoderDecoder):

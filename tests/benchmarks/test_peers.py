@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import ours, work
 from benchmarks.case import Case, offers
+from covidjax.models import densenet
 from covidjax.models.resnet import LAYERS
 
 os.environ["KERAS_BACKEND"] = "jax"
@@ -23,10 +24,12 @@ SIZES = {  # model: (batch size, image size, width)
     "unet": (2, 32, 4),
     "resnet18": (4, 64, 0),
     "resnet50": (4, 64, 0),
+    "densenet121": (4, 64, 0),
     "unet_resnet34": (2, 64, 0),
 }
 QUICK = ("cnn",)  # the others take their time to compile
-SHALLOW = {"unet_resnet34": "resnet34"}  # compared with one block in each layer: deep ones are those of the classifiers
+# compared with one block in each layer: deep ones are those of the classifiers
+SHALLOW = {"unet_resnet34": "resnet34", "densenet121": "densenet121"}
 
 
 def peer_module(name: str) -> Any:
@@ -67,8 +70,9 @@ def own(request: pytest.FixtureRequest) -> Iterator[tuple[Case, Any, float, dict
     case = make_case(request.param)
     with pytest.MonkeyPatch.context() as patch:
         if request.param in SHALLOW:
-            for depths in (work.BLOCKS, LAYERS):
-                patch.setitem(depths, SHALLOW[request.param], (1, 1, 1, 1))
+            for depths in (work.BLOCKS, LAYERS, work.DENSE_LAYERS, densenet.LAYERS):
+                if SHALLOW[request.param] in depths:
+                    patch.setitem(depths, SHALLOW[request.param], (1, 1, 1, 1))
         variables = distinct_variables(case)
         yield case, variables, *ours.loss_and_gradients(case, variables)
 

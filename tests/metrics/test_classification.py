@@ -171,7 +171,8 @@ def test_report_has_the_agreed_keys_and_wilson_intervals() -> None:
         "macro_auroc", "macro_auroc_ci95", "ece", "confusion_matrix", "classes", "per_class", "intervals",
         "research_use_only",
     ]  # fmt: skip
-    keys = {f"{name}{end}" for name in (*PROPORTIONS, "f1", "auroc") for end in ("", "_ci95")} | {"support"}
+    figures = (*PROPORTIONS, "f1", "auroc", "average_precision")
+    keys = {f"{name}{end}" for name in figures for end in ("", "_ci95")} | {"support"}
     matrix = np.array(report["confusion_matrix"])
     for index, name in enumerate(CLASSES):
         assert set(report["per_class"][name]) == keys

@@ -50,7 +50,7 @@ def test_points_of_validation_are_measured_on_the_other_images() -> None:
     val = Predictions(names, names, labels.astype(np.int32), table, CLASSES)
     own, truth = answers(60)
     examples = make_examples(truth)
-    found = validated.measured(val, own, examples)
+    found = validated.measured(validated.choose(val), own, examples)
     assert found["calibrated"]["temperature"] == validated.temperature_of(table, labels)
     for index, name in enumerate(CLASSES):
         chosen = validated.thresholds(table[:, index], labels == index)

@@ -22,6 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
     "resnet18": {"dropout": 0.5},
     "resnet50": {"arrangement": "keras"},
     "resnet50v2": {},
+    "densenet121": {"dropout": 0.5},
     "unet": {"dropout": 0.5},
     "unet, bilinear": {"upsampling": "bilinear"},
     "unet_resnet18": {"attention": True, "dropout": 0.5},

@@ -55,13 +55,14 @@ def test_an_unknown_stage_is_refused(start: str | None, stop: str | None) -> Non
         ("resnet18", {"arrangement": "keras"}, "resnet18.*resnet50"),
         ("unet_resnet18", {"arrangement": "keras"}, "torchvision"),
         ("unet", {"normalised_features": True}, "normalised_features is for networks that label .*, not for unet"),
-        ("vgg16", {}, "vgg16.*32"),  # five halvings empty an image of 31 pixels
+        ("vgg16", {}, "vgg16.*32"),  # five halvings empty an image of 28 pixels
+        ("densenet121", {}, "DenseNet.*29"),
     ],
 )
 def test_a_network_that_there_is_not_is_refused(name: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         model = make_model(small_config(name, **{f"model__{key}": value for key, value in options.items()}))
-        shapes_of(model, 31)
+        shapes_of(model, 28)
 
 
 @pytest.mark.parametrize(

@@ -82,10 +82,11 @@ def test_headline_is_the_test_split_and_val_until_that_is_evaluated(run_folder: 
 def test_figures_shown_equal_the_evaluation(written: Written) -> None:
     read, test = written.read, written.evaluations["test"]
     rows = {row[0]: row[1:] for row in read.table("Class", "Support")[1:]}
-    columns = ("precision", "recall", "specificity", "f1", "auroc")
+    columns = ("precision", "recall", "specificity", "f1", "auroc", "average_precision")
     for name, scores in test["per_class"].items():
         shown = [f"{scores[key]:.3f} {formats.interval(scores[key + '_ci95'])}" for key in columns]
         assert rows[name] == [str(scores["support"]), *shown]
+    assert [caption for _, caption in read.figures if "average precision" in caption]
     summary = {row[0]: row[1:] for row in read.table("95 % interval")[1:]}
     assert summary["Loss"] == ["0.457", ""]
     for title, key in (("Accuracy", "accuracy"), ("Macro F1", "macro_f1"), ("Macro AUROC", "macro_auroc")):

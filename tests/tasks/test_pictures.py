@@ -59,3 +59,12 @@ def test_legend_stands_below_the_picture_and_leaves_it_as_it_is() -> None:
     assert (with_legend[:6] == wide).all()
     strip = {tuple(pixel) for pixel in with_legend[6:].reshape(-1, 3).tolist()}
     assert {tuple(bytes.fromhex(pictures.color(number)[1:])) for number in (1, 2)} <= strip
+
+
+def test_pixels_that_differ_are_coloured_by_how_and_all_others_darkened() -> None:
+    predicted = MASK.copy()
+    predicted[1, 1], predicted[0, 0], predicted[1, 6] = 0, 2, 1  # missed, found where nothing is, another class
+    shown = pictures.disagreement(IMAGE, MASK, predicted)
+    hues = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in (shown[1, 1], shown[0, 0], shown[1, 6])]
+    assert hues == [hue for _, hue in pictures.ERRORS]
+    assert (shown[predicted == MASK] == 60).all()

@@ -71,7 +71,7 @@ def twenty_steps(name: str) -> dict[str, np.ndarray]:
         for seed in range(STEPS):
             loss, state = step(state, jax.device_put(make_batch(seed=seed), parts))
             losses.append(float(loss))
-        assert int(state.metrics.count) == 8 * STEPS
+        assert int(state.metrics.steps) == STEPS
         np.testing.assert_allclose(np.float32(state.metrics.loss), sum(losses), rtol=1e-6)
         after = {"params": state.params, "batch_stats": state.batch_stats, "average": state.average}
         return {f"{name} losses": np.array(losses), **arrays(f"{name} after ", after)}
@@ -118,7 +118,7 @@ def of_engine(name: str, engine: str, *, sync_batch_norm: bool = True) -> dict[s
                 batch = jax.tree.map(np.asarray, make_batch(seed=seed))
                 state = step(state, divide(batch, mesh, engine))
                 throttle(state, mesh)
-        sums = [state.metrics.loss, state.metrics.correct, state.metrics.count]
+        sums = [state.metrics.loss, state.metrics.correct, state.metrics.steps]
         kept = {"params": state.params, "batch_stats": state.batch_stats, "average": state.average, "sums": sums}
         return by_path(kept)
 

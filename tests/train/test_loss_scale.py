@@ -146,7 +146,7 @@ def test_what_is_not_finite_at_any_scale_is_reported(half: Subject) -> None:
         state = half.step(state, make_batch(SIZE))
         assert float(state.loss_scale.scale) == scale
         assert int(loop.fetch_sums(state, half.recipe, saver).steps) == 0
-    assert np.isnan(loop.train_figures(CLASSIFICATION, half.recipe, state, state.metrics)["loss"])
+    assert np.isnan(loop.train_figures(CLASSIFICATION, half.recipe, state, state.metrics, 8)["loss"])
     state = half.step(state, make_batch(SIZE))
     with pytest.raises(UserError, match=r"is not finite in step 3 \(learning rate 0.001, loss scale 1\)"):
         loop.fetch_sums(state, half.recipe, saver)

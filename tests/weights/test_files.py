@@ -75,10 +75,13 @@ def test_pth_of_pytorch_itself_is_read(tmp_path: Path) -> None:
         read(tmp_path / "w.pth"),
         {name: wanted[name] for name in wanted if "num" not in name and "running" not in name},
     )
-    torch.save(network.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert "older than PyTorch 1.6" in refusal(tmp_path / "old.pth")
-    torch.save(network, tmp_path / "module.pth")
-    assert "torch.nn" in refusal(tmp_path / "module.pth")
+    for whole in (False, True):  # the tensors, or the network as it is, before PyTorch 1.6 and since
+        for zipped in (False, True):
+            content = network if whole else network.state_dict()
+            torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+            assert same(read(tmp_path / "w.pt"), wanted)
+    (tmp_path / "cut.pt").write_bytes(b"no pickle" * 100)
+    assert "nothing that torch.save writes" in refusal(tmp_path / "cut.pt")
 
 
 class Hostile:

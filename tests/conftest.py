@@ -36,7 +36,7 @@ LONGEST = (
 hypothesis.settings.register_profile("few", max_examples=5, derandomize=True, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=40, deadline=None)
 hypothesis.settings.load_profile("few")
-# What JAX traces lives long and is searched again and again: a twentieth of the time of all tests.
+# What JAX traces lives long, and to search it again and again took a twentieth of the time of tests/train.
 gc.set_threshold(100_000, 50, 100)
 
 

@@ -56,7 +56,7 @@ test: setup
 	XLA_FLAGS="$(QUICKLY) $(XLA_FLAGS)" $(BIN)/python -m pytest -m "not slow and not docs and not kill" $(PARALLEL)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow $(PARALLEL) $(SPLIT)
+	$(BIN)/python -m pytest -m "slow and not kill" $(PARALLEL) $(SPLIT)
 
 test-docs: setup
 	XLA_FLAGS="$(QUICKLY) $(XLA_FLAGS)" $(BIN)/python -m pytest -m docs --numprocesses=2

@@ -20,7 +20,7 @@ IMPLEMENTATIONS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "matmul_jax": ("benchmarks.ceiling:build_jax", ("jax",), ""),
     "matmul_torch": ("benchmarks.ceiling:build_torch", ("torch",), "peers"),
 }
-WITHOUT_KERAS = ("unet_resnet34", "densenet121")
+WITHOUT_KERAS = ("unet_resnet34", "densenet121", "convnext_tiny", "convnext_base", "vit_b16", "vit_b14")
 
 
 @dataclasses.dataclass(frozen=True)

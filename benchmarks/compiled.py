@@ -25,11 +25,16 @@ from covidjax.process import path_of
 from covidjax.targets import hlo
 from covidjax.targets.catalog import Target, target_of
 from covidjax.targets.compiler import Compiler
-from covidjax.targets.program import Program, predicted_floor
+from covidjax.targets.program import Program, predicted_exchange, predicted_floor
 
 PEERS = ("flax", "flax_norm_logged")
 # Of covidjax: less kept for the backward pass; BatchNorm by each device's own part of the batch.
-VARIANTS = {"covidjax_lean": ("remat", "lean"), "covidjax_own_statistics": ("sync_batch_norm", False)}
+# fsdp: the state in parts, see `programs.covidjax`.
+VARIANTS = {
+    "covidjax_lean": ("remat", "lean"),
+    "covidjax_own_statistics": ("sync_batch_norm", False),
+    "covidjax_fsdp4": ("fsdp", 4),
+}
 ALLOWED = (*VARIANTS, *list(BUILDERS)[1:])  # of --peers
 PRECISIONS = ("bfloat16", "float32")
 PROFILED = 10  # operations
@@ -124,7 +129,10 @@ def compile_case(compiler: Compiler, case: Case) -> Program:
 
 
 def make_record(case: Case, target: Target, program: Program) -> Record:
-    """The row of a program; figures of one device. predicted_ms_floor: no step can be faster."""
+    """The row of a program; figures of one device.
+
+    predicted_ms_floor: no step can be faster; predicted_ms_exchange: its part between devices.
+    """
     counts = program.counts if program.hlo else None
     floor = predicted_floor(program, case.precision) if counts else None
     return {
@@ -147,6 +155,7 @@ def make_record(case: Case, target: Target, program: Program) -> Record:
         "fits": program.fits,
         "compile_s": program.seconds,
         "predicted_ms_floor": floor and floor * 1e3,
+        "predicted_ms_exchange": predicted_exchange(program) * 1e3 if counts else None,
     }
 
 
@@ -163,7 +172,16 @@ def profile(program: Program) -> str:
 def table(rows: Sequence[Record]) -> str:
     """The records as text."""
     head = ("target", "model", "freeze", "implementation", "GFLOP", "GB moved", "temporary MB", "arguments MB")
-    more = ("all-reduces", "MB reduced", "convolutions", "kernels", "fits", "predicted floor ms", "compile s")
+    more = (
+        "all-reduces",
+        "MB reduced",
+        "convolutions",
+        "kernels",
+        "fits",
+        "predicted floor ms",
+        "of it exchange",
+        "compile s",
+    )
     scaled = (("flops", 1e-9), ("bytes_accessed", 1e-9), ("temp_bytes", 1e-6), ("argument_bytes", 1e-6))
     lines = [
         (
@@ -175,11 +193,12 @@ def table(rows: Sequence[Record]) -> str:
             _text(row["kernels"]),
             "yes" if row["fits"] else "no",
             _text(row["predicted_ms_floor"], 1, ",.2f"),
+            _text(row["predicted_ms_exchange"], 1, ",.2f"),
             _text(row["compile_s"], 1, ".0f"),
         )
         for row in rows
     ]
-    return format_table([(*head, *more), *lines], "<" * 4 + ">" * 11)
+    return format_table([(*head, *more), *lines], "<" * 4 + ">" * 12)
 
 
 def _text(value: float | None, scale: float = 1, form: str = ",.0f") -> str:

@@ -18,6 +18,7 @@ from covidjax import losses, models, optim
 from covidjax.data.augment import Augmentation
 from covidjax.freeze import flops
 from covidjax.freeze.plan import make_plan
+from covidjax.freeze.strategies import lora_rank
 from covidjax.mesh import by_example, make_mesh, replicated
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
@@ -54,9 +55,11 @@ def make_model(case: Case) -> Staged:
         upsampling="transposed",
         attention=False,
         decoder="unet",
+        stochastic_depth=0.0,
     )
     operations = choose(case.ops)
-    return models.build(section, work.network(case.model).classes, case.precision, native=operations.native)
+    classes, rank = work.network(case.model).classes, lora_rank(case.freeze)
+    return models.build(section, classes, case.precision, native=operations.native, lora_rank=rank)
 
 
 def make_variables(case: Case, seed: int = 0) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from benchmarks import ours, work
 from benchmarks.case import Case
 from benchmarks.peers import flax_plain
-from covidjax.mesh import by_example, mesh_of, replicated
+from covidjax.mesh import DATA, by_example, mesh_of, replicated
 from covidjax.train import parallel
 
 BUILDERS = {
@@ -25,14 +25,19 @@ BUILDERS = {
 
 
 def covidjax(devices: list[Any], **fields: Any) -> Any:
-    """covidjax's step. options: (field, value) pairs of its `train.step.Recipe`."""
-    case, mesh = _case(fields), mesh_of(devices)
+    """covidjax's step. options: (field, value) pairs of its `train.step.Recipe`, and of the axis 'fsdp' its size."""
+    case = _case(fields)
+    options = dict(case.options)
+    parts = options.pop("fsdp", 0)
+    mesh = mesh_of(devices, (("data", -1), ("fsdp", parts)) if parts else DATA)
     variables = jax.eval_shape(lambda: ours.make_variables(case))
-    recipe = dataclasses.replace(ours.make_recipe(case, variables), **dict(case.options))
+    recipe = dataclasses.replace(ours.make_recipe(case, variables), **options)
     state = jax.eval_shape(lambda: ours.make_state(recipe, _zeros(variables)))
     images, labels = batch_shapes(case)
-    step = parallel.mapped_step(recipe, mesh, resident=False)
-    return step.lower(_whole(state, mesh), {"image": images, "label": labels})
+    placed = parallel.shardings(state, mesh)
+    step = parallel.mapped_step(recipe, mesh, resident=False, placed=placed)
+    state = jax.tree.map(lambda leaf, own: leaf.update(sharding=own), state, placed)
+    return step.lower(state, {"image": images, "label": labels})
 
 
 def flax(devices: list[Any], **fields: Any) -> Any:

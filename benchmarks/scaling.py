@@ -21,7 +21,7 @@ from benchmarks.case import Case
 from covidjax.errors import UserError
 
 BUILDER = "benchmarks.scaled:build"
-ENGINES = ("jit", "pmap", "pmap_local")
+ENGINES = ("jit", "fsdp", "processes", "pmap", "pmap_local")
 KINDS = ("strong", "weak")
 FORCED = "forced host devices, which share the cores of one CPU: proof of correctness, not of scaling"
 
@@ -56,7 +56,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--precision", default="float32", choices=("float32", "bfloat16"))
     add("--width", type=int, default=0, help="features of the first stage of cnn and unet; 0: the model's own")
     add("--devices", type=command.numbers, default=(1, 2, 4, 8), help="a list")
-    add("--engine", type=command.listed, default=ENGINES[:2], help=f"of {', '.join(ENGINES)}; a list")
+    add("--engine", type=command.listed, default=("jit", "pmap"), help=f"of {', '.join(ENGINES)}; a list")
     add("--kind", type=command.listed, default=KINDS, help=f"of {', '.join(KINDS)}; a list")
     command.add_protocol(parser)
     flags = parser.parse_args(arguments)
@@ -74,7 +74,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def case_of(flags: argparse.Namespace, kind: str, engine: str, count: int) -> Case:
     """The case of an engine on so many devices."""
-    forced = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}".strip()
+    own = 1 if engine == "processes" else count
+    forced = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={own}".strip()
     return Case(
         BUILDER,
         flags.model,

@@ -17,6 +17,13 @@ SCALE, MEAN, STD = 1 / 255, 0.5, 0.25  # pixels to what the network takes: (pixe
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 RESNET_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 DENSE_LAYERS = {"densenet121": (6, 12, 24, 16)}
+CONVNEXTS = {  # blocks and features of each stage
+    "convnext_tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "convnext_base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+}
+VITS = {"vit_b16": (16, False), "vit_b14": (14, True)}  # pixels a side of a patch, scales of branches
+PORTED = (*DENSE_LAYERS, *CONVNEXTS, *VITS)  # whose names in PyTorch are those of published files
+VIT_BLOCKS, VIT_FEATURES, VIT_HEADS = 12, 768, 12
 UNET_LEVELS = 4
 UNET_RESNET_FEATURES = (256, 128, 64, 64, 32)
 CNN_BLOCKS = 4
@@ -48,6 +55,8 @@ _UP_DOWN = (
     *(f"up{level}" for level in range(1, UNET_LEVELS + 1)),
     "head",
 )
+_CONVNEXT = Network(("stem", "stage1", "stage2", "stage3", "stage4", "head"), divisor=32)
+_VIT_STAGES = ("stem", *(f"block{n}" for n in range(1, VIT_BLOCKS + 1)), "head")
 _RESNET = Network((*RESNET_STAGES, "head"))
 NETWORKS: dict[str, Network] = {
     "cnn": Network((*(f"block{n}" for n in range(1, CNN_BLOCKS + 1)), "head"), channels=1, width=16),
@@ -56,6 +65,8 @@ NETWORKS: dict[str, Network] = {
     "resnet50": _RESNET,
     "vgg16": Network((*(f"block{n}" for n in range(1, len(VGG_BLOCKS) + 1)), "head"), divisor=32),
     "densenet121": Network(("stem", "block1", "block2", "block3", "block4", "head"), divisor=32),
+    **dict.fromkeys(CONVNEXTS, _CONVNEXT),
+    **{name: Network(_VIT_STAGES, divisor=patch) for name, (patch, _) in VITS.items()},
     "unet": Network(_UP_DOWN, channels=1, classes=2, width=32, divisor=16, pixelwise=True, encoder="middle"),
     "unet_resnet34": Network(
         (*RESNET_STAGES, "decoder", "head"), classes=2, divisor=32, pixelwise=True, encoder=RESNET_STAGES[-1]

@@ -54,7 +54,7 @@ class Server:
         fields |= {name: tuple(map(tuple, fields[name])) for name in ("options", "environment")}
         subject = self._subject = cases.build(cases.Case(**fields))
         facts = {"allocator": allocator, "threads": len(os.sched_getaffinity(0)), **subject.facts()}
-        self._platform = facts["platform"]
+        self._platform = facts["platform"] if facts.get("processes", 1) == 1 else ""  # the others are not foreign
         unit = facts.get("steps_per_sample", 1)
         subject.run(unit * -(-request["warm_up_steps"] // unit))
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Losses of labelled images and of masks per example, and the probabilities that go with each loss.
+"""Losses of labelled images, of masks and of findings per example, and the probabilities that go with each loss.
 
 The mean over the batch is the caller's, also with class weights: `sum(weight * loss) / batch`, the convention of
 `class_weight` in Keras (PyTorch divides by the sum of the weights instead).
@@ -191,10 +191,78 @@ class OwnLoss(Own):
         return found
 
 
+def findings_cross_entropy(logits: jax.Array, findings: jax.Array, *, class_weights: Weights = None) -> jax.Array:
+    """Binary cross-entropy of one sigmoid per finding, summed over the known ones, by the number of findings.
+
+    So each known label of a batch weighs the same, and an unknown one has no gradient, whatever its logit.
+    logits: [batch, findings] float; findings: [batch, findings] int, 1 present, 0 absent, below 0 not known;
+    class_weights: the weight of the present label of each finding (`pos_weight` of PyTorch); of the absent it is 1.
+    Returns [batch], float32 for half-precision logits, else the dtype of the logits.
+    """
+    return findings_focal(logits, findings, gamma=0.0, class_weights=class_weights)
+
+
+def findings_focal(
+    logits: jax.Array, findings: jax.Array, *, gamma: float = 2.0, class_weights: Weights = None
+) -> jax.Array:
+    """`findings_cross_entropy`, each label times (1 - p)^gamma, p the probability of what it is (Lin et al. 2017)."""
+    logits = at_least_float32(logits)
+    right = jnp.where(findings == 1, logits, -logits)  # log_sigmoid of it is the log of p
+    return _of_known(-jnp.exp(gamma * jax.nn.log_sigmoid(-right)) * jax.nn.log_sigmoid(right), findings, class_weights)
+
+
+def asymmetric(
+    logits: jax.Array,
+    findings: jax.Array,
+    *,
+    gamma_positive: float = 0.0,
+    gamma_negative: float = 4.0,
+    margin: float = 0.05,
+    class_weights: Weights = None,
+) -> jax.Array:
+    """`findings_cross_entropy` with absent labels less and less heeded (Ridnik et al. 2021, arXiv 2009.14119, eq. 4-7).
+
+    Of a probability p a present label costs -(1 - p)^gamma_positive log p, and an absent one -q^gamma_negative
+    log(1 - q) with q = max(p - margin, 0), so that nothing is learnt of it where p is below the margin.
+    """
+    logits = at_least_float32(logits)
+    present = -jnp.exp(gamma_positive * jax.nn.log_sigmoid(-logits)) * jax.nn.log_sigmoid(logits)
+    heeded = jax.nn.sigmoid(logits) > margin
+    safe = jnp.where(heeded, jax.nn.sigmoid(logits) - margin, 0.5)  # 0^gamma has no derivative for gamma below 1
+    rest = jnp.log(jax.nn.sigmoid(-logits) + margin) if margin else jax.nn.log_sigmoid(-logits)
+    absent = jnp.where(heeded, -(safe**gamma_negative) * rest, 0.0)
+    return _of_known(jnp.where(findings == 1, present, absent), findings, class_weights)
+
+
+def _of_known(losses: jax.Array, findings: jax.Array, class_weights: Weights) -> jax.Array:
+    """Losses [batch, findings] -> [batch], as `findings_cross_entropy` sums them."""
+    if class_weights is not None:
+        losses = jnp.where(findings == 1, jnp.asarray(class_weights, losses.dtype), 1) * losses
+    return jnp.sum(losses, axis=-1, where=findings >= 0) / findings.shape[-1]
+
+
+def known_share(logits: jax.Array, findings: jax.Array) -> jax.Array:
+    """Of the known findings the part that lies on the right side of 0: [batch] float32, 0 where none is known."""
+    known = findings >= 0
+    right = jnp.sum((logits > 0) == (findings == 1), axis=-1, where=known, dtype=jnp.float32)
+    return right / jnp.maximum(jnp.sum(known, axis=-1), 1)
+
+
+# Losses of several findings by `config.loss.name`.
+FINDING_LOSSES: Registry[Callable[..., jax.Array]] = Registry(
+    "loss",
+    {
+        "findings_cross_entropy": OwnLoss(findings_cross_entropy, {}),
+        "findings_focal": OwnLoss(findings_focal, {"gamma": (0, 10)}),
+        "asymmetric": OwnLoss(asymmetric, {"gamma_positive": (0, 10), "gamma_negative": (0, 10), "margin": (0, 0.5)}),
+    },
+)
+
+
 def register_loss(
     name: str,
     *,
-    labels: Literal["images", "pixels"] = "images",
+    labels: Literal["images", "pixels", "findings"] = "images",
     probabilities: Callable[[jax.Array], jax.Array] | None = None,
     **ranges: Range,
 ) -> Callable[[Made], Made]:
@@ -202,14 +270,15 @@ def register_loss(
 
     It is called with `class_weights` (one number per class, or None) and `label_smoothing`, if it takes them by name,
     and with `config.loss.options`, pairs of another parameter of it and a value.
-    labels: 'images': logits [batch, classes] and labels [batch]; 'pixels': both with height and width before classes.
+    labels: 'images': logits [batch, classes] and labels [batch]; 'pixels': both with height and width before classes;
+    'findings': logits and labels [batch, findings], 1, 0 or below 0 where nothing is known.
     probabilities: see OwnLoss; ranges: the least and the greatest value of an option.
     Raises UserError for a name that another loss of such labels has.
     """
 
     def register(function: Made) -> Made:
         own = OwnLoss(function, ranges, probabilities)
-        (MASK_LOSSES if labels == "pixels" else LOSSES).add(name, own, function)
+        {"images": LOSSES, "pixels": MASK_LOSSES, "findings": FINDING_LOSSES}[labels].add(name, own, function)
         return function
 
     return register
@@ -218,7 +287,7 @@ def register_loss(
 def _registered(own: OwnLoss, loss_config: Any, class_weights: Weights) -> LossFunction:
     shared = {"class_weights": class_weights, "label_smoothing": float(loss_config.label_smoothing)}
     for key, value in shared.items():
-        if value and key not in own.options:
+        if key not in own.options and value:
             raise UserError(f"loss.{key} is set, and {loss_config.name} does not take it: leave it out")
     first_two = dict.fromkeys(list(own.options)[:2])
     keywords = own.keywords("loss", loss_config.options, shared | first_two)

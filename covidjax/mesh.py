@@ -19,9 +19,8 @@ DATA = (("data", -1),)  # the default of config.mesh
 def make_mesh(batch_size: int, accumulation_steps: int = 1, axes: Sequence[tuple[str, int]] = DATA) -> Mesh:
     """A mesh over all devices of all processes, whose batches are divided over all of them.
 
-    axes: `config.mesh`, names and sizes, of which one may be -1: what is left.
-    Raises UserError where the sizes are not those of the devices, or a batch (or a part of it, with accumulation)
-    cannot be divided evenly over them.
+    axes: see `mesh_of`. Raises UserError where the sizes are not those of the devices, or a batch (or a part of it,
+    with accumulation) cannot be divided evenly over them.
     """
     count = jax.device_count()
     part = batch_size // accumulation_steps
@@ -30,16 +29,7 @@ def make_mesh(batch_size: int, accumulation_steps: int = 1, axes: Sequence[tuple
             f"config.batch_size {batch_size} in {accumulation_steps} part(s) does not divide over {count} devices: "
             f"choose a multiple of {count * accumulation_steps}"
         )
-    sizes = dict(axes)
-    if len(sizes) < len(axes) or list(sizes.values()).count(-1) > 1 or 0 in sizes.values():
-        raise UserError(f"config.mesh is {tuple(axes)!r}: allowed is each axis once, and one -1: what is left")
-    known = math.prod(size for size in sizes.values() if size != -1)
-    sizes = {name: count // known if size == -1 else size for name, size in sizes.items()}
-    if math.prod(sizes.values()) != count:
-        raise UserError(
-            f"config.mesh is {tuple(axes)!r}, and there are {count} devices: choose sizes that multiply to it"
-        )
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    return mesh_of(jax.devices(), axes)
 
 
 def every_device() -> Mesh:
@@ -52,9 +42,22 @@ def local_mesh(num_devices: int | None = None) -> Mesh:
     return mesh_of(jax.local_devices()[:num_devices])
 
 
-def mesh_of(devices: Sequence[Any]) -> Mesh:
-    """A mesh with one axis, 'data', over these devices, which may be those of a target that is not here."""
-    return jax.make_mesh((len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,))
+def mesh_of(devices: Sequence[Any], axes: Sequence[tuple[str, int]] = DATA) -> Mesh:
+    """A mesh over these devices, which may be those of a target that is not here; by default with one axis, 'data'.
+
+    axes: `config.mesh`, names and sizes, of which one may be -1: what is left.
+    Raises UserError where the sizes are not those of the devices.
+    """
+    sizes, count = dict(axes), len(devices)
+    if len(sizes) < len(axes) or list(sizes.values()).count(-1) > 1 or 0 in sizes.values():
+        raise UserError(f"config.mesh is {tuple(axes)!r}: allowed is each axis once, and one -1: what is left")
+    known = math.prod(size for size in sizes.values() if size != -1)
+    sizes = {name: count // known if size == -1 else size for name, size in sizes.items()}
+    if math.prod(sizes.values()) != count:
+        raise UserError(
+            f"config.mesh is {tuple(axes)!r}, and there are {count} devices: choose sizes that multiply to it"
+        )
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), devices=devices, axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

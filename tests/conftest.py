@@ -11,7 +11,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from covidjax.models import densenet, resnet
+from covidjax.models import convnext, densenet, resnet, vit
 from tests.commands import tiny_config
 
 os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
@@ -84,8 +84,12 @@ def keras() -> Any:
 
 @pytest.fixture
 def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNets of few features, of a block of each kind: with and without a convolution beside it; small DenseNets."""
+    """ResNets of few features, of a block of each kind: with and without a convolution beside it; others as small."""
     monkeypatch.setattr(resnet, "FEATURES", 8)
+    monkeypatch.setitem(convnext.SIZES, "convnext_tiny", convnext.Size((1, 2), (8, 16)))
+    for name in ("vit_b16", "vit_b14"):
+        small = vit.SIZES[name]._replace(num_blocks=2, features=12, num_heads=2)
+        monkeypatch.setitem(vit.SIZES, name, small)
     monkeypatch.setitem(densenet.LAYERS, "densenet121", (2, 2, 1, 1))
     for name in ("resnet18", "resnet50"):
         monkeypatch.setitem(resnet.LAYERS, name, (2, 1, 1, 1))

@@ -1,6 +1,6 @@
 """The networks in plain Flax linen, as its documentation has it; submodules have our names, and so have parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from benchmarks import work
 from benchmarks.peers.flax_densenet import densenet
 from benchmarks.peers.flax_layers import Classifier, Stem, conv, norm
+from benchmarks.peers.flax_transformers import convnext, vit
 
 Dtype = Any
 
@@ -198,8 +199,8 @@ class Network(nn.Module):
                 stage, features = f"up{level + 1}", self.width * 2 ** (work.UNET_LEVELS - 1 - level)
                 x = Up(features, name=stage, **kinds)(x, maps.pop(), live(stage))
             return PixelClassifier(self.classes, name="head", **kinds)(x, live("head"))
-        if self.model in work.DENSE_LAYERS:
-            return densenet(x, live, work.DENSE_LAYERS[self.model], self.classes, self.dtype)
+        if self.model in work.PORTED:
+            return ported(x, self.model, live, self.classes, self.dtype)
         x = Stem(name="stem", **kinds)(x, live("stem"))
         maps.append(x)
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
@@ -212,3 +213,12 @@ class Network(nn.Module):
             return Classifier(self.classes, name="head", **kinds)(x, live("head"))
         x = Decoder(name="decoder", **kinds)(maps, live("decoder"))
         return PixelClassifier(self.classes, name="head", **kinds)(x, live("head"))
+
+
+def ported(x: jax.Array, model: str, live: Callable[[str], bool], classes: int, dtype: Dtype) -> jax.Array:
+    """The stages of a network that has a module of its own here, called in a module's `__call__`."""
+    if model in work.CONVNEXTS:
+        return convnext(x, model, classes, dtype)
+    if model in work.VITS:
+        return vit(x, model, classes, dtype)
+    return densenet(x, live, work.DENSE_LAYERS[model], classes, dtype)

@@ -7,16 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from flax import traverse_util
 from torch import nn
 from torch.nn import functional
 
 from benchmarks import operations, work
 from benchmarks.case import Case
 from benchmarks.ours import make_model
+from benchmarks.peers.torch_convnext import ConvNeXt
 from benchmarks.peers.torch_densenet import DenseNet
 from benchmarks.peers.torch_networks import CNN, VGG16, ResNet, Staged
 from benchmarks.peers.torch_unets import UNet, UNetResNet
+from benchmarks.peers.torch_vit import ViT
 from covidjax.weights import torchvision
+from covidjax.weights.load import Entry, arrange, restored
 
 
 def build(case: Case, variables: Any = None) -> "TorchSubject":
@@ -160,11 +164,19 @@ def make_network(case: Case) -> Staged:
         return UNet(net.channels, net.classes, work.width(case))
     if case.model == "vgg16":
         return VGG16(net.classes, hidden=work.VGG_HIDDEN, dropout=0.0, side=case.image_size // 32)
-    if case.model in work.DENSE_LAYERS:
-        return DenseNet(work.DENSE_LAYERS[case.model], num_classes=net.classes)
+    if case.model in work.PORTED:
+        return _ported(case, net.classes)
     if case.model == "unet_resnet34":
         return UNetResNet(work.BLOCKS["resnet34"], net.channels, net.classes)
     return ResNet(work.BLOCKS[case.model], bottleneck=case.model == "resnet50", num_classes=net.classes)
+
+
+def _ported(case: Case, classes: int) -> Staged:
+    if case.model in work.CONVNEXTS:
+        return ConvNeXt(*work.CONVNEXTS[case.model], num_classes=classes)
+    if case.model in work.VITS:
+        return ViT(*work.VITS[case.model], image_size=case.image_size, num_classes=classes)
+    return DenseNet(work.DENSE_LAYERS[case.model], num_classes=classes)
 
 
 def freeze(network: Staged, frozen: tuple[str, ...], *, train: bool) -> None:
@@ -178,9 +190,6 @@ def freeze(network: Staged, frozen: tuple[str, ...], *, train: bool) -> None:
 
 def names(case: Case, network: nn.Module) -> Iterator[tuple[str, str]]:
     """(our path, the tensor's name) of every parameter and statistic, as in 'params/stem/conv1/kernel'."""
-    if case.model in work.DENSE_LAYERS:
-        yield from ((entry.path, entry.source) for entry in torchvision.entries(make_model(case)))
-        return
     leaves = {nn.BatchNorm2d: ("scale", "bias", "mean", "var"), nn.Module: ("kernel", "bias", "", "")}
     convolutions = _vgg_convolutions()
     for name, module in network.named_modules():
@@ -222,15 +231,22 @@ def _vgg_convolutions() -> dict[int, str]:
 def load(case: Case, network: nn.Module, variables: Any) -> None:
     """Our variables into the network. Every tensor is filled."""
     targets = dict(network.named_parameters()) | dict(network.named_buffers())
+    leaves = traverse_util.flatten_dict(variables, sep="/")
+    if case.model in work.PORTED:
+        tensors = restored(entries(case, network), leaves)
+    else:
+        tensors = {name: to_torch(case, path, np.array(leaves[path])) for path, name in names(case, network)}
     filled = set()
-    for path, name in names(case, network):
-        value = variables
-        for key in path.split("/"):
-            value = value[key]
+    for name, tensor in tensors.items():
         with torch.no_grad():
-            targets[name].copy_(torch.from_numpy(to_torch(case, path, np.array(value))))
+            targets[name].copy_(torch.from_numpy(tensor))
         filled.add(name)
     assert filled == {name for name in targets if not name.endswith("num_batches_tracked")}, "a tensor was not filled"
+
+
+def entries(case: Case, network: nn.Module) -> tuple[Entry, ...]:
+    """The tensors of a network of `work.PORTED` for our arrays."""
+    return torchvision.entries(make_model(case), frozenset(dict(network.named_parameters())))
 
 
 def to_torch(case: Case, path: str, value: np.ndarray) -> np.ndarray:
@@ -262,6 +278,13 @@ def loss_and_gradients(case: Case, variables: Any) -> tuple[float, dict[str, np.
     subject.network.zero_grad(set_to_none=True)
     loss = subject.backward()
     parameters = dict(subject.network.named_parameters())
+    if case.model in work.PORTED:
+        found = [each for each in entries(case, subject.network) if each.path.startswith("params/")]
+        return loss, {
+            each.path.removeprefix("params/"): arrange(parameters[each.source].grad.numpy(), each.layout)
+            for each in found
+            if parameters[each.source].grad is not None
+        }
     gradients = {}
     for path, name in names(case, subject.network):
         if path.startswith("params/") and parameters[name].grad is not None:

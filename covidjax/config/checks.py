@@ -11,7 +11,9 @@ from covidjax.config.kinds import is_number, is_several
 from covidjax.config.plugins import import_plugins
 from covidjax.config.schema import KEYS, PHASE_KEYS, PHASE_ONLY, keys
 from covidjax.config.writers import WRITERS
+from covidjax.data import sources
 from covidjax.errors import UserError
+from covidjax.freeze import strategies
 from covidjax.freeze.strategies import gradual_epochs
 from covidjax.registry import near
 
@@ -48,7 +50,7 @@ def validate(config: ConfigDict) -> None:
         check_value(f"config.{key}", key, given[key])
     if config.dataset.channels not in (1, 3):
         raise UserError(f"config.dataset.channels is {config.dataset.channels}: allowed are 1 (gray) and 3 (RGB)")
-    if config.dataset.name != "phantom" and not config.dataset.root:
+    if config.dataset.name not in sources.DRAWN and not config.dataset.root:
         needed = "holds train/ val/ test/" if config.dataset.name == "folder" else "launch/prepare.py wrote"
         raise UserError(f"config.dataset.root is empty: give the folder that {needed}")
     _check_masks(config)
@@ -227,6 +229,11 @@ def trains_on_val(config: ConfigDict) -> bool:
     return bool(config.phases) and config.phases[-1].get("split", "train") != "train"
 
 
+def lora_rank(config: ConfigDict) -> int:
+    """The rank of the adapters that a phase trains; 0 without. Raises UserError for two ranks, and one that is none."""
+    return strategies.lora_rank(config.freeze, *(phase.get("freeze") for phase in config.phases))
+
+
 def _check_splits(config: ConfigDict) -> None:
     """Checks that nothing is chosen on validation images that were trained on."""
     splits = [phase.get("split", "train") for phase in config.phases]
@@ -261,16 +268,16 @@ def _check_own(config: ConfigDict) -> None:
     for section, registered in (
         (config.model, models.MODELS.registered),
         (config.optimizer, optim.OPTIMIZERS.registered),
-        (config.loss, (*losses.LOSSES.registered, *losses.MASK_LOSSES.registered)),
+        (config.loss, [name for name, loss in task.losses.items() if isinstance(loss, losses.OwnLoss)]),
     ):
         if section.options and section.name not in registered:
             raise UserError(
-                f"options {section.options!r} are of registered parts: {section.name} has none, leave them out"
+                f"options {section.options!r} are of parts that take some: {section.name} has none, leave them out"
             )
     for name in config.writers:
         WRITERS.find(name, "config.writers")
-    if config.model.name in models.MODELS.registered:
-        models.build(config.model, 2, config.precision)
+    if config.model.name in models.MODELS.registered or lora_rank(config):
+        models.build(config.model, 2, config.precision, lora_rank=lora_rank(config))
     if config.optimizer.name in optim.OPTIMIZERS.registered:
         optim.optimizer(config.optimizer)
     if isinstance(task.losses.get(config.loss.name), losses.OwnLoss):

@@ -5,9 +5,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from covidjax import models, optim
+from covidjax import models, optim, tasks
 from covidjax.config.checks import flatten
 from covidjax.config.schema import PHASE_ONLY, keys
+from covidjax.data import sources
 from covidjax.errors import some_of
 
 Values = Mapping[str, Any]  # by dotted key
@@ -104,8 +105,13 @@ def _masks(values: Values) -> str:
     return "" if models.labels(name) == "pixels" else f"{name} labels whole images"
 
 
+def _findings(values: Values) -> str:
+    task = tasks.of(values["model.name"], values["loss.name"])
+    return "" if "findings" in task.offers else f"{values['loss.name']} is of {task.of}"
+
+
 def _files(values: Values) -> str:
-    return "the phantom has no files" if values["dataset.name"] == "phantom" else ""
+    return "the phantom has no files" if values["dataset.name"] in sources.DRAWN else ""
 
 
 def _never(values: Values) -> str:
@@ -133,8 +139,9 @@ REASONS: dict[str, Reason] = {
     "augment.lighting_probability": _any_of("brightness", "contrast", "sharpen"),
     "loss.focal_gamma": _only("loss.name", "focal"),
     "loss.tversky_beta": _only("loss.name", "tversky"),
-    "dataset.seed": _only("dataset.name", "phantom"),
-    "dataset.num_images": _only("dataset.name", "phantom"),
+    "dataset.seed": _only("dataset.name", *sources.DRAWN),
+    "dataset.num_images": _only("dataset.name", *sources.DRAWN),
+    "dataset.uncertain": _findings,
     "dataset.split_seed": lambda values: "" if values["dataset.subset"] else _only("dataset.name", "folder")(values),
     "dataset.frame": _only("dataset.name", "folder"),
     "dataset.mask_classes": _masks,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from covidjax import mesh
 from covidjax.data import levels
+from covidjax.data.findings import POLICIES
 from covidjax.freeze.plan import BATCH_NORM_MODES
 
 NO_LIMIT = 1e9  # the end of ranges that have none in practice
@@ -120,6 +121,10 @@ CLASS_NAMES = Kind(is_text, "names of classes, such as ('background', 'lung')")
 CLASS_WEIGHTS = Kind(
     lambda part: is_number(part) or _pairs(is_number, "").accepts(part),
     "numbers, one per class, or pairs of a class and its weight, such as (('covid19', 12.0),)",
+)
+FINDING_POLICIES = _pairs(
+    lambda policy: policy in POLICIES,
+    f"pairs of a finding and one of {', '.join(POLICIES)}, such as (('Edema', 'ones'),)",
 )
 WINDOW = Kind(levels.is_window, f"'', {levels.WINDOW_WORDS}")
 OPTIONS = _pairs(lambda value: True, "pairs of an option and its value, such as (('depth', 3),)")

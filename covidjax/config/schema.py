@@ -5,6 +5,7 @@ from covidjax.config.kinds import (
     CLASS_NAMES,
     CLASS_WEIGHTS,
     EPOCHS,
+    FINDING_POLICIES,
     MESH_AXES,
     NAME_OR_TUPLE,
     OPTIONS,
@@ -22,6 +23,7 @@ from covidjax.config.kinds import (
     decays,
 )
 from covidjax.data import augment, picture, resident, sources
+from covidjax.data.findings import POLICIES
 from covidjax.freeze.plan import BATCH_NORM_MODES
 from covidjax.models import cnn, layers, mixture, preprocessing, resnet, unet, vgg
 from covidjax.ops import choose as operations
@@ -58,8 +60,9 @@ KEYS = {
     "steps_per_call": Key(0, "Optimizer steps of one call of the compiled program; 0: chosen.", low=0, high=1e6),
     "remat": Key(
         "none",
-        "What the backward pass computes again; 'lean': normalisation and ReLU; or all of these stages.",
-        ("none", "lean"),
+        "What the backward pass computes again; 'lean': normalisation and ReLU; 'auto': that, where the batch does not "
+        "fit else; or all of these stages.",
+        ("none", "lean", "auto"),
         kind=NAME_OR_TUPLE,
         elements=STAGES,
     ),
@@ -71,7 +74,9 @@ KEYS = {
         1800, "Without progress of one of several processes after which all end; 0: never.", low=0, high=1e6
     ),
     "nonfinite": Key(
-        "stop", "A loss or gradient that is not finite: end the run, or leave out the step.", ("stop", "skip")
+        "stop",
+        "A loss or gradient that is not finite: end the run, leave out the step, or go back to a checkpoint before it.",
+        ("stop", "skip", "rewind"),
     ),
     "plugins": Key((), "Modules or .py files that register parts: see add-a-model.md.", elements=PLUGINS),
     "audit": Key("", "The audit.json whose verdict the run tells; '': that of the workdir, if there is one."),
@@ -80,7 +85,7 @@ KEYS = {
     "processes.start_seconds": Key(300, "Until all of several processes have to be there.", low=1, high=86400),
     "processes.heartbeat_seconds": Key(100, "Without a sign of one of them after which all end.", low=10, high=86400),
     # Images.
-    "dataset.name": Key("phantom", "Source of the images; 'phantom' draws synthetic X-rays.", sources.NAMES),
+    "dataset.name": Key("phantom", "Source of the images; phantoms are synthetic X-rays.", sources.NAMES),
     "dataset.root": Key("", "The folder of the images, or the one that launch/prepare.py wrote."),
     "dataset.fold": Key(-1, "The fold that is the test split; -1: the split as it is.", low=-1),
     "dataset.split_seed": Key(
@@ -96,11 +101,18 @@ KEYS = {
     ),
     "dataset.frame": Key(0, "Of DICOM files with several: which one, from 1; 0: they are refused.", low=0, high=1e6),
     "dataset.oversample": Key((), "How often training images of a class count in an epoch.", elements=TIMES),
+    "dataset.uncertain": Key(
+        "ignore",
+        "What uncertain findings of training images are taken for; pairs: of each finding.",
+        tuple(POLICIES),
+        kind=NAME_OR_TUPLE,
+        elements=FINDING_POLICIES,
+    ),
     "dataset.placement": Key("auto", "Of the training images; 'auto': on the device if they fit.", resident.PLACEMENTS),
     "dataset.skip_bad": Key(False, "Leave out images that cannot be decoded instead of ending."),
     "dataset.cache_dir": Key("", "Of decoded images, features and weights; '': the user's cache."),
-    "dataset.seed": Key(0, "Of the phantom's images.", low=0),
-    "dataset.num_images": Key(600, "Training images of the phantom.", low=12),
+    "dataset.seed": Key(0, "Of the images of phantoms.", low=0),
+    "dataset.num_images": Key(600, "Training images of phantoms.", low=12),
     "dataset.mask_classes": Key(
         ("background", "foreground"), "Names of the class ids in the masks of 'folder'.", elements=CLASS_NAMES
     ),
@@ -125,6 +137,9 @@ KEYS = {
     "model.upsampling": Key("transposed", "Of unet and unet_resnet*.", unet.UPSAMPLINGS),
     "model.attention": Key(False, "Of unet_resnet*."),
     "model.decoder": Key("unet", "Of unet_resnet*; 'fastai': that of fastai 1's unet_learner.", unet.DECODERS),
+    "model.stochastic_depth": Key(
+        0.0, "Of convnext_*, vit_*: examples that train without the last branch; less before.", low=0, high=0.99
+    ),
     "model.options": Key((), "Of a registered network.", elements=OPTIONS),
     # The network 'ensemble'.
     "ensemble.members": Key((), "Two or more trained classifiers.", elements=WORKDIRS),
@@ -156,14 +171,21 @@ KEYS = {
     "optimizer.plateau_min_delta": Key(1e-4, "Of plateau: how much lower a better loss is.", low=0),
     "optimizer.plateau_min_learning_rate": Key(0.0, "Of plateau: the rate falls no further.", low=0),
     "optimizer.options": Key((), "Of a registered optimizer.", elements=OPTIONS),
-    "loss.name": Key("softmax_cross_entropy", "Of labels of images: one of the first three.", tasks.losses),
+    "loss.name": Key(
+        "softmax_cross_entropy",
+        "Of labels of images: one of the first three; of several findings: findings_* and asymmetric.",
+        tasks.losses,
+    ),
     "loss.class_weights": Key(
-        "none", "A weight for each class, 'balanced' or 'none'.", kind=NAME_OR_TUPLE, elements=CLASS_WEIGHTS
+        "none",
+        "A weight for each class, 'balanced', 'effective' or 'none'.",
+        kind=NAME_OR_TUPLE,
+        elements=CLASS_WEIGHTS,
     ),
     "loss.label_smoothing": Key(0.0, f"Of {', '.join(losses.SMOOTHED)}.", low=0, high=0.99),
     "loss.focal_gamma": Key(2.0, "Of focal: how far what is right already counts less.", low=0, high=10),
     "loss.tversky_beta": Key(0.7, "Of tversky: weight of missed pixels, 1 - beta of false ones.", low=0, high=1),
-    "loss.options": Key((), "Of a registered loss.", elements=OPTIONS),
+    "loss.options": Key((), "Of a loss of findings, or a registered one.", elements=OPTIONS),
     "augment.rotate": Key(0.0, "Degrees either way.", low=0, high=180),
     "augment.shift": Key(0.0, "Part of the side, either way.", low=0, high=1),
     "augment.scale": Key(0.0, "Size between 1 - scale and 1 + scale.", low=0, high=0.9),

@@ -20,8 +20,7 @@ class Seen:
 
 def seen(examples: Examples) -> list[Seen]:
     """The images of a decoded split; none where its source has no digests."""
-    labels = ["" if examples.masks is not None else examples.classes[label] for label in examples.labels]
-    rows = zip(examples.digests, examples.names, labels, strict=bool(examples.digests))
+    rows = zip(examples.digests, examples.names, examples.label_names, strict=bool(examples.digests))
     return [Seen(digest, name, examples.split, label) for digest, name, label in rows]
 
 

@@ -61,6 +61,7 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
         dropped = some_of((f"{name} ({reason})" for name, reason in sorted(bad.items())), "; ")
         notes.append(f"{files.split}: {len(bad)} bad files were dropped: {dropped}")
     good = _without(files, bad)
+    findings = None if good.rows[0].findings is None else np.array([row.findings for row in good.rows], np.int8)
     names, labels, patients, content = good.names, good.labels, good.patients, [digests[name] for name in good.names]
     return Examples(
         split=files.split,
@@ -70,9 +71,13 @@ def decode(files: ImageFiles, dataset: ConfigDict) -> Examples:
         patients=patients,
         patients_known=files.patients_known,
         classes=files.classes,
-        fingerprint=_fingerprint([FORMAT_VERSION, settings, names, labels, files.classes, patients, content]),
+        fingerprint=_fingerprint(
+            [FORMAT_VERSION, settings, names, labels, files.classes, patients, content]
+            + ([] if findings is None else [findings.tolist()])
+        ),
         notes=(*files.notes, *notes),
         masks=arrays[1][: len(names)] if files.with_masks else None,
+        findings=findings,
         digests=tuple(digest.partition(" ")[0] for digest in content),
         drawn=files.drawn,
         facts=good.facts,

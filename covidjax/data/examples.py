@@ -1,7 +1,7 @@
 """The decoded form that every data source ends in."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,8 @@ class Examples:
     notes: sentences for the person who runs this (held-out split, dropped files), printed and recorded
     masks: [n, height, width] uint8 class ids or None; for segmentation `classes` are those of the pixels, with the
         background first, and `labels` are zeros
+    findings: [n, findings] int8 or None: 1 present, 0 absent, -1 uncertain, -2 unknown; `classes` are the findings
+        then, and `labels` are zeros
     digests: SHA-256 of the bytes of each image: n, or none where the source has no files
     drawn: file, label, patient and split of the images of all splits, where the split was drawn as they were listed
     facts: of `FACTS` those that any image has: n texts each
@@ -39,6 +41,7 @@ class Examples:
     fingerprint: str
     notes: tuple[str, ...] = ()
     masks: np.ndarray | None = None
+    findings: np.ndarray | None = None
     repeats: np.ndarray | None = None
     digests: tuple[str, ...] = ()
     drawn: tuple[tuple[str, ...], ...] = ()
@@ -47,15 +50,32 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What each image is, in words: its class, its present findings joined by '|', or '' where it has a mask."""
+        if self.findings is not None:
+            return tuple(present(row, self.classes) for row in self.findings)
+        if self.masks is not None and not self.labels.any():
+            return ("",) * len(self)
+        return tuple(self.classes[label] for label in self.labels)
+
     def turns(self) -> np.ndarray:
         """The example of each turn of an epoch of training, rising: [turns] int32."""
         numbers = np.arange(len(self), dtype=np.int32)
         return numbers if self.repeats is None else np.repeat(numbers, self.repeats)
 
 
+def present(findings: Iterable[int], names: Sequence[str]) -> str:
+    """The names of the present ones of `Examples.findings` of an image, [findings], joined by '|'."""
+    return "|".join(name for name, own in zip(names, findings, strict=True) if own == 1)
+
+
 def joined(train: Examples, val: Examples) -> Examples:
     """The images of both as one training split, each once in an epoch; they are copied."""
-    masks = None if train.masks is None or val.masks is None else np.concatenate([train.masks, val.masks])
+
+    def both(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+        return None if first is None or second is None else np.concatenate([first, second])
+
     return dataclasses.replace(
         train,
         images=np.concatenate([train.images, val.images]),
@@ -64,7 +84,8 @@ def joined(train: Examples, val: Examples) -> Examples:
         patients=train.patients + val.patients,
         patients_known=train.patients_known and val.patients_known,
         fingerprint=f"{train.fingerprint} {val.fingerprint}",
-        masks=masks,
+        masks=both(train.masks, val.masks),
+        findings=both(train.findings, val.findings),
         repeats=None,
         digests=train.digests + val.digests,
     )

@@ -17,6 +17,7 @@ from covidjax.errors import UserError, some_of
 class Row:
     """One image: its path below the root, and what its place and the table say of it.
 
+    findings: as `Examples.findings` has them, in sources with several an image; `label` names the present ones then.
     view, spacing, source: what a DICOM file says, see `covidjax.data.formats.dicom.Facts`
     masks: the paths of its masks, which are joined, () where there is none, None in sources without masks; fault: what
     is wrong with the pair, told without opening a file.
@@ -29,6 +30,7 @@ class Row:
     fold: int = -1
     masks: tuple[str, ...] | None = None
     fault: str = ""
+    findings: tuple[int, ...] | None = None
     view: str = ""
     spacing: str = ""
     source: str = ""
@@ -40,7 +42,7 @@ class ImageFiles:
 
     split: that of the files; '' where they are those of all
     rows: n images
-    classes: of the images or, where there are masks, of their pixels
+    classes: of the images or, where there are masks, of their pixels; where there are findings, these
     notes: sentences that go to `Examples.notes`
     reader: gives the bytes of a name where names are no files below `root`
     paths: the files below `root` of names that are not those of their files
@@ -66,9 +68,9 @@ class ImageFiles:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Indices into `classes`: n, zeros where there are masks."""
-        numbers = {name: number for number, name in enumerate(self.classes)} if not self.with_masks else {}
-        return tuple(numbers[row.label] if row.label else 0 for row in self.rows)
+        """Indices into `classes`: n, zeros where there are masks or findings."""
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        return tuple(numbers[row.label] if row.label and self.one_class else 0 for row in self.rows)
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -85,6 +87,11 @@ class ImageFiles:
     def with_masks(self) -> bool:
         """Whether the source has masks, of all images or of none."""
         return any(row.masks is not None for row in self.rows[:1])
+
+    @property
+    def one_class(self) -> bool:
+        """Whether an image has one class, and neither a mask nor findings."""
+        return not self.with_masks and not any(row.findings is not None for row in self.rows[:1])
 
     def read(self, name: str) -> bytes:
         """The bytes of an image or a mask. Raises OSError."""
@@ -147,7 +154,7 @@ def choose_split(files: ImageFiles, split: str, fold: int, table: Path, missing:
     rows, notes, patients = files.rows, list(files.notes), files.patients
     splits: Sequence[str] = [row.split for row in rows]
     numbers = {label: number for number, label in enumerate(sorted({row.label for row in rows}))}
-    labels = [numbers[row.label] for row in rows]
+    labels = [numbers[row.label] if files.one_class else 0 for row in rows]
     if fold != -1:
         if not table.exists():
             raise UserError(f"dataset.fold is {fold}, but {table} does not exist: add it, or set it to -1")
@@ -164,6 +171,6 @@ def choose_split(files: ImageFiles, split: str, fold: int, table: Path, missing:
     rows = tuple(dataclasses.replace(row, split=own) for row, own in zip(rows, splits, strict=True))
     chosen = sorted((row for row in rows if row.split == split), key=lambda row: row.name)
     present = {row.label for row in chosen}
-    if absent := [name for name in files.classes if not files.with_masks and name not in present]:
+    if absent := [name for name in files.classes if files.one_class and name not in present]:
         notes.append(f"{split} has no image of {some_of(absent)}")
     return dataclasses.replace(files, split=split, rows=tuple(chosen), notes=tuple(notes), torn=torn)

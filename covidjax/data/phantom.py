@@ -60,12 +60,12 @@ def phantom(seed: int, split: str, index: int, size: int) -> Phantom:
     label, first = _patient(seed, split_number, index)
 
     view = np.random.default_rng([seed, split_number, _VIEW, index])
-    x, y = _coordinates(view, size)
+    x, y = coordinates(view, size)
     severity = view.uniform(0.8, 1.15)
-    thorax = _Thorax(np.random.default_rng([seed, split_number, _ANATOMY, first]), x, y)
+    thorax = Thorax(np.random.default_rng([seed, split_number, _ANATOMY, first]), x, y)
     lesion_random = np.random.default_rng([seed, split_number, _LESIONS, first])
-    opacity, lesions = _lesions(lesion_random, label, thorax, x, y)
-    image = _expose(view, thorax.attenuation + severity * opacity)
+    opacity, lesions = drawn_lesions(lesion_random, label, thorax, x, y)
+    image = exposed(view, thorax.attenuation + severity * opacity)
     return Phantom(image, thorax.lungs.astype(np.uint8), lesions.astype(np.uint8), label, f"{split}-{first:06d}")
 
 
@@ -120,7 +120,7 @@ def _patient(seed: int, split_number: int, index: int) -> tuple[int, int]:
     return label, block * _BLOCK + int(places[start])
 
 
-def _coordinates(random: _Random, size: int) -> tuple[_Array, _Array]:
+def coordinates(random: _Random, size: int) -> tuple[_Array, _Array]:
     """Body coordinates of every pixel under a random pose; the frame is about [-1, 1] squared, y points down."""
     angle = math.radians(random.normal(0.0, 2.5))
     scale = random.uniform(0.93, 1.07)
@@ -130,7 +130,7 @@ def _coordinates(random: _Random, size: int) -> tuple[_Array, _Array]:
     return math.cos(angle) * column + math.sin(angle) * row, math.cos(angle) * row - math.sin(angle) * column
 
 
-def _edge(distance: _Array, width: float) -> _Array:
+def edge(distance: _Array, width: float) -> _Array:
     """Smooth step from 0 to 1 over `width`, centred where `distance` is 0."""
     ramp = np.clip(distance / width + 0.5, 0.0, 1.0)
     return ramp * ramp * (3.0 - 2.0 * ramp)
@@ -147,36 +147,39 @@ def _clouds(random: _Random, x: _Array, y: _Array, frequency: float) -> _Array:
     return total * (0.5 * math.sqrt(2.0 / waves))
 
 
-class _Thorax:
+class Thorax:
     """A healthy chest: drawn once from the patient's random stream, so the same for each of the patient's images.
+
+    heart_size: factor on the length and the width of the ventricles, 1 for a healthy heart
 
     attenuation: [size, size] float32, about 0 for air to 1 for bone
     depth: [size, size] float32, air along the ray, 0 outside the lungs to 1
     lungs: [size, size] bool
+    domes: heights of the diaphragm below both lungs, the right one first; y points down
     """
 
-    def __init__(self, random: _Random, x: _Array, y: _Array) -> None:
+    def __init__(self, random: _Random, x: _Array, y: _Array, heart_size: float = 1.0) -> None:
         self.centre = random.uniform(0.40, 0.44)
         self.width = random.uniform(0.30, 0.35)
         self.height = random.uniform(0.76, 0.86)
         right_dome = random.uniform(0.36, 0.50)
         self.domes = (right_dome, right_dome + random.uniform(0.02, 0.08))
 
-        heart = self._heart(random, x, y)
-        mediastinum = _edge(random.uniform(0.10, 0.14) + 0.05 * (y + 0.2) ** 2 - np.abs(x - 0.02), 0.10)
+        heart = self._heart(random, x, y, heart_size)
+        mediastinum = edge(random.uniform(0.10, 0.14) + 0.05 * (y + 0.2) ** 2 - np.abs(x - 0.02), 0.10)
         distances = np.stack([self._lung(side, x, y) for side in (0, 1)])
         distance = np.minimum(distances.max(axis=0), -heart)
         self.lungs = distance > 0.0
         self.depth = np.clip(distance / 0.20, 0.0, 1.0) ** 0.6
 
         trunk, neck, shoulder = random.uniform(0.88, 1.0), random.uniform(0.24, 0.30), random.uniform(-0.95, -0.85)
-        half_width = neck + (trunk - neck) * _edge(y - shoulder, 0.6) - 0.05 * _edge(y + 0.15, 0.8)
+        half_width = neck + (trunk - neck) * edge(y - shoulder, 0.6) - 0.05 * edge(y + 0.15, 0.8)
         body = np.sqrt(np.clip(1.0 - (x / half_width) ** 2, 0.0, 1.0))
-        inside = _edge(half_width - np.abs(x), 0.06)
+        inside = edge(half_width - np.abs(x), 0.06)
 
         self.attenuation = (
             0.42 * inside + 0.24 * body - random.uniform(0.46, 0.54) * self.depth
-            + 0.10 * _edge(heart, 0.10) + 0.10 * mediastinum
+            + 0.10 * edge(heart, 0.10) + 0.10 * mediastinum
             + self._bones(random, x, y) * inside
             + self._vessels(random, x, y) * self.depth
             + self._soft_tissue(random, x, y)
@@ -194,9 +197,10 @@ class _Thorax:
         base = self.domes[side] + 1.3 * (s - 0.34) ** 2 - y
         return np.minimum(np.minimum((1.0 - cage) * self.width * 0.45, base * 0.9), s - 0.13)
 
-    def _heart(self, random: _Random, x: _Array, y: _Array) -> _Array:
+    def _heart(self, random: _Random, x: _Array, y: _Array, size: float) -> _Array:
         """Signed distance, positive inside: apex towards the right of the image, aortic knob above."""
         tilt, long, short = random.uniform(0.3, 0.6), random.uniform(0.34, 0.42), random.uniform(0.23, 0.29)
+        long, short = size * long, size * short
         u, v = x - 0.12, y - (self.domes[1] - 0.17)
         along, across = math.cos(tilt) * u + math.sin(tilt) * v, math.cos(tilt) * v - math.sin(tilt) * u
         ventricles = (1.0 - np.hypot(along / long, across / short)) * short
@@ -209,16 +213,16 @@ class _Thorax:
         s = np.abs(x)
         spacing, start, rib = random.uniform(0.15, 0.18), random.uniform(0.0, 1.0), random.uniform(0.07, 0.12)
         cage = ((s - 0.08 * y) / (self.centre + self.width + 0.04)) ** 2
-        within = _edge(1.0 - cage - ((y - 0.1) / 0.95) ** 4, 0.3) * (1.0 - 0.8 * _edge(y - self.domes[0] - 0.1, 0.5))
+        within = edge(1.0 - cage - ((y - 0.1) / 0.95) ** 4, 0.3) * (1.0 - 0.8 * edge(y - self.domes[0] - 0.1, 0.5))
         back = np.cos(2.0 * np.pi * ((y + 0.10 * s - 0.55 * s**2) / spacing + start))
         front = np.cos(2.0 * np.pi * ((y + 0.5 * s) / (1.1 * spacing) + 1.7 * start))
-        back = (0.3 + 0.7 * _edge(s - 0.2, 0.3)) * _edge(back - 0.3, 0.8)
-        front = 0.5 * _edge(s - 0.42, 0.3) * _edge(front - 0.5, 0.7)
+        back = (0.3 + 0.7 * edge(s - 0.2, 0.3)) * edge(back - 0.3, 0.8)
+        front = 0.5 * edge(s - 0.42, 0.3) * edge(front - 0.5, 0.7)
         ribs = rib * within * (back + front)
         vertebrae = 0.85 + 0.15 * np.cos(2.0 * np.pi * y / (0.8 * spacing))
-        spine = random.uniform(0.08, 0.13) * _edge(0.085 - s, 0.06) * vertebrae
+        spine = random.uniform(0.08, 0.13) * edge(0.085 - s, 0.06) * vertebrae
         clavicle = -0.58 - random.uniform(0.15, 0.35) * (s - 0.1) + 0.05 * np.sin(9.0 * (s - 0.1))
-        clavicles = 0.13 * _edge(0.035 - np.abs(y - clavicle), 0.05) * _edge(s - 0.1, 0.06) * _edge(0.72 - s, 0.1)
+        clavicles = 0.13 * edge(0.035 - np.abs(y - clavicle), 0.05) * edge(s - 0.1, 0.06) * edge(0.72 - s, 0.1)
         return ribs + spine + clavicles
 
     def _vessels(self, random: _Random, x: _Array, y: _Array) -> _Array:
@@ -233,9 +237,9 @@ class _Thorax:
             trunks = reach * np.abs(np.sin(3.0 * angle + phase)) / 3.0
             forks = reach * np.abs(np.sin(6.0 * angle + phase)) / 6.0
             calibre = 0.034 * np.clip(1.0 - reach / 0.6, 0.25, 1.0)
-            total += 0.8 * _edge(0.11 - np.hypot(u, 0.6 * v), 0.12)
+            total += 0.8 * edge(0.11 - np.hypot(u, 0.6 * v), 0.12)
             total += np.clip(1.0 - reach / 0.6, 0.0, 1.0) * (
-                _edge(calibre - trunks, 0.03) + 0.6 * _edge(0.7 * calibre - forks, 0.02) * _edge(reach - 0.25, 0.1)
+                edge(calibre - trunks, 0.03) + 0.6 * edge(0.7 * calibre - forks, 0.02) * edge(reach - 0.25, 0.1)
             )
         return strength * total
 
@@ -243,14 +247,14 @@ class _Thorax:
         """Breast shadows, trachea, gas in the stomach and uneven soft tissue: what a lesion may be mistaken for."""
         breast = random.uniform(0.0, 0.10) * (random.random() < 0.5)
         level = random.uniform(0.15, 0.35)
-        breasts = breast * _edge(1.0 - np.hypot((np.abs(x) - 0.45) / 0.34, (y - level) / 0.26), 0.5)
-        trachea = 0.10 * _edge(0.055 - np.abs(x), 0.05) * _edge(-0.18 - y, 0.1)
+        breasts = breast * edge(1.0 - np.hypot((np.abs(x) - 0.45) / 0.34, (y - level) / 0.26), 0.5)
+        trachea = 0.10 * edge(0.055 - np.abs(x), 0.05) * edge(-0.18 - y, 0.1)
         bubble = 1.0 - np.hypot((x - 0.38) / 0.16, (y - self.domes[1] - 0.14) / 0.07)
-        gas = random.uniform(0.0, 0.2) * _edge(bubble, 0.8)
+        gas = random.uniform(0.0, 0.2) * edge(bubble, 0.8)
         return breasts - trachea - gas + 0.02 * _clouds(random, x, y, 7.0)
 
 
-def _lesions(random: _Random, label: int, thorax: _Thorax, x: _Array, y: _Array) -> tuple[_Array, _Array]:
+def drawn_lesions(random: _Random, label: int, thorax: Thorax, x: _Array, y: _Array) -> tuple[_Array, _Array]:
     """Added attenuation [size, size] float32 and the lesion mask [size, size] bool.
 
     pneumonia: one dense focus with a border, sometimes with one or two smaller ones in the same lung.
@@ -278,13 +282,13 @@ def _lesions(random: _Random, label: int, thorax: _Thorax, x: _Array, y: _Array)
     opacity, mask = np.zeros_like(x), np.zeros(x.shape, bool)
     for side, out, down, radius, density in spots:
         distance = radius * uneven - np.hypot(_SIDES[side] * x - out, y - down)
-        opacity = np.maximum(opacity, density * _edge(distance, (0.9 if ground_glass else 0.7) * radius))
+        opacity = np.maximum(opacity, density * edge(distance, (0.9 if ground_glass else 0.7) * radius))
         mask |= distance > 0.0
     opacity *= np.clip(0.9 + (0.5 if ground_glass else 0.2) * patchy, 0.3, 1.3)
     return opacity * thorax.depth, mask & thorax.lungs
 
 
-def _expose(random: _Random, attenuation: _Array) -> _Array:
+def exposed(random: _Random, attenuation: _Array) -> _Array:
     """Attenuation to uint8 [size, size], with exposure, contrast, gamma and noise of its own for each image."""
     gamma, contrast = random.lognormal(0.0, 0.25), random.lognormal(0.0, 0.15)
     brightness, noise = random.normal(0.0, 0.08), random.uniform(0.015, 0.045)

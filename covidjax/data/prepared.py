@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from covidjax.data.examples import FACTS
+from covidjax.data.examples import FACTS, present
 from covidjax.data.listing import ImageFiles, Row, choose_split
 from covidjax.errors import UserError, some_of
 from covidjax.process import path_of
@@ -32,13 +32,17 @@ def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
         builder = tfds.builder_from_directory(root)
         metadata = root / "metadata.json"
         facts = json.loads(metadata.read_text()) if metadata.exists() else {}
-    features, kind = builder.info.features, "mask" if masks else "label"
+    features = builder.info.features
+    kind = "mask" if masks else "findings" if facts.get("findings") else "label"
     if kind not in features or "image" not in features:
         raise UserError(
             f"config.dataset.root {root} has the features {', '.join(features)} and no {kind}: choose "
             + ("a network that labels images" if masks else "a network for segmentation, such as unet")
         )
-    classes = tuple(facts.get("mask_classes") or dataset.mask_classes) if masks else tuple(features["label"].names)
+    if kind == "label":
+        classes = tuple(features["label"].names)
+    else:
+        classes = tuple(facts["findings"] if kind == "findings" else facts.get("mask_classes") or dataset.mask_classes)
     keys, there = ("image", "mask") if masks else ("image",), tuple(builder.info.splits)
     needed = there if dataset.fold != -1 else ("test",) if split == "test" else ("train", "val")
     rows: list[Row] = []
@@ -52,10 +56,16 @@ def list_files(dataset: ConfigDict, split: str, masks: bool) -> ImageFiles:
                 name, patient = _text(record, "id") or f"{part}/{index}", _text(record, "patient")
                 names = [name, f"{name} (mask)"]
                 places |= {name: (source, index, key) for name, key in zip(names, keys, strict=False)}
-                label, mask = ("", (names[1],)) if masks else (classes[int(record["label"])], None)
+                mask = (names[1],) if masks else None
+                findings = tuple(map(int, record["findings"])) if kind == "findings" else None
+                label = (
+                    present(findings, classes) if findings is not None else "" if masks else classes[record["label"]]
+                )
                 own = "val" if record.get("held_out") else part
                 told = {fact: _text(record, fact) for fact in FACTS}
-                rows.append(Row(name, own, label, patient or name, int(record.get("fold", -1)), mask, **told))
+                rows.append(
+                    Row(name, own, label, patient or name, int(record.get("fold", -1)), mask, findings=findings, **told)
+                )
                 known = known and bool(patient)
 
     def read(name: str) -> bytes:

@@ -10,24 +10,27 @@ from typing import Any
 import numpy as np
 
 from covidjax.console import Progress
-from covidjax.data import folder, phantom
+from covidjax.data import folder, phantom, phantom_findings
 from covidjax.data.copies import Seen, copies, seen
 from covidjax.data.decode import decode, in_parallel
 from covidjax.data.examples import SPLITS, Examples
 from covidjax.data.extra import import_with_extra
+from covidjax.data.findings import settled
 from covidjax.data.listing import ImageFiles, check_classes
 from covidjax.data.order import oversampled
 from covidjax.data.splits import NUM_FOLDS, draw_images
 from covidjax.errors import UserError, some_of
 
-NAMES = ("phantom", "folder", "tfds")  # of config.dataset.name
+DRAWN = ("phantom", "phantom_findings")
+NAMES = (*DRAWN, "folder", "tfds")  # of config.dataset.name
 
 
 def load(dataset: Any, split: str, *, masks: bool = False, recorded: Path | None = None) -> Examples:
     """One decoded split of `config.dataset`; no file of another split is opened, but for a fold of a prepared set.
 
     masks: whether classes are those of pixels, whose ids the masks hold, and labels are zeros; else labels and classes
-    are those of whole images. Training images of classes in `dataset.oversample` count several times.
+    are those of whole images. Training images of classes in `dataset.oversample` count several times. Of findings the
+    uncertain labels of training images become what `dataset.uncertain` says; those of other splits stay uncertain.
     recorded: where a run has kept the split that it drew, see `covidjax.data.flat.list_files`.
     Images and masks of files and records: see `covidjax.data.decode.decode`.
     Raises UserError for an unknown split, source or class, for all that is wrong with the files (of pairs: missing or
@@ -36,7 +39,9 @@ def load(dataset: Any, split: str, *, masks: bool = False, recorded: Path | None
     """
     if split not in SPLITS:
         raise UserError(f"there is no split {split!r}: allowed are {', '.join(SPLITS)}")
-    if dataset.name == "phantom":
+    if dataset.name == "phantom_findings":
+        examples = phantom_findings.load(dataset, split)
+    elif dataset.name == "phantom":
         examples = phantom.load(dataset, split)
         if masks:
             labels = np.zeros_like(examples.labels)
@@ -46,10 +51,13 @@ def load(dataset: Any, split: str, *, masks: bool = False, recorded: Path | None
         if masks:
             examples = _look_at_masks(examples, dataset.root)
         counts = np.bincount(examples.labels, minlength=len(examples.classes))
-        if split == "train" and not masks and not counts.all():
+        if split == "train" and not masks and examples.findings is None and not counts.all():
             missing = some_of(examples.classes[label] for label in np.flatnonzero(counts == 0))
             mend = "raise config.dataset.subset" if dataset.subset else "mend its files"
             raise UserError(f"no good training image is left in class {missing}: {mend}")
+    if split == "train" and examples.findings is not None:
+        findings = settled(examples.findings, examples.classes, dataset.uncertain)
+        examples = dataclasses.replace(examples, findings=findings)
     return oversampled(examples, dataset.oversample) if split == "train" else examples
 
 
@@ -80,7 +88,7 @@ def _listed(dataset: Any, split: str, *, masks: bool, recorded: Path | None) -> 
         return folder.list_files(dataset, split, masks, recorded)
     if dataset.name == "tfds":  # whose import takes a second: other sources do not wait for it
         files: ImageFiles = import_with_extra("covidjax.data.prepared").list_files(dataset, split, masks)
-        if not masks:
+        if files.one_class:
             check_classes(files.classes, dataset.root)
         return files
     raise UserError(f"the classes of config.dataset.name {dataset.name!r} are not known without reading it")

@@ -14,6 +14,11 @@ from covidjax.files import printable
 PATIENT = "patient"
 
 
+def delimiter_of(header: str) -> str:
+    """What separates the columns of a CSV file: ',' or, as spreadsheet programs have it in many languages, ';'."""
+    return ";" if header.count(";") > header.count(",") else ","
+
+
 def read_records(table: Path, needed: Sequence[str], optional: Sequence[str] = (PATIENT,)) -> list[dict[str, str]]:
     """The rows of a CSV file with the needed columns, and the optional ones that are there; patient where one is named.
 
@@ -23,7 +28,9 @@ def read_records(table: Path, needed: Sequence[str], optional: Sequence[str] = (
     wanted = (*needed, *(column for column in optional if column not in needed))
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            delimiter = delimiter_of(file.readline())
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=delimiter)
             reader.fieldnames = header = [name.strip().lower() for name in reader.fieldnames or ()]
             missing = [column for column in needed if column not in header]
             if missing:

@@ -127,7 +127,7 @@ class Processes:
     def name_lost(self, patience: float) -> bool:
         """Says which other process has failed, or is silent, and looks for one for so many seconds."""
         until = time.monotonic() + patience
-        while not (lost := self._failed() or self._silent()) and time.monotonic() < until:
+        while not (lost := self._failed() or self._lost()) and time.monotonic() < until:
             time.sleep(0.5)
         if lost:
             print(f"error: {lost}: this process ends too; the same command goes on", file=sys.stderr, flush=True)
@@ -177,18 +177,22 @@ class Processes:
                 return f"process {rank} ({pulse.where}) ended: {pulse.failed}"
         return ""
 
-    def _silent(self) -> str:
+    def _silent(self) -> dict[int, float]:
+        """The others of which nothing has been heard for a while, and for how many seconds."""
+        now, patience = time.monotonic(), SILENT_SECONDS + 2 * (self.count // READERS_PER_SECOND)
+        silent = {rank: now - pulse.seen for rank, pulse in enumerate(self._table) if rank != self.rank}
+        return {rank: seconds for rank, seconds in silent.items() if seconds >= patience}
+
+    def _lost(self) -> str:
         """The other process that has been silent longest, if any is."""
-        now = time.monotonic()
-        others = [rank for rank in range(self.count) if rank != self.rank]
-        rank = min(others, key=lambda rank: self._table[rank].seen, default=self.rank)
-        seconds = now - self._table[rank].seen
-        if rank == self.rank or seconds < SILENT_SECONDS:
+        silent = self._silent()
+        if not silent:
             return ""
+        seconds, rank = max((seconds, rank) for rank, seconds in silent.items())
         return f"process {rank} ({self._table[rank].where}) is gone, or cannot be reached, since {seconds:.0f} seconds"
 
     def _stuck(self, watchdog_seconds: int) -> str:
-        """Who is behind, where none of those who are furthest behind has moved for so long."""
+        """Who is behind, where none of those who are furthest behind has moved for so long; the silent ones, if any."""
         if not watchdog_seconds:
             return ""
         with self._lock:
@@ -197,7 +201,13 @@ class Processes:
         waited = time.monotonic() - max(pulse.stepped for pulse in behind.values())
         if waited < watchdog_seconds:
             return ""
-        names = [f"process {rank} ({pulse.where}, at: {pulse.doing})" for rank, pulse in list(behind.items())[:10]]
+        silent = self._silent()
+        behind = {rank: self._table[rank] for rank in silent} or behind
+        names = [
+            f"process {rank} ({pulse.where}, at: {pulse.doing}"
+            + (f", silent for {silent[rank]:.0f} seconds)" if rank in silent else ")")
+            for rank, pulse in list(behind.items())[:10]
+        ]
         more = f" and {len(behind) - 10} more" if len(behind) > 10 else ""
         return f"no progress for {waited:.0f} seconds (config.watchdog_seconds): behind is {', '.join(names)}{more}"
 

@@ -57,7 +57,7 @@ def evaluate_split(
         return {}
     result = task.evaluate(found, examples, config.loss, workdir, hausdorff=hausdorff)
     result["checkpoint"] = {"step": trained.step, "which": trained.which}
-    result["notes"] = [*trained.notes, *examples.notes]
+    result["notes"] = [*trained.notes, *examples.notes, *result.get("notes", ())]
     if views is not None:
         batch = np.asarray(examples.images[: config.batch_size])
         one = inference(*trained.network, len(batch), 1)

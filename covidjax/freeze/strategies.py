@@ -3,7 +3,7 @@
 import ast
 import re
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from covidjax.errors import UserError
 from covidjax.registry import Registry, near
@@ -24,6 +24,11 @@ def is_bias(path: str) -> bool:
     return path.endswith("/bias")
 
 
+def is_adapter(path: str) -> bool:
+    """Whether a parameter is one of the two matrices of an adapter, see `models.branches.Product`."""
+    return path.endswith(("/lora_down", "/lora_up"))
+
+
 class Strategy(NamedTuple):
     """stages: of the argument after the colon and all stages, those that train whole; leaves: what else trains."""
 
@@ -40,6 +45,28 @@ def _after(stage: str, stages: Stages) -> Stages:
     if stage not in stages:
         raise UserError(f"freeze 'until:{stage}': there is no stage {stage!r}: allowed are {', '.join(stages)}")
     return stages[stages.index(stage) + 1 :]
+
+
+def _lora(rank: str, stages: Stages) -> Stages:
+    if _whole(rank) < 1:
+        raise UserError(f"freeze 'lora:{rank}': allowed is lora:<rank>, the rank being 1 and more, such as lora:8")
+    return stages[-1:]
+
+
+def lora_rank(*strategies: Any) -> int:
+    """The rank of the adapters that values of `config.freeze` ask for; 0 where none does.
+
+    Raises UserError for two ranks, and one that is none.
+    """
+    parts = [part for value in strategies if isinstance(value, str) for part in value.split("+")]
+    ranks = {part.removeprefix("lora:") for part in parts if part.startswith("lora:")}
+    if len(ranks) > 1:
+        raise UserError(
+            f"freeze has adapters of the ranks {', '.join(sorted(ranks))}: the phases of a run share one rank"
+        )
+    for rank in ranks:
+        _lora(rank, ())
+    return max(map(_whole, ranks), default=0)
 
 
 def _last(count: str, stages: Stages) -> Stages:
@@ -63,6 +90,10 @@ STRATEGIES: Registry[Strategy] = Registry(
         "norm": Strategy("normalisation parameters and the last stage train", _head, is_norm),
         # Ben Zaken, Goldberg, Ravfogel 2021, BitFit: https://arxiv.org/abs/2106.10199
         "bitfit": Strategy("biases and the last stage train", _head, is_bias),
+        # Hu et al. 2021, LoRA: https://arxiv.org/abs/2106.09685
+        "lora:<rank>": Strategy(
+            "adapters of that rank beside dense kernels, and the last stage train", _lora, is_adapter
+        ),
     },
 )
 OTHER_NAMES = {"all_but_norm": "norm", "all_but_bias": "bitfit"}
@@ -165,6 +196,8 @@ def _union(named: list[tuple[Strategy, str]], paths: tuple[str, ...], stages: St
     for strategy, _ in named:
         if strategy is STRATEGIES["norm"] and not any(map(is_norm, paths)):
             raise UserError("freeze 'norm': this network has no normalisation; 'backbone' trains its last stage alone")
+    if any(strategy.leaves is is_adapter for strategy, _ in named) and not any(map(is_adapter, paths)):
+        raise UserError("freeze 'lora': this network has no adapters, which it is built with: set it as config.freeze")
     whole = {stage for strategy, argument in named for stage in strategy.stages(argument, stages)}
     if unknown := whole - set(stages):
         raise UserError(

@@ -132,8 +132,9 @@ def classification_report(
     AUROC of a class that has no example or all of them, a loss that is not finite. F1 is 0 where only TP is 0.
     Balanced accuracy and the macro figures are means over the classes that are present in the labels.
 
-    Intervals, 95 %: percentiles of a bootstrap that draws whole patients or, where they are unknown, images; of
-    proportions Wilson's unless a patient has several images, as it takes images as independent. Resamples in which
+    Intervals, 95 %: percentiles of a bootstrap that draws whole patients or, where they are unknown, images, widened by
+    the number of those with the rarest class of a figure (`bootstrap.percentiles`); of proportions Wilson's unless a
+    patient has several images, as it takes images as independent. Resamples in which
     the figure is undefined are left out. A single patient gives no interval; and no bootstrap sees beyond its examples:
     a perfect figure has an interval of width 0, but for a proportion of 0 or 1, which has Wilson's over its patients.
 
@@ -153,7 +154,7 @@ def classification_report(
     found = {key: values[0] for key, values in figures(np.ones((1, num_examples))).items()}
     clusters = bootstrap.clusters_of(examples)
     samples = bootstrap.resampled(figures, clusters, seed, resamples)
-    grouped = clusters.max() + 1 < num_examples
+    grouped, rarest = clusters.max() + 1 < num_examples, bootstrap.fewest(clusters, labels)
 
     def proportion(name: str, successes: int, among: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
         """A share of the examples `among` [n] bool and its interval. drawn: the share in each resample."""
@@ -169,11 +170,13 @@ def classification_report(
             **proportion("precision", hits[index], predicted == index, samples["precision"][:, index]),
             **proportion("recall", hits[index], labels == index, samples["recall"][:, index]),
             **proportion("specificity", rejections[index], labels != index, samples["specificity"][:, index]),
-            **_bootstrapped("f1", found["f1"][index], samples["f1"][:, index]),
-            **_bootstrapped("auroc", found["auroc"][index], samples["auroc"][:, index]),
-            **_bootstrapped(
-                "average_precision", found["average_precision"][index], samples["average_precision"][:, index]
-            ),
+            **{
+                key: value
+                for figure in ("f1", "auroc", "average_precision")
+                for key, value in _bootstrapped(
+                    figure, found[figure][index], samples[figure][:, index], bootstrap.fewest(clusters, labels == index)
+                ).items()
+            },
             "support": int(support[index]),
         }
     return {
@@ -181,9 +184,9 @@ def classification_report(
         "num_examples": num_examples,
         "loss": number(loss),
         **proportion("accuracy", hits.sum(), np.ones(num_examples, bool), samples["accuracy"]),
-        **_bootstrapped("balanced_accuracy", found["balanced_accuracy"], samples["balanced_accuracy"]),
-        **_bootstrapped("macro_f1", found["macro_f1"], samples["macro_f1"]),
-        **_bootstrapped("macro_auroc", found["macro_auroc"], samples["macro_auroc"]),
+        **_bootstrapped("balanced_accuracy", found["balanced_accuracy"], samples["balanced_accuracy"], rarest),
+        **_bootstrapped("macro_f1", found["macro_f1"], samples["macro_f1"], rarest),
+        **_bootstrapped("macro_auroc", found["macro_auroc"], samples["macro_auroc"], rarest),
         "ece": expected_calibration_error(probabilities, labels),
         "confusion_matrix": matrix.tolist(),
         "classes": list(classes),
@@ -203,7 +206,7 @@ def accuracy_intervals(
 ) -> list[list[float] | None]:
     """The intervals of the accuracies of several networks, each as `classification_report` has it.
 
-    correct: [networks, n] bool, of the same examples -> [low, high] of each network.
+    correct: [networks, n] bool, or shares from 0 to 1, of the same examples -> [low, high] of each network.
     """
     clusters, every = bootstrap.clusters_of(examples), np.ones(len(examples), bool)
     right = correct.T.astype(np.float64)
@@ -212,6 +215,8 @@ def accuracy_intervals(
     )["accuracy"]
     return [
         proportion_interval(int(own.sum()), every, clusters, drawn)
+        if np.isin(own, (0, 1)).all()
+        else bootstrap.interval(drawn)
         for own, drawn in zip(correct, samples.T, strict=True)
     ]
 
@@ -222,7 +227,7 @@ def proportion_interval(
     """That of a share of the examples `among` [n] bool, at least one. drawn: the share in each resample."""
     total, grouped = int(among.sum()), clusters.max() + 1 < len(clusters)
     if grouped and 0 < successes < total:
-        found: list[float] | None = bootstrap.interval(drawn)
+        found: list[float] | None = bootstrap.interval(drawn, len(np.unique(clusters[among])))
         return found
     count = len(np.unique(clusters[among])) if grouped else total  # of what is independent
     return list(wilson_interval(count if successes == total else successes, count))
@@ -238,8 +243,8 @@ def _mean_over(present: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.where(present, values, 0.0).sum(axis=-1) / present.sum(axis=-1)
 
 
-def _bootstrapped(name: str, value: Any, samples: np.ndarray) -> dict[str, Any]:
-    return {name: number(value), f"{name}_ci95": bootstrap.interval(samples) if np.isfinite(value) else None}
+def _bootstrapped(name: str, value: Any, samples: np.ndarray, count: int) -> dict[str, Any]:
+    return {name: number(value), f"{name}_ci95": bootstrap.interval(samples, count) if np.isfinite(value) else None}
 
 
 def number(value: Any) -> float | None:

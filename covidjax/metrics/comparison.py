@@ -92,7 +92,7 @@ def paired_accuracy(
     samples = bootstrap.resampled(
         lambda weights: {"": weights @ gains / weights.sum(axis=1)}, clusters, seed, resamples
     )
-    low, high = bootstrap.interval(samples[""]) or (math.nan, math.nan)
+    low, high = bootstrap.interval(samples[""], int(clusters.max()) + 1) or (math.nan, math.nan)
     return Paired(float(gains.mean()), low, high, only_first, only_second, p)
 
 
@@ -158,7 +158,7 @@ def paired_figures(
         drawn = {(a, b): samples[name][:, a] - samples[name][:, b] for a, b in pairs}
         ps = [_bootstrap_p(drawn[pair]) for pair in pairs]
         for (a, b), p, corrected in zip(pairs, ps, holm(ps), strict=True):
-            low, high = bootstrap.interval(drawn[a, b]) or (math.nan, math.nan)
+            low, high = bootstrap.interval(drawn[a, b], int(clusters.max()) + 1) or (math.nan, math.nan)
             found.append(Difference(name, a, b, float(values[name][a] - values[name][b]), low, high, p, corrected))
     return found
 

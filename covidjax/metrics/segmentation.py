@@ -111,11 +111,12 @@ def report_from_counts(
     pooled = counts.sum(axis=0)
     figures = {"dice": overlaps.mean(axis=0), "iou": unions.mean(axis=0)}
     figures |= {"dice_pooled": dice(pooled), "iou_pooled": iou(pooled)}
-    samples = bootstrap.resampled(resampled, bootstrap.clusters_of(examples), seed, resamples)
+    clusters = bootstrap.clusters_of(examples)
+    samples, count = bootstrap.resampled(resampled, clusters, seed, resamples), int(clusters.max()) + 1
     per_class = {}
     for c, name in enumerate(classes):
         per_class[name] = {
-            **_with_intervals({key: (values[c], samples[key][:, c]) for key, values in figures.items()}),
+            **_with_intervals({key: (values[c], samples[key][:, c]) for key, values in figures.items()}, count),
             **({} if distances is None else _distance(distances[:, c])),
             "images_with": int(np.count_nonzero(counts[:, c, 2])),
             "true_pixels": int(counts[:, c, 2].sum()),
@@ -126,7 +127,7 @@ def report_from_counts(
         "split": split,
         "num_examples": len(counts),
         "loss": number(loss),
-        **_with_intervals(means),
+        **_with_intervals(means, count),
         **({} if distances is None else _distance(distances[:, 1:])),
         "classes": list(classes),
         "per_class": per_class,
@@ -164,12 +165,12 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.ones(np.shape(whole)), where=whole != 0)
 
 
-def _with_intervals(figures: dict[str, tuple[float, np.ndarray]]) -> dict[str, Any]:
+def _with_intervals(figures: dict[str, tuple[float, np.ndarray]], count: int) -> dict[str, Any]:
     """Each figure and the interval of its samples, side by side."""
     report: dict[str, Any] = {}
     for key, (value, samples) in figures.items():
         report[key] = float(value)
-        report[f"{key}_ci95"] = bootstrap.interval(samples)
+        report[f"{key}_ci95"] = bootstrap.interval(samples, count)
     return report
 
 

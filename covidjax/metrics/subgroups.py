@@ -60,11 +60,13 @@ def figures(
 
         values = {name: one[0] for name, one in drawn(np.ones((1, int(inside.sum())))).items()}
         samples = bootstrap.resampled(drawn, own, 0, resamples)
-        count = int(own.max()) + 1
+        count = fewest = int(own.max()) + 1
+        if judged.truth:
+            fewest = bootstrap.fewest(own, np.array(judged.truth)[inside])
         row: dict[str, Any] = {"group": group, "num_examples": len(own), "num_clusters": count, "small": count < FEW}
         for name, value in values.items():
             row[name] = number(value)
-            row[f"{name}_ci95"] = bootstrap.interval(samples[name]) if np.isfinite(value) else None
+            row[f"{name}_ci95"] = bootstrap.interval(samples[name], fewest) if np.isfinite(value) else None
         if judged.correct is not None:
             right = int(judged.correct[inside].sum())
             row["accuracy_ci95"] = proportion_interval(right, np.ones(len(own), bool), own, samples["accuracy"])

@@ -54,16 +54,17 @@ def thresholds(scores: np.ndarray, is_positive: np.ndarray) -> dict[str, float] 
 class Chosen:
     """What the validation split decides, of the answers of one checkpoint.
 
+    temperature: None of findings, which have none
     thresholds: by class against the rest, in label order, and by name of the point the least probability, as the
     network has it, that is called positive; None of a class that validation has no image of, or no other.
     """
 
-    temperature: float
+    temperature: float | None
     thresholds: Mapping[str, Mapping[str, float] | None]
 
     def calibrated(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities [n, classes] of the network with the temperature: [n, classes] float64."""
-        return tempered(probabilities, self.temperature)
+        return probabilities if self.temperature is None else tempered(probabilities, self.temperature)
 
     def called(self, probabilities: np.ndarray) -> dict[str, np.ndarray]:
         """Whether each image is called positive, [n] bool by '<point>_<class>'. probabilities: of the network."""
@@ -92,8 +93,9 @@ def measured(chosen: Chosen, probabilities: np.ndarray, examples: Examples) -> d
     calibrated, called = chosen.calibrated(probabilities), chosen.called(probabilities)
     points: dict[str, Any] = {}
     for index, (name, of_class) in enumerate(chosen.thresholds.items()):
+        own = examples.labels == index
         points[name] = of_class and {
-            point: {"threshold": least, **_shares(called[f"{point}_{name}"], examples.labels == index, examples)}
+            point: {"threshold": least, **shares(called[f"{point}_{name}"], own, ~own, examples)}
             for point, least in of_class.items()
         }
     return {
@@ -106,9 +108,10 @@ def measured(chosen: Chosen, probabilities: np.ndarray, examples: Examples) -> d
     }
 
 
-def _shares(called: np.ndarray, is_positive: np.ndarray, examples: Examples) -> dict[str, Any]:
+def shares(called: np.ndarray, is_positive: np.ndarray, is_negative: np.ndarray, examples: Examples) -> dict[str, Any]:
+    """Sensitivity and specificity with their intervals, of the examples: three [n] bool."""
     clusters = bootstrap.clusters_of(examples)
-    shares = {"sensitivity": (called & is_positive, is_positive), "specificity": (~called & ~is_positive, ~is_positive)}
+    shares = {"sensitivity": (called & is_positive, is_positive), "specificity": (~called & is_negative, is_negative)}
 
     def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {name: classification.ratio(weights @ hits, weights @ among) for name, (hits, among) in shares.items()}

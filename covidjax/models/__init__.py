@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from covidjax.errors import UserError
-from covidjax.models import densenet
+from covidjax.models import convnext, densenet, vit
 from covidjax.models.cnn import CNN
+from covidjax.models.convnext import ConvNeXt
 from covidjax.models.deeplab import BACKBONES, DeepLabV3
 from covidjax.models.densenet import DenseNet
 from covidjax.models.layers import Numerics, Staged
@@ -17,9 +18,11 @@ from covidjax.models.preprocessing import Preprocessing
 from covidjax.models.resnet import ARRANGEMENTS, BOTTLENECK, KERAS, KERAS_V2, LAYERS, PREACTIVATED, TORCHVISION, ResNet
 from covidjax.models.unet import ENCODERS, UNet, UNetResNet
 from covidjax.models.vgg import VGG16
+from covidjax.models.vit import ViT
 from covidjax.registry import Own, Range, Registry
 
-CLASSIFIERS = ("cnn", "vgg16", *LAYERS, *PREACTIVATED, *densenet.LAYERS)
+TRANSFORMERS = (*convnext.SIZES, *vit.SIZES)  # or what has their residual branches
+CLASSIFIERS = ("cnn", "vgg16", *LAYERS, *PREACTIVATED, *densenet.LAYERS, *TRANSFORMERS)
 SEGMENTATION = ("unet", *ENCODERS, *BACKBONES)
 NAMES = (*CLASSIFIERS, *SEGMENTATION)
 ENSEMBLE = "ensemble"  # the name of a mixture of trained networks, which is none itself
@@ -75,6 +78,7 @@ SOME_HAVE = (
     "upsampling",
     "attention",
     "decoder",
+    "stochastic_depth",
 )
 OPTIONS: dict[str, tuple[str, ...]] = {
     "cnn": ("width", "num_blocks", "normalisation", "pooling"),
@@ -84,6 +88,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(BACKBONES, ()),
     **dict.fromkeys(LAYERS, ("pooling", "arrangement")),
     **dict.fromkeys((*PREACTIVATED, *densenet.LAYERS), ("pooling",)),
+    **dict.fromkeys(convnext.SIZES, ("pooling", "stochastic_depth")),
+    **dict.fromkeys(vit.SIZES, ("stochastic_depth",)),
 }
 
 
@@ -92,11 +98,12 @@ def options(name: str) -> tuple[str, ...]:
     return OPTIONS.get(name, SOME_HAVE)
 
 
-def build(model: Any, num_classes: int, precision: str, *, native: bool = False) -> Staged:
+def build(model: Any, num_classes: int, precision: str, *, native: bool = False, lora_rank: int = 0) -> Staged:
     """The network that `config.model` names, without parameters.
 
-    native: whether its operations may be native ones, which `ops.choose` says.
-    Raises UserError for an unknown name, and for an option that the network does not have.
+    native: whether its operations may be native ones, which `ops.choose` says. lora_rank: of adapters beside its
+    dense kernels, as `freeze.strategies.lora_rank` says; 0 for none.
+    Raises UserError for an unknown name, for an option that the network does not have, and adapters in none.
     """
     if model.name == ENSEMBLE:
         raise UserError("model.name is 'ensemble', a mixture of trained networks that only launch/train.py makes")
@@ -106,7 +113,15 @@ def build(model: Any, num_classes: int, precision: str, *, native: bool = False)
         "dropout": model.dropout,
         "numerics": Numerics(*PRECISIONS[precision], native=native),
     }
-    return network.build(model, common)
+    built = network.build(model, common)
+    if not lora_rank:
+        return built
+    if not hasattr(built, "lora_rank"):
+        raise UserError(
+            f"freeze 'lora:{lora_rank}' trains adapters beside dense kernels, which {model.name} does not have: "
+            f"allowed are {', '.join(TRANSFORMERS)}"
+        )
+    return dataclasses.replace(built, lora_rank=lora_rank)  # type: ignore[call-arg]
 
 
 def _registered(own: Own, model: Any, common: dict[str, Any]) -> Staged:
@@ -127,7 +142,11 @@ def _classifier(model: Any, common: dict[str, Any]) -> Staged:
     common = common | {"normalised_features": model.normalised_features}
     if model.name == "vgg16":
         return VGG16(head_name=model.head, num_blocks=model.blocks, **common)
+    if model.name in vit.SIZES:
+        return ViT(size=vit.SIZES[model.name], stochastic_depth=model.stochastic_depth, **common)
     common["pooling"] = model.pooling
+    if model.name in convnext.SIZES:
+        return ConvNeXt(size=convnext.SIZES[model.name], stochastic_depth=model.stochastic_depth, **common)
     if model.name == "cnn":
         return CNN(width=model.width, num_blocks=model.num_blocks, normalisation=model.normalisation, **common)
     if model.name in densenet.LAYERS:

@@ -45,7 +45,8 @@ class Module(nn.Module, kw_only=True):
 class Conv(Module):
     """Convolution with explicit symmetric padding; parameters `kernel` [kh, kw, in, out] and `bias` [out].
 
-    dilation: the distance of neighbouring taps of the kernel in the input.
+    dilation: the distance of neighbouring taps of the kernel in the input. depthwise: each feature by itself, with a
+    kernel [kh, kw, 1, features].
     """
 
     features: int
@@ -54,6 +55,7 @@ class Conv(Module):
     padding: int = 0
     use_bias: bool = False
     dilation: int = 1
+    depthwise: bool = False
     kernel_init: Callable[..., Any] = he_normal
 
     @nn.compact
@@ -74,7 +76,8 @@ class Conv(Module):
         parts = inputs if isinstance(inputs, tuple) else (inputs,)
         widths = [part.shape[-1] for part in parts]
         dtype, size = self.numerics.dtype, self.kernel_size
-        kernel = self.weight("kernel", self.kernel_init, size, size, sum(widths), self.features)
+        in_features = 1 if self.depthwise else sum(widths)
+        kernel = self.weight("kernel", self.kernel_init, size, size, in_features, self.features)
         bias = self.weight("bias", nn.initializers.zeros, self.features) if self.use_bias else None
         if affine is not None:
             factor, offset = (values.astype(dtype) for values in affine)
@@ -163,21 +166,40 @@ class Dense(Module):
         return inputs.astype(self.numerics.dtype) @ kernel + bias
 
 
+class LayerNorm(Module):
+    """Mean 0 and variance 1 over the features of each position, then `scale` and `bias` [features].
+
+    Ba, Kiros, Hinton 2016 (arXiv 1607.06450). The statistics are float32 where what flows is half-precision.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [batch, ..., features] -> the same shape."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.numerics.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.numerics.param_dtype)
+        wide = x.astype(jnp.promote_types(self.numerics.dtype, jnp.float32))
+        centred = wide - jnp.mean(wide, -1, keepdims=True)
+        rate = lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + 1e-6)
+        return (centred * rate * scale + bias).astype(self.numerics.dtype)
+
+
 class Head(Module):
     """One number a feature or all of them (`pooling`), dropout, one dense layer to the logits.
 
-    normalised_features: what the dense layer takes is `scaled_unit_features`.
+    normalised_features: what the dense layer takes is `scaled_unit_features`; normalised: and, before, LayerNorm.
     """
 
     num_classes: int
     dropout: float = 0.0
     pooling: str = "average"
     normalised_features: bool = False
+    normalised: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, features], or what `reduce` makes of it -> logits [batch, num_classes]."""
         x = self.reduce(x)
+        x = LayerNorm(numerics=self.numerics, name="norm")(x) if self.normalised else x
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = scaled_unit_features(self, x) if self.normalised_features else x
         return Dense(self.num_classes, numerics=self.numerics, name="dense")(x)

@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from covidjax.ops import winograd
 from covidjax.ops.by_platform import Formulation, Geometry, Work, after, product, transpose, transposed
+from covidjax.ops.depthwise import SHIFTED
 from covidjax.ops.epilogue import add_and_relu
 from covidjax.ops.native.convolution import NATIVE, NATIVE_WINOGRAD, covers, transposition, winograd_is_faster
 from covidjax.ops.winograd import WINOGRAD
@@ -32,7 +33,8 @@ def convolution(
     """Two-dimensional cross-correlation with explicit padding, and what follows it: `relu(outputs + bias + residual)`.
 
     inputs: [batch, height, width, in_features]; kernel: [kernel_height, kernel_width, in_features,
-    features], same dtype; bias: [features]; residual: as the outputs.
+    features], same dtype, or [kernel_height, kernel_width, 1, in_features] for a depthwise one of stride 1; bias:
+    [features]; residual: as the outputs.
     Padding is explicit because 'SAME' pads strided convolutions differently from PyTorch and Caffe.
     dilation: the distance of neighbouring taps of the kernel in the input.
     native: in oneDNN on a CPU, as one operation, where it covers the work.
@@ -40,10 +42,35 @@ def convolution(
     """
     geometry = Geometry(inputs.shape, kernel.shape, strides, padding, dilation)  # type: ignore[arg-type]
     choose = formulation_with_shim if native else formulation_on_cpu
-    work = Work(geometry, choose(geometry, inputs.dtype), PLAIN)
+    on_cpu = SHIFTED if geometry.depthwise and not native else choose(geometry, inputs.dtype)
+    work = Work(geometry, on_cpu, PLAIN)
     if work.on_cpu.fuses:
         return checkpoint_name(product(inputs, kernel, work, bias, residual, relu), "convolution")
     return checkpoint_name(add_and_relu(product(inputs, kernel, work), bias, residual, relu=relu), "convolution")
+
+
+def dense(
+    inputs: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    *,
+    residual: jax.Array | None = None,
+    native: bool = False,
+) -> jax.Array:
+    """`inputs @ kernel + bias + residual` over the last axis.
+
+    inputs: [batch, ..., in_features]; kernel: [in_features, features], same dtype; bias: [features]; residual: as the
+    outputs. native: in oneDNN on a CPU, as one operation, where it covers the work.
+    Returns [batch, ..., features].
+    """
+    shape = (inputs.shape[0], 1, math.prod(inputs.shape[1:-1]), inputs.shape[-1])
+    geometry = Geometry(shape, (1, 1, *kernel.shape), (1, 1), ((0, 0), (0, 0)), (1, 1))  # type: ignore[arg-type]
+    if not (native and covers(geometry, inputs.dtype)):
+        return checkpoint_name(add_and_relu(inputs @ kernel, bias, residual, relu=False), "convolution")
+    outputs = (*inputs.shape[:-1], kernel.shape[-1])
+    terms = bias, None if residual is None else residual.reshape(*shape[:3], -1)
+    found = product(inputs.reshape(shape), kernel[None, None], Work(geometry, NATIVE, MATRIX), *terms)
+    return checkpoint_name(found.reshape(outputs), "convolution")
 
 
 def transposed_convolution(inputs: jax.Array, kernel: jax.Array, *, native: bool = False) -> jax.Array:
@@ -51,17 +78,34 @@ def transposed_convolution(inputs: jax.Array, kernel: jax.Array, *, native: bool
 
     inputs: [batch, height, width, in_features]; kernel: [rows, columns, in_features, features], not turned round.
     native: in oneDNN on a CPU.
-    Returns [batch, rows * height, columns * width, features]. In XLA it is one matrix product on every platform, whose
-    outputs are then put in their places.
+    Returns [batch, rows * height, columns * width, features]. In XLA it is one matrix product, whose outputs are then
+    put in their places; on a TPU, which would copy them for that, the gradient of a convolution.
     """
     (batch, height, width, in_features), (rows, columns, _, features) = inputs.shape, kernel.shape
     transpose = (batch, rows * height, columns * width, features), (rows, columns, features, in_features)
     geometry = Geometry(*transpose, (rows, columns), ((0, 0), (0, 0)), (1, 1))
-    if native and covers(geometry, inputs.dtype):
-        return product(inputs, kernel, Work(geometry, transposition(NATIVE), transposition(PLAIN)))
-    outputs = jnp.einsum("bhwc,ijco->bhiwjo", inputs, kernel)
-    batch, height, rows, width, columns, features = outputs.shape
-    return outputs.reshape(batch, rows * height, columns * width, features)
+    on_cpu = transposition(NATIVE) if native and covers(geometry, inputs.dtype) else IN_PLACES
+    return product(inputs, kernel, Work(geometry, on_cpu, IN_PLACES, transposition(PLAIN)))
+
+
+def in_places(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """The transposition of the convolution of a geometry whose outputs have one tap each."""
+    return jnp.einsum("bhwc,ijco->bhiwjo", inputs, kernel).reshape(geometry.inputs)
+
+
+def _input_gradient_in_places(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    shape = (geometry.inputs[0], *geometry.size, geometry.kernel[3])
+    return transpose(lambda inputs: in_places(inputs, kernel, geometry), shape, cotangent)
+
+
+def _kernel_gradient_in_places(cotangent: jax.Array, inputs: jax.Array, geometry: Geometry) -> jax.Array:
+    rows, columns, features, in_features = geometry.kernel
+    return transpose(
+        lambda kernel: in_places(inputs, kernel, geometry), (rows, columns, in_features, features), cotangent
+    )
+
+
+IN_PLACES = Formulation(in_places, _input_gradient_in_places, _kernel_gradient_in_places)
 
 
 def plain(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
@@ -73,6 +117,7 @@ def plain(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array
         geometry.padding,
         rhs_dilation=geometry.dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=geometry.inputs[-1] if geometry.depthwise else 1,
     )
 
 
@@ -166,6 +211,7 @@ def _contract_rows(first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 PLAIN = transposed(plain)
+MATRIX = transposed(product_of_columns)
 COLUMNS = Formulation(product_of_columns, _input_gradient_of_columns, _kernel_gradient_of_columns)
 SIDE_BY_SIDE = Formulation(_outputs_side_by_side, PLAIN.input_gradient, _kernel_gradient_side_by_side)
 
@@ -194,8 +240,10 @@ def formulation_on_cpu(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formu
 def formulation_with_shim(geometry: Geometry, dtype: jax.typing.DTypeLike) -> Formulation:
     """The shim's: Winograd's where it is faster than oneDNN's direct product; XLA's where the shim has none."""
     if not covers(geometry, dtype):
-        return formulation_on_cpu(geometry, dtype)
+        return SHIFTED if geometry.depthwise else formulation_on_cpu(geometry, dtype)
     in_features, features = geometry.kernel[2:]
+    if geometry.depthwise:
+        return NATIVE
     if winograd_is_faster(geometry):
         return NATIVE_WINOGRAD
     if in_features <= 2 and features < 32 and geometry.strides == (1, 1):

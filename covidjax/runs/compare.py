@@ -13,6 +13,7 @@ from typing import Any
 
 from covidjax import console, files, tasks
 from covidjax.checkpoint import journal
+from covidjax.data import sources
 from covidjax.errors import UserError
 from covidjax.metrics import bootstrap, comparison
 from covidjax.metrics.classification import number
@@ -152,7 +153,7 @@ def _check_same(first: Compared, other: Compared, split: str) -> None:
 def _asked(run: Compared) -> tuple[Any, ...]:
     """What is equal where the examples are, whatever their size in pixels; phantoms differ in nothing but the seed."""
     dataset = run.read.config["dataset"]
-    return dataset.get("seed") if dataset.get("name") == "phantom" else None, *dataclasses.astuple(run.judged)[:3]
+    return dataset.get("seed") if dataset.get("name") in sources.DRAWN else None, *dataclasses.astuple(run.judged)[:3]
 
 
 def _row(run: Compared, split: str) -> dict[str, Any]:

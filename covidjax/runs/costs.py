@@ -10,14 +10,15 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from covidjax import config as configs
 from covidjax import models, tasks
-from covidjax.data import phantom, sources
+from covidjax.data import phantom, phantom_findings, sources
 from covidjax.data.examples import Examples
 from covidjax.data.order import more_turns
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import CACHED, default_strategies, split_cached, value_of
 from covidjax.mesh import make_mesh
-from covidjax.models.layers import Staged
+from covidjax.models.preprocessing import Preprocessing
 from covidjax.train import parallel
 from covidjax.train.features import Caching, shapes
 from covidjax.train.job import Job, describe_freeze
@@ -65,7 +66,7 @@ def job_of_shapes(config: ConfigDict, num_classes: int, mesh: Mesh | None = None
     The mask of an image has no other class. mesh: over all local devices by default. Raises UserError where the config
     does not fit.
     """
-    mesh = mesh or make_mesh(config.batch_size, config.accumulation_steps)
+    mesh = mesh or make_mesh(config.batch_size, config.accumulation_steps, config.mesh)
     config = ConfigDict(config.to_dict())
     with config.ignore_type():
         config.loss.class_weights = "none"  # they cost nothing, and may be of classes whose names are not known here
@@ -75,12 +76,11 @@ def job_of_shapes(config: ConfigDict, num_classes: int, mesh: Mesh | None = None
     labels = np.arange(num_classes, dtype=np.int32)
     masks = np.broadcast_to(labels.astype(np.uint8)[:, None, None], (num_classes, *shape[:2]))
     images = np.zeros((num_classes, *shape), np.uint8)
-    blank = Examples("train", images, labels, names, names, False, names, "", masks=masks)
-    num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(names)
-    model = models.build(config.model, num_outputs, config.precision)
+    task = tasks.of(config.model.name, config.loss.name)
+    findings = np.eye(num_classes, dtype=np.int8) if "findings" in task.offers else None
+    blank = Examples("train", images, labels, names, names, False, names, "", masks=masks, findings=findings)
     pixels = inputs.of_run(config.model, dataset.channels, config.pretrained, config.preprocessing).network
-    variables = jax.eval_shape(models.initialiser(model, pixels, shape), jax.random.key(0))
-    return _job(config, model, InitialVariables(variables, pixels, ()), blank, mesh)
+    return _job(config, pixels, blank, mesh)
 
 
 def job_of_strategy(job: Job, strategy: str, *, cached: bool = False) -> Job:
@@ -92,8 +92,7 @@ def job_of_strategy(job: Job, strategy: str, *, cached: bool = False) -> Job:
     config = ConfigDict(job.config.to_dict())
     with config.ignore_type():
         config.update({"freeze": value_of(strategy), "phases": ()})
-    begin = InitialVariables(job.variables, job.recipes[0].preprocessing, ())
-    found = _job(config, job.recipes[0].model, begin, job.train_split, job.mesh)
+    found = _job(config, job.recipes[0].preprocessing, job.train_split, job.mesh)
     if len(found.phases) > 1:
         raise UserError(
             f"{strategy!r} is a run of phases: set it as --config.freeze, and the plan of each phase is printed"
@@ -101,8 +100,12 @@ def job_of_strategy(job: Job, strategy: str, *, cached: bool = False) -> Job:
     return dataclasses.replace(found, recipes=(dataclasses.replace(found.recipes[0], cached=cached),))
 
 
-def _job(config: ConfigDict, model: Staged, begin: InitialVariables, blank: Examples, mesh: Mesh) -> Job:
+def _job(config: ConfigDict, pixels: Preprocessing, blank: Examples, mesh: Mesh) -> Job:
     phases = make_phases(config, STEPS_PER_EPOCH)
+    num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(blank.classes)
+    model = models.build(config.model, num_outputs, config.precision, lora_rank=configs.lora_rank(config))
+    variables = jax.eval_shape(models.initialiser(model, pixels, blank.images.shape[1:]), jax.random.key(0))
+    begin = InitialVariables(variables, pixels, ())
     return Job(
         config,
         tasks.of(config.model.name, config.loss.name).plain_loss(config.loss),
@@ -149,6 +152,8 @@ def data_facts(dataset: ConfigDict, *, masks: bool = False) -> DataFacts:
 
     Raises UserError where they are unknown, or `dataset.oversample` does not fit.
     """
+    if dataset.name == "phantom_findings":
+        return DataFacts(len(phantom_findings.FINDINGS), dataset.num_images, dataset.num_images)
     if dataset.name == "phantom":
         counts, images = phantom.training_counts(dataset), dataset.num_images
         classes: tuple[str, ...] = phantom.MASK_CLASSES if masks else phantom.CLASSES
@@ -197,8 +202,10 @@ def full_flops(job: Job) -> float:
 
 def lower_step(job: Job) -> Any:
     """The train step of the first phase over the job's mesh, with donated state, ready to be compiled."""
-    step = parallel.mapped_step(job.recipes[0], job.mesh, resident=False)
-    return step.lower(job.phase_state(job.phases[0]), job.abstract_data(job.phases[0]))
+    state = job.phase_state(job.phases[0])
+    placed = parallel.shardings(state, job.mesh)
+    step = parallel.mapped_step(job.recipes[0], job.mesh, resident=False, placed=placed)
+    return step.lower(state, job.abstract_data(job.phases[0]))
 
 
 def caching_note(feature_views: int, recipe: Recipe) -> str:

@@ -218,7 +218,9 @@ def _write_evaluation(workdir: Path, mixed: Mixture, examples: Examples, answers
             }
         )
     unit = "by patient" if examples.patients_known else "by image"
-    result["intervals"]["the difference to a member"] = f"bootstrap of pairs {unit}, 1000 resamples, 95 % percentile"
+    result["intervals"]["the difference to a member"] = (
+        f"bootstrap of pairs {unit}, 1000 resamples, 95 % percentile, widened where patients are few"
+    )
     if settings.weights_from == "test":
         result["leak"] = LEAK
     elif settings.weights != "equal" and split == settings.weights_from:

@@ -17,6 +17,7 @@ from covidjax.errors import UserError, some_of
 from covidjax.evaluate.split import chosen_by_validation, evaluate_split
 from covidjax.evaluate.views import views_of
 from covidjax.metrics import subgroups
+from covidjax.process import path_of
 from covidjax.report import run as report
 from covidjax.runs import ensemble, record
 from covidjax.runs import explain as explanations
@@ -96,7 +97,8 @@ def evaluate_run(
     record.end_reading(workdir, examples, trained.task)
     copies = sources.copies_elsewhere(config.dataset, examples, recorded)
     examples = dataclasses.replace(examples, notes=(*examples.notes, *copies))
-    table = Path(config.dataset.root) / ("splits.csv" if trained.task.masks else "folds.csv")
+    table_name = "splits.csv" if trained.task.masks else "folds.csv"
+    table = path_of(config.dataset.root) / table_name if config.dataset.name == "folder" else None
     result = _evaluate(workdir, trained, examples, wanted, table)
     shown = {split: examples}
     if split != "val" and (workdir / "predictions_val.csv").exists():
@@ -145,13 +147,15 @@ def _load(workdir: Path, which: Which | None, wanted: Wanted) -> Trained:
         raise UserError(f"--explain is of one classifier, and {config.model.name} is none: leave it out")
     trained = load_trained(workdir, which)
     views_of(trained, wanted.views)
-    if wanted.calibrated:
-        chosen_by_validation(workdir, trained, wanted.views)
+    if wanted.calibrated and chosen_by_validation(workdir, trained, wanted.views).temperature is None:
+        raise UserError("--calibrated: findings have no temperature, and operating points need no flag: leave it out")
     return trained
 
 
-def _evaluate(workdir: Path, trained: Trained, examples: Examples, wanted: Wanted, table: Path) -> dict[str, Any]:
-    """The figures, with all that is wanted. table: that of the data set, if there is one."""
+def _evaluate(
+    workdir: Path, trained: Trained, examples: Examples, wanted: Wanted, table: Path | None
+) -> dict[str, Any]:
+    """The figures, with all that is wanted. table: where that of the data set would be; None of one without tables."""
     by = {column: subgroups.groups_of(column, _column(examples, table, column)) for column in wanted.by}
     result = evaluate_split(
         workdir,
@@ -167,13 +171,16 @@ def _evaluate(workdir: Path, trained: Trained, examples: Examples, wanted: Wante
     return result
 
 
-def _column(examples: Examples, table: Path, column: str) -> Sequence[str]:
+def _column(examples: Examples, table: Path | None, column: str) -> Sequence[str]:
     """The texts of a column for the examples. Raises UserError where nothing tells of it."""
     if column in examples.facts:
         return examples.facts[column]
-    if not table.is_file():
-        told = some_of(examples.facts) or "none"
-        raise UserError(f"--by={column}: there is no table {table} with that column; DICOM headers tell {told}")
+    if table is None or not table.is_file():
+        told, there = (
+            some_of(examples.facts) or "nothing",
+            f"there is no table {table}" if table else "there is no table",
+        )
+        raise UserError(f"--by={column}: {there} with that column, and DICOM headers tell {told}")
     return column_of(table, column, examples.names)
 
 

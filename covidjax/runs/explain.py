@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,10 @@ from covidjax.evaluate import explain
 from covidjax.evaluate.network import padded_batches
 from covidjax.mesh import local_mesh
 from covidjax.metrics import mask_files
-from covidjax.metrics.prediction_table import read_predictions
 from covidjax.runs.images import Picture, Sources
 from covidjax.tasks import pictures
 from covidjax.tasks.base import RESEARCH_USE
-from covidjax.tasks.classification_page import maps_path, shown
+from covidjax.tasks.classification_page import maps_path
 from covidjax.weights.workdir import Trained
 
 SIDE = 224  # least side of a picture
@@ -30,7 +30,7 @@ SIDE = 224  # least side of a picture
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explanations:
-    """Grad-CAM of the predicted classes, on the stage before the head, as it is written.
+    """Grad-CAM of the predicted classes (`Task.explained`), on the stage before the head, as it is written.
 
     run: of `evaluate.explain.make_explain`; names: of the pictures by the images; folder: where they will lie, `part`
     where they are written before all is done; masks: folder of masks of the lungs, or None; rows: of the table.
@@ -46,21 +46,26 @@ class Explanations:
 
     def add(self, batch: Sequence[Picture], answers: np.ndarray) -> None:
         """Writes the pictures of a batch. answers: probabilities [n, classes]."""
-        classes, size = answers.argmax(-1), self.trained.config.batch_size
-        pixels = np.stack([picture.pixels for picture in batch])
-        for rows, count in padded_batches((pixels, classes), size):
-            maps = np.asarray(self.run(self.trained.variables, *rows))[:count]
-            for picture, map_, label, answer in zip(batch, maps, classes, answers, strict=True):
-                self._add(picture, map_, self.trained.classes[label], float(answer[label]))
+        each = [self.trained.task.explained(answer) for answer in answers]
+        chosen = [(row, label) for row, labels in enumerate(each) for label in labels]
+        inputs = np.stack([batch[row].pixels for row, _ in chosen]), np.array([label for _, label in chosen])
+        maps: list[np.ndarray] = []
+        for rows, count in padded_batches(inputs, self.trained.config.batch_size):
+            maps += list(np.asarray(self.run(self.trained.variables, *rows))[:count])
+        for (row, label), map_ in zip(chosen, maps, strict=True):
+            self._add(batch[row], map_, label, float(answers[row, label]))
 
-    def _add(self, picture: Picture, map_: np.ndarray, label: str, probability: float) -> None:
+    def _add(self, picture: Picture, map_: np.ndarray, number: int, probability: float) -> None:
         shown = pictures.as_rgb(pictures.enlarge(picture.pixels, SIDE))
         beside = pictures.side_by_side(shown, pictures.heat(shown, map_))
         info = PngImagePlugin.PngInfo()
         info.add_text("Comment", RESEARCH_USE)
-        path = self.part / self.names[picture.name]
+        path, label = self.part / self.names[picture.name], self.trained.classes[number]
+        mask = path.name
+        if "findings" in self.trained.task.offers:
+            path = path.with_stem(f"{path.stem}_{number}_{re.sub(r'[^A-Za-z0-9]+', '-', label)}")
         pictures.with_caption(beside, f"{label}, p = {probability:.2f}").save(path, format="png", pnginfo=info)
-        inside = [] if self.masks is None else [self._inside(picture, map_, self.masks / path.name)]
+        inside = [] if self.masks is None else [self._inside(picture, map_, self.masks / mask)]
         self.rows.append([picture.name, label, probability, path.name, *inside, RESEARCH_USE])
 
     def _inside(self, picture: Picture, map_: np.ndarray, path: Path) -> float | str:
@@ -90,11 +95,10 @@ def write_maps(workdir: Path, trained: Trained, examples: Examples, checkpoint: 
     Raises UserError where the network is no classifier.
     """
     _check(trained)
-    found = read_predictions(workdir / f"predictions_{examples.split}.csv")
-    rows = [row for _, chosen, _ in shown(found, examples) for row in chosen]
+    chosen = trained.task.pictured(workdir, examples)
     position = {name: index for index, name in enumerate(examples.names)}
-    names = [found.names[row] for row in rows]
-    inputs = examples.images[[position[name] for name in names]], found.predicted[rows]
+    names = [name for name, _ in chosen]
+    inputs = examples.images[[position[name] for name in names]], np.array([label for _, label in chosen], np.int32)
     run = explain.make_explain(*trained.network[:2], local_mesh(1), "grad_cam", explain.last_map(trained.model))
     maps: list[Any] = []
     for batch, count in padded_batches(inputs, trained.config.batch_size):
@@ -112,7 +116,8 @@ def _check(trained: Trained) -> None:
 def explaining(trained: Trained, sources: Sources, folder: Path, masks: Path | None) -> Iterator[Explanations]:
     """Within it explanations of images are written, which lie in `folder` if all goes well.
 
-    Each is <stem of the image>.png, the image as the network sees it beside it with Grad-CAM of the predicted class;
+    Each is <stem of the image>.png, the image as the network sees it beside it with Grad-CAM of the predicted class; of
+    findings <stem>_<number>_<finding>.png for each that is above 0.5, or the likeliest;
     explanations.csv has their classes, probabilities and, with masks, the part of the map that lies inside.
     masks: a folder of masks that launch/predict.py wrote of the same images, with another network.
     Raises UserError where the network answers with masks, or the folder is not empty.

@@ -91,17 +91,17 @@ def summary(
     if len(set(pooled.names)) < len(pooled.names):
         raise UserError(f"an image is in the test split of several folds below {folders[0].parent}: mend the folds")
     rows = [
-        {"fold": fold, "num_examples": len(own.names), **_figures(own, known)}
+        {"fold": fold, "num_examples": len(own.names), **figures(own, known=known)}
         for fold, own in zip(numbers, each, strict=True)
     ]
-    together = _figures(pooled, known)
+    together = figures(pooled, known=known)
     names = [name for name in together if not name.endswith("_ci95")]
-    figures = {}
+    found = {}
     for name in names:
         values = [row[name] for row in rows]
         defined = [value for value in values if value is not None]
         whole = len(defined) == len(values)
-        figures[name] = {
+        found[name] = {
             "pooled": together[name],
             "pooled_ci95": together[f"{name}_ci95"],
             "mean": float(np.mean(defined)) if whole else None,
@@ -112,22 +112,23 @@ def summary(
         "num_examples": len(pooled.names),
         "num_patients": len(set(pooled.patients)) if known else None,
         "titles": {name: task.comparison.titles[name] for name in names},
-        "figures": figures,
+        "figures": found,
         "folds": rows,
         "methods": METHODS | {"interval": bootstrap.described(RESAMPLES, known=known)},
         "research_use_only": True,
     }
 
 
-def _figures(judged: comparison.Judged, known: bool) -> dict[str, Any]:
-    """The figures of some answers and their intervals."""
+def figures(judged: comparison.Judged, *, known: bool, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """The figures of some answers and their intervals. known: whether patients are, or stand for single images."""
     clusters = bootstrap.patient_clusters(judged.patients, known=known)
     values = {name: one[0] for name, one in judged.figures(np.ones((1, len(clusters)))).items()}
-    samples = bootstrap.resampled(lambda weights: dict(judged.figures(weights)), clusters, 0, RESAMPLES)
+    samples = bootstrap.resampled(lambda weights: dict(judged.figures(weights)), clusters, 0, resamples)
+    fewest = bootstrap.fewest(clusters, np.array(judged.truth)) if judged.truth else int(clusters.max()) + 1
     found: dict[str, Any] = {}
     for name, value in values.items():
         found[name] = number(value)
-        found[f"{name}_ci95"] = bootstrap.interval(samples[name]) if math.isfinite(value) else None
+        found[f"{name}_ci95"] = bootstrap.interval(samples[name], fewest) if math.isfinite(value) else None
     if judged.correct is not None:
         every, right = np.ones(len(clusters), bool), int(judged.correct.sum())
         found["accuracy_ci95"] = proportion_interval(right, every, clusters, samples["accuracy"])

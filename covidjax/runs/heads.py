@@ -17,7 +17,6 @@ from covidjax import losses, optim, tasks
 from covidjax.errors import UserError
 from covidjax.freeze.strategies import gradual_epochs
 from covidjax.metrics import classification
-from covidjax.tasks import weighting
 from covidjax.train.features import PrefixFeatures, feature_store
 from covidjax.train.inputs import make_inputs
 from covidjax.train.job import Job
@@ -109,7 +108,7 @@ def train_heads(
     combinations = list(itertools.product(learning_rates, weight_decays, class_weights))
     settings = _setting_arrays(job, combinations)
     states = _initial_states(job, recipe, seeds, len(combinations))
-    data = jax.device_put((inputs.views[0], {"features": inputs.val, "label": job.val_split.labels}))
+    data = jax.device_put((inputs.views[0], {"features": inputs.val, "label": job.task.targets(job.val_split)}))
     began = time.monotonic()
     program = _epoch_program(job, recipe).lower(states, settings, *data, rows(0)).compile()
     compile_seconds, began = time.monotonic() - began, time.monotonic()
@@ -122,7 +121,7 @@ def train_heads(
     train_seconds = time.monotonic() - began
     by_epoch = {name: np.stack([figures[name] for figures in history]) for name in ("loss", job.task.step_figure)}
     last_best = num_epochs - 1 - np.argmax(_scores(by_epoch, by, job.task.best[by])[::-1], axis=0)
-    right = np.stack([figures["correct"] for figures in history]).astype(bool)  # [epochs, seeds, settings, n]
+    right = np.stack([figures["correct"] for figures in history])  # [epochs, seeds, settings, n]
     right = np.take_along_axis(right, last_best[None, :, :, None], axis=0)[0].reshape(-1, len(job.val_split))
     intervals = iter(classification.accuracy_intervals(right, job.val_split))
     heads = []
@@ -145,9 +144,10 @@ def _check(config: ConfigDict, seeds: Sequence[int]) -> None:
             f"a sweep is of heads that label whole images, and {config.model.name} {task.words}: compare its "
             "settings with launch/study.py and --learning_rates"
         )
-    if config.checkpoint.best not in (known := ("loss", task.step_figure)):
+    known = [name for name in ("loss", task.step_figure) if name in task.best]
+    if config.checkpoint.best not in known:
         raise UserError(
-            f"a sweep measures loss and {task.step_figure} alone, and config.checkpoint.best is "
+            f"a sweep measures {' and '.join(known)} alone, and config.checkpoint.best is "
             f"{config.checkpoint.best!r}: set it to one of {', '.join(known)}"
         )
     if config.early_stopping.patience:
@@ -173,9 +173,9 @@ def _scores(figures: Mapping[str, np.ndarray], name: str, sign: int) -> np.ndarr
 
 def _setting_arrays(job: Job, combinations: Sequence[tuple[float, float, Any]]) -> Settings:
     """Learning rates [settings], weight decays [settings] and class weights [settings, classes]."""
-    labels, classes = job.task.epoch_targets(job.train_split), job.train_split.classes
     rates, decays, specs = zip(*combinations, strict=True)
-    weights = [weighting.class_weights(spec, labels, classes) or (1.0,) * len(classes) for spec in specs]
+    none = (1.0,) * len(job.train_split.classes)
+    weights = [job.task.class_weights(spec, job.train_split) or none for spec in specs]
     kind = job.recipes[0].model.numerics.param_dtype
     return jnp.asarray(rates, kind), jnp.asarray(decays, kind), jnp.asarray(weights, kind)
 

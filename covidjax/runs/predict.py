@@ -168,7 +168,7 @@ def predict(
             written = dataclasses.replace(written, notes=(*written.notes, *told_by), files={**written.files, **folder})
     notes = (*written.notes, *remark_notes(remarks))
     notes += tuple(costs)
-    if chosen is not None:
+    if chosen is not None and chosen.temperature is not None:
         notes += (f"probabilities have the temperature {chosen.temperature:.3f}, fitted on the validation split",)
     table_of_bad = output.with_name(f"{output.stem}_bad.csv")
     if not bad:

@@ -15,7 +15,15 @@ from covidjax.config import from_json, to_json
 from covidjax.freeze.strategies import split_cached
 from covidjax.mesh import local_mesh, mesh_of
 from covidjax.runs import costs
-from covidjax.targets import Compiler, Program, Target, largest_batch, predicted_floor, usable_bytes
+from covidjax.targets import (
+    Compiler,
+    Program,
+    Target,
+    largest_batch,
+    predicted_exchange,
+    predicted_floor,
+    usable_bytes,
+)
 
 BUILDER = f"{__name__}:lowered"
 
@@ -24,7 +32,8 @@ BUILDER = f"{__name__}:lowered"
 class Prediction:
     """What one optimizer step of a strategy costs a device of a target, by its program; nothing of it is measured.
 
-    Fields are those of `targets.hlo.Counts` and of the program's memory. predicted_ms_floor: no step can be faster;
+    Fields are those of `targets.hlo.Counts` and of the program's memory. collectives: how many of a kind, and their
+    bytes. predicted_ms_floor: no step can be faster, of which predicted_ms_exchange is between devices;
     predicted_images_per_s: over all devices at that time, a ceiling. None where the compiler refused the program for
     lack of memory. largest_batch_per_device: None where it was not looked for; largest_batch_bytes and one_more_bytes:
     what the programs of that batch and of one image more need.
@@ -39,10 +48,12 @@ class Prediction:
     needed_bytes: int | None
     all_reduces: int | None
     all_reduce_bytes: int | None
+    collectives: dict[str, tuple[int, int]]
     convolutions: int | None
     kernels: int | None
     fits: bool
     predicted_ms_floor: float | None
+    predicted_ms_exchange: float | None
     predicted_images_per_s: float | None
     largest_batch_per_device: int | None
     largest_batch_bytes: int | None
@@ -76,7 +87,7 @@ def lowered(devices: list[Any], config: dict[str, Any], num_classes: int, strate
     """The step of a strategy over devices, before it is optimised; what the compiling process calls."""
     values = from_json(config)
     jax.config.update("jax_enable_x64", values.precision == "float64")
-    job = costs.job_of_shapes(values, num_classes, mesh_of(devices))
+    job = costs.job_of_shapes(values, num_classes, mesh_of(devices, values.mesh))
     return costs.lower_step(costs.job_of_strategy(job, strategy, cached=cached))
 
 
@@ -111,14 +122,18 @@ def run(
         columns = dict(list(COLUMNS.items())[: None if most else -1])
         align, widths = "<" + ">" * (len(columns) - 1), (max(map(len, [*names, "strategy"])), *WIDTHS)[: len(columns)]
         print(f"\n{console.format_row(list(columns), align, widths)}", flush=True)
-        found = []
+        found, prices = [], []
         for number, name in enumerate(names, start=1):
             say = partial(_say, f"{number} of {len(names)}: {name} for {target.name}")
             compiled = partial(_compiled, compiler, config, num_classes, name, say)
             found.append(predict(name, batch, config.precision, compiled, most=most))
+            if config.remat not in ("none", ()):
+                plain = from_json({**to_json(config), "remat": "none"})
+                compiled = partial(_compiled, compiler, plain, num_classes, name, say)
+                prices.append(_price(config.remat, found[-1], predict(name, batch, config.precision, compiled)))
             console.erase()
             print(console.format_row([form(found[-1]) for form in columns.values()], align, widths), flush=True)
-    notes = _notes(target, config, most=most)
+    notes = [*prices, *_exchanged(found), *_notes(target, config, most=most)]
     print("", *notes, *filter(None, [note]), sep="\n")
     if output:
         content = {
@@ -151,11 +166,13 @@ def predict(
             field: counts.get(field)
             for field in ("flops", "bytes_accessed", "all_reduces", "all_reduce_bytes", "convolutions", "kernels")
         },
+        collectives=program.counts.by_kind() if program.hlo else {},
         temp_bytes=program.memory.get("temp"),
         argument_bytes=program.memory.get("argument"),
         needed_bytes=program.bytes if program.hlo else None,
         fits=program.fits,
         predicted_ms_floor=floor and floor * 1e3,
+        predicted_ms_exchange=predicted_exchange(program) * 1e3 if program.hlo else None,
         predicted_images_per_s=batch * program.target.devices / floor if floor else None,
         largest_batch_per_device=largest.batch if largest else None,
         largest_batch_bytes=largest.needed_bytes if largest else None,
@@ -167,10 +184,17 @@ def predict(
 def _compiled(
     compiler: Compiler, config: ConfigDict, num_classes: int, name: str, say: Callable[[int, float], None], batch: int
 ) -> Program:
-    config = from_json({**to_json(config), "batch_size": batch * compiler.target.devices})
     strategy, cached = split_cached(name)
-    arguments = {"config": to_json(config), "num_classes": num_classes, "strategy": strategy, "cached": cached}
-    return compiler.program(BUILDER, partial(say, batch), **arguments)
+
+    def with_remat(remat: Any) -> Program:
+        own = {**to_json(config), "batch_size": batch * compiler.target.devices, "remat": remat}
+        arguments = {"config": own, "num_classes": num_classes, "strategy": strategy, "cached": cached}
+        return compiler.program(BUILDER, partial(say, batch), **arguments)
+
+    if config.remat != "auto":
+        return with_remat(to_json(config)["remat"])
+    program = with_remat("none")
+    return program if program.fits else with_remat("lean")
 
 
 def _say(text: str, batch: int, seconds: float) -> None:
@@ -179,6 +203,29 @@ def _say(text: str, batch: int, seconds: float) -> None:
         print(f"{text}, batch {batch} a device: compiling, {seconds:.0f} s", end="", file=sys.stderr, flush=True)
     elif seconds and not seconds % 60:
         console.say(f"{text}, batch {batch} a device: compiling for {seconds:.0f} s")
+
+
+def _price(remat: str | Sequence[str], own: Prediction, plain: Prediction) -> str:
+    """What config.remat saves and what it costs. plain: the same without it."""
+    words = f"remat of {remat if isinstance(remat, str) else ', '.join(remat)}, {own.strategy}: "
+    if own.temp_bytes is None or own.bytes_accessed is None or plain.temp_bytes is None or plain.bytes_accessed is None:
+        return f"{words}the compiler refused the program {'with' if own.temp_bytes is None else 'without'} it"
+    saved, moved = (plain.temp_bytes - own.temp_bytes) / 2**20, own.bytes_accessed - plain.bytes_accessed
+    fits = "" if plain.fits else "; without it the program does not fit"
+    return (
+        f"{words}{saved:,.0f} of {plain.temp_bytes / 2**20:,.0f} MiB of temporary memory less, and "
+        f"{moved / 1e9:,.2f} GB ({moved / plain.bytes_accessed:.0%}) more through memory{fits}"
+    )
+
+
+def _exchanged(found: Sequence[Prediction]) -> list[str]:
+    """What devices exchange in a step of each strategy, by kind of collective; nothing where there is one device."""
+    return [
+        f"exchanged by {each.strategy}: "
+        + ", ".join(f"{count:,} {kind} of {moved / 1e6:,.3g} MB" for kind, (count, moved) in each.collectives.items())
+        for each in found
+        if each.collectives
+    ]
 
 
 def _notes(target: Target, config: ConfigDict, *, most: bool) -> list[str]:

@@ -29,6 +29,7 @@ from covidjax.train.job import describe_freeze
 from covidjax.train.loop import Loop
 from covidjax.train.programs import Programs
 from covidjax.train.progress import RunProgress, early_stopping_notes, images_per_second
+from covidjax.train.rewind import rewind_notes
 from covidjax.train.setup import prepare
 from covidjax.train.writer import MetricsWriter, ProgressLines, hooks_of
 from covidjax.weights import inputs
@@ -139,6 +140,7 @@ def train(
     }
     stopped = early_stopping_notes(job, progress)
     print(*stopped, sep="\n", end="\n" * bool(stopped))
+    stopped += rewind_notes(progress)
     failed = writer.notes if writer else []
     run["notes"] = list(dict.fromkeys((*run["notes"], *features.notes, *failed, *stopped, *filter(None, [lost]))))
     if processes.writes:
@@ -160,7 +162,7 @@ def train(
 def _progress(workdir: Path, restored: Restored) -> RunProgress:
     """What a checkpoint tells beside its state. Raises UserError for that of another version."""
     try:
-        return RunProgress(**restored.progress)
+        return RunProgress.of(restored.progress)
     except TypeError as error:
         raise UserError(
             f"checkpoint {restored.step} in {workdir} is of another version of covidjax ({error}): go on with that "

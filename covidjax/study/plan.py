@@ -108,7 +108,7 @@ def frozen_prefix(config: ConfigDict, strategy: str) -> tuple[str, ...]:
     Raises UserError for a strategy that the network does not have.
     """
     size, channels = config.dataset.image_size, config.dataset.channels
-    model = models.build(config.model, 2, config.precision)
+    model = models.build(config.model, 2, config.precision, lora_rank=configs.lora_rank(config))
     shapes = jax.eval_shape(models.initialiser(model, Preprocessing(), (size, size, channels)), jax.random.key(0))
     try:
         plans = [phase.plan(shapes, model.stages) for phase in make_phases(config, steps_per_epoch=1)]

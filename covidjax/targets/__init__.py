@@ -2,6 +2,16 @@
 
 from covidjax.targets.catalog import CHIPS, Target, target_of
 from covidjax.targets.compiler import Compiler
-from covidjax.targets.program import Program, largest_batch, predicted_floor, usable_bytes
+from covidjax.targets.program import Program, largest_batch, predicted_exchange, predicted_floor, usable_bytes
 
-__all__ = ["CHIPS", "Compiler", "Program", "Target", "largest_batch", "predicted_floor", "target_of", "usable_bytes"]
+__all__ = [
+    "CHIPS",
+    "Compiler",
+    "Program",
+    "Target",
+    "largest_batch",
+    "predicted_exchange",
+    "predicted_floor",
+    "target_of",
+    "usable_bytes",
+]

@@ -19,6 +19,7 @@ SPACE = re.compile(r"S\((\d+)\)")
 CALLED = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.$-]+)")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+GROUPS = re.compile(r"replica_groups=(?:\[(\d+(?:,\d+)*)\]<=|\{\{([\d,]+)\})")
 LIBRARY = re.compile(r'custom_call_target="__cud(?:nn\$conv(\w+)|a?blas\S*)"')
 
 
@@ -78,11 +79,32 @@ class Cost:
 
 
 @dataclasses.dataclass(frozen=True)
+class Collective:
+    """An operation by which devices exchange arrays. kind: such as 'all-reduce'; times: how often it runs in a step.
+
+    bytes, elements: of what comes out on a device, or goes in, if that is more. group: how many devices exchange with
+    each other, 0 where all do.
+    """
+
+    kind: str
+    times: int
+    bytes: int
+    elements: int
+    group: int
+
+    def sent(self, devices: int) -> float:
+        """Bytes of a step that leave a device of so many, by the least that the operation needs."""
+        group = self.group or devices
+        return self.times * self.bytes * (group - 1) / group * (2 if self.kind == "all-reduce" else 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Counts:
     """What one run of a program does on one device.
 
     flops: of convolutions and matrix products. bytes_accessed: through HBM, see `costs`. kernels: operations that run.
-    convolutions: without matrix products. all_reduces, all_reduce_bytes, all_reduce_elements: of all collectives.
+    convolutions: without matrix products. all_reduces, all_reduce_bytes, all_reduce_elements: of all collectives, which
+    `collectives` tells apart.
     """
 
     flops: int
@@ -92,6 +114,16 @@ class Counts:
     all_reduces: int
     all_reduce_bytes: int
     all_reduce_elements: int
+    collectives: tuple[Collective, ...] = ()
+
+    def by_kind(self) -> dict[str, tuple[int, int]]:
+        """Of each kind of collective how many run in a step, and the bytes that they exchange together."""
+        kinds = sorted({each.kind for each in self.collectives})
+        found = {kind: [each for each in self.collectives if each.kind == kind] for kind in kinds}
+        return {
+            kind: (sum(each.times for each in own), sum(each.times * each.bytes for each in own))
+            for kind, own in found.items()
+        }
 
 
 def parse(text: str) -> Module:
@@ -174,21 +206,36 @@ def _bytes(line: Instruction, results: dict[str, tuple[Array, ...]]) -> int:
 def count(module: Module) -> Counts:
     """The figures of a program."""
     found, inside = costs(module), list(_inside(module, module.entry, 1))
-    exchanged = [(times, array) for times, line, _ in inside if _is_collective(line) for array in line.results]
+    exchanged = tuple(_collective(*each) for each in inside if _kind(each[1]) in COLLECTIVES)
     products = [(times, *_product(line, operands)) for times, line, operands in inside if _is_product(line)]
     return Counts(
         flops=sum(times * flops for times, flops, _ in products),
         bytes_accessed=sum(cost.times * cost.bytes for cost in found),
         kernels=sum(cost.times for cost in found),
         convolutions=sum(times for times, _, spatial in products if spatial),
-        all_reduces=sum(times for times, line, _ in inside if _is_collective(line)),
-        all_reduce_bytes=sum(times * array.bytes for times, array in exchanged),
-        all_reduce_elements=sum(times * array.elements for times, array in exchanged),
+        all_reduces=sum(each.times for each in exchanged),
+        all_reduce_bytes=sum(each.times * each.bytes for each in exchanged),
+        all_reduce_elements=sum(each.times * each.elements for each in exchanged),
+        collectives=exchanged,
     )
 
 
-def _is_collective(line: Instruction) -> bool:
-    return line.opcode.removesuffix("-start") in COLLECTIVES
+def _kind(line: Instruction) -> str:
+    return line.opcode.removesuffix("-start")
+
+
+def _collective(times: int, line: Instruction, operands: Sequence[Array]) -> Collective:
+    results = line.results
+    if line.opcode.endswith("-start") and _kind(line) != "all-reduce":  # what goes in, then what comes out
+        results = results[len(operands) : 2 * len(operands)]
+    sides = max(results, operands, key=lambda side: sum(array.bytes for array in side))
+    found = GROUPS.search(line.text)
+    group = 0
+    if found:
+        group = int(found[1].split(",")[-1]) if found[1] else len(found[2].split(","))
+    return Collective(
+        _kind(line), times, sum(array.bytes for array in sides), sum(array.elements for array in sides), group
+    )
 
 
 def _is_product(line: Instruction) -> bool:

@@ -59,16 +59,22 @@ def usable_bytes(target: Target) -> int:
 def predicted_floor(program: Program, precision: str) -> float | None:
     """Seconds below which no step can take, as predicted: the slowest of what must be computed and moved.
 
-    The larger of FLOPs over peak and bytes over memory bandwidth, and with it all collectives over links, where 2 (n -
-    1) / n of their bytes leave each of n devices. None where no peak of the precision is published.
+    The larger of FLOPs over peak and bytes over memory bandwidth, and with it `predicted_exchange`. None where no peak
+    of the precision is published.
     """
-    chip, counts, n = program.target.chip, program.counts, program.target.devices
+    chip, counts = program.target.chip, program.counts
     if precision not in chip.peak_flops:
         return None
     seconds = max(counts.flops / chip.peak_flops[precision], counts.bytes_accessed / chip.memory_bandwidth)
-    if chip.link_bandwidth:
-        seconds += 2 * (n - 1) / n * counts.all_reduce_bytes / chip.link_bandwidth
-    return seconds
+    return seconds + predicted_exchange(program)
+
+
+def predicted_exchange(program: Program) -> float:
+    """Seconds that what leaves a device in a step takes over its links, as predicted; 0 where none are published."""
+    chip = program.target.chip
+    if not chip.link_bandwidth:
+        return 0.0
+    return sum(each.sent(program.target.devices) for each in program.counts.collectives) / chip.link_bandwidth
 
 
 class Largest(NamedTuple):

@@ -7,9 +7,10 @@ from covidjax.errors import UserError
 from covidjax.registry import Registry
 from covidjax.tasks.base import Task
 from covidjax.tasks.classification import CLASSIFICATION
+from covidjax.tasks.multilabel import MULTILABEL
 from covidjax.tasks.segmentation import SEGMENTATION
 
-TASKS: Registry[Task] = Registry("task", {task.name: task for task in (CLASSIFICATION, SEGMENTATION)})
+TASKS: Registry[Task] = Registry("task", {task.name: task for task in (CLASSIFICATION, SEGMENTATION, MULTILABEL)})
 
 
 def register_task(make: Callable[[], Task]) -> Callable[[], Task]:

@@ -15,7 +15,7 @@ from covidjax import losses
 from covidjax.data.examples import Examples
 from covidjax.data.mix import Mixed
 from covidjax.errors import UserError
-from covidjax.losses import LossFunction, correct_share, loss_function
+from covidjax.losses import LossFunction, Weights, correct_share, loss_function
 from covidjax.metrics.comparison import Judged
 from covidjax.metrics.validated import Chosen
 from covidjax.tasks.weighting import class_counts, class_weights
@@ -113,7 +113,7 @@ class Task(abc.ABC):
     best: names of `config.checkpoint.best`, with 1 where higher is better, else -1
     shown: those in every progress line; (): all of them
     offers: what it can do beside: 'operating_points' (`by_validation`), 'oversample', 'mix' (mixup, cutmix),
-        'ensemble', 'sweep', 'hausdorff', 'explain', 'overlays' (tiles and volumes too)
+        'ensemble', 'sweep', 'findings', 'hausdorff', 'explain', 'overlays' (tiles and volumes too)
     masks: whether the data source reads masks
     correct, step_figure: (logits, targets) -> [batch] float32, a figure of a training step and its key
     page: (evaluation, workdir, examples or None) -> variables of templates/<template>, which tells of a split
@@ -173,8 +173,11 @@ class Task(abc.ABC):
 
     def train_loss(self, loss: Any, examples: Examples) -> LossFunction:
         """The loss that a section `config.loss` describes: (logits, targets) -> [batch]. examples: of training."""
-        weights = class_weights(loss.class_weights, self.epoch_targets(examples), examples.classes)
-        return loss_function(loss, weights, self.losses)
+        return loss_function(loss, self.class_weights(loss.class_weights, examples), self.losses)
+
+    def class_weights(self, spec: Any, examples: Examples) -> Weights:
+        """The weight of each class that `config.loss.class_weights` asks for. Raises UserError."""
+        return class_weights(spec, self.epoch_targets(examples), examples.classes)
 
     def plain_loss(self, loss: ConfigDict) -> LossFunction:
         """The loss as it is reported: without class weights and label smoothing."""
@@ -261,6 +264,14 @@ class Task(abc.ABC):
     def answer(self, logits: np.ndarray, loss: ConfigDict) -> np.ndarray:
         """The same of arrays on the host."""
         return np.asarray(self.respond(jnp.asarray(logits), loss))
+
+    def explained(self, answer: np.ndarray) -> tuple[int, ...]:
+        """The classes whose places in an image are shown. answer: one row of `answer`."""
+        return (int(answer.argmax()),)
+
+    def pictured(self, workdir: Path, examples: Examples) -> list[tuple[str, int]]:
+        """Images of an evaluated split that its page shows, by name, and the class whose place in each is shown."""
+        raise UserError(f"runs of the task {self.name!r} have no images to explain: leave --explain out")
 
     @abc.abstractmethod
     def write_predictions(

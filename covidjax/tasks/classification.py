@@ -22,7 +22,7 @@ from covidjax.metrics.comparison import Judged
 from covidjax.metrics.prediction_table import Predictions
 from covidjax.metrics.validated import Chosen
 from covidjax.tasks.base import RESEARCH_USE, Answers, Comparison, Predicted, Prediction, Request, Task, with_interval
-from covidjax.tasks.classification_page import classification_page
+from covidjax.tasks.classification_page import classification_page, shown
 
 COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")  # of several networks on the same images
 
@@ -46,6 +46,11 @@ class Classification(Task):
     """Labels [n] int32, an index into the classes; an answer is the probabilities of the classes."""
 
     def targets(self, examples: Examples) -> np.ndarray:
+        if examples.findings is not None:
+            raise UserError(
+                f"the images of the {examples.split} split have several findings each, of {some_of(examples.classes)}: "
+                f"choose one of their losses, {', '.join(losses.FINDING_LOSSES)}, as config.loss.name"
+            )
         return examples.labels
 
     def label(self, target: np.ndarray, classes: Sequence[str]) -> str:
@@ -126,6 +131,11 @@ class Classification(Task):
 
     def respond(self, logits: jax.Array, loss: ConfigDict) -> jax.Array:
         return losses.probabilities(logits, loss.name)
+
+    def pictured(self, workdir: Path, examples: Examples) -> list[tuple[str, int]]:
+        found = prediction_table.read_predictions(workdir / f"predictions_{examples.split}.csv")
+        rows = [row for _, chosen, _ in shown(found, examples) for row in chosen]
+        return [(found.names[row], int(found.predicted[row])) for row in rows]
 
     def write_predictions(
         self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request

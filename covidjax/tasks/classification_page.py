@@ -29,9 +29,7 @@ def classification_page(evaluation: Mapping[str, Any], workdir: Path, examples: 
         problem = "There is no table of predictions, hence no reliability diagram"
         return {"problem": problem, "reliability": None, "curves": {}, "samples": None}
     found = read_predictions(path)
-    maps_file = maps_path(workdir, evaluation["split"])
-    recorded = files.read_json(maps_file) if maps_file.is_file() else {}
-    maps = recorded["maps"] if recorded.get("checkpoint") == evaluation.get("checkpoint", {}) else {}
+    maps = recorded_maps(workdir, evaluation)
     count, problem = len(found.names), ""
     if count != evaluation.get("num_examples"):
         problem = f"The table of predictions holds {count} examples and is from another evaluation: "
@@ -80,6 +78,16 @@ def maps_path(workdir: Path, split: str) -> Path:
     return workdir / f"explanations_{split}.json"
 
 
+def recorded_maps(workdir: Path, evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The maps of `maps_path`, by the names of the images; none where they are of another checkpoint."""
+    path = maps_path(workdir, evaluation["split"])
+    recorded = files.read_json(path) if path.is_file() else {}
+    found: Mapping[str, Any] = (
+        recorded["maps"] if recorded.get("checkpoint") == evaluation.get("checkpoint", {}) else {}
+    )
+    return found
+
+
 def _samples(
     found: Predictions, examples: Examples, maps: Mapping[str, Any]
 ) -> list[tuple[str, list[dict[str, Any]], int]]:
@@ -88,11 +96,9 @@ def _samples(
 
     def sample(index: int) -> dict[str, Any]:
         name, predicted = found.names[index], found.predicted[index]
-        image = examples.images[position[name]]
-        heat = None if name not in maps else pictures.heat(image, np.array(maps[name], np.float32))
         return {
             "name": name,
-            "image": image if heat is None else pictures.side_by_side(image, heat),
+            "image": pictures.beside_heat(examples.images[position[name]], maps.get(name)),
             "true": found.classes[found.labels[index]],
             "predicted": found.classes[predicted],
             "probability": float(found.probabilities[index, predicted]),

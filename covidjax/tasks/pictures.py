@@ -89,6 +89,11 @@ def heat(image: np.ndarray, map_: np.ndarray) -> np.ndarray:
     return np.rint(as_rgb(image) * (1 - cover) + cover * hue).astype(np.uint8)
 
 
+def beside_heat(image: np.ndarray, map_: Sequence[Sequence[float]] | None) -> np.ndarray:
+    """An image beside itself with the `heat` of a map; alone without one."""
+    return image if map_ is None else side_by_side(image, heat(image, np.array(map_, np.float32)))
+
+
 def with_caption(picture: np.ndarray, text: str) -> Image.Image:
     """A picture [height, width, 3] uint8 above a line with a text and the use."""
     canvas, draw, font = _with_strip(picture)

@@ -165,7 +165,7 @@ class PrefixFeatures:
 
     def targets(self, recipe: Recipe, targets: np.ndarray, view: int | None = None) -> np.ndarray:
         """The labels or masks that belong to `features`: masks have moved as the images of the view have."""
-        if view is None or targets.ndim == 1:
+        if view is None or targets.ndim != 3:
             return targets
 
         @jax.jit

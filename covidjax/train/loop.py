@@ -24,6 +24,7 @@ from covidjax.train.inputs import PhaseInputs, make_inputs
 from covidjax.train.job import Job
 from covidjax.train.phases import Phase, evaluation_variables
 from covidjax.train.progress import RunProgress, format_best, images_per_second, stopped_early
+from covidjax.train.rewind import NotFiniteError, rewind
 from covidjax.train.series import StepSeries
 from covidjax.train.state import StepMetrics, TrainState
 from covidjax.train.step import Recipe
@@ -56,8 +57,22 @@ class Loop:
 def train(loop: Loop, state: TrainState, progress: RunProgress) -> RunProgress:
     """Takes the steps that are left of the phases of a job, and returns where they ended.
 
-    Raises UserError where a loss is not finite, and Interrupted where the run was asked to stop.
+    Raises UserError where a loss is not finite, unless `config.nonfinite` goes on, and Interrupted where the run was
+    asked to stop.
     """
+    while True:
+        try:
+            return train_phases(loop, state, progress)
+        except NotFiniteError as bad:
+            if loop.job.config.nonfinite != "rewind":
+                raise
+            state, progress = rewind(loop.job, loop.saver, bad, progress)
+            if loop.writer is not None:
+                loop.writer.forget(progress.step)
+
+
+def train_phases(loop: Loop, state: TrainState, progress: RunProgress) -> RunProgress:
+    """`train` until a loss is not finite."""
     job, compiling = loop.job, loop.compiling
     for phase in job.phases:
         if progress.step >= phase.last_step or stopped_early(job, progress):
@@ -132,10 +147,11 @@ def train_phase(
             finished = figures["loss"] if phase.ends_epoch(step) else None  # else the phase ends within an epoch
             state = next_epoch(state, finished, phase.optimizer, job.mesh)
             ends = step == phase.last_step or stopped_early(job, progress)
+            must = ends or config.nonfinite == "rewind"  # where it goes back to must not depend on time
             if ends or phase.epoch(step) % config.checkpoint.every_epochs == 0:
                 figure = measured[config.checkpoint.best] if phase.split == "train" else None
                 with loop.clock.spent("checkpoints"):
-                    loop.saver.offer(Snapshot(step, state, dataclasses.asdict(progress), figure), must=ends)
+                    loop.saver.offer(Snapshot(step, state, dataclasses.asdict(progress), figure), must=must)
             began, began_step = time.monotonic(), step
         elif every and (step - origin) % every == 0:
             jax.block_until_ready(state)
@@ -161,7 +177,7 @@ def train_phase(
 
 
 def fetch_sums(state: TrainState, recipe: Recipe, saver: Saver) -> StepMetrics:
-    """The sums of the epoch so far, on the host. Raises UserError if a loss or gradient was not finite."""
+    """The sums of the epoch so far, on the host. Raises NotFiniteError if a loss or gradient was not finite."""
     sums = jax.device_get(state.metrics)
     if (bad := int(sums.nonfinite_step)) >= 0:
         rate = float(recipe.learning_rate(bad - recipe.schedule_start)) * float(state.plateau.scale)
@@ -169,10 +185,11 @@ def fetch_sums(state: TrainState, recipe: Recipe, saver: Saver) -> StepMetrics:
         steps = saver.checkpoints.steps()
         good = f"the last good checkpoint is step {steps[-1]}" if steps else "none was saved"
         scale = "" if state.loss_scale is None else f", loss scale {float(state.loss_scale.scale):g}"
-        raise UserError(
+        raise NotFiniteError(
             f"the loss or its gradient is not finite in step {bad + 1} (learning rate {rate:.3g}{scale}); {good}: look "
             "at the images, or use another --workdir with a lower config.optimizer.learning_rate or "
-            "config.optimizer.clip_norm; --config.nonfinite=skip leaves such steps out"
+            "config.optimizer.clip_norm; --config.nonfinite=skip leaves such steps out, and rewind goes back",
+            bad,
         )
     return sums
 

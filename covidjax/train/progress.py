@@ -1,6 +1,8 @@
 """How far a run has come, and whether it goes on."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
 
 from covidjax.train.job import Job
 
@@ -11,6 +13,7 @@ class RunProgress:
 
     waited: validations at the ends of epochs of the last phase since one was better than all before.
     phase, phase_step: where the last checkpoint stands, for whoever looks into it.
+    rewound: for each time that the run went back, the step of the checkpoint and the one that it went on from.
     """
 
     step: int = 0
@@ -19,6 +22,13 @@ class RunProgress:
     waited: int = 0
     phase: int = 0
     phase_step: int = 0
+    rewound: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Self:
+        """What a checkpoint tells. Raises TypeError for one of another version."""
+        progress = cls(**stored)
+        return dataclasses.replace(progress, rewound=tuple((first, last) for first, last in progress.rewound))
 
 
 def stopped_early(job: Job, progress: RunProgress) -> bool:

@@ -54,7 +54,11 @@ def prepare(config: ConfigDict, resumed: Preprocessing | None = None, recorded: 
     placement = choose_placement(task.num_bytes(with_val or train_split), contents, config.dataset.placement)
     operations = choose(config.ops)
     model = models.build(
-        config.model, task.num_outputs(train_split.classes), config.precision, native=operations.native
+        config.model,
+        task.num_outputs(train_split.classes),
+        config.precision,
+        native=operations.native,
+        lora_rank=configs.lora_rank(config),
     )
     shape = train_split.images.shape[1:]
     begin = expected_variables(model, resumed, shape) if resumed else initial_variables(config, model, shape)
@@ -172,6 +176,7 @@ def make_recipe(
             task.num_outputs(train_split.classes),
             config.prefix_precision or config.precision,
             native=model.numerics.native,
+            lora_rank=configs.lora_rank(config),
         ),
         plan=plan,
         tx=optim.optimizer(phase.optimizer, plan.weight_decays()),

@@ -35,7 +35,8 @@ class Recipe:
     prefix: the model in the compute dtype of its frozen prefix.
     cached: whether a batch brings what the frozen prefix gives instead of images.
     remat: what the backward pass computes again instead of keeping it: 'none', 'lean' (normalisations and ReLUs, all
-    but the outputs of convolutions and statistics), or all activations of these stages.
+    but the outputs of convolutions and statistics), or all activations of these stages. 'auto', until it is decided by
+    the programs, is 'none'.
     axis: the axis that pmap maps over devices; sync_batch_norm: whether batch statistics are those of all of them.
     skip_nonfinite: whether a step whose loss or gradient is not finite is left out.
     """
@@ -68,7 +69,8 @@ def train_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> TrainState
     """One optimizer step. Gradients exist for the trainable leaves only, and so does all that looks at them.
 
     batch: {'image': [batch, height, width, channels] uint8, or 'features': what `run_prefix` gives, a tree of arrays
-    [batch, ...], where recipe.cached; 'label': [batch] int32, or class ids of pixels [batch, height, width]}.
+    [batch, ...], where recipe.cached; 'label': [batch] int32, class ids of pixels [batch, height, width], or findings
+    [batch, findings]}.
     """
     plan = recipe.plan
     augment_key, dropout_key = step_keys(state, recipe)
@@ -177,7 +179,7 @@ def step_inputs(key: jax.Array, batch: Batch, recipe: Recipe) -> tuple[Any, jax.
 def augmented(key: jax.Array, batch: Batch, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
     """The images of a batch in floating point and the labels; both changed at random, where labels are masks."""
     images, labels = batch["image"].astype(recipe.model.numerics.param_dtype), batch["label"]
-    masks = labels if labels.ndim > 1 else None
+    masks = labels if labels.ndim == 3 else None
     images, masks = augment(key, images, recipe.augmentation, masks, recipe.axis)
     return images, labels if masks is None else masks
 

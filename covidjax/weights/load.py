@@ -10,6 +10,7 @@ from flax import traverse_util
 
 from covidjax.errors import UserError, some_of
 from covidjax.weights.foreign import COUNTERS, foreign
+from covidjax.weights.layers import ADAPTERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Entry:
     layout: how the tensor becomes the array:
     'same'; 'conv_oihw' [out, in, height, width] to [height, width, in, out]; 'dense_oi' [out, in] to [in, out];
     'dense_from_chw:C,H,W' [out, C * H * W] to [H * W * C, out]; 'conv_as_dense' [out, in, height, width], a convolution
-    that covers the whole map, to [height * width * in, out].
+    that covers the whole map, to [height * width * in, out]; 'part:I,N' the I-th of N equal parts of the first axis, of
+    [out, in] as 'dense_oi'; 'flat' [features, 1, 1] to [features].
     """
 
     path: str
@@ -79,7 +81,8 @@ def match(
             broken_stages.add(stage)
             new_layers.add(_layer(entry.path))
     used = {entry.path: entry for entry in entries if _layer(entry.path) not in new_layers}
-    if missing := [path for path in leaves if path not in used and _stage(path) not in new_stages]:
+    needed = [path for path in leaves if _stage(path) not in new_stages and not path.endswith(ADAPTERS)]
+    if missing := [path for path in needed if path not in used]:
         raise UserError(f"nothing in the file is for {some_of(missing)}")
     taken = {entry.source: _stage(path) for path, entry in used.items()}
     unused = tuple(name for name in tensors if name not in taken)
@@ -106,6 +109,11 @@ def arrange(tensor: np.ndarray, layout: str) -> np.ndarray:
     kind, _, sizes = layout.partition(":")
     if kind == "same":
         return tensor
+    if kind == "part":
+        index, count = map(int, sizes.split(","))
+        return np.split(tensor, count)[index].T
+    if kind == "flat":
+        return tensor.reshape(-1)
     if kind == "dense_oi":
         return tensor.T
     if kind == "dense_from_chw":
@@ -152,8 +160,23 @@ def restore(array: np.ndarray, layout: str) -> np.ndarray:
     kind, _, sizes = layout.partition(":")
     if kind in ("same", "dense_oi"):  # each its own inverse
         return arrange(array, layout)
+    if kind == "part":  # one of several, which belong one behind the other
+        return array.T
+    if kind == "flat":
+        return array.reshape(-1, 1, 1)
     if kind == "dense_from_chw":
         channels, height, width = map(int, sizes.split(","))
         array = array.reshape(height, width, channels, -1)
     image_last = array.transpose(3, 2, 0, 1)
     return image_last if kind == "conv_oihw" else image_last.reshape(len(image_last), -1)
+
+
+def restored(entries: Collection[Entry], leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors of a file of arrays by path, by their names: the inverse of what `arrange` did."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.layout):  # those of one tensor in their order
+        parts.setdefault(entry.source, []).append(restore(np.asarray(leaves[entry.path]), entry.layout))
+    return {
+        name: np.ascontiguousarray(every[0] if len(every) == 1 else np.concatenate(every))
+        for name, every in parts.items()
+    }

@@ -20,6 +20,7 @@ from covidjax.weights.fetch import fetch
 from covidjax.weights.foreign import OWN
 from covidjax.weights.inputs import RunPreprocessing
 from covidjax.weights.load import Entry, match, own_entries, place
+from covidjax.weights.positions import fitted
 from covidjax.weights.workdir import load_trained
 from covidjax.weights.wrapped import Unwrapped, described, unwrap
 
@@ -44,6 +45,11 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
     # The run's own key makes augmentation and dropout; the weights come from a key folded out of it.
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     pixels = inputs.of_run(config.model, config.dataset.channels, config.pretrained, config.preprocessing)
+    if len(pixels.of_weights.mean) == 1 < image_shape[-1] and config.pretrained:
+        raise UserError(
+            f"config.pretrained {config.pretrained} is of gray images and these have {image_shape[-1]} channels: set "
+            "config.dataset.channels to 1"
+        )
     init = models.initialiser(model, pixels.network, image_shape)
     if not config.pretrained:
         notes = () if pixels.unfolded == pixels.of_weights else (f"preprocessing: {pixels.unfolded}",)
@@ -59,6 +65,7 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
         tensors = inner.tensors
         known = entries(model, abstract, tensors)
         outside = inner.outside | left_out(model, abstract, tensors)
+        tensors, resized = fitted(known, traverse_util.flatten_dict(abstract, sep="/"), tensors)
         used, account = match(abstract, known, tensors, new_stages=replaceable(model.stages), outside=outside)
     except UserError as error:
         expected = f"; expected {some_of(entry.source for entry in known)}" if known else ""
@@ -68,7 +75,13 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
         ) from error
     # Each tensor is let go as its array is made, so that the weights are never held twice.
     targets = traverse_util.flatten_dict(abstract, sep="/")
-    leaves = {path: place(tensors.pop(e.source), e.layout, targets[path].dtype) for path, e in used.items()}
+    last = {entry.source: path for path, entry in used.items()}  # of several arrays of one tensor
+    leaves = {
+        path: place(
+            (tensors.pop if last[e.source] == path else tensors.__getitem__)(e.source), e.layout, targets[path].dtype
+        )
+        for path, e in used.items()
+    }
     if pixels.network is not pixels.unfolded:  # kernels for several channels, and gray images
         wanted = traverse_util.flatten_dict(jax.eval_shape(init, key), sep="/")
         leaves = {
@@ -86,7 +99,9 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
     nested = traverse_util.unflatten_dict(leaves, sep="/")
     variables = {kind: nested.get(kind, {}) for kind in abstract}
     gray = "its first convolution takes one channel" if len(pixels.of_weights.mean) == 1 else ""
-    told = filter(None, (_origin(config.pretrained, facts), facts.get("unwrapped"), inner.told, gray, str(account)))
+    told = filter(
+        None, (_origin(config.pretrained, facts), facts.get("unwrapped"), inner.told, resized, gray, str(account))
+    )
     origin = f"weights: {'; '.join(told)}"
     return InitialVariables(variables, pixels.network, (origin, _on_pixels(pixels)))
 
@@ -114,7 +129,7 @@ def unwrapped(model: Staged, variables: Mapping[str, Any], tensors: dict[str, np
         forms = ((), (keras.NUMBERED,), (keras.BY_BLOCK,))
         alternatives = tuple(keras.entries(model, names, variables) for names in forms)
     else:
-        alternatives = tuple(torchvision.entries(model, names, variables) for names in (None, ()))
+        alternatives = tuple(torchvision.alternatives(model, variables))
     wanted = ([e.source for e in known if e.path.split("/")[1] != model.stages[-1]] for known in alternatives)
     return unwrap(tensors, wanted)
 

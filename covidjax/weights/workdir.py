@@ -17,6 +17,7 @@ from covidjax.checkpoint import journal
 from covidjax.checkpoint.checkpoint import Checkpoints, Which
 from covidjax.config.plugins import changes
 from covidjax.errors import UserError
+from covidjax.models.branches import merged
 from covidjax.models.layers import Staged
 from covidjax.models.preprocessing import Preprocessing
 from covidjax.ops.choose import choose
@@ -80,6 +81,8 @@ def open_checkpoints(workdir: Path, config: ConfigDict) -> Checkpoints:
 def load_trained(workdir: Path, which: Which | None) -> Trained:
     """Restores the network of a checkpoint, with the moving average of the trained leaves where the run kept one.
 
+    Adapters are added to their kernels: it is the network without.
+
     which: None is the one that `config.checkpoint.evaluate` of the run names.
     'best' falls to 'latest' where no checkpoint has a finite validation figure. Where another process trains in the
     workdir, and retires the checkpoint while it is read, the choice is made again.
@@ -91,9 +94,13 @@ def load_trained(workdir: Path, which: Which | None) -> Trained:
     preprocessing = inputs.recorded(workdir)
     classes = tuple(files.entry(workdir / "run.json", "data", "train", "classes"))
     num_outputs = tasks.of(config.model.name, config.loss.name).num_outputs(classes)
-    model = models.build(config.model, num_outputs, config.precision, native=choose(config.ops).native)
+    native = choose(config.ops).native
+    model, trained = (
+        models.build(config.model, num_outputs, config.precision, native=native, lora_rank=rank)
+        for rank in (0, configs.lora_rank(config))
+    )
     shape = (config.dataset.image_size, config.dataset.image_size, config.dataset.channels)
-    wanted = jax.eval_shape(models.initialiser(model, preprocessing, shape), jax.random.key(0))
+    wanted = jax.eval_shape(models.initialiser(trained, preprocessing, shape), jax.random.key(0))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda leaf: leaf.update(sharding=device), wanted)
     with open_checkpoints(workdir, config) as checkpoints:
@@ -108,6 +115,7 @@ def load_trained(workdir: Path, which: Which | None) -> Trained:
                     raise
     average = traverse_util.flatten_dict(state.pop("average", {}))
     variables = traverse_util.unflatten_dict(traverse_util.flatten_dict(state, keep_empty_nodes=True) | average)
+    variables["params"] = merged(variables["params"])
     notes = tuple(changes(journal.read(workdir).get("plugins", {}), config.plugins))
     return Trained(config, classes, model, preprocessing, variables, step, chosen, notes)
 

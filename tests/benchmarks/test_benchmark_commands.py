@@ -59,7 +59,7 @@ def test_covidjax_beside_plain_flax_leaves_records_a_chart_and_a_profile(tmp_pat
         (train_step.main, "--modle=cnn", "unrecognized arguments: --modle=cnn"),
         (train_step.main, "--model=vgg16 --image_size=100", "take a multiple of 32"),
         (scaling.main, "--batch_size=6 --devices=1,4", "--batch_size 6 does not divide over 4 devices"),
-        (scaling.main, "--engine=ddp", "--engine is 'ddp': allowed are jit, pmap, pmap_local"),
+        (scaling.main, "--engine=ddp", "--engine is 'ddp': allowed are jit, fsdp, processes, pmap, pmap_local"),
         (ops.main, "--model=unet --image_size=30", "image size 30"),
         (freeze.main, "--model=cnm", "invalid choice: 'cnm'"),
         (freeze.main, "--epoch_images=5", "--epoch_images is 5"),
@@ -113,10 +113,13 @@ def test_a_bare_jax_machine_suffices(module: str, needs_jax: bool) -> None:
 
 @pytest.mark.slow
 def test_forced_devices_give_one_loss_and_say_what_they_are(tmp_path: Path) -> None:
-    arguments = ["--model=cnn", "--image_size=16", "--batch_size=4", "--devices=1,2", "--kind=strong", "--engine=jit"]
+    arguments = ["--model=cnn", "--image_size=16", "--batch_size=4", "--devices=1,2", "--kind=strong"]
+    arguments.append("--engine=jit,fsdp,processes")
     scaling.main([*arguments, f"--json={tmp_path / 's.json'}", *QUICK])
-    one, two = json.loads((tmp_path / "s.json").read_text())
-    assert one["first_loss"] == pytest.approx(two["first_loss"], rel=1e-5)
+    one, two, *others = json.loads((tmp_path / "s.json").read_text())
+    for row in (two, *others):
+        assert row["first_loss"] == pytest.approx(one["first_loss"], rel=1e-5)
+    assert [(row["devices"], row["n_samples"]) for row in others] == [(1, 2), (2, 2)] * 2
     assert (one["devices"], two["devices"], one["note"]) == (1, 2, "")
     assert "forced host devices" in two["note"]
     assert two["flops_per_step"] == pytest.approx(one["flops_per_step"], rel=0.1)

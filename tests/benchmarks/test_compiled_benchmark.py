@@ -58,7 +58,7 @@ def test_what_a_peer_has_not_is_left_out_and_said(capsys: pytest.CaptureFixture[
 
 
 def test_variants_are_steps_of_covidjax_under_names_of_their_own() -> None:
-    variants = {"covidjax_lean": ("remat", "lean"), "covidjax_own_statistics": ("sync_batch_norm", False)}
+    variants = compiled.VARIANTS
     flags = compiled.parse(["--target=h200", "--strategies=none", f"--peers={','.join(variants)}"])
     cases = compiled.cases_of(flags)
     assert [compiled.name_of(case) for case in cases] == ["covidjax", *variants]
@@ -70,7 +70,10 @@ def test_variants_are_steps_of_covidjax_under_names_of_their_own() -> None:
     ("argument", "message"),
     [
         ("--target=h300", "there is no target 'h300'"),
-        ("--peers=torch", "there is no peer 'torch': allowed are covidjax_lean, covidjax_own_statistics, flax,"),
+        (
+            "--peers=torch",
+            "there is no peer 'torch': allowed are covidjax_lean, covidjax_own_statistics, covidjax_fsdp4,",
+        ),
         ("--strategies=until:layer9", "there is no stage 'layer9'"),
     ],
 )

@@ -25,6 +25,9 @@ SIZES = {  # model: (batch size, image size, width)
     "resnet18": (4, 64, 0),
     "resnet50": (4, 64, 0),
     "densenet121": (4, 64, 0),
+    "convnext_tiny": (4, 32, 0),
+    "vit_b16": (4, 32, 0),
+    "vit_b14": (4, 28, 0),
     "unet_resnet34": (2, 64, 0),
 }
 QUICK = ("cnn",)  # the others take their time to compile

@@ -109,6 +109,7 @@ VALUES = {
     "upsampling": "bilinear",
     "attention": True,
     "decoder": "fastai",
+    "stochastic_depth": 0.5,
 }
 
 

@@ -61,7 +61,7 @@ def test_a_name_of_the_package_stays_the_packages(register: object, name: str) -
         ("optimizer__options", (("b1", 1.1),), "b1 1.1: allowed are numbers from 0 to 1"),
         ("loss__class_weights", "balanced", "loss.class_weights is set, and squared does not take it"),
         ("loss__label_smoothing", 0.1, "loss.label_smoothing is set, and squared does not take it"),
-        ("loss__name", "sigmoid_cross_entropy", "options (('power', 3.0),) are of registered parts: sigmoid_cross"),
+        ("loss__name", "sigmoid_cross_entropy", "options (('power', 3.0),) are of parts that take some: sigmoid_cross"),
         ("writers", ("lnes",), "config.writers is 'lnes': allowed are lines; did you mean 'lines'?"),
         ("plugins", ("own_parts.py", 3), "config.plugins is ('own_parts.py', 3): allowed are modules or .py files"),
     ],

@@ -38,7 +38,7 @@ def upright(random: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
 
 @pytest.fixture
 def standing_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_coordinates", upright)
+    monkeypatch.setattr(module, "coordinates", upright)
 
 
 def labels_of(images: list[Phantom]) -> np.ndarray:

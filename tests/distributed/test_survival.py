@@ -2,20 +2,27 @@
 
 import contextlib
 import os
+import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
+from covidjax import config as configs
+from covidjax import files
 from covidjax.distributed.processes import LOST
+from covidjax.train.setup import prepare
 from tests.distributed.runs import losses, train_alone
 from tests.support import ROOT
+from tests.train.test_resume import assert_same_run
 
 pytestmark = pytest.mark.slow
 SECONDS = 480  # for what takes tens of them on an idle machine
@@ -23,21 +30,26 @@ RUNS = ("run", "undisturbed")
 
 
 @contextlib.contextmanager
-def two_processes(workdir: Path, *flags: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two trainings that find each other as other launchers have it, without one that looks after them."""
+def two_processes(
+    workdir: Path, *flags: str, host: str = "localhost", within: Sequence[Sequence[str]] = ((), ())
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two trainings that find each other as other launchers have it, without one that looks after them.
+
+    host: of the first one; within: for each the command that runs its command.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+        address = f"{host}:{free.getsockname()[1]}"
     command = [sys.executable, "launch/train.py", f"--workdir={workdir}", "--config.precision=float64", *flags]
     common = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "JAX_COORDINATOR_ADDRESS": address}
     pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
     children = [
         subprocess.Popen(
-            command,
+            [*before, *command],
             env={**os.environ, **common, "PYTHONPATH": str(ROOT), "COVIDJAX_PROCESSES": "2", "COVIDJAX_PROCESS": rank},
             **pipes,
         )
-        for rank in "01"
+        for rank, before in zip("01", within, strict=True)
     ]
     try:
         yield children
@@ -47,9 +59,14 @@ def two_processes(workdir: Path, *flags: str) -> Iterator[list[subprocess.Popen[
             child.communicate()
 
 
+def reached(workdir: Path) -> int:
+    """The last step that is told of."""
+    return max((row["step"] for row in files.read_json_lines(workdir / "metrics.jsonl")[0]), default=0)
+
+
 def wait_for_step(workdir: Path, children: list[subprocess.Popen[str]], step: int) -> None:
     until = time.monotonic() + SECONDS
-    while not (workdir / "metrics.jsonl").exists() or max(losses(workdir), default=0) < step:
+    while reached(workdir) < step:
         for child in children:
             assert child.poll() is None, child.communicate()[1]
         assert time.monotonic() < until, "the training did not come so far"
@@ -121,6 +138,84 @@ def test_a_process_that_stands_still_is_named_in_watchdog_time_with_where_the_ot
         assert "behind is process 1 (" in errors
         assert "train_phase" in errors, "there is no traceback"
         assert seconds < 30
+
+
+@pytest.fixture
+def link() -> Iterator[tuple[list[list[str]], list[str], str]]:
+    """Two hosts joined by a link: what runs a command on each, the command that cuts it, the first one's address.
+
+    Each is a network namespace whose host name is its address, so that every library finds it.
+    """
+    names, hosts = [f"covidjax-{os.getpid()}-{rank}" for rank in "01"], ["10.213.47.1", "10.213.47.2"]
+    if (
+        not shutil.which("ip")
+        or os.geteuid()
+        or subprocess.run(["ip", "netns", "add", names[0]], check=False).returncode
+    ):
+        pytest.skip("network namespaces need iproute2 and root: no link can be cut here")
+    try:
+        subprocess.run(["ip", "netns", "add", names[1]], check=True)
+        ends = ["ip", "link", "add", "v0", "netns", names[0], "type", "veth", "peer", "name", "v1", "netns", names[1]]
+        subprocess.run(ends, check=True)
+        for rank, (name, host) in enumerate(zip(names, hosts, strict=True)):
+            for words in (f"addr add {host}/24 dev v{rank}", f"link set v{rank} up", "link set lo up"):
+                subprocess.run(["ip", "-n", name, *words.split()], check=True)
+        inside = 'hostname "$0" && exec "$@"'
+        within = [
+            ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", inside, host]
+            for name, host in zip(names, hosts, strict=True)
+        ]
+        yield within, ["ip", "-n", names[1], "link", "set", "v1", "down"], hosts[0]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+def test_where_a_link_is_cut_each_side_names_the_other_in_watchdog_time(
+    tmp_path: Path, config: str, link: tuple[list[list[str]], list[str], str]
+) -> None:
+    within, cut, host = link
+    flags = (config, "--config.epochs=1000", "--config.watchdog_seconds=20")
+    with two_processes(tmp_path / "run", *flags, host=host, within=within) as children:
+        wait_for_step(tmp_path / "run", children, 6)
+        subprocess.run(cut, check=True)
+        for rank, child in enumerate(children):
+            status, errors, seconds = ended(child)
+            assert status == LOST, errors
+            assert f"process {1 - rank} (10.213.47.{2 - rank}" in errors
+            assert "silent for" in errors
+            assert seconds < 30
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.kill)])
+def test_kills_of_random_processes_at_random_moments_leave_the_same_bits(
+    tmp_path: Path, config: str, kills: int
+) -> None:
+    flags = (config, "--config.epochs=40", "--config.evaluate_every_steps=1", "--config.processes.heartbeat_seconds=10")
+    draw, workdir = random.Random(22), tmp_path / "run"
+    for number in range(kills):
+        began, known = time.monotonic(), reached(workdir)
+        with two_processes(workdir, *flags) as children:
+            victim, starting = draw.randrange(2), draw.random() < 0.25
+            if starting:
+                time.sleep(draw.uniform(0, 10))
+            else:
+                wait_for_step(workdir, children, known + draw.randint(1, 10))
+            assert children[victim].poll() is None, "it had come to its end"
+            children[victim].kill()
+            if not starting:  # else the other waits for it, as long as config.processes.start_seconds says
+                status, errors, _ = ended(children[1 - victim])
+                assert status == LOST, errors
+        text = f"kill {number + 1}: process {victim}, step {known} to {reached(workdir)}"
+        print(f"{text}, {time.monotonic() - began:.0f} s", flush=True)
+    for workdir in RUNS:
+        with two_processes(tmp_path / workdir, *flags) as children:
+            for child in children:
+                status, errors, _ = ended(child)
+                assert status == 0, errors
+    with jax.enable_x64(True):
+        settings = configs.from_json(files.read_json(tmp_path / "undisturbed" / "config.json"))
+        assert_same_run(tmp_path / "run", tmp_path / "undisturbed", prepare(settings))
 
 
 def test_an_error_of_one_ends_the_other_with_its_words(tmp_path: Path, config: str) -> None:

@@ -47,6 +47,22 @@ def test_processes_and_devices_agree_on_twenty_steps_in_float64(tmp_path: Path, 
         assert_same_evaluation(tmp_path / "2x2", tmp_path / name)
 
 
+@pytest.mark.slow
+def test_a_run_saved_on_four_devices_goes_on_on_two_with_the_same_losses(tmp_path: Path, config: str) -> None:
+    """The state in four parts, then in two, then whole; and the run on one device that was left alone."""
+    flags = [config, "--config.precision=float64", "--config.batch_size=8", "--config.evaluate_every_steps=1"]
+    flags += ["--config.ema_decay=0.9"]
+    for devices, epochs in ((4, 2), (2, 5), (1, 7)):
+        own = [f"--config.mesh=(('data', 1), ('fsdp', {devices}))", f"--config.epochs={epochs}"]
+        run = train_alone(devices, *flags, *own, f"--workdir={tmp_path / 'run'}")
+        assert run.returncode == 0, run.stderr
+        assert ("resuming from step" in run.stdout) == (devices < 4)
+    alone = train_alone(1, *flags, "--config.epochs=7", f"--workdir={tmp_path / 'alone'}")
+    assert alone.returncode == 0, alone.stderr
+    assert_same_losses(tmp_path / "run", tmp_path / "alone", STEPS)
+    assert_same_evaluation(tmp_path / "run", tmp_path / "alone")
+
+
 def assert_same_evaluation(workdir: Path, other: Path) -> None:
     """Of the same number of images, with the same loss."""
     found, expected = (json.loads((run / "evaluation_val.json").read_text()) for run in (workdir, other))

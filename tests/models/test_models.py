@@ -57,6 +57,8 @@ def test_an_unknown_stage_is_refused(start: str | None, stop: str | None) -> Non
         ("unet", {"normalised_features": True}, "normalised_features is for networks that label .*, not for unet"),
         ("vgg16", {}, "vgg16.*32"),  # five halvings empty an image of 28 pixels
         ("densenet121", {}, "DenseNet.*29"),
+        ("convnext_tiny", {}, "ConvNeXt.*32"),
+        ("vit_b16", {}, "image_size is 28.*multiples of 16, such as 16"),
     ],
 )
 def test_a_network_that_there_is_not_is_refused(name: str, options: dict[str, Any], words: str) -> None:

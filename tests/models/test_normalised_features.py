@@ -62,7 +62,7 @@ def test_features_that_are_all_zero_have_finite_logits_and_gradients() -> None:
     assert not logits(CLASSIFIER, params, jnp.zeros((2, FEATURES))).any()
 
 
-@pytest.mark.parametrize("name", ["cnn", "vgg16", "resnet18", "resnet50v2", "densenet121"])
+@pytest.mark.parametrize("name", ["cnn", "vgg16", "resnet18", "resnet50v2", "densenet121", "convnext_tiny", "vit_b16"])
 def test_every_classifier_has_it_in_its_head(name: str) -> None:
     plain, normalised = (
         make_model(small_config(name, model__normalised_features=normalised)) for normalised in (False, True)

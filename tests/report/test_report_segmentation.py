@@ -96,7 +96,7 @@ def test_text_from_outside_is_escaped(run_folder: Path) -> None:
     read = write_report(run_folder, {"test": dataclasses.replace(examples, classes=(CLASSES[0], "<i>R&D</i>"))})
     assert len(captions(read)) == 12
     assert read.text.count("<i>R&D</i>") >= 14  # table of classes, legend, and the scores of each picture
-    assert sum(tag == "i" for tag, _ in read.tags) == 1  # the colour of the class in the legend
+    assert sum(tag == "i" for tag, _ in read.tags) == 3  # the colours of the class and of two kinds of errors
 
 
 @pytest.mark.parametrize("count", range(1, 41))

@@ -82,6 +82,26 @@ def test_collectives_are_counted_with_what_they_exchange() -> None:
     assert (counts.all_reduces, counts.all_reduce_bytes, counts.all_reduce_elements) == (1, 24, 6)
 
 
+PARTS = """HloModule jit_step, is_scheduled=true, num_partitions=8
+
+ENTRY %main (kernel: f32[4,64]) -> (f32[16,64], f32[4,64], f32[16,64]) {
+  %kernel = f32[4,64]{1,0} parameter(0)
+  %all-gather-start = (f32[4,64]{1,0}, f32[16,64]{1,0}) all-gather-start(%kernel), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
+  %all-gather-done = f32[16,64]{1,0} all-gather-done(%all-gather-start)
+  %reduce-scatter = f32[4,64]{1,0} reduce-scatter(%all-gather-done), channel_id=2, replica_groups=[2,4]<=[8], dimensions={0}, to_apply=%sum
+  %all-reduce = f32[16,64]{1,0} all-reduce(%all-gather-done), channel_id=3, replica_groups={{0,4},{1,5},{2,6},{3,7}}, to_apply=%sum
+  ROOT %out = (f32[16,64]{1,0}, f32[4,64]{1,0}, f32[16,64]{1,0}) tuple(%all-gather-done, %reduce-scatter, %all-reduce)
+}
+"""  # noqa: E501
+
+
+def test_collectives_are_told_apart_with_what_leaves_a_device() -> None:
+    counts, whole = hlo.count(hlo.parse(PARTS)), 16 * 64 * 4
+    assert counts.by_kind() == {"all-gather": (1, whole), "all-reduce": (1, whole), "reduce-scatter": (1, whole)}
+    sent = {each.kind: each.sent(8) for each in counts.collectives}
+    assert sent == {"all-gather": 0.75 * whole, "reduce-scatter": 0.75 * whole, "all-reduce": 2 * 0.5 * whole}
+
+
 def test_a_convolution_within_a_fusion_counts_without_its_padding() -> None:
     counts = hlo.count(hlo.parse(TPU))
     pairs = 3 * 16 - 2  # of a row of 16 under 3 taps, of which two fall outside

@@ -10,6 +10,8 @@ RESNETS = {
     "resnet50": (True, (3, 4, 6, 3)),
 }
 
+DENSENET = (2, 1, 1, 2)  # layers of each block, in place of those of the 121
+
 
 class Layer(NamedTuple):
     """A layer: the path of its parameters (or the name of a sum), what it is, and the layers that it reads.
@@ -28,6 +30,8 @@ def layers(model: str, num_blocks: int = 4) -> list[Layer]:
         return list(_cnn(num_blocks))
     if model == "vgg16":
         return list(_vgg16())
+    if model == "densenet121":
+        return list(_densenet())
     if model == "unet":
         return list(_unet())
     if model.startswith("unet_"):
@@ -77,6 +81,27 @@ def _vgg16() -> Iterator[Layer]:
     for number in (1, 2, 3):
         yield Layer(f"head/dense{number}", "product", (before,))
         before = f"head/dense{number}"
+
+
+def _densenet() -> Iterator[Layer]:
+    """Each layer of a block reads what all before it gave; BatchNorm precedes the convolutions that it belongs to."""
+    yield Layer("stem/conv1", "product", (IMAGES,))
+    yield Layer("stem/norm1", "norm", ("stem/conv1",))
+    maps: tuple[str, ...] = ("stem/norm1",)
+    for block, count in enumerate(DENSENET, start=1):
+        for number in range(1, count + 1):
+            layer = f"block{block}/layer{number}"
+            yield Layer(f"{layer}/norm1", "norm", maps)
+            yield Layer(f"{layer}/conv1", "product", (f"{layer}/norm1",))
+            yield Layer(f"{layer}/norm2", "norm", (f"{layer}/conv1",))
+            yield Layer(f"{layer}/conv2", "product", (f"{layer}/norm2",))
+            maps = (*maps, f"{layer}/conv2")
+        if block < len(DENSENET):
+            yield Layer(f"block{block}/transition_norm", "norm", maps)
+            yield Layer(f"block{block}/transition_conv", "product", (f"block{block}/transition_norm",))
+            maps = (f"block{block}/transition_conv",)
+    yield Layer("block4/norm", "norm", maps)
+    yield Layer("head/dense", "product", ("block4/norm",))
 
 
 def _encoder(name: str) -> Iterator[Layer]:

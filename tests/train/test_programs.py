@@ -10,10 +10,11 @@ import jax
 import pytest
 from flax import traverse_util
 
+from covidjax.models import densenet
 from covidjax.runs import costs
 from covidjax.train.job import Job
 from tests.support import EVERYTHING_ON, run_on_devices, small_config
-from tests.train.networks import layers, live, products
+from tests.train.networks import DENSENET, layers, live, products
 from tests.train.programs import QUICKLY, compiled_products, lowered_products, reduced_elements
 
 # The gradient norm and the check for finite values are in every step.
@@ -25,9 +26,15 @@ MODELS = {
     "vgg16": (32, "block1", "block3"),
     "resnet18": (32, "stem", "layer2"),
     "resnet50": (32, "stem", "layer2"),
+    "densenet121": (32, "stem", "block2"),
     "unet": (32, "down1", "middle"),
     "unet_resnet34": (64, "stem", "layer3"),
 }
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(densenet.LAYERS, "densenet121", DENSENET)
 
 
 def strategies(model: str) -> tuple[str, ...]:
@@ -89,6 +96,7 @@ METRICS = 2
 EXCHANGED = {
     "cnn": ("last:2",),
     "resnet18": ("none", "until:layer3", "backbone", "norm", "bitfit"),
+    "densenet121": ("none", "until:block2", "backbone", "norm", "bitfit"),
 }
 
 
@@ -98,6 +106,7 @@ def parted_job(model: str) -> Job:
 
 
 def child(model: str, path: Path) -> None:
+    densenet.LAYERS["densenet121"] = DENSENET
     assert jax.local_device_count() == 4
     found = {}
     for strategy in EXCHANGED[model]:
@@ -131,7 +140,9 @@ def expected(model: str, strategy: str) -> int:
     return total
 
 
-@pytest.mark.parametrize("model", ["cnn", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "model", ["cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "densenet121"))]
+)
 def test_devices_reduce_what_trains_and_statistics_in_use(model: str, tmp_path: Path) -> None:
     run_on_devices(4, "tests.train.test_programs", model, tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())

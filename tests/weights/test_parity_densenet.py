@@ -85,9 +85,12 @@ def test_gradients_of_densenet_are_those_of_torch(tmp_path: Path, monkeypatch: p
     images, module = RandomWeights(1).images(1, 37, 37), make_module(monkeypatch)
     model = network("densenet121", NUM_CLASSES)
     variables = parity.load(model, torch_parity.saved(module, tmp_path), "torchvision", images)
-    ours = jax.jit(jax.grad(lambda params: jnp.sum(jnp.sin(model.apply({**variables, "params": params}, images)))))(
-        variables["params"]
-    )
+
+    def loss(params: Any) -> jax.Array:
+        logits: Any = model.apply({**variables, "params": params}, images)
+        return jnp.sum(jnp.sin(logits))
+
+    ours = jax.jit(jax.grad(loss))(variables["params"])
     torch.sin(module(torch_parity.as_batch(images))).sum().backward()
     parts = module.features
     pairs = {

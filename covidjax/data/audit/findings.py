@@ -73,9 +73,7 @@ def fingerprint(names: Sequence[str], labels: Sequence[str], patients: Sequence[
 
 def fingerprint_of(examples: Examples) -> str:
     """The `fingerprint` of a decoded split."""
-    masks = examples.masks is not None and not examples.labels.any()
-    labels = ["" if masks else examples.classes[label] for label in examples.labels]
-    return fingerprint(examples.names, labels, examples.patients, examples.digests)
+    return fingerprint(examples.names, examples.label_names, examples.patients, examples.digests)
 
 
 def told_of(workdir: Path, named: str, examples: Sequence[Examples]) -> dict[str, Any]:

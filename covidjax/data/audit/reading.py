@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from covidjax.console import Progress
-from covidjax.data import phantom, sources
+from covidjax.data import sources
 from covidjax.data.decode import in_parallel
 from covidjax.data.examples import FACTS, SPLITS, Examples
 from covidjax.data.formats.base import BadImageError, one_line_reasons
@@ -85,10 +85,11 @@ def read(dataset: ConfigDict, *, masks: bool) -> Images:
     Bad files are told by `Image64.bad`. Raises UserError for what is wrong with tables and layout; patients may be in
     several splits.
     """
-    if dataset.name == "phantom":
-        drawn = [phantom.load(dataset, split) for split in SPLITS]
-        images = [image for examples in drawn for image in _drawn(examples, masks)]
-        return Images(tuple(images), True, () if masks else phantom.CLASSES, drawn[0].notes, {})
+    if dataset.name in sources.DRAWN:
+        drawn = [sources.load(dataset, split, masks=masks) for split in SPLITS]
+        images = [image for examples in drawn for image in _drawn(examples)]
+        classes = () if masks or drawn[0].findings is not None else drawn[0].classes
+        return Images(tuple(images), True, classes, drawn[0].notes, {})
     found: dict[str, ImageFiles] = {}
     missing: list[str] = []
     for split in SPLITS:
@@ -108,7 +109,7 @@ def read(dataset: ConfigDict, *, masks: bool) -> Images:
         )
     known = all(files.patients_known for files in found.values())
     notes = dict.fromkeys([*(note for files in found.values() for note in files.notes), *missing])
-    classes = () if masks else found["train"].classes
+    classes = found["train"].classes if found["train"].one_class else ()
     return Images(tuple(images), known, classes, tuple(notes), found)
 
 
@@ -162,18 +163,16 @@ def with_pixels(image: Image64, pixels: np.ndarray) -> Image64:
     )
 
 
-def _drawn(examples: Examples, masks: bool) -> list[Image64]:
+def _drawn(examples: Examples) -> list[Image64]:
     found = []
-    for number, name in enumerate(examples.names):
-        label = "" if masks else examples.classes[examples.labels[number]]
+    for number, (name, label) in enumerate(zip(examples.names, examples.label_names, strict=True)):
         image = Image64(name, examples.split, label, examples.patients[number], {}, format="phantom")
-        lungs = Image.fromarray(np.asarray(examples.masks)[number] > 0)
-        found.append(
-            dataclasses.replace(
-                with_pixels(image, examples.images[number, ..., 0]),
-                lungs=np.asarray(lungs.resize((SIDE, SIDE), Image.Resampling.NEAREST)),
-            )
-        )
+        image = with_pixels(image, examples.images[number, ..., 0])
+        if examples.masks is not None:
+            lungs = Image.fromarray(np.asarray(examples.masks)[number] > 0)
+            small = lungs.resize((SIDE, SIDE), Image.Resampling.NEAREST)
+            image = dataclasses.replace(image, lungs=np.asarray(small))
+        found.append(image)
     return found
 
 

@@ -88,12 +88,12 @@ def counts(data: Images) -> tuple[list[Finding], list[dict[str, Any]]]:
     rows, few = [], []
     for label in data.classes or ("",):
         row: dict[str, Any] = {"class": label or "all images"}
+        of_label = [image for image in data.good if not data.classes or image.label == label]
         for split in SPLITS:
-            own = [image for image in data.good if image.split == split and image.label == label]
+            own = [image for image in of_label if image.split == split]
             row |= {split: len(own), f"{split}_patients": len({image.patient for image in own})}
-        own = [image for image in data.good if image.label == label]
-        if own:
-            row["levels"] = [float(np.median([image.levels[end] for image in own])) for end in (0, 1)]
+        if of_label:
+            row["levels"] = [float(np.median([image.levels[end] for image in of_label])) for end in (0, 1)]
         if total := row["test_patients"]:
             interval = stats.binomtest(total, total).proportion_ci(0.95, method="wilson")
             row["best_interval"] = [round(float(interval.low), 4), round(float(interval.high), 4)]

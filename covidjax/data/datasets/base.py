@@ -16,9 +16,10 @@ import tensorflow_datasets as tfds
 
 from covidjax.console import Progress
 from covidjax.data.copies import Seen, copies
+from covidjax.data.datasets.findings import told_of_findings
 from covidjax.data.datasets.records import Listing, Record, with_facts
 from covidjax.data.decode import in_parallel, remark_notes
-from covidjax.data.examples import FACTS, SPLITS
+from covidjax.data.examples import FACTS, SPLITS, present
 from covidjax.data.formats.base import BadImageError
 from covidjax.data.listing import check_classes
 from covidjax.data.splits import draw_folds, draw_splits, hold_out_eighth
@@ -30,8 +31,9 @@ Counts = Mapping[str, Mapping[str, int]]
 class ManualBuilder(tfds.core.GeneratorBasedBuilder):
     """A data set from files that the user has put into `manual_dir`.
 
-    Features: image (encoded, as it came or as PNG), label (where CLASSES) or mask (PNG of class ids, where
-    MASK_CLASSES), id, patient ('' where unknown), source, fold (of five, by patient; -1: none) and held_out (of train,
+    Features: image (encoded, as it came or as PNG), label (where CLASSES), mask (PNG of class ids, where MASK_CLASSES)
+    or findings (1, 0, -1 uncertain, -2 unknown, where FINDINGS),
+    id, patient ('' where unknown), source, fold (of five, by patient; -1: none) and held_out (of train,
     for val, where the published split has none).
     PUBLISHED: images by split ('all': of the whole set) and class ('': of all classes), and by variant where there are
     some.
@@ -40,6 +42,7 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     CLASSES: tuple[str, ...] = ()
     MASK_CLASSES: tuple[str, ...] = ()
+    FINDINGS: tuple[str, ...] = ()
     PUBLISHED: Mapping[str, Any] = {}
 
     @abc.abstractmethod
@@ -66,14 +69,15 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
             raise UserError(f"{self.name}: {len(faults)} problems, nothing was written: {some_of(faults, '; ')}")
         if self.CLASSES:
             check_classes(self.CLASSES, root)
+        notes_on_findings = told_of_findings(records, self.FINDINGS)
         records, told = with_facts(records)
         records, notes = _draw(records, self.CLASSES)
         _check_training_images(self.name, records, self.CLASSES)
         notes += copies(
-            Seen(digest, record.name, record.split, record.label)
+            Seen(digest, record.name, record.split, _label_of(record, self.FINDINGS))
             for digest, record in zip(digests, records, strict=True)
         )
-        notes = [*listing.notes, *looks, *told, *notes, *_differences(records, self.published())]
+        notes = [*listing.notes, *looks, *told, *notes_on_findings, *notes, *_differences(records, self.published())]
         sides = collections.Counter(patient for patient, _ in {(r.patient, r.split) for r in records if r.patient})
         torn = tuple(sorted(patient for patient, count in sides.items() if count > 1))
         if torn:
@@ -104,10 +108,12 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
         text, image = tfds.features.Text, tfds.features.Image
         features = {"image": image(shape=(None, None, 3)), **{name: text() for name in ("id", "patient", *FACTS)}}
         features |= {"fold": tfds.features.Scalar(np.int32), "held_out": tfds.features.Scalar(np.bool_)}
-        if self.has_masks():
-            features["mask"] = image(shape=(None, None, 1), encoding_format="png")
-        else:
-            features["label"] = tfds.features.ClassLabel(names=list(self.CLASSES) or None)
+        kinds = {
+            "mask": image(shape=(None, None, 1), encoding_format="png"),
+            "findings": tfds.features.Sequence(np.int8),
+            "label": tfds.features.ClassLabel(names=list(self.CLASSES) or None),
+        }
+        features[self.kind()] = kinds[self.kind()]
         return tfds.core.DatasetInfo(
             builder=self,
             description=" ".join((type(self).__doc__ or "").split()),
@@ -115,25 +121,31 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
             metadata=tfds.core.MetadataDict(),
         )
 
-    def has_masks(self) -> bool:
-        """Whether the images have masks instead of labels."""
-        return bool(self.MASK_CLASSES)
+    def kind(self) -> str:
+        """The feature that tells what an image is: 'mask', 'findings' or 'label'."""
+        return "mask" if self.MASK_CLASSES else "findings" if self.FINDINGS else "label"
 
     def _split_generators(self, dl_manager: Any) -> Mapping[str, Iterator[Any]]:
         records, done = self.listing.records, itertools.count(1)
-        if not self.has_masks():
+        if self.kind() == "label":
             self.info.features["label"].names = list(self.CLASSES)
-        self.info.metadata.update(mask_classes=self.MASK_CLASSES, notes=self.listing.notes, torn=self.listing.torn)
+        self.info.metadata.update(
+            mask_classes=self.MASK_CLASSES, findings=self.FINDINGS, notes=self.listing.notes, torn=self.listing.torn
+        )
         parts = {split: [record for record in records if record.split == split] for split in SPLITS}
         return {split: self._generate_examples(part, done) for split, part in parts.items() if part}
 
     def _generate_examples(self, records: list[Record], done: Iterator[int]) -> Iterator[tuple[str, dict[str, Any]]]:
         for record in records:
             image, mask, _ = record.encoded(len(self.MASK_CLASSES))
-            kind = {"mask": mask} if self.has_masks() else {"label": record.label}
+            kind = {self.kind(): {"mask": mask, "findings": record.findings, "label": record.label}[self.kind()]}
             texts = {name: getattr(record, name) for name in ("patient", *FACTS)} | {"id": record.name}
             self.progress.show(next(done))
             yield record.name, {"image": image, "fold": record.fold, "held_out": record.held_out, **texts, **kind}
+
+
+def _label_of(record: Record, names: tuple[str, ...]) -> str:
+    return record.label if record.findings is None else present(record.findings, names)
 
 
 def _read_all(name: str, records: list[Record], num_mask_classes: int) -> tuple[list[str], list[str], list[str]]:

@@ -8,9 +8,11 @@ Biology and Medicine 109 (2019). csv: any images with a table.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
+from covidjax.data.datasets import findings
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.records import Listing, Record, inside
 from covidjax.data.examples import SPLITS
@@ -22,6 +24,8 @@ KERMANY_PATIENT = re.compile(r"(person\d+)_|((?:NORMAL2-)?IM-\d+)-|(?:BACTERIA|V
 NIH_PATIENT = re.compile(r"(\d{8})_\d{3}\.")
 LGG_MASK = "_mask.tif"
 TABLE, NAMES = "images.csv", "mask_classes.txt"
+KINDS = {"labels": "label", "masks": "mask", "findings": "findings"}  # of variants of csv
+FINDING = "finding:"
 
 
 class ChestXrayPneumonia(ManualBuilder):
@@ -145,48 +149,61 @@ class LggMri(ManualBuilder):
 
 
 class Csv(ManualBuilder):
-    """Images of a table: `labels` with a class each, or `masks` with a mask each."""
+    """Images of a table: `labels` with a class each, `masks` with a mask each, or `findings` with any of several."""
 
     name = "csv"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"write MANUAL_DIR/{TABLE} with the columns path (below MANUAL_DIR), label (a name; for csv/masks instead "
-        "mask, a path) and, if you know them, patient, source and split (train, val, test; in all rows or in none); "
+        "mask, a path; for csv/findings one column for each finding, finding:NAME, of 1, 0, -1 for uncertain, or "
+        "nothing for unknown) and, if you know them, patient, source and split (train, val, test; in all rows or in "
+        "none); "
         f"the names of more than two classes of masks go into MANUAL_DIR/{NAMES}, one a line, the background first"
     )
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("labels", "masks")]
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in KINDS]
 
-    def has_masks(self) -> bool:
-        return self.builder_config.name == "masks"
+    def kind(self) -> str:
+        return KINDS[self.builder_config.name]
 
     def list_records(self, root: Path) -> Listing:
-        listing, kind = Listing(), "mask" if self.has_masks() else "label"
-        rows = listing.table(root / TABLE, ("path", kind))
+        listing, kind = Listing(), self.kind()
+        rows = listing.table(root / TABLE, ("path",) if kind == "findings" else ("path", kind))
+        named = [name for name in (rows or [{}])[0] if name.startswith(FINDING)]
+        if kind == "findings":
+            self.FINDINGS = tuple(name.removeprefix(FINDING).strip() for name in named)
+            if rows and not named:
+                listing.faults.append(f"{TABLE} has no column {FINDING}NAME")
         found = walk(root)
         on_disk, unnamed = {name: found.paths.get(name, name) for name in found.images}, set(found.images)
         if len({bool(row.get("split")) for row in rows}) > 1:
             listing.faults.append(f"{TABLE} has rows with a split and rows without one")
         for number, row in enumerate(rows, start=2):
-            keys = ("path", "mask") if self.has_masks() else ("path",)
+            keys = ("path", "mask") if kind == "mask" else ("path",)
             unnamed.difference_update(printable(row[key]) for key in keys)
             paths = {key: _on_disk(root, row[key], on_disk) for key in keys}
-            faults = [f"there is no {key}" for key in ("path", kind) if not row[key]]
+            faults = [f"there is no {key}" for key in ("path", kind) if not row.get(key, "there")]
             faults += [f"{row[key]} is not in {root}" for key in keys if row[key] and not paths[key].is_file()]
             if row.get("split", "") not in ("", *SPLITS):
                 faults.append(f"split is {row['split']!r}; allowed: train, val, test")
+            told: dict[str, Any] = {"label": row["label"]} if kind == "label" else {}
+            try:
+                told |= {"findings": findings.valued([row[name] for name in named])} if kind == "findings" else {}
+            except ValueError as error:
+                faults.append(str(error))
             listing.faults += [f"{TABLE} line {number}: {fault}" for fault in faults]
             if not faults:
-                label = "" if self.has_masks() else row["label"]
                 patient, source, split = (row.get(key, "") for key in ("patient", "source", "split"))
                 image, mask = paths["path"], paths.get("mask")
-                listing.records.append(Record(row["path"], image, label, patient, source, split, mask))
+                listing.records.append(
+                    Record(row["path"], image, patient=patient, source=source, split=split, mask=mask, **told)
+                )
         listing.notes += found.notes
         if unnamed and rows:
             left = sorted(unnamed)
             listing.notes.append(f"{TABLE} does not name {len(left)} of the images that are there: {by_folder(left)}")
-        if self.has_masks():
-            named = listing.lines(root / NAMES) if (root / NAMES).exists() else ("background", "foreground")
-            self.MASK_CLASSES = tuple(named)
-        else:
+        if kind == "mask":
+            names = listing.lines(root / NAMES) if (root / NAMES).exists() else ("background", "foreground")
+            self.MASK_CLASSES = tuple(names)
+        elif kind == "label":
             self.CLASSES = class_order(printable(record.label) for record in listing.records)
         return listing
 

@@ -10,6 +10,7 @@ from covidjax.data.datasets.stored import stored, stored_pair
 from covidjax.data.facts import patients_of
 from covidjax.data.formats import dicom
 from covidjax.data.formats.read import SUFFIXES
+from covidjax.data.table import delimiter_of
 from covidjax.data.walk import is_system, may_be_dicom
 from covidjax.errors import some_of
 from covidjax.files import printable
@@ -25,7 +26,7 @@ class Record:
 
     name: unique in the data set; image, mask: files, or functions that return the bytes of an image file; label: name
     of a class; patient: '' where unknown; split: 'train', 'val', 'test', or '' where it is to be drawn; fold, held_out
-    (for val, from train): drawn.
+    (for val, from train): drawn; findings: as `Examples.findings` has them, None in sets without.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Record:
     held_out: bool = False
     view: str = ""
     spacing: str = ""
+    findings: tuple[int, ...] | None = None
 
     def printable(self) -> "Record":
         """With texts that a data set can hold, see `covidjax.files.printable`."""
@@ -75,7 +77,11 @@ def with_facts(records: list[Record]) -> tuple[list[Record], tuple[str, ...]]:
         patients, notes = patients_of([own.patient_id for own in told])
     return [
         dataclasses.replace(
-            record, patient=patient, view=own.view, spacing=own.spacing, source=record.source or own.source
+            record,
+            patient=patient,
+            view=record.view or own.view,
+            spacing=own.spacing,
+            source=record.source or own.source,
         )
         for record, patient, own in zip(records, patients, told, strict=True)
     ], notes
@@ -121,8 +127,12 @@ class Listing:
         return []
 
     def table(self, path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-        """The rows of a CSV file; columns are known by their names in small letters. What is amiss is a fault."""
-        rows = csv.DictReader(self.lines(path))
+        """The rows of a CSV file, of commas or semicolons; columns are known by their names in small letters.
+
+        What is amiss is a fault.
+        """
+        lines = self.lines(path)
+        rows = csv.DictReader(lines, delimiter=delimiter_of(lines[0] if lines else ""))
         rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
         missing = [column for column in columns if column not in rows.fieldnames]
         if missing and rows.fieldnames:

@@ -33,6 +33,7 @@ const dnnl::engine& Engine() {
 struct Convolution {
   int64_t batch, height, width, in_features, out_height, out_width, features, rows, columns;
   int64_t strides[2], before[2], after[2];
+  bool depthwise;
 
   // geometry: strides, then padding before and after, of height and width.
   Convolution(Integers inputs, Integers kernel, Integers outputs, Integers geometry) {
@@ -47,24 +48,30 @@ struct Convolution {
       Require(room >= 0 && outputs[1 + axis] == room / strides[axis] + 1, "the output does not fit the input");
     }
     for (int axis = 0; axis < 4; ++axis) Require(inputs[axis] > 0 && kernel[axis] > 0, "an axis is empty");
-    Require(kernel[2] == in_features && outputs[3] == features && outputs[0] == batch, "features or batches differ");
+    depthwise = kernel[2] == 1 && in_features > 1 && features == in_features;
+    Require((kernel[2] == in_features || depthwise) && outputs[3] == features && outputs[0] == batch,
+            "features or batches differ");
   }
 
   Key key(int64_t kind) const {
     return {kind,      batch,     height,   width,      in_features,
             features,  rows,      columns,  strides[0], strides[1],
-            before[0], before[1], after[0], after[1],   omp_get_max_threads()};
+            before[0], before[1], after[0], after[1],   omp_get_max_threads(),
+            depthwise};
   }
   memory::desc inputs() const { return {{batch, in_features, height, width}, memory::data_type::f32, Tag::nhwc}; }
   memory::desc outputs() const { return {{batch, features, out_height, out_width}, memory::data_type::f32, Tag::nhwc}; }
-  memory::desc kernel(Tag tag) const { return {{features, in_features, rows, columns}, memory::data_type::f32, tag}; }
+  memory::desc kernel(Tag tag) const {
+    if (!depthwise) return {{features, in_features, rows, columns}, memory::data_type::f32, tag};
+    return {{features, 1, 1, rows, columns}, memory::data_type::f32, tag == Tag::hwio ? Tag::hwigo : tag};
+  }
   memory::desc bias() const { return {{features}, memory::data_type::f32, Tag::x}; }
   static memory::desc one() { return {{1, 1, 1, 1}, memory::data_type::f32, Tag::abcd}; }
 
   // Whether kernel gradients are those of direct.hpp: up to 3 times as fast as oneDNN's on AVX2, not compared on
   // AVX-512; oneDNN's are faster for 1x1 and for the few taps of a gray image.
   bool is_direct() const {
-    return vectors::kLanes < 16 && features % vectors::kMultiple == 0 && rows * columns > 1 &&
+    return !depthwise && vectors::kLanes < 16 && features % vectors::kMultiple == 0 && rows * columns > 1 &&
            rows * columns * in_features >= 16;
   }
   direct::Convolution direct() const {
@@ -74,7 +81,7 @@ struct Convolution {
   }
 
   void RequireTiles() const {
-    Require(rows == 3 && columns == 3 && strides[0] == strides[1] && strides[0] <= 2,
+    Require(rows == 3 && columns == 3 && !depthwise && strides[0] == strides[1] && strides[0] <= 2,
             "Winograd's is for 3x3 and strides of 1 or 2");
     Require(in_features % vectors::kMultiple == 0 && features % vectors::kMultiple == 0,
             "Winograd's is for multiples of 16 features");

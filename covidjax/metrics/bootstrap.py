@@ -71,7 +71,13 @@ def percentiles(count: int | None) -> tuple[float, float]:
 
 
 def fewest(clusters: np.ndarray, labels: np.ndarray) -> int:
-    """The number of clusters with an example of the rarest class that is there. clusters, labels: [n] int."""
+    """The number of clusters with an example of the rarest class that is there. clusters, labels: [n] int.
+
+    Of labels [n, findings], below 0 where nothing is known, of the rarest label of any finding.
+    """
+    if labels.ndim == 2:
+        known = [(clusters[own >= 0], own[own >= 0]) for own in labels.T if (own >= 0).any()]
+        return min((fewest(*pair) for pair in known), default=int(clusters.max()) + 1)
     return min(len(np.unique(clusters[labels == label])) for label in np.unique(labels))
 
 

@@ -151,7 +151,7 @@ def is_own(names: Collection[str]) -> bool:
 def entries(model: Staged, variables: Mapping[str, Any] | None, tensors: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
     """The name map for the tensors of a file, whose names tell the format. variables: see `layers.layers`."""
     if is_own(tensors):
-        return own_entries(variables)
+        return own_entries(variables or {})
     return (keras if source_format(tensors) == "keras" else torchvision).entries(model, tensors, variables)
 
 

@@ -126,7 +126,13 @@ def test_a_frame_is_chosen_by_its_number(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["JPGExtended.dcm", "SC_rgb_jpeg_gdcm.dcm", "MR_small_jpeg_ls_lossless.dcm", "JPEGLSNearLossless_16.dcm"]
+    "name",
+    [
+        "JPGExtended.dcm",
+        "SC_rgb_jpeg_gdcm.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+        pytest.param("JPEGLSNearLossless_16.dcm", marks=pytest.mark.slow),  # the decoder takes seconds to give up
+    ],
 )
 def test_damage_of_deep_jpeg_in_dicom_is_refused(name: str) -> None:
     dataset = pydicom.dcmread(str(get_testdata_file(name, download=False)))

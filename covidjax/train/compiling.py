@@ -104,7 +104,8 @@ class Compiling:
 def room() -> int | None:
     """Bytes of a device of this process that programs may use; None where it does not tell, as a CPU."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
-    return None if None in limits else min(limits)
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if len(known) == len(limits) else None
 
 
 def choose_steps_per_call(asked: int, epoch_steps: int, flops_per_step: float) -> int:

@@ -143,7 +143,7 @@ def test_a_run_resumes_to_the_same_bits_and_its_network_has_no_adapters(
     assert_same_run(tmp_path / "run", tmp_path / "whole", prepare(settings))
     trained = load_trained(tmp_path / "run", "latest")
     paths = set(traverse_util.flatten_dict(trained.variables["params"], sep="/"))
-    assert trained.model.lora_rank == 0 and not any("lora" in path for path in paths)  # type: ignore[attr-defined]
+    assert trained.model.lora_rank == 0 and not any("lora" in path for path in paths)
     again = config("none", **values, pretrained=str(tmp_path / "run"))
     begin = prepare(again).variables["params"]
     kernel = begin["block2"]["mlp"]["dense1"]["kernel"]

@@ -1,5 +1,6 @@
 """What all tests share: caches that are not the user's, the environment of child processes, Keras and PyTorch."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from covidjax.models import convnext, densenet, vit
-from covidjax.models.resnet import LAYERS
+from covidjax.models import convnext, densenet, resnet, vit
 from tests.commands import tiny_config
 
 os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
@@ -36,6 +36,8 @@ LONGEST = (
 hypothesis.settings.register_profile("few", max_examples=5, derandomize=True, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=40, deadline=None)
 hypothesis.settings.load_profile("few")
+# What JAX traces lives long, and to search it again and again took a twentieth of the time of tests/train.
+gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -82,11 +84,12 @@ def keras() -> Any:
 
 @pytest.fixture
 def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNets of a block of each kind, with and without a convolution beside it; other networks of few layers."""
+    """ResNets of few features, of a block of each kind: with and without a convolution beside it; others as small."""
+    monkeypatch.setattr(resnet, "FEATURES", 8)
     monkeypatch.setitem(convnext.SIZES, "convnext_tiny", convnext.Size((1, 2), (8, 16)))
     for name in ("vit_b16", "vit_b14"):
         small = vit.SIZES[name]._replace(num_blocks=2, features=12, num_heads=2)
         monkeypatch.setitem(vit.SIZES, name, small)
     monkeypatch.setitem(densenet.LAYERS, "densenet121", (2, 2, 1, 1))
     for name in ("resnet18", "resnet50"):
-        monkeypatch.setitem(LAYERS, name, (2, 1, 1, 1))
+        monkeypatch.setitem(resnet.LAYERS, name, (2, 1, 1, 1))

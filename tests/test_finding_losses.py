@@ -38,7 +38,7 @@ def by_hand(name: str, options: dict[str, float], weights: tuple[float, ...]) ->
         true = p if label == 1 else 1 - p
         if name == "asymmetric":
             chosen = {"gamma_positive": 0.0, "gamma_negative": 4.0, "margin": 0.05, **options}
-            q = max(p - chosen["margin"], 0)
+            q = np.maximum(p - chosen["margin"], 0)
             absent = -(q ** chosen["gamma_negative"]) * np.log(1 - q)
             value = -((1 - p) ** chosen["gamma_positive"]) * np.log(p) if label == 1 else absent
         else:

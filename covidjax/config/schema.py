@@ -60,8 +60,9 @@ KEYS = {
     "steps_per_call": Key(0, "Optimizer steps of one call of the compiled program; 0: chosen.", low=0, high=1e6),
     "remat": Key(
         "none",
-        "What the backward pass computes again; 'lean': normalisation and ReLU; or all of these stages.",
-        ("none", "lean"),
+        "What the backward pass computes again; 'lean': normalisation and ReLU; 'auto': that, where the batch does not "
+        "fit else; or all of these stages.",
+        ("none", "lean", "auto"),
         kind=NAME_OR_TUPLE,
         elements=STAGES,
     ),

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from covidjax.data import facts, flat, pairs
 from covidjax.data.decode import decode
-from covidjax.data.examples import Examples
+from covidjax.data.examples import Examples, present
+from covidjax.data.findings import COLUMN, valued
 from covidjax.data.listing import ImageFiles, Row
-from covidjax.data.table import read_records, table_rows
+from covidjax.data.table import PATIENT, read_records, table_rows
 from covidjax.data.walk import walk
 from covidjax.errors import UserError, some_of
 
@@ -23,23 +24,31 @@ LAYOUT = (
 
 
 def listed(
-    root: Path, name: str, classes: Sequence[str], renamed: Mapping[str, str], *, masks: bool = False
+    root: Path,
+    name: str,
+    classes: Sequence[str],
+    renamed: Mapping[str, str],
+    *,
+    masks: bool = False,
+    findings: bool = False,
 ) -> ImageFiles:
     """All images of a set, whatever split they were in, with the labels that the network knows.
 
     root: a folder, or a table of files below its folder; name: of the set; classes: of the network, in label order;
     renamed: by a class of the set the network's class, or '' where its images are left out, which is noted; without one
-    a class has its own name. masks: whether the set has masks instead of classes.
+    a class has its own name. masks, findings: whether the set has masks, or findings, instead of classes.
     Raises UserError for another layout, a wrong table, and classes that the network does not know.
     """
     if masks:
         files = _with_masks(root, classes)
+    elif findings:
+        files = _with_findings(root, name, classes, renamed)
     elif root.suffix.lower() == TABLE:
         files = _of_table(root)
     else:
         files = _of_folders(root)
     notes = list(files.notes)
-    if not masks:
+    if not masks and not findings:
         own = [renamed.get(row.label, row.label) for row in files.rows]
         theirs = {row.label: label for row, label in zip(files.rows, own, strict=True)}
         if unknown := sorted(old for old, label in theirs.items() if label not in (*classes, "")):
@@ -88,6 +97,31 @@ def _of_table(table: Path) -> ImageFiles:
     rows = [Row(record["file"], "", record["label"], record.get("patient", "")) for record in records]
     rows, known, notes = facts.added(rows, any(row.patient for row in rows), table.parent, {})
     return ImageFiles(table.parent, tuple(rows), (), known, notes)
+
+
+def _with_findings(table: Path, name: str, classes: Sequence[str], renamed: Mapping[str, str]) -> ImageFiles:
+    if table.suffix.lower() != TABLE or not table.is_file():
+        raise UserError(
+            f"{table} is no table: an external set of findings is one, beside its images, with the columns file, "
+            f"{COLUMN}NAME and, where known, patient"
+        )
+    theirs = {ours.lower(): old.lower() for old, ours in renamed.items() if ours}
+    columns = [COLUMN + theirs.get(own.lower(), own.lower()) for own in classes]
+    records = read_records(table, ("file",), (PATIENT, *columns))
+    there = [column for column in columns if any(column in record for record in records)]
+    if not there:
+        raise UserError(f"{table} has none of the columns {some_of(columns)}: name its findings so, or with --classes")
+    rows = []
+    for number, record in enumerate(records, start=2):
+        try:
+            own = valued([record.get(column, "") for column in columns])
+        except ValueError as error:
+            raise UserError(f"{table} line {number}: {error}") from error
+        label = present(own, classes)
+        rows.append(Row(record["file"], "", label, record.get(PATIENT, ""), findings=own))
+    rows, known, told = facts.added(rows, any(row.patient for row in rows), table.parent, {})
+    absent = [f"{name} has no column of {some_of(set(columns) - set(there))}"] if len(there) < len(columns) else []
+    return ImageFiles(table.parent, tuple(rows), (), known, (*told, *absent))
 
 
 def _with_masks(root: Path, classes: Sequence[str]) -> ImageFiles:

@@ -74,7 +74,7 @@ def list_files(found: Walk, split: str, fold: int, seed: int, recorded: Path | N
             "--workdir"
         )
     splits = _drawn(root, files, fold, seed)
-    rows = [dataclasses.replace(row, split=own) for row, own in zip(rows, splits, strict=True)]
+    rows = tuple(dataclasses.replace(row, split=own) for row, own in zip(rows, splits, strict=True))
     drawn = tuple((row.name.removeprefix(f"{row.label}/"), row.label, row.patient, row.split) for row in rows)
     files = _files(found, rows, known, (*notes, _draw_note(rows, files, fold, seed)))
     return choose_split(dataclasses.replace(files, drawn=drawn), split, -1, table, "")

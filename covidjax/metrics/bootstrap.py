@@ -71,8 +71,15 @@ def percentiles(count: int | None) -> tuple[float, float]:
 
 
 def fewest(clusters: np.ndarray, labels: np.ndarray) -> int:
-    """The number of clusters with an example of the rarest class that is there. clusters, labels: [n] int."""
-    return min(len(np.unique(clusters[labels == label])) for label in np.unique(labels))
+    """The number of clusters with an example of the rarest class that is there, or of the rarest answer to a finding.
+
+    clusters: [n] int; labels: [n], or findings [n, findings] int, 1 present, 0 absent, below 0 not known.
+    """
+    if labels.ndim == 1:
+        parts = [labels == label for label in np.unique(labels)]
+    else:
+        parts = [own == answer for own in labels.T if {0, 1} <= set(own.tolist()) for answer in (0, 1)]
+    return min((len(np.unique(clusters[part])) for part in parts), default=len(np.unique(clusters)))
 
 
 def interval(samples: np.ndarray, count: int | None = None) -> Any:

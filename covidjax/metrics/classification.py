@@ -216,7 +216,7 @@ def accuracy_intervals(
     return [
         proportion_interval(int(own.sum()), every, clusters, drawn)
         if np.isin(own, (0, 1)).all()
-        else bootstrap.interval(drawn)
+        else bootstrap.interval(drawn, int(clusters.max()) + 1)
         for own, drawn in zip(correct, samples.T, strict=True)
     ]
 

@@ -91,7 +91,8 @@ def multilabel_report(
     Of each finding AUROC, average precision, and how often it is present, absent and not known. A figure of a finding
     without a present or an absent label is undefined, and a note names such findings.
     Where CheXpert's five are among the findings, 'chexpert5_auroc' is the mean of their AUROC, if all are defined.
-    Intervals, 95 %: percentiles of a bootstrap that draws whole patients or, where they are unknown, images.
+    Intervals, 95 %: percentiles of a bootstrap that draws whole patients or, where they are unknown, images, widened by
+    the number of those with the rarer label; of means and of all labels together by that of the rarest one.
     Raises UserError where there are no examples or probabilities are not finite.
     """
     findings, names = examples.findings, examples.classes
@@ -101,12 +102,15 @@ def multilabel_report(
     require_finite(probabilities, f"split {examples.split!r}")
     figures = functools.partial(_with_five, probabilities.astype(np.float64), findings, names)
     found = {key: values[0] for key, values in figures(np.ones((1, len(findings)))).items()}
-    samples = bootstrap.resampled(figures, bootstrap.clusters_of(examples), seed, resamples)
-    per_class = {}
+    clusters, known = bootstrap.clusters_of(examples), findings >= 0
+    samples = bootstrap.resampled(figures, clusters, seed, resamples)
+    per_class, fewest = {}, []  # patients with the rarer label of a finding
     for f, name in enumerate(names):
         own = findings[:, f]
+        count = bootstrap.fewest(clusters[known[:, f]], own[known[:, f]]) if known[:, f].any() else None
+        fewest += [count] if count is not None and np.isfinite(found["auroc"][f]) else []
         per_class[name] = {
-            **_with_intervals({key: (found[key][f], samples[key][:, f]) for key in AREAS}),
+            **_with_intervals({key: (found[key][f], samples[key][:, f]) for key in AREAS}, count),
             "present": int((own == 1).sum()),
             "absent": int((own == 0).sum()),
             "unknown": int((own < 0).sum()),
@@ -116,7 +120,7 @@ def multilabel_report(
         "split": examples.split,
         "num_examples": len(findings),
         "loss": number(loss),
-        **_with_intervals(overall),
+        **_with_intervals(overall, min(fewest, default=None)),
         "classes": list(names),
         "per_class": per_class,
         "conventions": dict(CONVENTIONS),
@@ -225,10 +229,10 @@ def _with_five(
     return found
 
 
-def _with_intervals(figures: dict[str, tuple[Any, np.ndarray]]) -> dict[str, Any]:
-    """Each figure and the interval of its samples, side by side."""
+def _with_intervals(figures: dict[str, tuple[Any, np.ndarray]], count: int | None) -> dict[str, Any]:
+    """Each figure and the interval of its samples, side by side. count: see `bootstrap.percentiles`."""
     report: dict[str, Any] = {}
     for key, (value, samples) in figures.items():
         report[key] = number(value)
-        report[f"{key}_ci95"] = bootstrap.interval(samples) if np.isfinite(value) else None
+        report[f"{key}_ci95"] = bootstrap.interval(samples, count) if np.isfinite(value) else None
     return report

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from covidjax import ops
 from covidjax.models.layers import BatchNorm, Conv, Head, Module, Staged
 
+FEATURES = 64  # of stem and first layer; each of the others has twice those of the one before
 LAYERS = {
     "resnet18": (2, 2, 2, 2),
     "resnet34": (3, 4, 6, 3),
@@ -62,7 +63,8 @@ class Stem(Module):
     def __call__(self, x: jax.Array, *, train: bool, use_batch_statistics: bool) -> jax.Array:
         """x: [batch, height, width, channels] -> [batch, ceil(height / 4), ceil(width / 4), 64]."""
         rules = self.arrangement
-        conv = Conv(64, 7, strides=2, padding=3, use_bias="stem" in rules.biased, numerics=self.numerics, name="conv1")
+        biased = "stem" in rules.biased
+        conv = Conv(FEATURES, 7, strides=2, padding=3, use_bias=biased, numerics=self.numerics, name="conv1")
         if rules.preactivation:
             # Keras pads this signed map with zeros, and a zero may win: they are part of the network.
             x = jnp.pad(conv(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -193,7 +195,7 @@ class ResNet(Staged):
         self.stem = Stem(self.arrangement, numerics=self.numerics)
         for index, strides in enumerate((2, 2, 2, 1) if late else (1, 2, 2, 2)):
             layer = Layer(
-                64 * 2**index,
+                FEATURES * 2**index,
                 self.num_blocks[index],
                 strides,
                 self.bottleneck,
@@ -268,7 +270,7 @@ def add_encoder(
     network.stem = EncoderStem(skips=skips, numerics=network.numerics)
     for index, num_blocks in enumerate(LAYERS[network.encoder]):
         layer = EncoderLayer(
-            64 * 2**index,
+            FEATURES * 2**index,
             num_blocks,
             strides[index],
             network.encoder in BOTTLENECK,

@@ -66,11 +66,15 @@ class Formulation:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A convolution to compute: its geometry, and its formulations where the program is for a CPU and elsewhere."""
+    """A convolution to compute: its geometry, and its formulations where the program is for a CPU and elsewhere.
+
+    on_tpu: where it is for a TPU, if that is another one.
+    """
 
     geometry: Geometry
     on_cpu: Formulation
     elsewhere: Formulation
+    on_tpu: Formulation | None = None
 
 
 def transpose(linear: Callable[[Any], jax.Array], shape: tuple[int, ...], cotangent: jax.Array) -> jax.Array:
@@ -172,7 +176,8 @@ product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 @partial(jax.jit, static_argnames=("direction", "work"))
 def on_platform(direction: str, first: jax.Array, second: jax.Array, work: Work) -> jax.Array:
     """A direction, named as in `Formulation`, in the way of the platform that the program is lowered for."""
-    here, elsewhere = (
-        partial(getattr(way, direction), geometry=work.geometry) for way in (work.on_cpu, work.elsewhere)
+    here, elsewhere, tpu = (
+        partial(getattr(way, direction), geometry=work.geometry)
+        for way in (work.on_cpu, work.elsewhere, work.on_tpu or work.elsewhere)
     )
-    return lax.platform_dependent(first, second, cpu=here, default=elsewhere)
+    return lax.platform_dependent(first, second, cpu=here, tpu=tpu, default=elsewhere)

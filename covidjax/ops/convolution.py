@@ -78,17 +78,34 @@ def transposed_convolution(inputs: jax.Array, kernel: jax.Array, *, native: bool
 
     inputs: [batch, height, width, in_features]; kernel: [rows, columns, in_features, features], not turned round.
     native: in oneDNN on a CPU.
-    Returns [batch, rows * height, columns * width, features]. In XLA it is one matrix product on every platform, whose
-    outputs are then put in their places.
+    Returns [batch, rows * height, columns * width, features]. In XLA it is one matrix product, whose outputs are then
+    put in their places; on a TPU, which would copy them for that, the gradient of a convolution.
     """
     (batch, height, width, in_features), (rows, columns, _, features) = inputs.shape, kernel.shape
     transpose = (batch, rows * height, columns * width, features), (rows, columns, features, in_features)
     geometry = Geometry(*transpose, (rows, columns), ((0, 0), (0, 0)), (1, 1))
-    if native and covers(geometry, inputs.dtype):
-        return product(inputs, kernel, Work(geometry, transposition(NATIVE), transposition(PLAIN)))
-    outputs = jnp.einsum("bhwc,ijco->bhiwjo", inputs, kernel)
-    batch, height, rows, width, columns, features = outputs.shape
-    return outputs.reshape(batch, rows * height, columns * width, features)
+    on_cpu = transposition(NATIVE) if native and covers(geometry, inputs.dtype) else IN_PLACES
+    return product(inputs, kernel, Work(geometry, on_cpu, IN_PLACES, transposition(PLAIN)))
+
+
+def in_places(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """The transposition of the convolution of a geometry whose outputs have one tap each."""
+    return jnp.einsum("bhwc,ijco->bhiwjo", inputs, kernel).reshape(geometry.inputs)
+
+
+def _input_gradient_in_places(cotangent: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    shape = (geometry.inputs[0], *geometry.size, geometry.kernel[3])
+    return transpose(lambda inputs: in_places(inputs, kernel, geometry), shape, cotangent)
+
+
+def _kernel_gradient_in_places(cotangent: jax.Array, inputs: jax.Array, geometry: Geometry) -> jax.Array:
+    rows, columns, features, in_features = geometry.kernel
+    return transpose(
+        lambda kernel: in_places(inputs, kernel, geometry), (rows, columns, in_features, features), cotangent
+    )
+
+
+IN_PLACES = Formulation(in_places, _input_gradient_in_places, _kernel_gradient_in_places)
 
 
 def plain(inputs: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -247,6 +248,10 @@ def _phase_labels(phases: Sequence[PhaseSpan]) -> list[str]:
 def to_svg(figure: Figure) -> bytes:
     """The figure as an SVG file, the same bytes whenever it is drawn."""
     buffer = io.BytesIO()
+    FigureCanvasSVG(figure)
+    if (layout := figure.get_layout_engine()) is not None:  # once: savefig would draw the figure for it a first time
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     with matplotlib.rc_context({"svg.hashsalt": "covidjax"}):  # else names within the file are random
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

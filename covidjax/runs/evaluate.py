@@ -126,7 +126,8 @@ def evaluate_external(
         raise UserError("--root is for one network, and this is an ensemble: give the workdir of a member")
     trained = _load(workdir, which, wanted)
     dataset, masks = trained.config.dataset, trained.task.masks
-    files = external.listed(root, name, trained.classes, renamed, masks=masks)
+    several = "findings" in trained.task.offers
+    files = external.listed(root, name, trained.classes, renamed, masks=masks, findings=several)
     examples = external.load(files, dataset)
     record.add_external(workdir, examples, trained.task, root)
     copies = sources.copies_elsewhere(dataset, examples, record.split_of(workdir), files)

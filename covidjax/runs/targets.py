@@ -122,14 +122,18 @@ def run(
         columns = dict(list(COLUMNS.items())[: None if most else -1])
         align, widths = "<" + ">" * (len(columns) - 1), (max(map(len, [*names, "strategy"])), *WIDTHS)[: len(columns)]
         print(f"\n{console.format_row(list(columns), align, widths)}", flush=True)
-        found = []
+        found, prices = [], []
         for number, name in enumerate(names, start=1):
             say = partial(_say, f"{number} of {len(names)}: {name} for {target.name}")
             compiled = partial(_compiled, compiler, config, num_classes, name, say)
             found.append(predict(name, batch, config.precision, compiled, most=most))
+            if config.remat not in ("none", ()):
+                plain = from_json({**to_json(config), "remat": "none"})
+                compiled = partial(_compiled, compiler, plain, num_classes, name, say)
+                prices.append(_price(config.remat, found[-1], predict(name, batch, config.precision, compiled)))
             console.erase()
             print(console.format_row([form(found[-1]) for form in columns.values()], align, widths), flush=True)
-    notes = [*_exchanged(found), *_notes(target, config, most=most)]
+    notes = [*prices, *_exchanged(found), *_notes(target, config, most=most)]
     print("", *notes, *filter(None, [note]), sep="\n")
     if output:
         content = {
@@ -180,10 +184,17 @@ def predict(
 def _compiled(
     compiler: Compiler, config: ConfigDict, num_classes: int, name: str, say: Callable[[int, float], None], batch: int
 ) -> Program:
-    config = from_json({**to_json(config), "batch_size": batch * compiler.target.devices})
     strategy, cached = split_cached(name)
-    arguments = {"config": to_json(config), "num_classes": num_classes, "strategy": strategy, "cached": cached}
-    return compiler.program(BUILDER, partial(say, batch), **arguments)
+
+    def with_remat(remat: Any) -> Program:
+        own = {**to_json(config), "batch_size": batch * compiler.target.devices, "remat": remat}
+        arguments = {"config": own, "num_classes": num_classes, "strategy": strategy, "cached": cached}
+        return compiler.program(BUILDER, partial(say, batch), **arguments)
+
+    if config.remat != "auto":
+        return with_remat(to_json(config)["remat"])
+    program = with_remat("none")
+    return program if program.fits else with_remat("lean")
 
 
 def _say(text: str, batch: int, seconds: float) -> None:
@@ -192,6 +203,19 @@ def _say(text: str, batch: int, seconds: float) -> None:
         print(f"{text}, batch {batch} a device: compiling, {seconds:.0f} s", end="", file=sys.stderr, flush=True)
     elif seconds and not seconds % 60:
         console.say(f"{text}, batch {batch} a device: compiling for {seconds:.0f} s")
+
+
+def _price(remat: str | Sequence[str], own: Prediction, plain: Prediction) -> str:
+    """What config.remat saves and what it costs. plain: the same without it."""
+    words = f"remat of {remat if isinstance(remat, str) else ', '.join(remat)}, {own.strategy}: "
+    if own.temp_bytes is None or own.bytes_accessed is None or plain.temp_bytes is None or plain.bytes_accessed is None:
+        return f"{words}the compiler refused the program {'with' if own.temp_bytes is None else 'without'} it"
+    saved, moved = (plain.temp_bytes - own.temp_bytes) / 2**20, own.bytes_accessed - plain.bytes_accessed
+    fits = "" if plain.fits else "; without it the program does not fit"
+    return (
+        f"{words}{saved:,.0f} of {plain.temp_bytes / 2**20:,.0f} MiB of temporary memory less, and "
+        f"{moved / 1e9:,.2f} GB ({moved / plain.bytes_accessed:.0%}) more through memory{fits}"
+    )
 
 
 def _exchanged(found: Sequence[Prediction]) -> list[str]:

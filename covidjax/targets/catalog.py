@@ -121,7 +121,7 @@ CHIPS = {
         },
     ),
     "b200": _gpu(
-        "dgx-b200",
+        "dgx-b200 (bandwidth: of the device itself, 7680 bits at 3996 MHz; openxla/xla b200.txtpb)",
         "NVIDIA B200",
         (2250, 1125, 37),
         900,

@@ -27,7 +27,7 @@ def classification_page(evaluation: Mapping[str, Any], workdir: Path, examples: 
     path = workdir / f"predictions_{evaluation['split']}.csv"
     if not path.is_file():
         problem = "There is no table of predictions, hence no reliability diagram"
-        return {"problem": problem, "reliability": None, "curves": {}, "samples": None}
+        return {"problem": problem, "reliability": None, "curves": {}, "samples": None, "explained": False}
     found = read_predictions(path)
     maps = recorded_maps(workdir, evaluation)
     count, problem = len(found.names), ""

@@ -67,11 +67,11 @@ class Multilabel(Task):
 
     def measure(self, answers: Answers, loss: LossFunction, loss_name: str) -> dict[str, float]:
         """Mean loss, and the figures of `metrics.multilabel.validation_figures`."""
-        batches = [(logits, _losses(logits, findings, loss), findings, count) for logits, findings, count in answers]
-        scores, values, targets = (
-            np.concatenate([np.asarray(at_least_float32(batch[part]))[: batch[3]] for batch in batches])
-            for part in range(3)
-        )
+        parts = [
+            [np.asarray(part)[:count] for part in (at_least_float32(logits), _losses(logits, findings, loss), findings)]
+            for logits, findings, count in answers
+        ]
+        scores, values, targets = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         probabilities = np.asarray(jax.nn.sigmoid(scores))
         return {"loss": float(values.mean()), **multilabel.validation_figures(probabilities, targets)}
 
@@ -140,7 +140,8 @@ class Multilabel(Task):
     def write_predictions(
         self, predictions: Iterable[Prediction], names: Sequence[str], classes: Sequence[str], request: Request
     ) -> Predicted:
-        told, rows, called = np.zeros(len(classes), np.int64), [], ()
+        told, rows = np.zeros(len(classes), np.int64), []
+        called: tuple[str, ...] = ()
         for one in predictions:
             facts = [request.facts[column][one.name] for column in request.facts]
             rows.append([one.name, *one.answer.astype(np.float64).tolist(), *one.called.values(), *facts, RESEARCH_USE])

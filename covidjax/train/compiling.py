@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,10 +58,17 @@ class Compiling:
             inputs = (divided_shapes(data, job.mesh, engine),)
         state = job.phase_state(phase)
         placed = parallel.shardings(state, job.mesh)
-        step = parallel.mapped_step(
-            recipe, job.mesh, engine, resident=resident, counted=counted, figures=True, placed=placed
-        )
-        return self._programs.start(lambda: step.lower(state, *inputs))
+
+        def lower(remat: Any) -> Any:
+            own = dataclasses.replace(recipe, remat=remat)
+            step = parallel.mapped_step(
+                own, job.mesh, engine, resident=resident, counted=counted, figures=True, placed=placed
+            )
+            return step.lower(state, *inputs)
+
+        if recipe.remat != "auto":
+            return self._programs.start(partial(lower, recipe.remat))
+        return self._programs.start_one_that_fits(partial(lower, "none"), partial(lower, "lean"), room())
 
     def account(self, phase: Phase) -> str:
         """Costs of the program of a phase, and the savings of `config.remat`, for the person who runs this."""
@@ -68,7 +76,9 @@ class Compiling:
         now = program.memory.get("temporary", 0) / 2**20
         text = f"compiled in {program.seconds:.1f} s; a step takes {now:,.1f} MiB of temporary memory"
         recipe = self._job.recipes[phase.index]
-        if recipe.remat == "none":
+        if recipe.remat == "auto" and program.refused:
+            return f"{text}, with remat of lean, as without it needs {program.refused}"
+        if recipe.remat in ("none", "auto"):
             return text
         kept = self._start(phase, dataclasses.replace(recipe, remat="none")).result().memory
         remat = recipe.remat if isinstance(recipe.remat, str) else ", ".join(recipe.remat)
@@ -89,6 +99,13 @@ class Compiling:
     def seconds(self) -> float:
         """The time of all compilations so far; in part they ran beside training."""
         return sum(begun.result().seconds for begun in self._begun.values() if begun.done())
+
+
+def room() -> int | None:
+    """Bytes of a device of this process that programs may use; None where it does not tell, as a CPU."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if len(known) == len(limits) else None
 
 
 def choose_steps_per_call(asked: int, epoch_steps: int, flops_per_step: float) -> int:

@@ -8,17 +8,21 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """A compiled program.
 
     seconds: what its compilation took, or finding it; memory: bytes, {'temporary', 'arguments', 'outputs'}.
+    refused: of another one, which was wanted more, what it needs where that did not fit; '' where none was.
     """
 
     call: Any
     seconds: float
     memory: dict[str, int]
+    refused: str = ""
 
 
 class Programs:
@@ -52,6 +56,29 @@ class Programs:
     def start(self, lower: Callable[[], Any]) -> Future[Program]:
         """Begins to find it in the background."""
         return self._worker.submit(self.find, lower)
+
+    def start_one_that_fits(
+        self, wanted: Callable[[], Any], smaller: Callable[[], Any], room: int | None
+    ) -> Future[Program]:
+        """Begins to find the program that is wanted, or the smaller one where that does not fit.
+
+        room: bytes of a device; None where they are not known, and all fit.
+        """
+
+        def find() -> Program:
+            try:
+                program = self.find(wanted)
+            except jax.errors.JaxRuntimeError as error:  # a TPU's compiler knows the memory
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                return dataclasses.replace(self.find(smaller), refused="more than there is")
+            needed = program.memory.get("temporary", 0) + program.memory.get("arguments", 0)
+            if room is None or needed <= room:
+                return program
+            refused = f"{needed / 2**20:,.1f} of {room / 2**20:,.1f} MiB"
+            return dataclasses.replace(self.find(smaller), refused=refused)
+
+        return self._worker.submit(find)
 
 
 def _memory(call: Any) -> dict[str, int]:

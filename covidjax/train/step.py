@@ -35,7 +35,8 @@ class Recipe:
     prefix: the model in the compute dtype of its frozen prefix.
     cached: whether a batch brings what the frozen prefix gives instead of images.
     remat: what the backward pass computes again instead of keeping it: 'none', 'lean' (normalisations and ReLUs, all
-    but the outputs of convolutions and statistics), or all activations of these stages.
+    but the outputs of convolutions and statistics), or all activations of these stages. 'auto', until it is decided by
+    the programs, is 'none'.
     axis: the axis that pmap maps over devices; sync_batch_norm: whether batch statistics are those of all of them.
     skip_nonfinite: whether a step whose loss or gradient is not finite is left out.
     """

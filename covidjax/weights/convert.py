@@ -15,6 +15,7 @@ from covidjax.models.preprocessing import Preprocessing
 from covidjax.process import path_of
 from covidjax.weights import catalog, files, inputs
 from covidjax.weights.foreign import HEADS
+from covidjax.weights.layers import shapes
 from covidjax.weights.load import LoadReport, arrange, match
 from covidjax.weights.start import entries, is_own, obtain, replaceable, source_format, unwrapped
 from covidjax.weights.wrapped import described
@@ -66,7 +67,7 @@ def in_our_names(
     built = models.build(model, 1000, "float32")
     shape = (224, 224, len(preprocessing.mean))
     abstract = jax.eval_shape(models.initialiser(built, preprocessing, shape), jax.random.key(0))
-    inner = unwrapped(built, tensors)
+    inner = unwrapped(built, abstract, tensors)
     tensors, known = inner.tensors, entries(built, abstract, inner.tensors)
     _, account = match(abstract, known, tensors, new_stages=replaceable(built.stages), outside=inner.outside)
     # A head for other classes or another image size does not fit this network, and is written as it is.
@@ -87,8 +88,9 @@ def identify(tensors: dict[str, np.ndarray], path: Path) -> ConfigDict:
         model = model_config(name, source_format(tensors))
         try:
             built = models.build(model, 1000, "float32")
-            inner = unwrapped(built, tensors)
-            known = entries(built, {}, inner.tensors)
+            traced = shapes(built)
+            inner = unwrapped(built, traced, tensors)
+            known = () if is_own(tensors) else entries(built, traced, inner.tensors)
         except UserError:
             continue
         backbone = [entry.source for entry in known if entry.path.split("/")[1] not in replaceable(built.stages)]

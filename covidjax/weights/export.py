@@ -126,7 +126,8 @@ def write_tensors(trained: Trained, output: Path) -> list[str]:
             "config.model.stem='replicate'"
         )
     leaves = traverse_util.flatten_dict(trained.variables, sep="/")
-    entries = [entry for entry in torchvision.entries(trained.model) if entry.path in leaves]
+    known = torchvision.entries(trained.model, variables=trained.variables)
+    entries = [entry for entry in known if entry.path in leaves]
     tensors = restored(entries, leaves)
     norms = [name.removesuffix("running_mean") for name in tensors if name.endswith("running_mean")]
     tensors |= {f"{name}{COUNTERS}": np.zeros((), np.int64) for name in norms}

@@ -7,7 +7,8 @@ are known here ('block1/layers/conv2d_1/vars/0'). Source of names and order: Ker
 """
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
@@ -32,7 +33,9 @@ HEAD = ("fc1", "fc2", "predictions")
 NUMBERED, BY_BLOCK = "layers/", "block1/layers/"
 
 
-def entries(model: Staged, names: Collection[str] | None = None) -> tuple[Entry, ...]:
+def entries(
+    model: Staged, names: Collection[str] | None = None, variables: Mapping[str, Any] | None = None
+) -> tuple[Entry, ...]:
     """The name map of a network.
 
     names: the tensors of the file, in its order; None: those of the published legacy file with its head. The names of
@@ -41,7 +44,7 @@ def entries(model: Staged, names: Collection[str] | None = None) -> tuple[Entry,
     Raises UserError for a network or an arrangement that Keras does not have.
     """
     rules = _rules(model)
-    named = {renamed(path, rules): arrays for path, arrays in layers(model).items()}
+    named = {renamed(path, rules): arrays for path, arrays in layers(model, variables).items()}
     head = [name for name in named if name in HEAD]
     backbone = {name: arrays for name, arrays in named.items() if name not in HEAD}
     if names is None:

@@ -61,10 +61,10 @@ def initial_variables(config: ConfigDict, model: Staged, image_shape: tuple[int,
     found = {name: tensor.shape for name, tensor in tensors.items()}
     known: tuple[Entry, ...] = ()
     try:
-        inner = unwrapped(model, tensors)
+        inner = unwrapped(model, abstract, tensors)
         tensors = inner.tensors
         known = entries(model, abstract, tensors)
-        outside = inner.outside | left_out(model, tensors)
+        outside = inner.outside | left_out(model, abstract, tensors)
         tensors, resized = fitted(known, traverse_util.flatten_dict(abstract, sep="/"), tensors)
         used, account = match(abstract, known, tensors, new_stages=replaceable(model.stages), outside=outside)
     except UserError as error:
@@ -121,24 +121,25 @@ def replaceable(stages: tuple[str, ...]) -> tuple[str, ...]:
     return stages[stages.index(LAST_OF_ENCODER) + 1 :] if LAST_OF_ENCODER in stages else stages[-1:]
 
 
-def unwrapped(model: Staged, tensors: dict[str, np.ndarray]) -> Unwrapped:
+def unwrapped(model: Staged, variables: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> Unwrapped:
     """The tensors by the names that the network has in its format. Raises UserError as `unwrap` and `entries`."""
     if is_own(tensors):
         return Unwrapped(tensors)
     if source_format(tensors) == "keras":
-        alternatives = tuple(keras.entries(model, names) for names in ((), (keras.NUMBERED,), (keras.BY_BLOCK,)))
+        forms = ((), (keras.NUMBERED,), (keras.BY_BLOCK,))
+        alternatives = tuple(keras.entries(model, names, variables) for names in forms)
     else:
-        alternatives = tuple(torchvision.alternatives(model))
+        alternatives = tuple(torchvision.alternatives(model, variables))
     wanted = ([e.source for e in known if e.path.split("/")[1] != model.stages[-1]] for known in alternatives)
     return unwrap(tensors, wanted)
 
 
-def left_out(model: Staged, tensors: Mapping[str, np.ndarray]) -> set[str]:
+def left_out(model: Staged, variables: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> set[str]:
     """The names in a file of the stages that the published network has and this one has not."""
     if is_own(tensors) or model.whole.stages == model.stages:
         return set()
-    return {entry.source for entry in entries(model.whole, {}, tensors)} - {
-        entry.source for entry in entries(model, {}, tensors)
+    return {entry.source for entry in entries(model.whole, None, tensors)} - {
+        entry.source for entry in entries(model, variables, tensors)
     }
 
 
@@ -147,11 +148,11 @@ def is_own(names: Collection[str]) -> bool:
     return all(name.startswith(OWN) for name in names)
 
 
-def entries(model: Staged, variables: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
-    """The name map for the tensors of a file, whose names tell the format."""
+def entries(model: Staged, variables: Mapping[str, Any] | None, tensors: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
+    """The name map for the tensors of a file, whose names tell the format. variables: see `layers.layers`."""
     if is_own(tensors):
-        return own_entries(variables)
-    return (keras if source_format(tensors) == "keras" else torchvision).entries(model, tensors)
+        return own_entries(variables or {})
+    return (keras if source_format(tensors) == "keras" else torchvision).entries(model, tensors, variables)
 
 
 def source_format(tensors: Mapping[str, np.ndarray]) -> str:

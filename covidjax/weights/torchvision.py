@@ -1,6 +1,7 @@
 """The tensors of PyTorch files, of torchvision, timm and others, for the arrays of a network."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from covidjax.errors import UserError
 from covidjax.models.layers import Staged
@@ -22,7 +23,9 @@ TOGETHER = {".in_proj": "_", ".qkv": "."}  # how their names end, and what joins
 PRODUCTS = ("dense", "attention")  # in paths of matrix products
 
 
-def entries(model: Staged, names: Collection[str] | None = None) -> tuple[Entry, ...]:
+def entries(
+    model: Staged, names: Collection[str] | None = None, variables: Mapping[str, Any] | None = None
+) -> tuple[Entry, ...]:
     """The name map of a network.
 
     names: the tensors of the file; None: those of torchvision. A head that is not among them has no entries, nor has
@@ -36,16 +39,16 @@ def entries(model: Staged, names: Collection[str] | None = None) -> tuple[Entry,
             "model.arrangement to 'torchvision' and take resnet18, resnet34, resnet50, resnet101 or resnet152"
         )
     rules = rules_of(model, names)
-    found = [_entry(path, layer, rules) for layer, paths in layers(model).items() for path in paths]
+    found = [_entry(path, layer, rules) for layer, paths in layers(model, variables).items() for path in paths]
     backbone = [entry for entry in found if entry.path.split("/")[1] not in ("decoder", "head")]
     behind = {entry.source for entry in found} - {entry.source for entry in backbone}
     has_names = not isinstance(model, UNetResNet) and (not isinstance(model, VGG16) or model.head_name == "original")
     return tuple(found if has_names and (names is None or not behind.isdisjoint(names)) else backbone)
 
 
-def alternatives(model: Staged) -> list[tuple[Entry, ...]]:
+def alternatives(model: Staged, variables: Mapping[str, Any]) -> list[tuple[Entry, ...]]:
     """The name maps of the kinds of files that a network has, torchvision's first; each may lack a head."""
-    return [entries(model), *(entries(model, names) for names in ((), *((mark,) for mark in marks(model))))]
+    return [entries(model, names, variables) for names in (None, (), *((mark,) for mark in marks(model)))]
 
 
 def _entry(path: str, layer: str, rules: Rules) -> Entry:

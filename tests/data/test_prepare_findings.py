@@ -103,7 +103,7 @@ def medmnist(root: Path, name: str = "chestmnist_64", labels: int = 14) -> Path:
         arrays[f"{split}_images"] = generator.integers(0, 256, (count, 16, 16), np.uint8)
         arrays[f"{split}_labels"] = np.arange(count * labels).reshape(count, labels).astype(np.uint8) % 2
     root.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(root / f"{name}.npz", **arrays)
+    np.savez_compressed(root / f"{name}.npz", **arrays)  # type: ignore[arg-type]
     return root
 
 

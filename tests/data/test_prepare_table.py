@@ -1,7 +1,8 @@
 """A data set of any images with a table: classes, names of files, and what the table leaves out."""
 
+import collections
 import os
-import time
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,18 +97,23 @@ def test_a_long_list_of_faults_is_ten_names_and_a_count(tmp_path: Path) -> None:
         check(root)
 
 
-def test_listing_a_folder_takes_time_in_proportion_to_its_files(tmp_path: Path) -> None:
-    def seconds(count: int) -> float:
+def test_listing_a_folder_takes_steps_in_proportion_to_its_files(tmp_path: Path) -> None:
+    def calls(count: int) -> int:
+        """How many functions, of Python and of C, are called for so many images and so many other files."""
         folder = tmp_path / str(count)
         folder.mkdir()
         for number in range(count):
             (folder / f"{number}.png").touch()
             (folder / f"{number}.txt").touch()
-        begin = time.process_time()
-        listing = Listing()
-        assert len(listing.images(folder)) == count
+        listing, counted = Listing(), collections.Counter[str]()
+        sys.setprofile(lambda frame, event, function: counted.update([event]))
+        try:
+            found = listing.images(folder)
+        finally:
+            sys.setprofile(None)
+        assert len(found) == count
         assert f"{count} other entries were ignored" in listing.notes[0]
-        return time.process_time() - begin
+        return counted["call"] + counted["c_call"]
 
-    few, many = seconds(1000), seconds(8000)
-    assert many < 24 * few
+    few, many = calls(50), calls(400)
+    assert 8 * few < many < 12 * few  # the sorting takes a logarithm more; pairs of files would be 64 times as many

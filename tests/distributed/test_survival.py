@@ -113,8 +113,8 @@ def test_a_killed_process_ends_the_other_which_names_it_and_the_run_goes_on_to_t
         assert f"error: process {victim} (" in errors
         assert "is gone, or cannot be reached" in errors
         assert seconds < 30
-    for workdir in RUNS:
-        with two_processes(tmp_path / workdir, *flags) as children:
+    for name in RUNS:
+        with two_processes(tmp_path / name, *flags) as children:
             for child in children:
                 status, errors, _ = ended(child)
                 assert status == 0, errors
@@ -208,8 +208,8 @@ def test_kills_of_random_processes_at_random_moments_leave_the_same_bits(
                 assert status == LOST, errors
         text = f"kill {number + 1}: process {victim}, step {known} to {reached(workdir)}"
         print(f"{text}, {time.monotonic() - began:.0f} s", flush=True)
-    for workdir in RUNS:
-        with two_processes(tmp_path / workdir, *flags) as children:
+    for name in RUNS:
+        with two_processes(tmp_path / name, *flags) as children:
             for child in children:
                 status, errors, _ = ended(child)
                 assert status == 0, errors

@@ -92,6 +92,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_image(folder / "FINDINGS" / f"{number}.png", seed=number)
         rows.append(f"{number}.png,{number},{number % 2},{(1, 0, '', -1)[number % 4]}")
     (folder / "FINDINGS" / "images.csv").write_text("\n".join(rows) + "\n")
+    others = [f"{number}.png,{number % 2},{number // 8}" for number in range(16)]
+    (folder / "FINDINGS" / "other.csv").write_text("\n".join(["file,finding:Effusion,finding:Lesion", *others]) + "\n")
     shutil.copytree(folder / "MASKS" / "images", folder / "IMAGES")
     shutil.copytree(folder / "FOLDER" / "train", folder / "DIR" / "images")
     rows = ["path,label,patient"]

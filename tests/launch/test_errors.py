@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from covidjax.runs import record
 from launch import train
-from tests.commands import ROOT, contents, only_error, refusal
-from tests.support import on_devices
+from tests.commands import ROOT, contents, refusal
 
 
 def refusal_beside(capfd: pytest.CaptureFixture[str], workdir: Path, *arguments: object) -> str:
@@ -38,15 +38,12 @@ def test_run_of_another_config_is_not_continued(capfd: pytest.CaptureFixture[str
     )
 
 
-def test_batch_not_divisible_by_devices_is_refused(tmp_path: Path, config: str, environment: dict[str, str]) -> None:
-    command = [sys.executable, str(ROOT / "launch" / "train.py"), config, f"--workdir={tmp_path / 'run'}"]
-    command.append("--config.batch_size=6")
-    done = subprocess.run(command, env=environment | on_devices(4), check=False, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert only_error(done.stderr) == (
-        "config.batch_size 6 in 1 part(s) does not divide over 4 devices: choose a multiple of 4"
-    )
-    assert done.stdout == ""
+def test_batch_not_divisible_by_devices_is_refused(
+    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    message = refusal(capfd, train.main, config, f"--workdir={tmp_path / 'run'}", "--config.batch_size=6")
+    assert message == "config.batch_size 6 in 1 part(s) does not divide over 4 devices: choose a multiple of 4"
     assert contents(tmp_path / "run") == {}
 
 

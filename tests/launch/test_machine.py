@@ -14,28 +14,49 @@ from covidjax.process import cache_dir, system_error
 from launch import predict, train
 from tests.commands import ROOT, call, images_of, write_images
 
+# One process after the other for each of them would import everything again.
+ASKED = """
+import sys
+import jax
+from jax.extend.backend import clear_backends
+from covidjax.command import check_backend
+from covidjax.errors import UserError
 
-@pytest.mark.parametrize(
-    ("platforms", "command", "reason"),
-    [
-        ("foo", ["launch/sweep.py", "--learning_rates=1e-3"], "Backend 'foo' is not in the list of known backends"),
-        ("cuda", ["launch/train.py"], "JAX has no such device here"),
-        ("cuda,cpu", ["launch/find_lr.py"], "JAX found cpu"),
-        ("foo", ["-m", "covidjax.ops"], "Backend 'foo' is not in the list of known backends"),
-    ],
-)
-def test_devices_that_are_asked_for_and_absent_are_told_in_one_line(
-    tmp_path: Path, environment: dict[str, str], config: str, platforms: str, command: list[str], reason: str
+for platforms in sys.argv[1:]:
+    clear_backends()
+    jax.config.update("jax_platforms", platforms)
+    try:
+        check_backend()
+    except UserError as error:
+        print(error)
+"""
+ABSENT = {
+    "foo": "Backend 'foo' is not in the list of known backends",
+    "cuda": "JAX has no such device here",
+    "cuda,cpu": "JAX found cpu",
+}
+
+
+def test_devices_that_are_asked_for_and_absent_are_told_in_one_line(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", ASKED, *ABSENT]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    for line, (platforms, reason) in zip(lines, ABSENT.items(), strict=True):
+        assert line.startswith(f"JAX_PLATFORMS is '{platforms}': ")
+        assert reason in line
+        assert line.endswith(": unset it to take what there is, or set it to cpu")
+
+
+@pytest.mark.parametrize("command", ["launch/sweep.py --learning_rates=1e-3", "-m covidjax.ops"])
+def test_commands_without_the_devices_that_are_asked_for_end_with_that_line(
+    tmp_path: Path, environment: dict[str, str], config: str, command: str
 ) -> None:
-    if command[0].startswith("launch"):
-        command = [*command, config, f"--workdir={tmp_path / 'run'}"]
-    asked = {**environment, "JAX_PLATFORMS": platforms}
-    done = subprocess.run([sys.executable, *command], env=asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    line = [*command.split(), *([config, f"--workdir={tmp_path / 'run'}"] * command.startswith("launch"))]
+    asked = {**environment, "JAX_PLATFORMS": "foo"}
+    done = subprocess.run([sys.executable, *line], env=asked, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: JAX_PLATFORMS is '{platforms}': ")
-    assert reason in line
-    assert line.endswith(": unset it to take what there is, or set it to cpu")
+    (told,) = done.stderr.splitlines()
+    assert told.startswith("error: JAX_PLATFORMS is 'foo': ") and ABSENT["foo"] in told
 
 
 def test_a_user_without_a_home_has_a_cache_of_his_own_among_the_temporary_files(

@@ -254,3 +254,8 @@ def test_percentiles_are_expanded_for_few() -> None:
     assert bootstrap.percentiles(10_000) == pytest.approx((2.5, 97.5), abs=0.01)
     low, high = bootstrap.percentiles(30)
     assert low == pytest.approx(1.8754, abs=1e-4) and high == 100 - low
+    clusters = np.array([0, 0, 1, 2, 3, 4])
+    assert bootstrap.fewest(clusters, np.array([0, 0, 0, 1, 1, 1])) == 2
+    findings = np.array([[1, 1, -1, 0, 0, 0], [1, 1, 1, 1, 1, -2]]).T  # of the second none is absent
+    assert bootstrap.fewest(clusters, findings) == 1
+    assert bootstrap.fewest(clusters, findings[:, 1:]) == 5

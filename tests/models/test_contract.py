@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 
 from covidjax import models
+from covidjax.models import unet
 from covidjax.models.layers import Staged
 from tests.models.test_models import draw_images
 from tests.support import make_model, make_variables, shapes_of, small_config
 
-pytestmark = pytest.mark.usefixtures("few_blocks")
+pytestmark = pytest.mark.usefixtures("few_blocks", "few_levels")
 SIZE = (33, 35)
 PATCHES = {"vit_b16": (32, 48), "vit_b14": (28, 42)}  # which divide their images
 CASES: dict[str, dict[str, Any]] = {
     "cnn": {"num_blocks": 2, "dropout": 0.5},
-    "vgg16": {"head": "paper"},
+    "vgg16": {"head": "paper", "blocks": 3},
     "resnet18": {"dropout": 0.5},
     "resnet50": {"arrangement": "keras"},
     "resnet50v2": {},
@@ -34,6 +35,13 @@ CASES: dict[str, dict[str, Any]] = {
     "deeplabv3_resnet50": {"dropout": 0.5},
 }
 SLOW = ("resnet50", "unet, bilinear", "unet_resnet18, bilinear", "unet_resnet18, fastai", "deeplabv3_resnet50")
+
+
+@pytest.fixture
+def few_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """U-Nets of two levels, as each further one repeats what the second has, and of few features."""
+    monkeypatch.setattr(unet, "LEVELS", 2)
+    monkeypatch.setattr(unet, "DECODER_FEATURES", (16, 12, 8, 8, 6))
 
 
 def build(case: str, **changes: Any) -> Staged:
@@ -117,7 +125,7 @@ def test_network_of_every_name_has_the_options_of_its_config(name: str) -> None:
     assert {key: getattr(model, key) for key in fields} == {key: expected[key] for key in fields}
 
 
-@pytest.mark.parametrize("size", [(1, 1), (33, 2), (7, 20), (16, 16)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (33, 2)], ids=str)
 @pytest.mark.parametrize("case", [case for case in CASES if case.partition(",")[0] in models.SEGMENTATION])
 def test_logits_of_masks_lie_on_the_pixels_of_any_image(case: str, size: tuple[int, int]) -> None:
     images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)

@@ -24,11 +24,12 @@ SIZE = (33, 49)
 FEW = (1, 1, 2, 2)  # a block of each kind: with and without a convolution beside it, and with each dilation
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
+@pytest.mark.parametrize("backbone", ["resnet50", pytest.param("resnet101", marks=pytest.mark.slow)])
 def test_the_name_map_fills_every_leaf_from_one_tensor_of_the_published_network(backbone: str) -> None:
     model = DeepLabV3(21, backbone)
-    flat = traverse_util.flatten_dict(shapes_of(model, SIZE, 3), sep="/")
-    paths, sources = ([getattr(entry, name) for entry in entries(model)] for name in ("path", "source"))
+    shapes = shapes_of(model, SIZE, 3)
+    flat, known = traverse_util.flatten_dict(shapes, sep="/"), entries(model, variables=shapes)
+    paths, sources = ([getattr(entry, name) for entry in known] for name in ("path", "source"))
     assert sorted(paths) == sorted(flat)
     assert len(set(sources)) == len(sources)
     assert sum(leaf.size for path, leaf in flat.items() if path.startswith("params/")) == PUBLISHED[backbone]
@@ -61,7 +62,7 @@ def both(backbone: str = "resnet50") -> tuple[DeepLabV3, dict[str, Any], Any]:
     network = network_of_torch(LAYERS[backbone])
     tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     model = DeepLabV3(3, backbone, numerics=Numerics(native=choose("auto").native))
-    variables, account = fill(shapes_of(model, SIZE, 3), entries(model, tensors), tensors)
+    variables, account = fill(shapes := shapes_of(model, SIZE, 3), entries(model, tensors, shapes), tensors)
     assert all(name.endswith(COUNTERS) for name in account.unused)
     return model, variables, network
 

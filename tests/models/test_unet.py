@@ -67,7 +67,7 @@ def test_the_encoder_is_the_classifier_up_to_its_head(name: str) -> None:
 
         (own_images, stem, *maps), expected = run(variables, images)
         np.testing.assert_array_equal(own_images, images)
-        assert stem.shape == (2, 31, 34, 64)
+        assert stem.shape == (2, 31, 34, 8)
         for found, reference in zip(maps, expected, strict=True):
             np.testing.assert_allclose(found, reference, rtol=1e-5, atol=1e-5)
 

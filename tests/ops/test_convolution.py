@@ -219,3 +219,11 @@ def test_transposed_convolution_puts_one_tap_in_each_place(kernel: tuple[int, in
         expected[:, row :: kernel[0], column :: kernel[1]] = inputs @ taps[row, column]
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_transposed_convolution_is_a_matrix_product_but_on_a_tpu_where_its_outputs_would_be_copied() -> None:
+    arrays = jnp.ones((2, 3, 5, 4)), jnp.ones((2, 2, 4, 3)), jnp.ones((2, 6, 10, 3))
+    traced = jax.jit(partial(value_and_gradients, ops.transposed_convolution)).trace(*arrays)
+    programs = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cuda", "tpu", "cpu")}
+    found = {name: (text.count("dot_general"), text.count("stablehlo.convolution")) for name, text in programs.items()}
+    assert found == {"cuda": (3, 0), "cpu": (3, 0), "tpu": (0, 3)}

@@ -11,6 +11,8 @@ from PIL import Image
 
 from covidjax.data.examples import Examples
 from covidjax.errors import UserError
+from covidjax.metrics import validated
+from covidjax.metrics.prediction_table import read_predictions
 from covidjax.report import formats, run, workdir
 from tests.report import made_workdir
 from tests.report.made_workdir import CLASSES, Page, make_examples, write_evaluation, write_report
@@ -184,3 +186,21 @@ def test_best_epoch_is_that_of_the_evaluated_checkpoint(run_folder: Path) -> Non
     (run_folder / "evaluation_val.json").write_text(json.dumps(evaluation))
     assert workdir.best_epoch(workdir.read(run_folder)) == 7
     assert sum(b"<!-- best, epoch 7 -->" in data for data, _ in write_report(run_folder).figures) == 2
+
+
+def test_what_validation_chose_is_on_the_page(run_folder: Path) -> None:
+    evaluations = {split: write_evaluation(run_folder, make_examples(split), len(split)) for split in ("val", "test")}
+    val, test = (read_predictions(run_folder / f"predictions_{split}.csv") for split in ("val", "test"))
+    found = validated.measured(validated.choose(val), test.probabilities, make_examples("test"))
+    (run_folder / "evaluation_test.json").write_text(json.dumps(evaluations["test"] | found))
+    read = write_report(run_folder)
+    rows = read.table("On validation", "Threshold")[1:]
+    assert [row[:2] for row in rows[:2]] == [
+        [CLASSES[0], "sensitivity 0.95 or more"],
+        [CLASSES[0], "greatest Youden index"],
+    ]
+    youden = found["operating_points"][CLASSES[0]]["youden"]
+    assert rows[1][2] == f"{youden['threshold']:.3f}" and rows[1][3].startswith(f"{youden['sensitivity']:.3f} [")
+    assert f"With the temperature {found['calibrated']['temperature']:.3f}" in read.text
+    (run_folder / "predictions_test.csv").unlink()
+    assert "There is no table of predictions" in write_report(run_folder).text

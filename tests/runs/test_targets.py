@@ -1,5 +1,6 @@
 """What strategies cost on devices that are not here, by programs that a compiler of the test makes up."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,32 @@ def test_each_strategy_has_the_figures_of_its_program_and_the_floor_is_called_pr
 def test_the_largest_batch_is_found_for_each_strategy(tmp_path: Path) -> None:
     found = run(tmp_path / "f.json", "--target=v5e:2x2", "--strategies=none", "--largest_batch")
     assert [row["largest_batch_per_device"] for row in found["strategies"]] == [LIMIT]
+
+
+def test_remat_is_chosen_where_a_program_does_not_fit_without_it(tmp_path: Path) -> None:
+    for batch, wanted in ((LIMIT, ["none"]), (LIMIT + 1, ["none", "lean"])):
+        Compiler.asked.clear()
+        flags = ("--target=v5e:1x1", "--strategies=none", "--config.remat=auto", f"--config.batch_size={batch}")
+        run(tmp_path / "f.json", *flags)
+        asked = [each["config"]["remat"] for each in Compiler.asked]
+        assert asked[: len(wanted)] == wanted
+
+
+def test_what_remat_saves_stands_beside_what_it_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = Compiler.program
+
+    def program(self: Compiler, builder: str, waiting: Callable[[float], None], **arguments: Any) -> Program:
+        found = own(self, builder, waiting, **arguments)
+        if arguments["config"]["remat"] == "none":
+            return found
+        return dataclasses.replace(found, memory={**found.memory, "temp": found.memory["temp"] // 2})
+
+    monkeypatch.setattr(Compiler, "program", program)
+    run(tmp_path / "f.json", "--target=h200", "--strategies=none", "--config.remat=lean", "--config.batch_size=2")
+    text = "remat of lean, none: 819 of 1,638 MiB of temporary memory less, and 0.00 GB (0%) more through memory"
+    assert text in capfd.readouterr().out
 
 
 def test_a_batch_that_does_not_divide_is_that_of_each_device_and_said(

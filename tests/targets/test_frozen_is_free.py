@@ -10,12 +10,14 @@ from flax import traverse_util
 from covidjax.config import to_json
 from covidjax.freeze.strategies import split_cached
 from covidjax.mesh import local_mesh
-from covidjax.runs import costs, targets
+from covidjax.models.resnet import LAYERS
+from covidjax.runs import costs
 from covidjax.targets import Compiler, Program, target_of
 from covidjax.targets.compiler import python
 from covidjax.train.job import Job, describe_freeze
 from tests.support import small_config
-from tests.train.networks import layers, live
+from tests.targets.few_blocks import FEW
+from tests.train.networks import RESNETS, layers, live
 
 # model: (image size, a strategy that trains the end)
 MODELS = {
@@ -31,6 +33,16 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(python() is None, reason="no .venv-targets (`make targets`): compilers for TPUs and GPUs"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_blocks() -> Iterator[None]:
+    """A TPU's compiler takes minutes for a whole ResNet."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, blocks in FEW.items():
+            patch.setitem(LAYERS, name, blocks)
+            patch.setitem(RESNETS, name, (RESNETS[name][0], blocks))
+        yield
 
 
 @pytest.fixture(scope="module", params=["v5e:2x2", "h200"])
@@ -53,7 +65,7 @@ def compiled(compiler: Compiler, model: str, strategy: str) -> Program:
     values = config(model)
     values.batch_size = BATCH * compiler.target.devices
     return compiler.program(
-        targets.BUILDER,
+        "tests.targets.few_blocks:lowered",
         lambda seconds: None,
         config=to_json(values),
         num_classes=3,

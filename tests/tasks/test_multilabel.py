@@ -16,7 +16,7 @@ from covidjax.runs import audit, compare, costs
 from covidjax.runs.heads import train_heads
 from covidjax.tasks import of
 from covidjax.tasks.weighting import finding_weights
-from launch import evaluate, predict
+from launch import evaluate, predict, study
 from tests.commands import ROOT, call, user_error
 from tests.report.made_workdir import assert_self_contained
 from tests.support import TINY, small_config
@@ -61,7 +61,7 @@ def test_a_phantom_has_any_subset_of_findings_and_thirty_percent_unknown() -> No
 
 
 def test_each_finding_of_a_phantom_changes_the_image_where_it_is() -> None:
-    images = {}
+    images: dict[tuple[bool, ...], list[np.ndarray]] = {}
     for index in range(0, 200, 2):
         image, own = phantom_findings.phantom_findings(0, "train", index, 64)
         images.setdefault(tuple(own.tolist()), []).append(image.astype(float))
@@ -125,9 +125,9 @@ def test_many_heads_train_on_the_findings(tmp_path: Path) -> None:
 
 def test_data_and_loss_of_different_kinds_are_refused_in_one_line(tmp_path: Path) -> None:
     one = small_config("cnn", **{**FINDINGS, "dataset__name": "phantom"})
-    assert "have one class each, of covid19, normal, pneumonia" in user_error(train, one, tmp_path / "a")
+    assert "have one class each, of covid19, normal, pneumonia" in user_error(train, one, tmp_path / "a")  # type: ignore[arg-type]
     several = small_config("cnn", **TINY, dataset__name="phantom_findings")
-    assert "choose one of their losses, findings_cross_entropy" in user_error(train, several, tmp_path / "b")
+    assert "choose one of their losses, findings_cross_entropy" in user_error(train, several, tmp_path / "b")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,52 @@ def test_costs_and_audit_know_findings(tmp_path: Path) -> None:
     assert job.abstract_data(job.phases[0])["label"].shape[1:] == (len(NAMES),)
     result = audit.audit(config, tmp_path / "audit.json")
     assert [row["train"] for row in result["counts"]] == [48]
+
+
+def test_operating_points_of_validation_are_columns_of_predictions(runs: list[Path], tmp_path: Path) -> None:
+    image = phantom_findings.phantom_findings(1, "test", 0, 64)[0]
+    (tmp_path / "images").mkdir()
+    Image.fromarray(image).save(tmp_path / "images" / "0.png")
+    table = tmp_path / "predictions.csv"
+    arguments = [f"--workdir={runs[0]}", f"--images={tmp_path / 'images'}", f"--output={table}", "--calibrated"]
+    assert call(predict.main, *arguments) == 0
+    with table.open() as lines:
+        row = next(csv.DictReader(lines))
+    points = files.read_json(runs[0] / "evaluation_test.json")["operating_points"]
+    for name, own in points.items():
+        for point, found in (own or {}).items():
+            assert row[f"{point}_{name}"] == str(int(float(row[f"probability_{name}"]) >= found["threshold"]))
+    assert call(evaluate.main, f"--workdir={runs[0]}", "--split=test", "--calibrated") == 2
+
+
+def test_another_set_is_evaluated_by_a_table_of_findings(runs: list[Path], tmp_path: Path) -> None:
+    rows = [f"file;finding:Lesion;finding:Fluid;patient;finding:{NAMES[3]}"]
+    for number in range(8):
+        image, own = phantom_findings.phantom_findings(2, "test", 2 * number, 32)
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png;{int(own[0])};{'' if number == 3 else int(own[1])};p{number};-1,0")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(rows) + "\n", encoding="utf-8-sig")
+    arguments = [f"--workdir={runs[0]}", f"--root={table}", "--name=other"]
+    assert call(evaluate.main, *arguments, "--classes=Fluid=effusion") == 0
+    found = files.read_json(runs[0] / "evaluation_other.json")
+    unknown = {name: own["unknown"] for name, own in found["per_class"].items()}
+    assert unknown == {NAMES[0]: 0, NAMES[1]: 1, NAMES[2]: 8, NAMES[3]: 8}
+    assert any("other has no column of finding:enlarged heart" in note for note in found["notes"])
+    table.write_text("file;finding:lesion\n0.png;yes\n")
+    assert call(evaluate.main, *arguments[:2], "--name=third") == 2
+
+
+@pytest.mark.slow
+def test_a_study_compares_strategies_by_the_macro_auroc(tmp_path: Path) -> None:
+    values = [f"--config.{key.replace('__', '.')}={value}" for key, value in {**FINDINGS, "model__name": "cnn"}.items()]
+    config = f"--config={ROOT / 'configs' / 'phantom_findings.py'}"
+    arguments = [config, *values, f"--workdir={tmp_path / 'study'}", "--strategies=none,backbone", "--seeds=0,1"]
+    assert call(study.main, *arguments) == 0
+    with (tmp_path / "study" / "study.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 4
+    assert all(0 <= float(row["val_macro_auroc"]) <= 1 and row["val_macro_average_precision"] for row in rows)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 from covidjax import losses
 from covidjax.mesh import make_mesh, replicated
+from covidjax.train import compiling
 from covidjax.train.compiling import Compiling, choose_steps_per_call
 from covidjax.train.job import Job
 from covidjax.train.parallel import mapped_step
@@ -46,6 +47,16 @@ def weighted(job: Job, weights: tuple[float, ...] | None) -> Job:
 
 def counts(programs: Programs) -> tuple[int, int]:
     return programs.compiled, programs.reused
+
+
+def test_remat_is_chosen_where_the_batch_does_not_fit_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, programs = prepare(small_config("cnn", **TINY, remat="auto")), Programs()
+    for room, number, said in ((None, 1, "temporary memory"), (1, 2, "with remat of lean, as without it needs")):
+        monkeypatch.setattr(compiling, "room", lambda room=room: room)
+        found = Compiling(own, programs, ONE_STEP)
+        assert said in found.account(own.phases[0])
+        assert bool(found.wait(own.phases[0]).refused) == (room is not None)
+        assert programs.compiled == number
 
 
 def test_jobs_with_equal_programs_compile_once(job: Job) -> None:

@@ -18,7 +18,9 @@ import pytest
 from covidjax import config as configs
 from covidjax import files
 from covidjax.checkpoint.checkpoint import Restored
+from covidjax.distributed.processes import Processes
 from covidjax.files import read_json_lines
+from covidjax.runs.train import terminated
 from covidjax.train.job import Job
 from covidjax.train.setup import prepare
 from covidjax.weights.workdir import open_checkpoints
@@ -217,6 +219,17 @@ def test_sigterm_and_sigint_in_an_epoch_cost_no_bit(
     assert_same_run(workdir, whole, job)
 
 
+def test_a_second_sigint_is_left_to_the_system_which_ends_the_process() -> None:
+    former = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), terminated(Processes()) as stopped:
+        assert not stopped()
+        signal.raise_signal(signal.SIGINT)
+        assert stopped()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == former
+
+
+@pytest.mark.slow
 def test_a_second_sigint_ends_a_run_at_once(tmp_path: Path, start: Start) -> None:
     process = start(tmp_path)
     while not read_json_lines(tmp_path / "metrics.jsonl")[0]:

@@ -23,7 +23,7 @@ GATES = {
         {"conv5_block1_scale/0": (2048,)},
     ),
     "numbered": (
-        {"layers/dense/vars/0": (256, 16), "layers/dense_1/vars/0": (16, 256), "layers/dense_2/vars/0": (2048, 3)},
+        {"layers/dense/vars/0": (32, 2), "layers/dense_1/vars/0": (2, 32), "layers/dense_2/vars/0": (256, 3)},
         {"layers/batch_normalization_99/vars/0": (64,)},
     ),
 }

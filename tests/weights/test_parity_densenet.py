@@ -68,6 +68,7 @@ def test_densenet_of_gray_images_pickled_whole_before_zip_files_gives_the_logits
     with monkeypatch.context() as patch:  # where the classes are when such a file is written
         home: Any = types.ModuleType("torchxrayvision.models")
         patch.setitem(sys.modules, home.__name__, home)
+        patch.setitem(sys.modules, "torchxrayvision", types.ModuleType("torchxrayvision"))
         for kind in (DenseNet, DenseBlock, DenseLayer, Transition, torch.nn.Module):
             patch.setattr(kind, "__module__", home.__name__)
             setattr(home, kind.__name__, kind)

@@ -180,10 +180,10 @@ def test_a_gray_first_convolution_makes_a_gray_network(
     path = write(tmp_path / f"w{suffix}", {f"module.{name}": tensor for name, tensor in tensors.items()})
     begin = start(path, channels=1)
     assert_read(begin, tensors, "its first convolution takes one channel")
-    assert begin.variables["params"]["stem"]["conv1"]["kernel"].shape == (7, 7, 1, 64)
+    assert begin.variables["params"]["stem"]["conv1"]["kernel"].shape == (7, 7, 1, 8)
     assert begin.preprocessing.mean == pytest.approx((np.mean(IMAGENET.mean),))
     assert start(rgb, channels=1).preprocessing == IMAGENET
-    assert "conv1.weight is [64, 1, 7, 7]" in user_error(start, path)
+    assert "conv1.weight is [8, 1, 7, 7]" in user_error(start, path)
     ours = tmp_path / "ours.safetensors"
     assert call(convert.main, f"--pretrained={path}", f"--output={ours}") == 0
     again = start(ours, channels=1)

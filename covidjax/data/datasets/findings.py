@@ -9,8 +9,6 @@ from covidjax.data.datasets.records import Record
 from covidjax.data.findings import ABSENT, PRESENT, UNCERTAIN, UNKNOWN
 from covidjax.errors import some_of
 
-VALUES = {"1": PRESENT, "0": ABSENT, "-1": UNCERTAIN, "": UNKNOWN}
-
 
 def named(text: str, names: Sequence[str], nothing: str, separator: str = "|") -> tuple[int, ...]:
     """The findings that a text names, in any order; the others are absent. nothing: what stands for none of them.
@@ -25,17 +23,6 @@ def named(text: str, names: Sequence[str], nothing: str, separator: str = "|") -
     if not found or (nothing in found and len(found) > 1):
         raise ValueError(f"the findings are {text!r}: write {nothing!r} alone, or what there is")
     return tuple(PRESENT if name in found else ABSENT for name in names)
-
-
-def valued(texts: Sequence[str]) -> tuple[int, ...]:
-    """Findings from the cells of a row: 1, 0, -1 uncertain, or nothing. Raises ValueError for another text."""
-    found = []
-    for text in texts:
-        short = text.strip().replace(",", ".").removesuffix(".0")
-        if short not in VALUES:
-            raise ValueError(f"a finding is {text!r}: allowed are 1, 0, -1 (uncertain) and nothing (unknown)")
-        found.append(VALUES[short])
-    return tuple(found)
 
 
 def voted(votes: Collection[Sequence[int]]) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from covidjax.data.datasets import findings
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.records import Listing, Record
-from covidjax.data.findings import ABSENT, UNKNOWN
+from covidjax.data.findings import ABSENT, UNKNOWN, valued
 from covidjax.data.walk import walk
 from covidjax.errors import some_of
 
@@ -58,9 +58,8 @@ class ChestXray14(ManualBuilder):
                 except ValueError as error:
                     listing.faults.append(f"{table.name} line {number}: {error}")
                     continue
-                told = {"view": row.get("view position", ""), "findings": own}
-                patient, split = f"nih-{row['patient id']}", split_of[name]
-                listing.records.append(Record(name, files[name], "", patient, "nih", split, **told))
+                patient, split, view = f"nih-{row['patient id']}", split_of[name], row.get("view position", "")
+                listing.records.append(Record(name, files[name], "", patient, "nih", split, view=view, findings=own))
         _leave_out(listing, absent, f"images of {table.name} are not below {root}")
         _leave_out(listing, unlisted, "images are in neither official list")
         return listing
@@ -103,7 +102,7 @@ class CheXpert(ManualBuilder):
                 try:
                     if patient is None:
                         raise ValueError(f"the path {row['path']!r} names no patient, as in /patient00001/")
-                    own = findings.valued([row[column] for column in columns])
+                    own = valued([row[column] for column in columns])
                 except ValueError as error:
                     listing.faults.append(f"{table}.csv line {number}: {error}")
                     continue
@@ -113,8 +112,9 @@ class CheXpert(ManualBuilder):
                 if self.builder_config.name == "absent":
                     own = tuple(ABSENT if value == UNKNOWN else value for value in own)
                 view = row.get("ap/pa") or row.get("frontal/lateral", "")
-                told = {"view": view, "findings": own}
-                listing.records.append(Record(name, root / name, "", patient[1], "chexpert", split, **told))
+                listing.records.append(
+                    Record(name, root / name, "", patient[1], "chexpert", split, view=view, findings=own)
+                )
         _leave_out(listing, absent, f"images of the tables are not below {root}")
         return listing
 
@@ -194,7 +194,7 @@ class VinDrCxr(ManualBuilder):
             votes: dict[str, list[tuple[int, ...]]] = collections.defaultdict(list)
             for number, row in enumerate(rows, start=2):
                 try:
-                    votes[row["image_id"]].append(findings.valued([row[name] for name in names]))
+                    votes[row["image_id"]].append(valued([row[name] for name in names]))
                 except ValueError as error:
                     listing.faults.append(f"{table.name} line {number}: {error}")
             absent = [name for name in votes if not (root / split / f"{name}.dicom").is_file()]

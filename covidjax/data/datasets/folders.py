@@ -12,10 +12,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from covidjax.data.datasets import findings
 from covidjax.data.datasets.base import ManualBuilder
 from covidjax.data.datasets.records import Listing, Record, inside
 from covidjax.data.examples import SPLITS
+from covidjax.data.findings import COLUMN, valued
 from covidjax.data.listing import class_order
 from covidjax.data.walk import by_folder, walk
 from covidjax.files import printable
@@ -25,7 +25,6 @@ NIH_PATIENT = re.compile(r"(\d{8})_\d{3}\.")
 LGG_MASK = "_mask.tif"
 TABLE, NAMES = "images.csv", "mask_classes.txt"
 KINDS = {"labels": "label", "masks": "mask", "findings": "findings"}  # of variants of csv
-FINDING = "finding:"
 
 
 class ChestXrayPneumonia(ManualBuilder):
@@ -167,11 +166,11 @@ class Csv(ManualBuilder):
     def list_records(self, root: Path) -> Listing:
         listing, kind = Listing(), self.kind()
         rows = listing.table(root / TABLE, ("path",) if kind == "findings" else ("path", kind))
-        named = [name for name in (rows or [{}])[0] if name.startswith(FINDING)]
+        named = [name for name in (rows or [{}])[0] if name.startswith(COLUMN)]
         if kind == "findings":
-            self.FINDINGS = tuple(name.removeprefix(FINDING).strip() for name in named)
+            self.FINDINGS = tuple(name.removeprefix(COLUMN).strip() for name in named)
             if rows and not named:
-                listing.faults.append(f"{TABLE} has no column {FINDING}NAME")
+                listing.faults.append(f"{TABLE} has no column {COLUMN}NAME")
         found = walk(root)
         on_disk, unnamed = {name: found.paths.get(name, name) for name in found.images}, set(found.images)
         if len({bool(row.get("split")) for row in rows}) > 1:
@@ -186,7 +185,7 @@ class Csv(ManualBuilder):
                 faults.append(f"split is {row['split']!r}; allowed: train, val, test")
             told: dict[str, Any] = {"label": row["label"]} if kind == "label" else {}
             try:
-                told |= {"findings": findings.valued([row[name] for name in named])} if kind == "findings" else {}
+                told |= {"findings": valued([row[name] for name in named])} if kind == "findings" else {}
             except ValueError as error:
                 faults.append(str(error))
             listing.faults += [f"{TABLE} line {number}: {fault}" for fault in faults]

@@ -64,7 +64,7 @@ def list_files(found: Walk, split: str, fold: int, seed: int, recorded: Path | N
     if recorded is not None and recorded.exists():
         return _as_recorded(found, split, fold, seed, recorded)
     listed = list_all(found)
-    rows, known, notes = list(listed.rows), listed.patients_known, listed.notes
+    rows, known, notes = listed.rows, listed.patients_known, listed.notes
     files = _files(found, rows, known, notes)
     if rows[0].split if fold == -1 else rows[0].fold != -1:
         return choose_split(files, split, fold, table, f"{table} has no row of the {split} split: add some")

@@ -37,7 +37,9 @@ def grad_cam(
     following = _following(model, stage)
     flowing = model.apply(variables, preprocessing(images), stop=following)
     if not isinstance(flowing, jax.Array) or flowing.ndim != 4:
-        raise UserError(f"what leaves the stage {stage!r} is no map [height, width, features]: choose another stage")
+        raise UserError(
+            f"what leaves the stage {stage!r} is no map [height, width, features]: choose another stage or method"
+        )
 
     def score(flowing: jax.Array) -> jax.Array:
         return _chosen(model.apply(variables, flowing, start=following), classes).sum()

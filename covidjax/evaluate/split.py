@@ -81,7 +81,8 @@ def chosen_by_validation(workdir: Path, trained: Trained, num_views: int = 1) ->
     num_views: over which logits are averaged: those of validation were of as many.
     """
     if reason := _undecided(workdir, trained, num_views):
-        mend = f"evaluate that of step {trained.step} with launch/evaluate.py --split=val --checkpoint={trained.step}"
+        flags = f"--split=val --checkpoint={trained.step}{f' --views={num_views}' * (num_views > 1)}"
+        mend = f"evaluate that of step {trained.step} with launch/evaluate.py {flags}"
         raise UserError(f"--calibrated: no temperature is fitted, as {reason}: {mend}, or leave the flag out")
     return trained.task.chosen(workdir)
 

@@ -57,10 +57,12 @@ class Block(Module):
 
         The last one: [batch, height, width, features + added]. Raises UserError where the image was too small.
         """
+        maps = [x.astype(self.numerics.dtype)]
         for number in range(1, self.num_layers + 1):
             layer = Layer(numerics=self.numerics, name=f"layer{number}")
-            added = layer(x, use_batch_statistics=use_batch_statistics)
-            x = jnp.concatenate([x.astype(added.dtype), added], axis=-1)
+            # Of the maps themselves, which XLA can read in their places, and not of what was joined before.
+            maps.append(layer(jnp.concatenate(maps, axis=-1), use_batch_statistics=use_batch_statistics))
+        x = jnp.concatenate(maps, axis=-1)
         norm = BatchNorm(numerics=self.numerics, name="norm" if self.last else "transition_norm")
         x = norm(x, use_batch_statistics=use_batch_statistics, relu=True)
         if self.last:

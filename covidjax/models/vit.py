@@ -9,6 +9,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from covidjax.errors import UserError
 from covidjax.models.branches import Perceptron, Product, added, truncated_normal
@@ -72,6 +73,7 @@ class Attention(Module):
             for role in ("query", "key", "value")
         )
         seen = jax.nn.dot_product_attention(*heads)
+        seen = lax.optimization_barrier(seen)  # a GPU's product cannot take it out of the order of the heads
         return product(name="out")(seen.reshape(x.shape), factor=factor, residual=residual)
 
 

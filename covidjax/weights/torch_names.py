@@ -141,6 +141,11 @@ DINOV2: Rules = (
     (r"/norm(\d)", r".norm\1"),
     (r"/mlp/dense(\d)", r".mlp.fc\1"),
 )
+TRANSFORMERS_5: Rules = (  # its own names of the attention; the published files are older
+    ("/attention/out", ".attention.o_proj"),
+    (r"/attention/(\w)\w+", r".attention.\1_proj"),
+    *DINOV2,
+)
 # kinds of files: (a tensor that only such a file has, rules), the first for files that have none of these
 KINDS: dict[type[Staged], tuple[tuple[str, Rules], ...]] = {
     VGG16: (("", VGG), ("pre_logits.fc1.weight", TIMM_VGG)),
@@ -150,6 +155,7 @@ KINDS: dict[type[Staged], tuple[tuple[str, Rules], ...]] = {
         ("", VIT),
         ("encoder.layers.encoder_layer_0.mlp.linear_1.weight", (*VIT, *LINEAR)),
         ("patch_embed.proj.weight", TIMM_VIT),
+        ("encoder.layer.0.attention.q_proj.weight", TRANSFORMERS_5),
         ("embeddings.patch_embeddings.projection.weight", DINOV2),
     ),
     DeepLabV3: (("", RESNET), ("backbone.conv1.weight", DEEPLAB)),

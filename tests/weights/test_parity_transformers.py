@@ -133,6 +133,11 @@ def test_names_are_those_of_the_published_files() -> None:
             "encoder.layer.0.layer_scale1.lambda1",
             "layernorm.weight",
         ),
+        ("vit_b14", "encoder.layer.0.attention.q_proj.weight"): (
+            "encoder.layer.1.attention.v_proj.bias",
+            "encoder.layer.0.attention.o_proj.weight",
+            "encoder.layer.0.mlp.fc2.weight",
+        ),
     }
     for (name, mark), expected in published.items():
         found = {entry.source for entry in torchvision.entries(network(name, NUM_CLASSES), {mark})}

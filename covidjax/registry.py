@@ -148,7 +148,8 @@ def _called_otherwise(error: BaseException) -> str:
     if called is None:
         return ""
     for module in list(sys.modules.values()):
-        plugin, function = getattr(module, "__dict__", {}).get(MARK), module
+        plugin = getattr(module, "__dict__", {}).get(MARK)
+        function: Any = module
         for name in called[1].split("."):
             function = getattr(function, name, None)
         if plugin is not None and callable(function):

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from covidjax import config as configs
 from covidjax.data.picture import BadImageError, ImageSpec, decode_image
-from covidjax.errors import UserError
+from covidjax.errors import UserError, some_of
 from covidjax.evaluate import explain
 from covidjax.evaluate.members import Mixture, load_network
 from covidjax.evaluate.network import padded_batches
@@ -139,10 +139,9 @@ class Network:
         elif len(classes) == len(pixels) and set(classes) <= set(self.classes):
             chosen = np.array([self.classes.index(name) for name in classes])
         else:
-            raise UserError(
-                f"classes are {list(classes)}: allowed is one of {', '.join(self.classes)} for each of the "
-                f"{len(pixels)} images"
-            )
+            unknown = [name for name in dict.fromkeys(classes) if name not in self.classes]
+            given = f"classes have {some_of(unknown)}" if unknown else f"there are {len(classes)} classes"
+            raise UserError(f"{given}: give one of {', '.join(self.classes)} for each of the {len(pixels)} images")
         parts = []
         for batch, count in padded_batches((pixels, chosen), self._batch_size):
             parts.append(np.asarray(run(self.variables, *jax.device_put(batch, by_example(self.mesh))))[:count])

@@ -79,9 +79,11 @@ def test_explanations_are_of_the_classes_that_are_asked_for(folder: Path) -> Non
     assert maps.shape == (11, 16, 16)
     assert maps.max() > 0
     assert np.abs(maps - network.explain(images, others, stage="block1")).max() > 0
-    for wrong in (names[:-1], ["nobody"] * 11):
-        with pytest.raises(UserError, match="classes are one of .* for each of the 11 images"):
+    for wrong, told in ((names[:-1], "there are 10 classes"), (["nobody"] * 11, "classes have nobody")):
+        with pytest.raises(UserError, match=f"{told}: give one of .* for each of the 11 images"):
             network.explain(images, wrong)
+    with pytest.raises(UserError, match=r"a list of paths of files: give \['chest.png'\]"):
+        network.predict("chest.png")
 
 
 def test_a_constant_picture_is_decoded_with_a_warning(folder: Path) -> None:

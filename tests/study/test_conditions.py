@@ -68,7 +68,12 @@ WORSE = {"none": [0.80, 0.85, 0.90], "backbone": [0.70, 0.751, 0.801]}
     [
         (WORSE, {"none": 9, "backbone": 1}, "every cheaper strategy is significantly worse"),
         (WORSE, {"none": 1, "backbone": 9}, "it is the cheapest as well"),
-        ({"none": [0.80], "backbone": [0.79]}, {"none": 9, "backbone": 1}, "With one seed nothing can be said about"),
+        ({"none": [0.80], "backbone": [0.79]}, {"none": 9, "backbone": 1}, "With 1 seed nothing can be said about"),
+        (
+            {"none": [0.80, 0.82], "backbone": [0.50, 0.79]},
+            {"none": 9, "backbone": 1},
+            "With 2 seeds nothing can be said about significance: give at least three",
+        ),
     ],
 )
 def test_best_is_chosen_where_nothing_cheaper_is_known_to_be_as_good(

@@ -49,7 +49,7 @@ CAFFE = Preprocessing(1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "bgr")  
 HED = Preprocessing(1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), "bgr")  # Xie and Tu 2015, in Caffe
 SYMMETRIC = Preprocessing(1 / 127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))  # Keras ResNet v2 ("tf"): -1..1
 XRV = Preprocessing(2048 / 255, (1024.0,), (1.0,))  # torchxrayvision `utils.normalize`: gray, -1024..1024
-# Not read from its `preprocessor_config.json`, which is not here: compare before figures are published (docs/weights.md).
+# Its `preprocessor_config.json` was not at hand: compare before figures are published (docs/weights.md).
 RAD_DINO = Preprocessing(1 / 255, (0.5307,) * 3, (0.2583,) * 3)
 HALF = Preprocessing(1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # timm's recipes of 2024
 STEMS = ("replicate", "fold")  # of `config.model.stem`

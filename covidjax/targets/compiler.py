@@ -11,10 +11,19 @@ from covidjax.errors import UserError
 from covidjax.process import cache_dir, is_writable, temporary_cache
 from covidjax.targets.catalog import Target
 from covidjax.targets.child import ROOT, Child, Ended
-from covidjax.targets.devices import environment
 from covidjax.targets.program import Program
 
 VARIABLE = "COVIDJAX_TARGETS_PYTHON"
+# Before JAX is imported: libtpu neither looks for a TPU nor for the cloud that has one, and nothing can be timed.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # what is kept is kept by `worker`
+}
+NO_TIMING = "--xla_gpu_autotune_level=0"
 
 
 def python() -> Path | None:
@@ -22,6 +31,12 @@ def python() -> Path | None:
     named = os.environ.get(VARIABLE)
     found = Path(named) if named else ROOT / ".venv-targets" / "bin" / "python"
     return found if found.is_file() else None
+
+
+def environment() -> dict[str, str]:
+    """The variables of a process that compiles for targets."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {NO_TIMING}".strip()
+    return {**os.environ, **ENVIRONMENT, "XLA_FLAGS": flags}
 
 
 class Compiler(Child):

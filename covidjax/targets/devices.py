@@ -1,6 +1,5 @@
 """The devices of a target, for XLA to compile for; the process that asks for them has no others but its CPU."""
 
-import os
 from typing import Any
 
 import jax
@@ -8,23 +7,6 @@ from jax.experimental import topologies
 
 from covidjax.errors import UserError
 from covidjax.targets.catalog import Target
-
-# Before JAX is imported: libtpu neither looks for a TPU nor for the cloud that has one, and nothing can be timed.
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "JAX_ENABLE_COMPILATION_CACHE": "false",  # what is kept is kept by `worker`
-}
-NO_TIMING = "--xla_gpu_autotune_level=0"
-
-
-def environment() -> dict[str, str]:
-    """The variables of a process that compiles for targets."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {NO_TIMING}".strip()
-    return {**os.environ, **ENVIRONMENT, "XLA_FLAGS": flags}
 
 
 def devices_of(target: Target) -> list[Any]:

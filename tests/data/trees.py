@@ -230,6 +230,10 @@ def csv_masks(root: Path) -> None:
 
 
 # Data set: what makes its tree, and the images of each split that come out.
+# Sets of findings and of lungs: tests/data/test_prepare_findings.py.
+ELSEWHERE = frozenset(
+    ("chestxray14", "chexpert", "jsrt", "medmnist", "montgomery", "padchest", "shenzhen", "vindr_cxr")
+)
 TREES: dict[str, tuple[Callable[[Path], None], dict[str, int]]] = {
     "chest_xray_pneumonia": (chest_xray_pneumonia, {"train": 19, "test": 4}),
     "chest_xray_pneumonia_printed": (chest_xray_pneumonia, {"train": 17, "val": 2, "test": 4}),

@@ -55,7 +55,10 @@ def corrupt(root: Path) -> None:
 
 BAD = ("3 of 16 train files are bad", "1 of 6 val files are bad", *(f"{{root}}/{name}" for name in CORRUPTED))
 SPOILT: list[tuple[Callable[[Path], object], tuple[str, ...]]] = [
-    (shutil.rmtree, ("{root} does not exist", "expected layout: root/train|val|test/<class>/<image>")),
+    (
+        shutil.rmtree,
+        ("there is no folder {root}: a relative one", "expected layout: root/train|val|test/<class>/<image>"),
+    ),
     (corrupt, BAD),
     (lambda root: write_image(root / SECOND, seed=999), ("the train images are not those that",)),
     (lambda root: write_image(root / FOURTH, seed=999), ("the val images are not those that",)),

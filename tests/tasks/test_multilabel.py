@@ -156,6 +156,7 @@ def test_weights_of_present_labels_are_by_counts_or_by_effective_numbers() -> No
     assert finding_weights((("c", 3.0),), findings, "abc") == (1.0, 1.0, 3.0)
 
 
+@pytest.mark.slow
 def test_costs_and_audit_know_findings(tmp_path: Path) -> None:
     config = small_config("cnn", **FINDINGS)
     facts = costs.data_facts(config.dataset)

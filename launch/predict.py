@@ -3,7 +3,6 @@
 python launch/predict.py --workdir=runs/quickstart --images=DIR --output=predictions.csv [--overlays=DIR]
     [--checkpoint=best] [--tile=512 [--overlap=128]] [--spacing=5,0.7,0.7] [--inside=DIR [--inside_at_least=0.9]]
     [--explain=DIR [--masks=DIR]] [--calibrated] [--views=8] [--strict]
---images is a folder, a file or a pattern, such as 'scans/*.png'. Bad images are left out and listed: exit status 3.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parses the arguments, predicts, says what was written."""
     parser = command.Parser(prog="launch/predict.py", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=path_of, help="folder of a run of launch/train.py")
-    parser.add_argument("--images", required=True, type=path_of, help="an image, a folder, or a pattern")
+    parser.add_argument("--images", required=True, type=path_of, help="an image, a folder, or a pattern: 'scans/*.png'")
     parser.add_argument("--output", required=True, type=path_of, help="the table, such as predictions.csv")
     parser.add_argument("--overlays", type=path_of, help="folder for each image beside the image with its mask")
     parser.add_argument("--checkpoint", type=command.which, help=command.WHICH)
@@ -33,7 +32,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--masks", type=path_of, help="masks of lungs of the same images: how much of it lies inside")
     parser.add_argument("--views", type=int, default=1, help="of each image, changed as in training; their mean counts")
     parser.add_argument("--calibrated", action="store_true", help="by validation: the temperature, operating points")
-    parser.add_argument("--strict", action="store_true", help="write nothing where an image is bad")
+    parser.add_argument(
+        "--strict", action="store_true", help="write nothing where an image is bad; else the others, with status 3"
+    )
     predict.run(**vars(parser.parse_args(arguments)))
 
 

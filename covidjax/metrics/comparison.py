@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from covidjax.metrics import bootstrap
+from covidjax.metrics.classification import number, proportion_interval
 
 CONFIDENCE = 0.95
 RESAMPLES = 5000  # so that the least p, 2 / 5001, survives the correction for some ten pairs
@@ -117,6 +118,36 @@ class Judged:
     truth: tuple[Any, ...]
     correct: np.ndarray | None
     figures: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+    def among(self, inside: np.ndarray) -> "Judged":
+        """The answers on some of the images. inside: [n] bool."""
+
+        def figures(weights: np.ndarray) -> Mapping[str, np.ndarray]:
+            whole = np.zeros((len(weights), len(inside)))
+            whole[:, inside] = weights
+            return self.figures(whole)
+
+        names, patients, truth = (
+            tuple(itertools.compress(each, inside)) for each in (self.names, self.patients, self.truth)
+        )
+        return Judged(names, patients, truth, None if self.correct is None else self.correct[inside], figures)
+
+    def with_intervals(self, clusters: np.ndarray, *, resamples: int) -> dict[str, Any]:
+        """Each figure and its interval, as an evaluation makes them; None where a figure is undefined.
+
+        clusters: [n] int of `bootstrap.clusters_of`.
+        """
+        every = np.ones(len(clusters), bool)
+        values = {name: one[0] for name, one in self.figures(every[None].astype(np.float64)).items()}
+        samples = bootstrap.resampled(self.figures, clusters, 0, resamples)
+        fewest = bootstrap.fewest(clusters, np.array(self.truth)) if self.truth else int(clusters.max()) + 1
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            found[name] = number(value)
+            found[f"{name}_ci95"] = bootstrap.interval(samples[name], fewest) if math.isfinite(value) else None
+        if self.correct is not None:
+            found["accuracy_ci95"] = proportion_interval(int(self.correct.sum()), every, clusters, samples["accuracy"])
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

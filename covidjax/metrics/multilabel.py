@@ -1,6 +1,5 @@
 """Figures of a network that finds several things in an image, of the labels that are known, and their table."""
 
-import csv
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from covidjax.data.findings import UNKNOWN
 from covidjax.errors import UserError, some_of
 from covidjax.metrics import bootstrap
 from covidjax.metrics.classification import auroc, average_precision, number
-from covidjax.metrics.prediction_table import PROBABILITY, require_finite
+from covidjax.metrics.prediction_table import AGAIN, PROBABILITY, require_finite, rows_of
 from covidjax.metrics.validated import Chosen, shares, thresholds
 
 LABEL = "label_"
@@ -193,26 +192,19 @@ def write_predictions(path: Path, examples: Examples, probabilities: np.ndarray)
 
 def read_predictions(path: Path) -> Predictions:
     """What `write_predictions` wrote. Raises UserError where it is missing or in another form."""
-    again = "write it again with launch/evaluate.py"
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file, strict=True)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no {path}: {again}") from error
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a table: {error}: {again}") from error
+    header, *rows = rows_of(path)
     columns = [name for name in header[2:] if name not in FACTS]
     names = tuple(name.removeprefix(LABEL) for name in columns[: len(columns) // 2])
     if header[:2] != ["file", "patient"] or columns != [
         before + name for before in (LABEL, PROBABILITY) for name in names
     ]:
-        raise UserError(f"{path} must have the columns file, patient, {LABEL}<finding>..., {PROBABILITY}...: {again}")
+        raise UserError(f"{path} must have the columns file, patient, {LABEL}<finding>..., {PROBABILITY}...: {AGAIN}")
     try:
         told = [[{"1": 1, "0": 0, "": UNKNOWN}[text] for text in row[2 : 2 + len(names)]] for row in rows]
         scores = [[float(text) for text in row[2 + len(names) : 2 + len(columns)]] for row in rows]
         findings, probabilities = (np.array(part).reshape(len(rows), len(names)) for part in (told, scores))
     except (ValueError, KeyError) as error:
-        raise UserError(f"{path} has rows that are none of predictions: {again}") from error
+        raise UserError(f"{path} has rows that are none of predictions: {AGAIN}") from error
     require_finite(probabilities, str(path))
     files_named, patients = (tuple(row[column] for row in rows) for column in (0, 1))
     return Predictions(files_named, patients, findings.astype(np.int8), probabilities.astype(np.float64), names)

@@ -12,6 +12,7 @@ from covidjax.errors import UserError
 
 COLUMNS = ("file", "patient", "label", "predicted", "correct")
 PROBABILITY = "probability_"
+AGAIN = "write it again with launch/evaluate.py"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,22 +52,27 @@ def write_predictions(path: Path, examples: Examples, probabilities: np.ndarray)
     files.write_csv(path, header, ([name, patient, *row, *told] for name, patient, row, *told in named))
 
 
-def read_predictions(path: Path) -> Predictions:
-    """What `write_predictions` wrote. Raises UserError where it is missing, in another form or in contradiction."""
-    again = "write it again with launch/evaluate.py"
+def rows_of(path: Path) -> list[list[str]]:
+    """The header and the rows of a table of predictions. Raises UserError where there is none."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file, strict=True)
     except FileNotFoundError as error:
-        raise UserError(f"there is no {path}: {again}") from error
+        raise UserError(f"there is no {path}: {AGAIN}") from error
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a table: {error}: {again}") from error
+        raise UserError(f"{path} cannot be read as a table: {error}: {AGAIN}") from error
+    return [header, *rows]
+
+
+def read_predictions(path: Path) -> Predictions:
+    """What `write_predictions` wrote. Raises UserError where it is missing, in another form or in contradiction."""
+    header, *rows = rows_of(path)
     end = len(header)
     while end and header[end - 1] in FACTS:
         end -= 1
     scores = header[len(COLUMNS) : end]
     if header[: len(COLUMNS)] != [*COLUMNS] or not scores or not all(name.startswith(PROBABILITY) for name in scores):
-        raise UserError(f"{path} must have the columns {', '.join(COLUMNS)}, {PROBABILITY}<class>...: {again}")
+        raise UserError(f"{path} must have the columns {', '.join(COLUMNS)}, {PROBABILITY}<class>...: {AGAIN}")
     classes = tuple(name.removeprefix(PROBABILITY) for name in scores)
     labels = np.empty(len(rows), np.int32)
     probabilities = np.empty((len(rows), len(classes)))
@@ -79,9 +85,9 @@ def read_predictions(path: Path) -> Predictions:
             guess = int(probabilities[index].argmax())
             consistent = row[3] == classes[guess] and row[4] == str(int(guess == labels[index]))
         except ValueError as error:
-            raise UserError(f"{path}: example {index + 1} is not a row of predictions: {again}") from error
+            raise UserError(f"{path}: example {index + 1} is not a row of predictions: {AGAIN}") from error
         if not consistent:
-            raise UserError(f"{path}: example {index + 1}: predicted or correct contradict the probabilities: {again}")
+            raise UserError(f"{path}: example {index + 1}: predicted or correct contradict the probabilities: {AGAIN}")
     require_finite(probabilities, str(path))
     names, patients = (tuple(row[column] for row in rows) for column in (0, 1))
     return Predictions(names, patients, labels, probabilities, classes)

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 
 from covidjax.errors import UserError, some_of
-from covidjax.metrics import bootstrap
-from covidjax.metrics.classification import number, proportion_interval
 from covidjax.metrics.comparison import Judged
 
 FEW = 20  # patients, or images where patients are unknown, below which a group is called small
@@ -45,31 +43,16 @@ def figures(
     """The figures of each group, in the order of their names, the one without a value last.
 
     clusters: [n] int of `bootstrap.clusters_of`; groups: n. Each: group, num_examples, num_clusters, small (fewer than
-    `FEW` clusters), and every figure of `judged` with its interval, as the evaluation of the whole split makes them;
-    None where a figure is undefined, such as an AUROC where one class is there.
+    `FEW` clusters), and every figure of `judged` with its interval, None where it is undefined, such as an AUROC
+    where one class is there.
     """
     found = []
     for group in sorted(set(groups), key=lambda name: (name == UNKNOWN, _place(name))):
         inside = np.array([each == group for each in groups])
         own = np.unique(clusters[inside], return_inverse=True)[1]
-
-        def drawn(weights: np.ndarray, inside: np.ndarray = inside) -> dict[str, np.ndarray]:
-            whole = np.zeros((len(weights), len(inside)))
-            whole[:, inside] = weights
-            return dict(judged.figures(whole))
-
-        values = {name: one[0] for name, one in drawn(np.ones((1, int(inside.sum())))).items()}
-        samples = bootstrap.resampled(drawn, own, 0, resamples)
-        count = fewest = int(own.max()) + 1
-        if judged.truth:
-            fewest = bootstrap.fewest(own, np.array(judged.truth)[inside])
+        count = int(own.max()) + 1
         row: dict[str, Any] = {"group": group, "num_examples": len(own), "num_clusters": count, "small": count < FEW}
-        for name, value in values.items():
-            row[name] = number(value)
-            row[f"{name}_ci95"] = bootstrap.interval(samples[name], fewest) if np.isfinite(value) else None
-        if judged.correct is not None:
-            right = int(judged.correct[inside].sum())
-            row["accuracy_ci95"] = proportion_interval(right, np.ones(len(own), bool), own, samples["accuracy"])
+        row |= judged.among(inside).with_intervals(own, resamples=resamples)
         found.append(row)
     return found
 

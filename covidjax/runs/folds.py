@@ -1,7 +1,6 @@
 """Cross-validation: each fold trained and evaluated once, as a run of its own, and what all of them say together."""
 
 import csv
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from covidjax import console, files, models, tasks
 from covidjax.data import sources
 from covidjax.errors import UserError
 from covidjax.metrics import bootstrap, comparison
-from covidjax.metrics.classification import number, proportion_interval
 from covidjax.report import folds as page
 from covidjax.runs import record
 from covidjax.runs.evaluate import evaluate_run
@@ -121,18 +119,7 @@ def summary(
 
 def figures(judged: comparison.Judged, *, known: bool, resamples: int = RESAMPLES) -> dict[str, Any]:
     """The figures of some answers and their intervals. known: whether patients are, or stand for single images."""
-    clusters = bootstrap.patient_clusters(judged.patients, known=known)
-    values = {name: one[0] for name, one in judged.figures(np.ones((1, len(clusters)))).items()}
-    samples = bootstrap.resampled(lambda weights: dict(judged.figures(weights)), clusters, 0, resamples)
-    fewest = bootstrap.fewest(clusters, np.array(judged.truth)) if judged.truth else int(clusters.max()) + 1
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found[name] = number(value)
-        found[f"{name}_ci95"] = bootstrap.interval(samples[name], fewest) if math.isfinite(value) else None
-    if judged.correct is not None:
-        every, right = np.ones(len(clusters), bool), int(judged.correct.sum())
-        found["accuracy_ci95"] = proportion_interval(right, every, clusters, samples["accuracy"])
-    return found
+    return judged.with_intervals(bootstrap.patient_clusters(judged.patients, known=known), resamples=resamples)
 
 
 def describe(result: Mapping[str, Any], task: Task) -> Iterator[str]:
